@@ -1,0 +1,1 @@
+"""Reply -> verdict: pure functions on text, no torch, no lm-eval."""

@@ -1,0 +1,1 @@
+"""Rows of the test sets, wherever they come from, with fingerprints."""

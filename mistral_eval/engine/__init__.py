@@ -1,0 +1,1 @@
+"""Requests -> replies, in token ids only; knows nothing of text, tasks or lm-eval."""

@@ -1,0 +1,75 @@
+"""Everything a user can get wrong, as exceptions whose text is the whole message.
+
+A message says what was expected, what was found and what to do. `cli.main` catches
+`MistralEvalError` alone; anything else is a bug and keeps its traceback.
+
+MistralEvalError            exit code 1: the user can fix it
+├── UsageError              exit code 2: wrong usage of the command line
+├── DataError               a test set: missing, wrong columns, unknown fingerprint
+├── TaskError               a benchmark's YAML file
+├── CheckpointError         a model folder: files, fields, tensors
+├── TokenizerError          a tokenizer file, or ids that do not fit the model
+├── HubError                a download that did not happen
+├── ResourceError           not enough disk or memory
+├── EngineError             an engine that cannot serve, or answered nonsense
+├── SandboxError            no isolation for generated programs
+├── JournalError            a journal that is not ours, damaged, or in use
+├── BaselineError           a published number without its source
+└── OutputError             results that could not be written
+"""
+
+
+class MistralEvalError(Exception):
+    """Base of all errors a user can fix; `exit_code` is the process's exit code."""
+
+    exit_code = 1
+
+
+class UsageError(MistralEvalError):
+    """The command line asks for something that does not exist."""
+
+    exit_code = 2
+
+
+class DataError(MistralEvalError):
+    """A test set is missing, malformed, or not the one whose fingerprint is pinned."""
+
+
+class TaskError(MistralEvalError):
+    """A benchmark's YAML file cannot be used."""
+
+
+class CheckpointError(MistralEvalError):
+    """A model folder misses a file, a field or a tensor, or holds one that does not fit."""
+
+
+class TokenizerError(MistralEvalError):
+    """A tokenizer file is missing or its ids do not fit the model."""
+
+
+class HubError(MistralEvalError):
+    """The Hugging Face hub could not be reached, or refused."""
+
+
+class ResourceError(MistralEvalError):
+    """Disk or memory cannot hold what was asked for."""
+
+
+class EngineError(MistralEvalError):
+    """An engine is unavailable, or its numbers cannot be used."""
+
+
+class SandboxError(MistralEvalError):
+    """Generated programs cannot be isolated on this machine."""
+
+
+class JournalError(MistralEvalError):
+    """A journal is damaged, foreign, or in use by another process."""
+
+
+class BaselineError(MistralEvalError):
+    """A published number lacks its source, protocol or table."""
+
+
+class OutputError(MistralEvalError):
+    """Results could not be written."""

@@ -1,0 +1,1 @@
+"""The functions that the YAML files in tasks/ name: shots, judges, metrics."""

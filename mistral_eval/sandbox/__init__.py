@@ -1,0 +1,1 @@
+"""Runs a generated program in isolation and brings back plain data."""
