@@ -20,7 +20,7 @@ class ScoreRequest:
 
 @dataclass(frozen=True, slots=True)
 class ScoreReply:
-    """Sum of natural-log probabilities (float32 log-softmax), and whether each token is the argmax."""
+    """Sum of natural-log probabilities (float32), and whether each token is the argmax."""
 
     logprob: float
     is_greedy: bool

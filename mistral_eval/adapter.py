@@ -1,0 +1,113 @@
+"""lm-eval's `LM` over our backends and our journal: the one place a question passes twice.
+
+Text goes in, the journal is asked first, what it does not know is computed and kept, text comes
+out. Registered with lm-eval as `mistral`.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import LM
+from lm_eval.api.registry import register_model
+from lm_eval.utils import simple_parse_args_string
+
+from mistral_eval.backends.base import Ask, Backend, Kind, Prepared, ReplyRecord
+from mistral_eval.journal import Journal, request_key
+
+Watch = Callable[[Kind, int, int], None]
+
+
+@register_model("mistral")
+class MistralLM(LM):
+    """An lm-eval model that computes each request once and remembers it.
+
+    Args:
+        backend: answers what the journal does not know.
+        journal: where replies are kept; None keeps nothing (stock lm-eval's own runs).
+        watch: told (kind, requests done, requests in all) as replies come in.
+    """
+
+    def __init__(
+        self, backend: Backend, journal: Journal | None = None, watch: Watch | None = None
+    ) -> None:
+        super().__init__()
+        self.backend = backend
+        self.journal = journal
+        self._watch = watch
+        self.computed = 0
+        self.reused = 0
+
+    @classmethod
+    def create_from_arg_string(
+        cls, arg_string: str, additional_config: dict[str, Any] | None = None
+    ) -> Self:
+        """Stock lm-eval's `--model mistral --model_args pretrained=PATH,dtype=...`."""
+        return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
+
+    @classmethod
+    def create_from_arg_obj(
+        cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
+    ) -> Self:
+        """Build the native engine from lm-eval's model arguments (`backends.native.open_native`)."""
+        from mistral_eval.backends.native import open_native
+
+        arguments = {k: v for k, v in {**arg_dict, **(additional_config or {})}.items() if v}
+        ignored = ("batch_size", "max_batch_size")  # the token budget takes their place
+        return cls(open_native(**{k: v for k, v in arguments.items() if k not in ignored}))
+
+    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+        """Log-likelihood of each (context, continuation), and whether greedy decoding says it."""
+        replies = self._answer("score", [Ask(instance) for instance in requests])
+        return [(reply["logprob"], reply["is_greedy"]) for reply in replies]
+
+    def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
+        """Log-likelihood of each whole text, in disjoint windows of the model's context length."""
+        replies = self._answer("rolling", [Ask(instance) for instance in requests])
+        return [reply["logprob"] for reply in replies]
+
+    def generate_until(self, requests: list[Instance]) -> list[str]:
+        """The continuation of each prompt, cut at its stops.
+
+        lm-eval asks for k samples by passing the same instance k times, so its occurrences are
+        counted: the n-th is sample n.
+        """
+        seen: Counter[int] = Counter()
+        asks = []
+        for instance in requests:
+            asks.append(Ask(instance, seen[id(instance)]))
+            seen[id(instance)] += 1
+        return [reply["text"] for reply in self._answer("generate", asks)]
+
+    def _answer(self, kind: Kind, asks: Sequence[Ask]) -> list[ReplyRecord]:
+        prepared = [self.backend.prepare(kind, ask) for ask in asks]
+        fingerprint = self.backend.fingerprint
+        keys = [request_key(fingerprint, kind, *item.parts) for item in prepared]
+        known: dict[bytes, ReplyRecord] = self.journal.lookup(keys) if self.journal else {}
+        missing = {
+            key: item for key, item in zip(keys, prepared, strict=True) if key not in known
+        }  # equal requests are computed once
+        self.reused += len(known)
+        self._compute(kind, missing, known)
+        return [known[key] for key in keys]
+
+    def _compute(
+        self, kind: Kind, missing: dict[bytes, Prepared], known: dict[bytes, ReplyRecord]
+    ) -> None:
+        names = list(missing)
+        total = len(known) + len(names)
+        self._tell(kind, len(known), total)
+        for index, reply in self.backend.answer(kind, list(missing.values())):
+            key = names[index]
+            if self.journal:
+                self.journal.put(key, reply)
+            known[key] = reply
+            self.computed += 1
+            self._tell(kind, len(known), total)
+        if self.journal:
+            self.journal.flush()
+
+    def _tell(self, kind: Kind, done: int, total: int) -> None:
+        if self._watch:
+            self._watch(kind, done, total)

@@ -1,0 +1,69 @@
+"""What the adapter asks of an engine that speaks text, and what it gets back.
+
+A backend turns each of lm-eval's instances into a prepared request: what identifies it in the
+journal, and what the engine needs. Replies are plain JSON, since the journal keeps them.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NotRequired, Protocol, TypedDict
+
+from lm_eval.api.instance import Instance
+
+Kind = Literal["score", "rolling", "generate"]
+
+
+class ReplyRecord(TypedDict):
+    """A reply as the journal keeps it; which fields are there depends on the kind."""
+
+    logprob: NotRequired[float]
+    is_greedy: NotRequired[bool]
+    text: NotRequired[str]
+    ids: NotRequired[list[int]]
+    finish: NotRequired[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One of lm-eval's instances, and which of its samples is wanted (0 where there is one)."""
+
+    instance: Instance
+    sample: int = 0
+
+    @property
+    def name(self) -> str:
+        """The draw's name within a seed: benchmark, question id and sample index."""
+        return f"{self.instance.task_name}|{self.instance.doc_id}|{self.sample}"
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A request ready to be answered: `parts` (JSON) decide its key, `request` is the engine's."""
+
+    parts: tuple[object, ...]
+    request: Any
+
+
+@dataclass(slots=True)
+class Counts:
+    """What a backend saw and did; the harness writes it to run.json."""
+
+    truncated: int = 0
+    generated_tokens: int = 0
+    extra: dict[str, float] = field(default_factory=dict)
+
+
+class Backend(Protocol):
+    """Answers prepared requests. Each index of the input comes back exactly once, in any order."""
+
+    name: str
+    fingerprint: str
+    counts: Counts
+
+    def prepare(self, kind: Kind, ask: Ask) -> Prepared:
+        """Say what identifies this request, and what the engine needs to answer it."""
+        ...
+
+    def answer(self, kind: Kind, prepared: Sequence[Prepared]) -> Iterator[tuple[int, ReplyRecord]]:
+        """Answer, yielding each reply as soon as it is known."""
+        ...
