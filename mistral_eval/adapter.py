@@ -50,7 +50,7 @@ class MistralLM(LM):
     def create_from_arg_obj(
         cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
     ) -> Self:
-        """Build the native engine from lm-eval's model arguments (`backends.native.open_native`)."""
+        """Build the native engine from lm-eval's model arguments (see `open_native`)."""
         from mistral_eval.backends.native import open_native
 
         arguments = {k: v for k, v in {**arg_dict, **(additional_config or {})}.items() if v}

@@ -1,0 +1,237 @@
+"""What one run is asked to do: parsed, checked and frozen before anything is loaded."""
+
+import difflib
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from mistral_eval.errors import UsageError
+from mistral_eval.suite import BY_ID, SUITES
+
+ENGINES = ("auto", "native", "hf", "oracle", "oracle-wrong", "random")
+MODEL_FREE = ("oracle", "oracle-wrong", "random")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+STOCK_PREFIX = "lm_eval:"
+DEFAULT_MODEL = "mistralai/Mistral-7B-v0.1"
+
+Limit = int | Fraction
+
+
+@dataclass(frozen=True, slots=True)
+class RunSettings:
+    """The settings of one run.
+
+    Attributes:
+        tasks: Benchmark ids in the paper's order, then stock tasks as `lm_eval:NAME`.
+        model: A hub id, a folder, or `tiny`.
+        engine: One of `ENGINES`.
+        data: `hub`, `sample` or a folder of parquet files.
+        limit: Questions of each benchmark (a count, or a fraction of its test set), or None.
+        model_args: What a checkpoint's own files leave open, e.g. {"rope_theta": "10000"}.
+        num_fewshot: Overrides the protocol's shots; the table then says so.
+    """
+
+    tasks: tuple[str, ...]
+    model: str = DEFAULT_MODEL
+    revision: str | None = None
+    engine: str = "auto"
+    data: str = "hub"
+    limit: Limit | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    batch_tokens: int | None = None
+    seed: int = 0
+    model_args: Mapping[str, str] = field(default_factory=dict)
+    num_fewshot: int | None = None
+    unsafe_code: bool = False
+    data_unpinned: bool = False
+    output_path: Path = Path("results")
+    fresh: bool = False
+
+    def __post_init__(self) -> None:
+        _one_of("engine", self.engine, ENGINES)
+        _one_of("dtype", self.dtype, DTYPES)
+        if self.batch_tokens is not None and self.batch_tokens < 1:
+            raise UsageError(f"--batch-tokens must be 1 or more, got {self.batch_tokens}.")
+        if self.num_fewshot is not None and self.num_fewshot < 0:
+            raise UsageError(f"--num-fewshot must be 0 or more, got {self.num_fewshot}.")
+
+    def as_json(self) -> dict[str, Any]:
+        """The settings as plain JSON, as run.json keeps them."""
+        plain = asdict(self)
+        plain["output_path"] = str(self.output_path)
+        plain["limit"] = None if self.limit is None else _limit_json(self.limit)
+        plain["tasks"] = list(self.tasks)
+        return plain
+
+    def run_id(self, stamps: Mapping[str, object]) -> str:
+        """A readable name and a hash: equal settings on equal files give the same folder.
+
+        Args:
+            stamps: What the settings point to, e.g. sizes and times of local files.
+        """
+        deciding = {
+            key: value
+            for key, value in self.as_json().items()
+            if key not in ("output_path", "fresh", "batch_tokens", "unsafe_code")
+        }
+        text = json.dumps([deciding, dict(stamps)], sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+        return f"{_label(self.tasks)}-{digest}"
+
+    @property
+    def model_folder(self) -> str:
+        """The model's name as a folder, as lm-eval writes it: `org__model`."""
+        name = self.engine if self.engine in MODEL_FREE else self.model
+        path = Path(name).expanduser()
+        if path.exists():
+            name = path.resolve().name
+        return "".join(c if c.isalnum() or c in "-._" else "__" if c == "/" else "-" for c in name)
+
+
+def parse_tasks(text: str) -> tuple[str, ...]:
+    """`paper`, `mmlu,gsm8k`, `lm_eval:NAME`: benchmark ids in the paper's order, stock tasks last.
+
+    Raises:
+        UsageError: an unknown name; the sentence offers the nearest ones.
+    """
+    asked = [part.strip() for part in text.split(",") if part.strip()]
+    if not asked:
+        raise UsageError("--tasks is empty. Name benchmarks, e.g. --tasks mmlu,gsm8k or paper.")
+    ours: set[str] = set()
+    stock: list[str] = []
+    for name in asked:
+        if name.startswith(STOCK_PREFIX) and len(name) > len(STOCK_PREFIX):
+            stock.append(name)
+        elif name in SUITES:
+            ours.update(SUITES[name])
+        elif name in BY_ID:
+            ours.add(name)
+        else:
+            raise UsageError(_unknown_task(name))
+    return (*(name for name in BY_ID if name in ours), *dict.fromkeys(stock))
+
+
+def parse_limit(text: str | None) -> Limit | None:
+    """A count of questions (`100`) or a fraction of the test set (`0.1`).
+
+    Raises:
+        UsageError: zero, negative, or no number.
+    """
+    if text is None:
+        return None
+    try:
+        number = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        number = Fraction(0)
+    if number >= 1 and number.denominator == 1:
+        return int(number)
+    if 0 < number < 1:
+        return number
+    raise UsageError(
+        f"--limit takes a whole number of questions from 1 up, or a fraction between 0 and 1; "
+        f"got {text!r}."
+    )
+
+
+def parse_model_args(text: str | None) -> dict[str, str]:
+    """`key=value,key=value` as lm-eval writes model arguments.
+
+    Raises:
+        UsageError: a part without `=`.
+    """
+    parsed: dict[str, str] = {}
+    for part in (text or "").split(","):
+        if not part.strip():
+            continue
+        key, sign, value = part.partition("=")
+        if not sign or not key.strip():
+            raise UsageError(
+                f"--model-args takes key=value pairs separated by commas; got {part!r}."
+            )
+        parsed[key.strip()] = value.strip()
+    return parsed
+
+
+def choose(strata: Sequence[object], limit: Limit | None) -> list[int]:
+    """The row numbers that a limited run asks, the same on every machine.
+
+    Each stratum (subject) gives as nearly the same number as it can, and within a stratum the rows
+    are evenly spaced. Without strata pass the same value for each row.
+
+    Args:
+        strata: Each row's stratum.
+        limit: As `parse_limit` returns it.
+    """
+    total = len(strata)
+    if limit is None:
+        return list(range(total))
+    wanted = limit if isinstance(limit, int) else math.ceil(total * limit)
+    if wanted >= total:
+        return list(range(total))
+    rows: dict[object, list[int]] = {}
+    for index, stratum in enumerate(strata):
+        rows.setdefault(stratum, []).append(index)
+    quotas = _even_quotas([len(members) for members in rows.values()], wanted)
+    picked = [
+        members[i * len(members) // quota]
+        for members, quota in zip(rows.values(), quotas, strict=True)
+        for i in range(quota)
+    ]
+    return sorted(picked)
+
+
+def _even_quotas(sizes: Sequence[int], wanted: int) -> list[int]:
+    """Equal shares; what a small stratum cannot give, and the remainder, goes round the others."""
+    quotas = [0] * len(sizes)
+    while wanted > 0:
+        open_ = [i for i, size in enumerate(sizes) if quotas[i] < size]
+        share = max(1, wanted // len(open_))
+        spread = open_ if wanted >= len(open_) else _spaced(open_, wanted)
+        for i in spread:
+            given = min(share, sizes[i] - quotas[i], wanted)
+            quotas[i] += given
+            wanted -= given
+    return quotas
+
+
+def _spaced(items: Sequence[int], count: int) -> list[int]:
+    return [items[i * len(items) // count] for i in range(count)]
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A sentence's tail naming the nearest known names, or all of them."""
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    if close:
+        return f"Did you mean {' or '.join(close)}?"
+    return f"Known: {', '.join(names)}."
+
+
+def _unknown_task(name: str) -> str:
+    return (
+        f"Unknown task {name!r}. {nearest(name, [*BY_ID, *SUITES])} "
+        f"A stock lm-eval task is written {STOCK_PREFIX}NAME."
+    )
+
+
+def _one_of(option: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise UsageError(f"Unknown {option} {value!r}. {nearest(value, known)}")
+
+
+def _limit_json(limit: Limit) -> int | float:
+    return limit if isinstance(limit, int) else float(limit)
+
+
+def _label(tasks: Sequence[str]) -> str:
+    for suite, members in SUITES.items():
+        if tuple(tasks) == members:
+            return suite
+    safe = ["".join(c if c.isalnum() or c in "-_" else "-" for c in task) for task in tasks]
+    return "+".join(safe) if len(safe) <= 3 else f"{safe[0]}+{len(safe) - 1}"
