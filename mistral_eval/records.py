@@ -1,0 +1,173 @@
+"""A run's folder on disk: run.json, lm-eval's results and samples files, the table.
+
+Files appear whole or not at all (written beside, then renamed). The results and samples files
+follow lm-eval's schema (`lm_eval/result_schema.py`), so that tools which read lm-eval's output read
+ours; what lm-eval has no key for is under the extra key `mistral_eval`.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mistral_eval.answers.verdict import QuestionVerdict
+from mistral_eval.errors import OutputError
+
+RUN_FILE = "run.json"
+JOURNAL_FILE = "journal.sqlite"
+TABLE_FILE = "table.md"
+RUN_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionRecord:
+    """One question of one benchmark: what was asked, what came back, what it came to.
+
+    `arguments` and `replies` have one entry per request (a choice, or the prompt); a reply is the
+    list of its samples, as lm-eval keeps them.
+    """
+
+    doc_id: int
+    doc: Mapping[str, Any]
+    target: object
+    arguments: Sequence[Sequence[object]]
+    replies: Sequence[Sequence[object]]
+    verdict: QuestionVerdict
+    stratum: str | None = None
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON, whole or not at all."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    write_lines(path, [text])
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write lines of text, whole or not at all.
+
+    Raises:
+        OutputError: the disk is full or the folder cannot be written; says where replies are safe.
+    """
+    temporary: str | None = None
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+            for line in lines:
+                file.write(line)
+                file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # noqa: PTH101 - mkstemp gives a str, and results are public
+        os.replace(temporary, path)  # noqa: PTH105 - the atomic rename is the point
+    except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        raise OutputError(
+            f"{path} could not be written ({error.strerror or error}). The replies are safe in "
+            f"{path.parent / JOURNAL_FILE}: make room, then run the same command again."
+        ) from error
+
+
+def make_folder(path: Path) -> None:
+    """Make a run's folder and prove that it can be written.
+
+    Raises:
+        OutputError: it cannot.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        handle, probe = tempfile.mkstemp(dir=path, prefix=".probe.")
+        os.close(handle)
+        Path(probe).unlink()
+    except OSError as error:
+        raise OutputError(
+            f"Results should go to {path}, but that folder cannot be written "
+            f"({error.strerror or error}). Name another with --output-path."
+        ) from error
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write JSON lines, whole or not at all."""
+    write_lines(path, (json.dumps(row, ensure_ascii=False, default=str) for row in rows))
+
+
+def sample_row(question: QuestionRecord) -> dict[str, Any]:
+    """A question as lm-eval's `samples_*.jsonl` writes it, with its verdict."""
+    verdict = question.verdict
+    first = question.arguments[0][0]
+    return {
+        "doc_id": question.doc_id,
+        "doc": question.doc,
+        "target": str(question.target),
+        "arguments": {
+            f"gen_args_{i}": {f"arg_{j}": part for j, part in enumerate(arguments)}
+            for i, arguments in enumerate(question.arguments)
+        },
+        "resps": [_as_text(replies) for replies in question.replies],
+        "filtered_resps": _filtered(question),
+        "filter": "none",
+        "metrics": list(verdict.metrics),
+        "doc_hash": text_hash(json.dumps(question.doc, indent=2, ensure_ascii=False, default=str)),
+        "prompt_hash": text_hash(str(first)),
+        "target_hash": text_hash(str(question.target)),
+        **verdict.metrics,
+        "verdict": {
+            **asdict(verdict.verdict),
+            "samples": [asdict(sample) for sample in verdict.samples],
+        },
+        "stratum": question.stratum,
+    }
+
+
+def task_hash(rows: Iterable[Mapping[str, Any]]) -> str:
+    """lm-eval's hash of a task's questions, prompts and targets, from its sample rows."""
+    return text_hash("".join(r["doc_hash"] + r["prompt_hash"] + r["target_hash"] for r in rows))
+
+
+def text_hash(text: str) -> str:
+    """sha256 of a text, as lm-eval's `hash_string` gives it."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """A run's run.json.
+
+    Raises:
+        OutputError: the folder holds no run, or one that this version cannot read.
+    """
+    path = folder / RUN_FILE if folder.is_dir() else folder
+    if not path.is_file():
+        raise OutputError(
+            f"{folder} should be a run's folder with a {RUN_FILE} in it, but there is none. "
+            "`mistral-eval run` prints the folder it wrote."
+        )
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise OutputError(
+            f"{path} cannot be read as JSON ({error}). Run the command again."
+        ) from error
+    if not isinstance(run, dict) or run.get("format") != RUN_FORMAT:
+        raise OutputError(
+            f"{path} should have format {RUN_FORMAT}, found "
+            f"{run.get('format') if isinstance(run, dict) else type(run).__name__}. "
+            "It was written by another version of mistral-eval; run the command again."
+        )
+    return run
+
+
+def _filtered(question: QuestionRecord) -> list[object]:
+    if question.verdict.samples:
+        return [sample.answer for sample in question.verdict.samples]
+    return [_as_text(replies[0]) if replies else None for replies in question.replies]
+
+
+def _as_text(value: object) -> object:
+    """lm-eval's files hold text: numbers inside lists become strings."""
+    if isinstance(value, list | tuple):
+        return [_as_text(item) for item in value]
+    return str(value)
