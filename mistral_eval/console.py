@@ -77,3 +77,11 @@ class Steps:
     ) -> None:
         if self._bar:
             self._bar.stop()
+
+
+def show(renderable: object) -> None:
+    """Print one thing on stdout: text as it is, anything else through rich."""
+    if isinstance(renderable, str):
+        Console(soft_wrap=True).out(renderable.rstrip("\n"), highlight=False)
+    else:
+        Console(highlight=False).print(renderable)

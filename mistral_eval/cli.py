@@ -1,0 +1,254 @@
+"""The command line: parse, call one function, print one thing.
+
+Data goes to stdout, talk to stderr. Exit codes: 0 done, 1 the user can fix it, 2 wrong usage;
+anything else is a bug with its traceback. Nothing heavy is imported before a command runs.
+"""
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mistral_eval import __version__
+from mistral_eval.errors import MistralEvalError, UsageError
+
+app = typer.Typer(
+    name="mistral-eval",
+    help="The Mistral 7B paper's suite, its protocol and its table, on your own checkpoint.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Format(StrEnum):
+    """What a table can be printed as."""
+
+    RICH = "rich"
+    MD = "md"
+    LATEX = "latex"
+    CSV = "csv"
+    HTML = "html"
+    JSON = "json"
+
+
+Tasks = Annotated[
+    str,
+    typer.Option(
+        "--tasks",
+        "-t",
+        help="paper, or names such as mmlu,gsm8k; a stock lm-eval task: lm_eval:NAME",
+    ),
+]
+Model = Annotated[
+    str,
+    typer.Option("--model", "-m", help="A hub id, a folder, or tiny (random, made on the spot)"),
+]
+Engine = Annotated[
+    str,
+    typer.Option(help="auto, native, hf, oracle, oracle-wrong, random"),
+]
+Data = Annotated[
+    str, typer.Option(help="hub, sample (16 real questions each, bundled), or a folder of parquet")
+]
+Limit = Annotated[
+    str | None,
+    typer.Option("--limit", "-L", help="Questions of each benchmark in all, or a fraction"),
+]
+Output = Annotated[
+    Path, typer.Option("--output-path", "--output_path", "-o", help="Where runs are kept")
+]
+
+
+def _version(*, wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"mistral-eval {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def entry(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=lambda wanted: _version(wanted=wanted), is_eager=True),
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show tracebacks of expected errors")
+    ] = False,
+) -> None:
+    """The Mistral 7B paper's suite, its protocol and its table, on your own checkpoint."""
+    del version, debug  # `main` reads --debug: by then the command has ended
+
+
+@app.command()
+def run(  # noqa: PLR0913 - one parameter per option of the command line
+    *,
+    tasks: Tasks,
+    model: Model = "mistralai/Mistral-7B-v0.1",
+    engine: Engine = "auto",
+    data: Data = "hub",
+    limit: Limit = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit of a hub model")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16")] = "auto",
+    batch_tokens: Annotated[
+        int | None,
+        typer.Option("--batch-tokens", help="Tokens computed at once; default: fits memory"),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Names the samples that are drawn")] = 0,
+    num_fewshot: Annotated[
+        int | None,
+        typer.Option("--num-fewshot", "--num_fewshot", "-f", help="Departs from the paper's shots"),
+    ] = None,
+    model_args: Annotated[
+        str | None,
+        typer.Option(
+            "--model-args", "--model_args", help="What the checkpoint leaves open: key=value,…"
+        ),
+    ] = None,
+    output_path: Output = Path("results"),
+    unsafe_code: Annotated[
+        bool, typer.Option("--unsafe-code", help="Run generated programs without isolation")
+    ] = False,
+    data_unpinned: Annotated[
+        bool, typer.Option("--data-unpinned", help="Accept rows whose fingerprint is not known")
+    ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start again, keeping the earlier run")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document instead")
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print nothing but the table")
+    ] = False,
+) -> None:
+    """Run benchmarks under the paper's protocol and print the paper's table with this model's row.
+
+    The same command goes on where it stopped, and prints the table at once when it is done.
+    """
+    from mistral_eval.console import Talk
+    from mistral_eval.settings import RunSettings, parse_limit, parse_model_args, parse_tasks
+
+    settings = RunSettings(
+        tasks=parse_tasks(tasks),
+        model=model,
+        revision=revision,
+        engine=engine,
+        data=data,
+        limit=parse_limit(limit),
+        device=device,
+        dtype=dtype,
+        batch_tokens=batch_tokens,
+        seed=seed,
+        model_args=parse_model_args(model_args),
+        num_fewshot=num_fewshot,
+        unsafe_code=unsafe_code,
+        data_unpinned=data_unpinned,
+        output_path=output_path,
+        fresh=fresh,
+    )
+    from mistral_eval.harness import run_suite
+
+    folder = run_suite(settings, Talk(quiet=quiet))
+    _print_table([folder], [], Format.JSON if as_json else Format.RICH, None)
+
+
+@app.command()
+def table(
+    runs: Annotated[list[Path] | None, typer.Argument(help="Folders of finished runs")] = None,
+    *,
+    baselines: Annotated[
+        str | None, typer.Option(help="Names or groups of published rows, separated by commas")
+    ] = None,
+    fmt: Annotated[Format, typer.Option("--format", help="How to print it")] = Format.RICH,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write to this file")
+    ] = None,
+) -> None:
+    """Print the paper's Table 2, with the rows of finished runs beside it."""
+    names = [name.strip() for name in (baselines or "").split(",") if name.strip()]
+    _print_table(runs or [], names, fmt, output)
+
+
+@app.command(name="tasks")
+def list_tasks(
+    name: Annotated[
+        str | None, typer.Argument(help="A benchmark, for its protocol and prompt")
+    ] = None,
+    *,
+    path: Annotated[
+        bool, typer.Option("--path", help="Print the folder of the task files")
+    ] = False,
+) -> None:
+    """List the suite; or show one benchmark's protocol and its first prompt."""
+    from mistral_eval.locations import tasks_folder
+
+    if path:
+        sys.stdout.write(f"{tasks_folder()}\n")
+        return
+    from mistral_eval.console import show
+    from mistral_eval.report.tasks import suite_listing, task_page
+
+    if name is None:
+        show(suite_listing())
+        return
+    show(task_page(name))
+
+
+@app.command()
+def doctor(
+    *,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document instead")
+    ] = False,
+) -> None:
+    """Say what this machine offers: devices, engines, sandbox, data, and what is missing."""
+    from mistral_eval.console import show
+    from mistral_eval.doctor import examine, render
+
+    findings = examine()
+    if as_json:
+        import json
+
+        sys.stdout.write(json.dumps([finding.as_json() for finding in findings], indent=2) + "\n")
+        return
+    show(render(findings))
+
+
+def _print_table(runs: list[Path], baselines: list[str], fmt: Format, output: Path | None) -> None:
+    from mistral_eval.console import show
+    from mistral_eval.report.page import render_runs
+
+    rendered = render_runs(runs, baselines, fmt.value)
+    if output is None:
+        show(rendered)
+        return
+    if not isinstance(rendered, str):
+        raise UsageError(
+            "--output takes a file format, and rich is for the screen; add --format md."
+        )
+    from mistral_eval.records import write_lines
+
+    write_lines(output, [rendered.rstrip("\n")])
+
+
+def main() -> None:
+    """The console script: an expected error is one sentence and its exit code."""
+    try:
+        app()
+    except MistralEvalError as error:
+        if "--debug" in sys.argv[1:]:
+            raise
+        sys.stderr.write(f"mistral-eval: {error}\n")
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        sys.stderr.write("mistral-eval: stopped; the same command goes on from here.\n")
+        raise SystemExit(130) from None
