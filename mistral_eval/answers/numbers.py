@@ -1,0 +1,113 @@
+"""Numbers in replies (GSM8K): read the answer and compare it exactly, as text, without floats.
+
+`strict` reads the number after "The answer is", as Wei et al. 2022's chain-of-thought prompt
+teaches; `flexible` reads the last number of the reply, as lm-eval's filter of that name does.
+"""
+
+import re
+from collections import deque
+from fractions import Fraction
+from typing import Literal, TypeAlias
+
+from mistral_eval.answers.verdict import Outcome, Verdict
+
+Mode: TypeAlias = Literal["strict", "flexible"]
+
+TRIGGER = "The answer is"
+# Longer fractions are compared as text: Python refuses to turn more digits into an integer.
+MAX_FRACTION_DIGITS = 1000
+
+_SIGN = r"(?:(?<![0-9A-Za-z.)\]])[-\u2212+])?"
+_CURRENCY = r"(?:\\?[$\u20ac\u00a3\u00a5]\s?(?P<inner>-?))?"
+_WHOLE = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)"
+_DECIMALS = rf"(?:{_WHOLE}(?:\.[0-9]+)?|(?<![0-9])\.[0-9]+)"
+# 3/4 and 2 1/2 are one number; the bounded spaces keep the search linear.
+NUMBER = re.compile(
+    rf"(?P<sign>{_SIGN}){_CURRENCY}(?:(?P<mixed>[0-9]+) (?=[0-9]+/))?(?P<digits>{_DECIMALS})"
+    r"(?: ?/ ?(?P<below>[0-9]+)(?![0-9.,]*[0-9]))?"
+)
+_EQUATION = re.compile(r"[0-9%)\]]\s{0,3}=\s{0,3}(?=[-\u2212+$\u20ac\u00a3\u00a5\\.0-9])")
+
+
+def strict(text: str) -> str | None:
+    """Return the number after the first "The answer is", normalised; None if there is none.
+
+    The first occurrence counts: a reply is cut at `Q:` and at a blank line, so what follows the
+    first answer is run-on text. Only the sentence's own line is read, and of an equation
+    (`21 - 15 = 6`) the right-hand side.
+    """
+    _, found, rest = text.partition(TRIGGER)
+    if not found:
+        return None
+    line = rest.lstrip(" \t\r\n:").partition("\n")[0]
+    first = NUMBER.search(line)
+    if first is None:
+        return None
+    sentence = re.split(r"\.(?:\s|$)", line[first.start() :], maxsplit=1)[0]
+    sides = _EQUATION.split(sentence)
+    return _text_of(NUMBER.search(sides[-1]) or first) if len(sides) > 1 else _text_of(first)
+
+
+def flexible(text: str) -> str | None:
+    """Return the last number of the reply, normalised; None if there is none."""
+    last = deque(NUMBER.finditer(text), maxlen=1)
+    return _text_of(last[0]) if last else None
+
+
+def normalise(text: str) -> str | None:
+    """Return the canonical text of the first number in `text`; None if there is none.
+
+    Canonical: no sign but a minus, no currency, separators, unit, leading or trailing zeros.
+    """
+    number = NUMBER.search(text)
+    return None if number is None else _text_of(number)
+
+
+def equal(a: str, b: str) -> bool:
+    """Whether two texts hold the same number; texts without a number compare as they are."""
+    left, right = normalise(a), normalise(b)
+    if left is None or right is None:
+        return left is right and a.strip() == b.strip()
+    if left == right:
+        return True
+    if "/" not in left + right or max(len(left), len(right)) > MAX_FRACTION_DIGITS:
+        return False
+    return _fraction(left) == _fraction(right) is not None
+
+
+def judge(text: str, gold: str, mode: Mode) -> Verdict:
+    """Judge a reply by the number it gives, read in `mode`; no number is `no_answer`."""
+    answer = strict(text) if mode == "strict" else flexible(text)
+    if answer is None:
+        sought = f"number after {TRIGGER!r}" if mode == "strict" else "number"
+        return Verdict(Outcome.NO_ANSWER, None, f"the reply has no {sought}")
+    if equal(answer, gold):
+        return Verdict(Outcome.CORRECT, answer, f"equals the gold answer {gold}")
+    return Verdict(Outcome.WRONG, answer, f"differs from the gold answer {gold}")
+
+
+def _text_of(number: re.Match[str]) -> str:
+    """Return a matched number's canonical text: `-1234.5`, `3/4`, `2 1/2` as `5/2`."""
+    minus = (number["sign"] or number["inner"]) in {"-", "\u2212"}
+    whole, _, decimals = number["digits"].replace(",", "").partition(".")
+    text = whole.lstrip("0") or "0"
+    if decimals.rstrip("0"):
+        text += "." + decimals.rstrip("0")
+    if number["below"]:
+        text = _over(text, number["below"].lstrip("0") or "0", number["mixed"])
+    return "-" + text if minus and text != "0" else text
+
+
+def _over(above: str, below: str, mixed: str | None) -> str:
+    """Return `above/below`, with the whole part of a mixed number carried into it."""
+    if mixed is None or "." in above or len(above + below + mixed) > MAX_FRACTION_DIGITS:
+        return f"{above}/{below}"
+    return f"{int(mixed) * int(below) + int(above)}/{below}"
+
+
+def _fraction(text: str) -> Fraction | None:
+    """Return the value of a canonical number; None for a division by zero."""
+    above, _, below = text.partition("/")
+    if below and int(below) == 0:
+        return None
+    return Fraction(above) / Fraction(below or "1")

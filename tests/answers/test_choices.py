@@ -1,0 +1,53 @@
+"""The most likely choice is the answer."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mistral_eval.answers import choices
+from mistral_eval.answers.verdict import Outcome
+from mistral_eval.errors import DataError, EngineError
+
+
+@pytest.mark.parametrize(
+    ("logprobs", "texts", "normalise", "expected"),
+    [
+        ([-2.0, -1.0, -3.0], ["A", "B", "C"], "none", "B"),
+        ([-1.0, -1.0], ["A", "B"], "none", "A"),
+        ([-4.0, -6.0], ["ab", "abcd"], "none", "ab"),
+        ([-4.0, -6.0], ["ab", "abcd"], "characters", "abcd"),
+        ([-2.0, -4.0], ["ab", "abcd"], "characters", "ab"),
+        ([-3.0, -4.0], ["\u00e9\u00e9", "\u00e9\u00e9\u00e9"], "characters", "\u00e9\u00e9\u00e9"),
+        ([-math.inf, -9.0], ["A", "B"], "none", "B"),
+        ([-math.inf, -math.inf], ["A", "B"], "none", "A"),
+    ],
+)
+def test_the_first_maximum_is_chosen(logprobs, texts, normalise, expected):
+    """The likeliest choice, or the likeliest per character, is chosen; the first of equals."""
+    assert expected == choices.judge(logprobs, texts, 0, normalise).answer
+
+
+@given(st.lists(st.floats(max_value=0, allow_nan=False), min_size=1, max_size=6))
+def test_exactly_the_gold_choice_is_correct(logprobs):
+    """Over all golds, exactly one makes the question correct."""
+    texts = [str(index) for index in range(len(logprobs))]
+    verdicts = [choices.judge(logprobs, texts, gold, "none") for gold in range(len(logprobs))]
+
+    assert sum(verdict.outcome is Outcome.CORRECT for verdict in verdicts) == 1
+
+
+@pytest.mark.parametrize(
+    ("logprobs", "texts", "gold", "normalise", "error", "words"),
+    [
+        ([-1.0], ["A", "B"], 0, "none", EngineError, "lost a request"),
+        ([-1.0, math.nan], ["A", "B"], 0, "none", EngineError, "found nan"),
+        ([-1.0, -2.0], ["A", "B"], 2, "none", DataError, "found index 2"),
+        ([-1.0, -2.0], ["A", ""], 0, "characters", DataError, "found an empty one"),
+    ],
+)
+def test_numbers_that_cannot_be_judged_are_errors(logprobs, texts, gold, normalise, error, words):
+    """A missing or broken log-likelihood stops the run instead of costing a point."""
+    with pytest.raises(error, match=words):
+        choices.judge(logprobs, texts, gold, normalise)
