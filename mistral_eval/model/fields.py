@@ -1,0 +1,143 @@
+"""Reading single fields of a configuration file, each failure one sentence naming field and file.
+
+Sources: config.json of transformers' Mistral and Llama; params.json of mistral-inference and Meta.
+"""
+
+import difflib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mistral_eval.errors import CheckpointError, UsageError
+
+USE_HF = "run it with `--engine hf`"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`; CheckpointError where it is not one."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(
+            f"{path} is not JSON ({error}): copy or download the file again."
+        ) from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} should hold a JSON object and holds {type(value).__name__}.")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """The fields of one file after `--model-args` had their say; `source` is the file's name."""
+
+    values: Mapping[str, Any]
+    source: str
+
+    def missing(self, name: str, example: str) -> CheckpointError:
+        """The error of a field that decides the result and is not there."""
+        return CheckpointError(
+            f"{self.source} has no field {name}, which changes the result: "
+            f"supply it with `--model-args {name}={example}`."
+        )
+
+    def wrong(self, name: str, expected: str) -> CheckpointError:
+        """The error of a field whose value cannot be used."""
+        return CheckpointError(
+            f"{self.source}: {name} should be {expected} and is {self.values.get(name)!r}; "
+            f"correct the file or give `--model-args {name}=...`."
+        )
+
+    def integer(self, name: str, *, example: str = "...") -> int:
+        """A required positive whole number."""
+        if self.values.get(name) is None:
+            raise self.missing(name, example)
+        value = self.values[name]
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise self.wrong(name, "a positive whole number")
+        return value
+
+    def number(self, name: str, *, example: str = "...") -> float:
+        """A required positive number."""
+        if self.values.get(name) is None:
+            raise self.missing(name, example)
+        value = self.values[name]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e30:
+            raise self.wrong(name, "a positive number")
+        return float(value)
+
+    def head_dim(self, dim: str, n_heads: str) -> int:
+        """`head_dim`, or `dim / n_heads` where the file has none: both formats define it so."""
+        if self.values.get("head_dim") is not None:
+            return self.integer("head_dim")
+        width, heads = self.integer(dim), self.integer(n_heads)
+        if width % heads:
+            raise CheckpointError(
+                f"{self.source} has no head_dim, and {dim} ({width}) is no multiple of {n_heads} "
+                f"({heads}): supply it with `--model-args head_dim=...`."
+            )
+        return width // heads
+
+    def flag(self, name: str) -> bool:
+        """An optional boolean, false where it is absent (the default of both families)."""
+        value = self.values.get(name)
+        if value is not None and not isinstance(value, bool):
+            raise self.wrong(name, "true or false")
+        return bool(value)
+
+    def windows(self, name: str, n_layers: int) -> tuple[int | None, ...]:
+        """A window for each layer from null, one whole number, or a list cycled over the layers."""
+        value = self.values.get(name)
+        windows = value if isinstance(value, list) else [value]
+        for window in windows:
+            good = window is None or (
+                isinstance(window, int) and not isinstance(window, bool) and window > 0
+            )
+            if not good:
+                raise self.wrong(name, "null, a positive whole number, or a list of these")
+        if not windows:
+            raise self.wrong(name, "null, a positive whole number, or a list of these")
+        return tuple(windows[layer % len(windows)] for layer in range(n_layers))
+
+
+def parse_override(name: str, text: str) -> Any:
+    """The value of `name=text` on the command line: JSON where it is JSON, `none` is null.
+
+    Raises:
+        UsageError: the text is neither.
+    """
+    if text.strip().lower() in {"none", "null"}:
+        return None
+    try:
+        return json.loads(text.strip().lower() if text.strip() in {"True", "False"} else text)
+    except json.JSONDecodeError as error:
+        if name == "hidden_act":
+            return text.strip()
+        raise UsageError(
+            f"--model-args {name}={text}: expected a number, true, false or none."
+        ) from error
+
+
+def with_overrides(
+    values: Mapping[str, Any], overrides: Mapping[str, str], names: Mapping[str, str]
+) -> dict[str, Any]:
+    """`values` with `--model-args` laid over them.
+
+    Args:
+        values: the fields of the file.
+        overrides: option text by name; the file's own names and those of params.json are known.
+        names: params.json name -> the file's name, for every field an option may set.
+
+    Raises:
+        UsageError: an option that names no field.
+    """
+    result = dict(values)
+    known = {**names, **{name: name for name in names.values()}}
+    for option, text in overrides.items():
+        if option not in known:
+            near = difflib.get_close_matches(option, known, n=3)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}."
+            raise UsageError(f"--model-args knows no field {option}: {hint}")
+        result[known[option]] = parse_override(option, text)
+    return result

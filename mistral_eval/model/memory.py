@@ -1,0 +1,65 @@
+"""Whether memory can hold what is about to be loaded, asked before anything is read.
+
+Sources: /proc/meminfo (MemAvailable), cgroup v2 memory.max, torch.cuda.mem_get_info.
+"""
+
+import os
+from pathlib import Path
+
+import torch
+
+from mistral_eval.errors import ResourceError
+
+TRY_TINY = "or try `--model tiny --data sample`"
+GIB = 1 << 30
+
+
+def available_memory(device: torch.device) -> int | None:
+    """Bytes that can still be had on `device`; None where the platform does not say."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    if device.type != "cpu":
+        return None
+    limits = [free for free in (_machine_memory(), _cgroup_memory()) if free is not None]
+    return min(limits, default=None)
+
+
+def require_memory(needed: int, device: torch.device, what: str) -> None:
+    """Stop before memory runs out.
+
+    Raises:
+        ResourceError: `device` has less than `needed` bytes free; `what` opens the sentence.
+    """
+    free = available_memory(device)
+    if free is not None and needed > free:
+        raise ResourceError(
+            f"{what} needs {needed / GIB:.2f} GiB on {device} and {free / GIB:.2f} GiB are free: "
+            f"free some, take a smaller --dtype or a larger machine, {TRY_TINY}."
+        )
+
+
+def _machine_memory() -> int | None:
+    """MemAvailable on Linux, all of the memory on another POSIX system."""
+    meminfo = Path("/proc/meminfo")
+    if meminfo.is_file():
+        for line in meminfo.read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _cgroup_memory(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """What a container's limit leaves, file pages that can be dropped not counted as used."""
+    try:
+        limit = (folder / "memory.max").read_text(encoding="ascii").strip()
+        used = int((folder / "memory.current").read_text(encoding="ascii"))
+        stat = (folder / "memory.stat").read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return None
+    if limit == "max":
+        return None
+    pages = dict(zip(stat[::2], stat[1::2], strict=False))
+    return max(0, int(limit) - used + int(pages.get("inactive_file", "0")))
