@@ -1,1 +1,6 @@
 """The functions that the YAML files in tasks/ name: shots, judges, metrics."""
+
+from mistral_eval.protocol.judge import JudgeContext, judge
+from mistral_eval.protocol.judges import by_group, filter_for, macro
+
+__all__ = ["JudgeContext", "by_group", "filter_for", "judge", "macro"]

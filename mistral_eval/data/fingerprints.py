@@ -1,0 +1,92 @@
+"""Which test set is this? A sha256 over what prompt and scorer read, and the names we know.
+
+Two copies with the same fingerprint ask the same questions and accept the same answers, whatever
+file format, extra columns or row groups they came with. The pins are in `fingerprints.json`; how
+each was checked is in docs/protocol.md.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+from mistral_eval.data.rows import Row
+from mistral_eval.data.spec import DataSpec
+from mistral_eval.errors import DataError
+
+PINS: Final = Path(__file__).resolve().parent / "fingerprints.json"
+UNPINNED: Final = "unpinned"
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """A test set's identity: the hash, the name it is known by, and what to say under a table.
+
+    `footnote` is a sentence; `is_hub` says that the rows were compared with the hub's and equal.
+    """
+
+    sha256: str
+    name: str
+    footnote: str
+
+    @property
+    def is_hub(self) -> bool:
+        """Whether these are the hub's rows, as far as anybody has checked."""
+        return self.name == "hub"
+
+
+def fingerprint(spec: DataSpec, splits: Mapping[str, Sequence[Row]]) -> str:
+    """Hash the rows of all of the benchmark's splits, in order.
+
+    A row is one line of JSON, keys sorted, text as UTF-8; a split begins with its name and count.
+    """
+    digest = hashlib.sha256()
+    for split in spec.splits:
+        digest.update(f"{split} {len(splits[split])}\n".encode())
+        for row in splits[split]:
+            line = json.dumps(row, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+            digest.update(line.encode("utf-8", "surrogatepass") + b"\n")
+    return digest.hexdigest()
+
+
+@cache
+def pins(benchmark: str) -> tuple[Fingerprint, ...]:
+    """The fingerprints this benchmark is known by; empty for one that nobody has pinned."""
+    known = json.loads(PINS.read_text(encoding="utf-8")).get(benchmark, [])
+    return tuple(Fingerprint(**pin) for pin in known)
+
+
+def identify(
+    spec: DataSpec, splits: Mapping[str, Sequence[Row]], *, unpinned: bool = False
+) -> Fingerprint:
+    """Find the rows' name among the pins.
+
+    Args:
+        spec: the benchmark's data.
+        splits: its rows, by split.
+        unpinned: go on with rows that nobody has pinned; the footnote says so.
+
+    Raises:
+        DataError: the fingerprint is not a pinned one, and `unpinned` is False.
+    """
+    found = fingerprint(spec, splits)
+    known = pins(spec.benchmark)
+    for pin in known:
+        if pin.sha256 == found:
+            return pin
+    if unpinned:
+        note = f"{spec.benchmark}: test set not identified (sha256 {found[:12]})."
+        return Fingerprint(found, UNPINNED, note)
+    names = ", ".join(f"{pin.name} (sha256 {pin.sha256[:12]})" for pin in known) or "none"
+    hint = (
+        ""
+        if any(pin.is_hub for pin in known) or not known
+        else " The hub's own rows were not at hand when the pins were made, and are not among them."
+    )
+    raise DataError(
+        f"The rows of {spec.benchmark} should have a pinned fingerprint, {names}, but have "
+        f"sha256 {found[:12]}.{hint} Check where they come from; --data-unpinned goes on."
+    )

@@ -1,0 +1,185 @@
+"""Where rows come from: the hub, the bundled sample, or a folder in the hub's layout."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from mistral_eval.data.rows import Row
+from mistral_eval.data.spec import DataSpec
+from mistral_eval.errors import DataError, HubError
+
+SAMPLE: Final = Path(__file__).resolve().parent / "sample"
+SUFFIXES: Final = (".parquet", ".jsonl")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One of `hub`, `sample` and `folder`; the last two read files below `folder`."""
+
+    kind: Literal["hub", "sample", "folder"]
+    folder: Path | None = None
+
+    def __str__(self) -> str:
+        return str(self.folder) if self.kind == "folder" else self.kind
+
+
+def make_source(text: str) -> Source:
+    """Read `--data`: `hub`, `sample`, or a folder that holds something.
+
+    Raises:
+        DataError: the folder is missing, is not a folder, or is empty.
+    """
+    if text == "hub":
+        return Source("hub")
+    if text == "sample":
+        return Source("sample", SAMPLE)
+    folder = Path(text).expanduser()
+    advice = (
+        "Give --data hub, --data sample, or a folder <name>/<config>/<split>.parquet "
+        "in the hub's column schema."
+    )
+    if not folder.exists():
+        raise DataError(f"The data folder {folder} does not exist. {advice}")
+    if not folder.is_dir():
+        raise DataError(f"The data folder {folder} is a file, not a folder. {advice}")
+    if not any(folder.iterdir()):
+        raise DataError(f"The data folder {folder} is empty. {advice}")
+    return Source("folder", folder)
+
+
+def read_split(spec: DataSpec, source: Source, split: str) -> list[Row]:
+    """All rows of one split, configurations one after the other, unchecked but for columns.
+
+    Raises:
+        DataError: files or columns are missing, or a file cannot be read.
+        HubError: the hub did not answer, or refused.
+    """
+    rows: list[Row] = []
+    for config in spec.configs:
+        if source.folder is None:
+            rows += _from_hub(spec, config, split)
+        else:
+            rows += _from_file(spec, _find(spec, source.folder, config, split))
+    return rows
+
+
+def _find(spec: DataSpec, folder: Path, config: str | None, split: str) -> Path:
+    """The file of one split: the first of the benchmark's folders that holds it."""
+    tried = []
+    for pattern in spec.folders:
+        for suffix in SUFFIXES:
+            file = folder / pattern.format(config=config) / f"{split}{suffix}"
+            if file.is_file():
+                return file
+            tried.append(file)
+    expected = " or ".join(str(file.relative_to(folder)) for file in tried[:: len(SUFFIXES)])
+    raise DataError(
+        f"The data folder {folder} should hold {expected} for {spec.benchmark}, but there is no "
+        "such file. Add it, leave the benchmark out of --tasks, or give --data hub or sample."
+    )
+
+
+def _from_file(spec: DataSpec, file: Path) -> list[Row]:
+    if file.suffix == ".jsonl":
+        return _from_jsonl(spec, file)
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        schema = pq.read_schema(file)
+        present = dict.fromkeys(
+            f"{field.name}{below}"
+            for field in schema
+            for below in ("", *(f".{child.name}" for child in _children(field.type)))
+        )
+        _require_columns(spec, present, str(file))
+        table = pq.read_table(file, columns=spec.top_columns)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(
+            f"{file} should be a parquet file, but it could not be read: {error}. "
+            "Copy or download it again."
+        ) from error
+    return [pick(spec, row) for row in table.to_pylist()]
+
+
+def _children(kind: Any) -> list[Any]:
+    import pyarrow as pa
+
+    return list(kind) if isinstance(kind, pa.StructType) else []
+
+
+def _from_jsonl(spec: DataSpec, file: Path) -> list[Row]:
+    rows = []
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(
+                f"{file} should hold one JSON object a line, but line {number} is not: {error}. "
+                "Copy or download it again."
+            ) from error
+        if not isinstance(row, dict):
+            raise DataError(
+                f"{file} should hold one JSON object a line, but line {number} holds a "
+                f"{type(row).__name__}. Copy or download it again."
+            )
+        _require_columns(spec, _paths(row), f"{file}, line {number},")
+        rows.append(pick(spec, row))
+    return rows
+
+
+def _paths(row: Mapping[str, object]) -> dict[str, object]:
+    found: dict[str, object] = dict(row)
+    for name, value in row.items():
+        if isinstance(value, Mapping):
+            found |= {f"{name}.{below}": item for below, item in value.items()}
+    return found
+
+
+def _require_columns(spec: DataSpec, present: Mapping[str, object], where: str) -> None:
+    missing = [column for column in spec.columns if column not in present]
+    if missing:
+        raise DataError(
+            f"{where} should have the columns {', '.join(spec.columns)} of {spec.path}, but "
+            f"{', '.join(missing)} is missing; found {', '.join(present)}. "
+            "Convert the file to the hub's column schema."
+        )
+
+
+def pick(spec: DataSpec, row: Mapping[str, object]) -> Row:
+    """The row with the columns and fields that count, and no others."""
+    picked: Row = {}
+    for column in spec.columns:
+        name, _, below = column.partition(".")
+        value = row[name]
+        if below:
+            picked.setdefault(name, {})[below] = (
+                value[below] if isinstance(value, Mapping) else None
+            )
+        else:
+            picked[name] = value
+    return picked
+
+
+def _from_hub(spec: DataSpec, config: str | None, split: str) -> list[Row]:
+    import datasets
+    from datasets.exceptions import DatasetNotFoundError, DatasetsError
+    from huggingface_hub.errors import HfHubHTTPError
+
+    where = f"{spec.path}{f' ({config})' if config else ''}, split {split},"
+    try:
+        table = datasets.load_dataset(spec.path, config, split=split, revision=spec.revision)
+    except DatasetNotFoundError as error:
+        raise HubError(
+            f"{where} was expected on the Hugging Face hub, which says it is missing or gated: "
+            f"{error} Log in with `hf auth login`, or give --data sample or a folder."
+        ) from error
+    except (DatasetsError, HfHubHTTPError, OSError, ValueError) as error:
+        raise HubError(
+            f"{where} could not be loaded from the Hugging Face hub: {error} "
+            "Check the network, or give --data sample or a folder."
+        ) from error
+    _require_columns(spec, _paths(table.features), where)
+    return [pick(spec, row) for row in table.select_columns(spec.top_columns).to_list()]

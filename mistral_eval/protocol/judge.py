@@ -1,0 +1,111 @@
+"""From replies to verdicts, for every benchmark through one function.
+
+The filters that the YAML files name, the harness and a later rescoring all call `judge`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final, TypeAlias
+
+from mistral_eval.answers import choices as choice_answers
+from mistral_eval.answers import spans
+from mistral_eval.answers.verdict import QuestionVerdict
+from mistral_eval.errors import TaskError
+from mistral_eval.protocol import golds
+from mistral_eval.protocol.choices import CHOICES
+from mistral_eval.suite import BY_ID
+
+Doc: TypeAlias = Mapping[str, Any]
+Score: TypeAlias = tuple[float, bool]
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeContext:
+    """What judging may use.
+
+    Attributes:
+        isolation: What `sandbox.probe()` found; None asks it when programs are to be run.
+        unsafe: Run generated programs without isolation.
+        workers: Processes to judge with; None takes one per core.
+    """
+
+    isolation: Any = None
+    unsafe: bool = False
+    workers: int | None = None
+
+
+DEFAULT: Final = JudgeContext()
+Judge: TypeAlias = Callable[
+    [str, Sequence[Doc], Sequence[Sequence[Any]], JudgeContext], list[QuestionVerdict]
+]
+
+
+def judge(
+    benchmark: str,
+    docs: Sequence[Doc],
+    replies: Sequence[Sequence[str] | Sequence[Score]],
+    *,
+    context: JudgeContext = DEFAULT,
+) -> list[QuestionVerdict]:
+    """Judge the replies to a benchmark's questions.
+
+    Args:
+        benchmark: the task's name.
+        docs: the questions' rows.
+        replies: per question, the texts of its samples; for multiple choice (log-likelihood,
+            is greedy) of its choices, in their order.
+        context: how programs may be run.
+
+    Returns:
+        One verdict per question, with its metrics by the names of the YAML file's `metric_list`.
+
+    Raises:
+        TaskError: the benchmark is not one of ours.
+        SandboxError: programs cannot be isolated, and `context.unsafe` is False.
+    """
+    if benchmark not in _JUDGES:
+        raise TaskError(
+            f"A judge exists for {', '.join(_JUDGES)}, but not for {benchmark!r}. "
+            "Add one to mistral_eval/protocol/judge.py."
+        )
+    assert len(docs) == len(replies), (benchmark, len(docs), len(replies))
+    return _JUDGES[benchmark](benchmark, docs, replies, context)
+
+
+def _choice(
+    benchmark: str, docs: Sequence[Doc], replies: Sequence[Sequence[Score]], _: JudgeContext
+) -> list[QuestionVerdict]:
+    """Likelihood of the choices: plain, and per character where that is the table's cell."""
+    normalised = BY_ID[benchmark].metric == "acc_norm"
+    verdicts = []
+    for doc, scores in zip(docs, replies, strict=True):
+        choices = CHOICES[benchmark](doc)
+        logprobs = [logprob for logprob, _greedy in scores]
+        plain = choice_answers.judge(logprobs, choices.texts, choices.gold, "none")
+        metrics: dict[str, object] = {"acc": float(plain.is_correct)}
+        verdict = plain
+        if normalised:
+            verdict = choice_answers.judge(logprobs, choices.texts, choices.gold, "characters")
+            metrics["acc_norm"] = float(verdict.is_correct)
+        if benchmark == "mmlu":
+            metrics["acc_macro"] = (doc["subject"], float(plain.is_correct))
+        verdicts.append(QuestionVerdict(verdict, metrics=metrics))
+    return verdicts
+
+
+def _span(
+    benchmark: str, docs: Sequence[Doc], replies: Sequence[Sequence[str]], _: JudgeContext
+) -> list[QuestionVerdict]:
+    """Exact match with any accepted answer."""
+    verdicts = []
+    for doc, (reply, *_rest) in zip(docs, replies, strict=True):
+        verdict = spans.judge(spans.cut(reply), golds.TEXTS[benchmark](doc))
+        metrics = {"exact_match": float(verdict.is_correct)}
+        verdicts.append(QuestionVerdict(verdict, (verdict,), metrics))
+    return verdicts
+
+
+_JUDGES: Final[Mapping[str, Judge]] = MappingProxyType(
+    {**dict.fromkeys(CHOICES, _choice), "nq": _span, "triviaqa": _span}
+)
