@@ -6,8 +6,10 @@ reply to the journal before it counts.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
+
+from mistral_eval.errors import EngineError
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,3 +72,40 @@ class Engine(Protocol):
     def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[tuple[int, GenerateReply]]:
         """Continuations of prompts."""
         ...
+
+
+def truncate_left(request: ScoreRequest, max_length: int) -> tuple[ScoreRequest, bool]:
+    """A score request cut on the left as lm-eval cuts it, and whether it was cut.
+
+    A model is fed `(context + continuation)[-(max_length + 1):][:-1]`: at most `max_length`
+    tokens, the last of which predicts the continuation's last token.
+
+    Raises:
+        EngineError: the continuation alone is longer than `max_length`.
+    """
+    room = max_length + 1 - len(request.continuation)
+    if room < 1:
+        raise EngineError(
+            f"a continuation of {len(request.continuation)} tokens does not fit a context of "
+            f"{max_length}: use a model with a longer context"
+        )
+    if len(request.context) <= room:
+        return request, False
+    return replace(request, context=request.context[-room:]), True
+
+
+def truncate_prompt(request: GenerateRequest, max_length: int) -> tuple[GenerateRequest, bool]:
+    """A generate request whose prompt leaves room for `max_tokens`, as lm-eval cuts it.
+
+    Raises:
+        EngineError: `max_tokens` alone fills the context.
+    """
+    room = max_length - request.max_tokens
+    if room < 1:
+        raise EngineError(
+            f"{request.max_tokens} new tokens leave no room for a prompt in a context of "
+            f"{max_length}: ask for fewer"
+        )
+    if len(request.prompt) <= room:
+        return request, False
+    return replace(request, prompt=request.prompt[-room:]), True

@@ -1,0 +1,97 @@
+"""Grouped-query attention, and the seam through which a caller decides what a query sees.
+
+Source: GQA (arXiv 2305.13245). Query head h reads key and value head h // (n_heads / n_kv_heads).
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from mistral_eval.model.window import additive_mask, visible
+
+
+class Attend(Protocol):
+    """Attention of one forward pass: keeps the new keys and values, answers the queries.
+
+    The transformer runs its linear layers over all tokens of a pack at once and knows nothing of
+    sequences; whoever calls it passes an `Attend` that does.
+    """
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Rotated q (T, n_heads, head_dim), k and v (T, n_kv_heads, head_dim) -> q's shape."""
+        ...
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Softmax attention of n queries over s keys.
+
+    The query heads that share a key head become the "heads" of a batch of key heads, so that keys
+    and values are read in place, never repeated.
+
+    Args:
+        q: (n, n_heads, head_dim).
+        k: (n_kv_heads, s, head_dim), any strides.
+        v: as k.
+        mask: what is added to the scores, (n, s); None is causal, which asks for s == n.
+
+    Returns:
+        (n, n_heads, head_dim)
+    """
+    n, n_heads, head_dim = q.shape
+    n_kv_heads, s, _ = k.shape
+    assert mask is not None or s == n, f"causal attention needs as many keys as queries: {s}, {n}"
+    repeats = n_heads // n_kv_heads
+    grouped = q.view(n, n_kv_heads, repeats, head_dim).permute(1, 2, 0, 3)  # (Hkv, rep, n, D)
+    shape = (n_kv_heads, repeats, s, head_dim)
+    out = scaled_dot_product_attention(
+        grouped,
+        k[:, None].expand(shape),
+        v[:, None].expand(shape),
+        attn_mask=mask,
+        is_causal=mask is None,
+    )
+    return out.permute(2, 0, 1, 3).reshape(n, n_heads, head_dim)
+
+
+class SequencesAttend:
+    """Several whole sequences side by side, each seeing only itself: the plain path."""
+
+    def __init__(
+        self,
+        lengths: list[int],
+        windows: tuple[int | None, ...],
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        """`dtype` and `device` are those of queries and keys."""
+        self._lengths = lengths
+        self._windows = windows
+        self._masks: dict[tuple[int, int], Tensor] = {}
+        self._device, self._dtype = device, dtype
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attention within each sequence."""
+        window = self._windows[layer]
+        parts = zip(*(torch.split(x, self._lengths) for x in (q, k, v)), strict=True)
+        return torch.cat(
+            [
+                attention(
+                    q_part,
+                    k_part.transpose(0, 1),
+                    v_part.transpose(0, 1),
+                    self._mask(len(q_part), window),
+                )
+                for q_part, k_part, v_part in parts
+            ]
+        )
+
+    def _mask(self, length: int, window: int | None) -> Tensor | None:
+        if window is None or window >= length:
+            return None
+        if (length, window) not in self._masks:
+            positions = torch.arange(length, device=self._device)
+            seen = visible(positions, positions, window)
+            self._masks[length, window] = additive_mask(seen, self._dtype)
+        return self._masks[length, window]
