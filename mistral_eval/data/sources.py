@@ -112,7 +112,8 @@ def _children(kind: Any) -> list[Any]:
 
 def _from_jsonl(spec: DataSpec, file: Path) -> list[Row]:
     rows = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    # not splitlines(): JSON may hold U+2028 and its like as they are
+    for number, line in enumerate(file.read_text(encoding="utf-8").rstrip("\n").split("\n"), 1):
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
