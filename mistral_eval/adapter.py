@@ -35,7 +35,7 @@ class MistralLM(LM):
         super().__init__()
         self.backend = backend
         self.journal = journal
-        self._watch = watch
+        self.watch = watch
         self.computed = 0
         self.reused = 0
 
@@ -109,5 +109,5 @@ class MistralLM(LM):
             self.journal.flush()
 
     def _tell(self, kind: Kind, done: int, total: int) -> None:
-        if self._watch:
-            self._watch(kind, done, total)
+        if self.watch:
+            self.watch(kind, done, total)

@@ -155,7 +155,7 @@ def run(  # noqa: PLR0913 - one parameter per option of the command line
         output_path=output_path,
         fresh=fresh,
     )
-    from mistral_eval.harness import run_suite
+    from mistral_eval.harness.run import run_suite
 
     folder = run_suite(settings, Talk(quiet=quiet))
     _print_table([folder], [], Format.JSON if as_json else Format.RICH, None)
@@ -225,7 +225,7 @@ def doctor(
 
 def _print_table(runs: list[Path], baselines: list[str], fmt: Format, output: Path | None) -> None:
     from mistral_eval.console import show
-    from mistral_eval.report.page import render_runs
+    from mistral_eval.runs import render_runs
 
     rendered = render_runs(runs, baselines, fmt.value)
     if output is None:

@@ -8,6 +8,7 @@ MistralEvalError            exit code 1: the user can fix it
 ├── DataError               a test set: missing, wrong columns, unknown fingerprint
 ├── TaskError               a benchmark's YAML file
 ├── CheckpointError         a model folder: files, fields, tensors
+│   └── UnsupportedError    one that lm-eval's hf model may run, but the native engine does not
 ├── TokenizerError          a tokenizer file, or ids that do not fit the model
 ├── HubError                a download that did not happen
 ├── ResourceError           not enough disk or memory
@@ -41,6 +42,10 @@ class TaskError(MistralEvalError):
 
 class CheckpointError(MistralEvalError):
     """A model folder misses a file, a field or a tensor, or holds one that does not fit."""
+
+
+class UnsupportedError(CheckpointError):
+    """A checkpoint that is sound, but that only lm-eval's own models can run."""
 
 
 class TokenizerError(MistralEvalError):

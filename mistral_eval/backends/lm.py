@@ -1,0 +1,56 @@
+"""lm-eval's own models behind our interface: for what the native engine does not support.
+
+They speak text and sample with their library's global generator, so their draws depend on how
+requests are batched; the journal keeps what was drawn.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import LM
+
+from mistral_eval.backends.base import Ask, Counts, Kind, Prepared, ReplyRecord
+
+CALL = 256  # requests per call: what an interruption can lose
+
+
+@dataclass
+class LmBackend:
+    """An lm-eval model.
+
+    Args:
+        lm: the model.
+        name: the engine's name, e.g. `hf`.
+        fingerprint: the identity of weights, tokenizer, dtype and engine.
+        seed: names the draws of sampled replies.
+    """
+
+    lm: LM
+    name: str
+    fingerprint: str
+    seed: int
+    counts: Counts = field(default_factory=Counts)
+
+    def prepare(self, kind: Kind, ask: Ask) -> Prepared:
+        """The text; for a sampled reply also the sample's name and the seed."""
+        instance = ask.instance
+        parts: tuple[object, ...] = tuple(instance.args)
+        if kind == "generate" and instance.args[1].get("do_sample"):
+            parts = (*parts, ask.name, self.seed)
+        return Prepared(parts, instance)
+
+    def answer(self, kind: Kind, prepared: Sequence[Prepared]) -> Iterator[tuple[int, ReplyRecord]]:
+        """Pass the instances on, a few hundred at a time, longest first."""
+        order = sorted(range(len(prepared)), key=lambda i: -len(prepared[i].request.args[0]))
+        for start in range(0, len(order), CALL):
+            part = order[start : start + CALL]
+            yield from zip(part, self._call(kind, [prepared[i].request for i in part]), strict=True)
+
+    def _call(self, kind: Kind, instances: list[Instance]) -> list[ReplyRecord]:
+        if kind == "score":
+            scored = self.lm.loglikelihood(instances)
+            return [{"logprob": float(ll), "is_greedy": bool(greedy)} for ll, greedy in scored]
+        if kind == "rolling":
+            return [{"logprob": float(ll)} for ll in self.lm.loglikelihood_rolling(instances)]
+        return [{"text": text, "finish": "stop"} for text in self.lm.generate_until(instances)]

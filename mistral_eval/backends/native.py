@@ -1,0 +1,292 @@
+"""Our own engine behind its tokenizer: text to ids before, ids to text and stops after.
+
+A pair is encoded as lm-eval's `_encode_pair` does: context and continuation together, split at the
+context's length, trailing spaces of the context moved to the continuation. A generation is decoded
+together with its prompt and then cut, or SentencePiece's leading space would be lost.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lm_eval.models.utils import normalize_gen_kwargs
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
+from mistral_eval.backends.base import Ask, Counts, Kind, Prepared, ReplyRecord
+from mistral_eval.engine.requests import (
+    Engine,
+    GenerateRequest,
+    Sampling,
+    ScoreRequest,
+    truncate_left,
+)
+from mistral_eval.errors import EngineError
+from mistral_eval.model.text import StreamText, continuation_text
+from mistral_eval.model.tokenizer import Tokenizer
+
+VERSION = 1  # part of the journal's key: raise it when the engine's numbers change
+DEFAULT_MAX_TOKENS = 256  # lm-eval's, for stock tasks that name none
+
+
+@dataclass(frozen=True, slots=True)
+class Stops:
+    """Where a reply ends, and whether it has."""
+
+    until: tuple[str, ...]
+
+    def cut(self, text: str) -> str:
+        """The text before its first stop."""
+        ends = [place for stop in self.until if (place := text.find(stop)) >= 0]
+        return text[: min(ends)] if ends else text
+
+    def watch(self, tokenizer: Tokenizer, prompt: Sequence[int]) -> Callable[[Sequence[int]], bool]:
+        """A function that is shown the growing ids and says when a stop has been written."""
+        stream: StreamText | None = None
+        longest = max(len(stop) for stop in self.until)
+        seen = 0
+        searched = 0
+
+        def is_done(ids: Sequence[int]) -> bool:
+            nonlocal seen, searched, stream
+            stream = stream or StreamText(tokenizer, prompt)  # not before its turn has come
+            for new in ids[seen:]:
+                stream.push(new)
+            seen = len(ids)
+            text = stream.text
+            found = any(stop in text[searched:] for stop in self.until)
+            searched = max(0, len(text) - longest)
+            return found
+
+        return is_done
+
+
+@dataclass
+class NativeBackend:
+    """Token ids in, token ids out, text on either side.
+
+    Args:
+        engine: answers ids.
+        tokenizer: the checkpoint's.
+        context_len: tokens the model can see; longer requests lose their left end, counted.
+        model_fingerprint: identity of weights, tokenizer and dtype.
+        seed: names the draws of sampled replies.
+    """
+
+    engine: Engine
+    tokenizer: Tokenizer
+    context_len: int
+    model_fingerprint: str
+    seed: int = 0
+    name: str = "native"
+    counts: Counts = field(default_factory=Counts)
+    _last: tuple[str | None, tuple[int, ...]] = field(default=(None, ()), repr=False)
+    _integers: list[int] = field(default_factory=list, repr=False)
+
+    def __post_init__(self) -> None:
+        # One object per id, shared by all requests: MMLU's prompts alone hold 40 million ids.
+        self._integers = list(range(self.tokenizer.n_words))
+
+    @property
+    def fingerprint(self) -> str:
+        """Model and engine; what changes a number changes this."""
+        return f"native/{VERSION} {self.model_fingerprint}"
+
+    def prepare(self, kind: Kind, ask: Ask) -> Prepared:
+        """Encode the request, cut to the context length."""
+        arguments = ask.instance.args
+        if kind == "score":
+            request = self._fit(*self.encode_pair(arguments[0], arguments[1]))
+            return Prepared((request.context, request.continuation), request)
+        if kind == "rolling":
+            windows = self._windows(arguments[0])
+            parts = tuple((window.context, window.continuation) for window in windows)
+            return Prepared(parts, windows)
+        return self._prepare_generate(arguments[0], arguments[1], ask)
+
+    def answer(self, kind: Kind, prepared: Sequence[Prepared]) -> Iterator[tuple[int, ReplyRecord]]:
+        """Let the engine compute, and turn its replies into records."""
+        if kind == "score":
+            for index, score in self.engine.score([item.request for item in prepared]):
+                yield index, {"logprob": score.logprob, "is_greedy": score.is_greedy}
+        elif kind == "rolling":
+            yield from self._answer_rolling([item.request for item in prepared])
+        else:
+            yield from self._answer_generate(prepared)
+
+    def encode_pair(
+        self, context: str, continuation: str
+    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Ids of context (with BOS) and continuation, both non-empty.
+
+        Where the tokenizer melts the continuation's beginning into the context's last token, the
+        two part before that token.
+        """
+        kept = context.rstrip()
+        continuation = context[len(kept) :] + continuation
+        head = self._encode_context(kept)
+        whole = self._encode(kept + continuation)
+        split = min(len(head), len(whole) - 1)
+        if whole[:split] == head:
+            return head, whole[split:]
+        return whole[:split], whole[split:]
+
+    def _encode_context(self, context: str) -> tuple[int, ...]:
+        """The choices and samples of a question share its context: encode and keep it once."""
+        if context != self._last[0]:
+            self._last = (context, self._encode(context))
+        return self._last[1]
+
+    def _encode(self, text: str) -> tuple[int, ...]:
+        return tuple(map(self._integers.__getitem__, self.tokenizer.encode(text, bos=True)))
+
+    def _fit(self, context: tuple[int, ...], continuation: tuple[int, ...]) -> ScoreRequest:
+        request, was_cut = truncate_left(ScoreRequest(context, continuation), self.context_len)
+        self.counts.truncated += was_cut
+        return request
+
+    def _windows(self, text: str) -> tuple[ScoreRequest, ...]:
+        """Disjoint windows over the text, as lm-eval cuts them, each with one token of context."""
+        windows = get_rolling_token_windows(
+            token_list=self.tokenizer.encode(text, bos=False),
+            prefix_token=self.tokenizer.bos_id,
+            max_seq_len=self.context_len,
+            context_len=1,
+        )
+        return tuple(
+            ScoreRequest(tuple(context), tuple(continuation))
+            for context, continuation in map(make_disjoint_window, windows)
+        )
+
+    def _answer_rolling(
+        self, texts: Sequence[tuple[ScoreRequest, ...]]
+    ) -> Iterator[tuple[int, ReplyRecord]]:
+        owners = [owner for owner, windows in enumerate(texts) for _ in windows]
+        missing = [len(windows) for windows in texts]
+        sums = [0.0] * len(texts)
+        flat = [window for windows in texts for window in windows]
+        for index, score in self.engine.score(flat):
+            owner = owners[index]
+            sums[owner] += score.logprob
+            missing[owner] -= 1
+            if not missing[owner]:
+                yield owner, {"logprob": sums[owner]}
+
+    def _prepare_generate(self, prompt: str, gen_kwargs: Mapping[str, Any], ask: Ask) -> Prepared:
+        settings = normalize_gen_kwargs(dict(gen_kwargs), DEFAULT_MAX_TOKENS)
+        max_tokens = int(settings["max_gen_toks"])
+        sampling = _sampling(settings)
+        stops = Stops(tuple(stop for stop in _as_list(settings.get("until")) if stop))
+        ids = self._encode_context(prompt)
+        room = self.context_len - max_tokens
+        if room < 1:
+            raise EngineError(
+                f"{ask.instance.task_name} asks for {max_tokens} new tokens, but this model sees "
+                f"{self.context_len} in all. Use a model with a longer context."
+            )
+        if len(ids) > room:
+            ids = ids[-room:]
+            self.counts.truncated += 1
+        key = f"{self.seed}|{ask.name}" if sampling.temperature > 0 else ""
+        request = GenerateRequest(
+            ids,
+            max_tokens,
+            sampling,
+            key,
+            stops.watch(self.tokenizer, ids) if stops.until else None,
+        )
+        drawn = (sampling.temperature, sampling.top_p, sampling.top_k, key)
+        return Prepared((ids, max_tokens, stops.until, *drawn), (request, stops))
+
+    def _answer_generate(self, prepared: Sequence[Prepared]) -> Iterator[tuple[int, ReplyRecord]]:
+        requests = [item.request[0] for item in prepared]
+        for index, reply in self.engine.generate(requests):
+            stops: Stops = prepared[index].request[1]
+            text = continuation_text(self.tokenizer, requests[index].prompt, reply.ids)
+            self.counts.generated_tokens += len(reply.ids)
+            yield index, {
+                "text": stops.cut(text),
+                "ids": list(reply.ids),
+                "finish": reply.finish,
+            }
+
+
+def _sampling(settings: Mapping[str, Any]) -> Sampling:
+    """lm-eval's generation arguments as ours; without `do_sample` decoding is greedy.
+
+    Raises:
+        EngineError: an argument that would change the reply and is not supported.
+    """
+    known = {"do_sample", "temperature", "top_p", "top_k", "until", "max_gen_toks"}
+    unknown = sorted(set(settings) - known)
+    if unknown:
+        raise EngineError(
+            f"The native engine does not know the generation setting {unknown[0]!r}; it knows "
+            f"{', '.join(sorted(known))}. Use --engine hf for this task."
+        )
+    if not settings.get("do_sample"):
+        return Sampling()
+    return Sampling(
+        temperature=float(settings.get("temperature", 1.0)),
+        top_p=float(settings.get("top_p", 1.0)),
+        top_k=int(settings.get("top_k", 0)),
+    )
+
+
+def _as_list(until: str | Sequence[str] | None) -> list[str]:
+    if until is None:
+        return []
+    return [until] if isinstance(until, str) else list(until)
+
+
+def open_native(  # noqa: PLR0913 - lm-eval's model arguments, by name
+    pretrained: str,
+    *,
+    revision: str | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    batch_tokens: int | None = None,
+    seed: int = 0,
+    **model_args: str,
+) -> NativeBackend:
+    """Load a checkpoint and its tokenizer into the native engine.
+
+    Args:
+        pretrained: a hub id, a folder, or `tiny`.
+        revision: branch, tag or commit of a hub id.
+        dtype: `auto` (as stored), float32, bfloat16 or float16.
+        device: `auto` (cuda where there is one), or torch's name for it.
+        batch_tokens: tokens computed at once; None chooses by device.
+        seed: names the draws of sampled replies.
+        model_args: what the checkpoint's files leave open, e.g. rope_theta.
+
+    Raises:
+        CheckpointError, TokenizerError, HubError, ResourceError: it cannot be loaded.
+    """
+    where = choose_device(device)
+    if pretrained == TINY:
+        if model_args:
+            raise UsageError("--model tiny takes no --model-args: nothing about it is open.")
+        checkpoint = make_tiny()
+        checkpoint = cast_checkpoint(checkpoint, dtype, where)
+        file = tiny_tokenizer_file()
+    else:
+        folder = resolve_model(pretrained, revision=revision)
+        checkpoint = load_checkpoint(folder, dtype=dtype, device=where, overrides=model_args)
+        file = folder
+    tokenizer = load_tokenizer(file, expected_vocab=checkpoint.config.vocab_size)
+    weight = checkpoint.weights["tok_embeddings.weight"]
+    engine = NativeEngine(
+        checkpoint.config,
+        checkpoint.weights,
+        n_words=tokenizer.n_words,
+        eos_id=tokenizer.eos_id,
+        batch_tokens=batch_tokens,
+    )
+    return NativeBackend(
+        engine,
+        tokenizer,
+        checkpoint.config.context_len,
+        f"{checkpoint.fingerprint} {tokenizer.fingerprint} {weight.dtype}",
+        seed,
+        notes=checkpoint.notes,
+    )

@@ -1,0 +1,121 @@
+"""From a benchmark's YAML file and rows to the requests lm-eval would build."""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lm_eval.api.instance import Instance
+from lm_eval.api.task import ConfigurableTask
+from lm_eval.tasks._yaml_loader import load_yaml
+
+from mistral_eval.data import Fingerprint, Source, dataset_from
+from mistral_eval.harness.templates import compile_templates_once
+from mistral_eval.locations import tasks_folder
+from mistral_eval.settings import Limit, choose
+from mistral_eval.suite import BY_ID, Benchmark
+
+
+@dataclass(slots=True)
+class Question:
+    """One question with its requests: a choice each, or the one prompt."""
+
+    doc_id: int
+    doc: Mapping[str, Any]
+    instances: list[Instance]
+
+
+@dataclass(slots=True)
+class LoadedBenchmark:
+    """A benchmark ready to be asked.
+
+    Attributes:
+        task: lm-eval's task over our rows.
+        fingerprint: What the rows were recognised as.
+        total: Questions in the whole test set.
+        questions: Those this run asks, in the test set's order.
+    """
+
+    benchmark: Benchmark
+    task: ConfigurableTask
+    fingerprint: Fingerprint
+    total: int
+    questions: list[Question]
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether this run asks fewer questions than the paper did."""
+        return len(self.questions) < self.benchmark.n
+
+    @property
+    def instances(self) -> list[Instance]:
+        """All requests, k times each where k samples are drawn, as lm-eval passes them."""
+        return [
+            instance
+            for question in self.questions
+            for instance in question.instances
+            for _ in range(instance.repeats or 1)
+        ]
+
+    def stratum(self, doc: Mapping[str, Any]) -> str | None:
+        """The subject of a question, or None where the benchmark has none."""
+        column = self.task.config.metadata.get("stratum")
+        return None if column is None else str(doc[column])
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """What decides the questions of a run, apart from the benchmark."""
+
+    source: Source
+    limit: Limit | None
+    num_fewshot: int | None
+    unpinned: bool
+
+
+def load_benchmarks(names: Sequence[str], asking: Asking) -> Iterator[LoadedBenchmark]:
+    """Load each benchmark's task and rows and build its requests, one benchmark at a time.
+
+    Raises:
+        DataError, HubError: rows that are missing, malformed or not the pinned ones.
+    """
+    compile_templates_once()
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of each custom data set
+    for name in names:
+        yield _load(BY_ID[name], asking)
+
+
+def _load(benchmark: Benchmark, asking: Asking) -> LoadedBenchmark:
+    recognised: dict[str, Fingerprint] = {}
+    config: dict[str, Any] = {
+        **load_yaml(tasks_folder() / f"{benchmark.id}.yaml", resolve_func=True),
+        "custom_dataset": dataset_from(
+            asking.source, unpinned=asking.unpinned, noticed=recognised.__setitem__
+        ),
+    }
+    if asking.num_fewshot is not None:
+        config["num_fewshot"] = asking.num_fewshot
+    task = ConfigurableTask(config=config)
+    loaded = LoadedBenchmark(benchmark, task, recognised[benchmark.id], len(task.eval_docs), [])
+    docs = task.eval_docs
+    for doc_id in choose([loaded.stratum(doc) for doc in docs], asking.limit):
+        loaded.questions.append(_question(task, doc_id, docs[doc_id]))
+    return loaded
+
+
+def _question(task: ConfigurableTask, doc_id: int, doc: Mapping[str, Any]) -> Question:
+    """The two calls that lm-eval's `build_all_requests` makes for each question."""
+    config = task.config
+    context = task.fewshot_context(
+        doc, num_fewshot=config.num_fewshot or 0, gen_prefix=task.doc_to_prefix(doc)
+    )
+    built = task.construct_requests(
+        doc=doc, ctx=context, metadata=(config.task, doc_id, config.repeats)
+    )
+    return Question(doc_id, doc, built if isinstance(built, list) else [built])
+
+
+def gold_choice(task: ConfigurableTask, instance: Instance) -> int:
+    """The index of the right choice of a multiple-choice question."""
+    doc = instance.doc
+    return int(task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc))

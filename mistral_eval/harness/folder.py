@@ -1,0 +1,58 @@
+"""Which folder a run lives in: the same command on the same files finds its own again."""
+
+from pathlib import Path
+
+from mistral_eval import __version__
+from mistral_eval.data import Source
+from mistral_eval.locations import tasks_folder
+from mistral_eval.records import RUN_FILE, read_run, text_hash
+from mistral_eval.settings import STOCK_PREFIX, RunSettings
+
+
+def run_folder(settings: RunSettings, source: Source) -> Path:
+    """The run's folder: the latest attempt, or with --fresh the next one."""
+    name = settings.run_id(_stamps(settings, source))
+    parent = settings.output_path.expanduser() / settings.model_folder
+    attempt = 1
+    while _attempt(parent, name, attempt + 1).exists():
+        attempt += 1
+    if settings.fresh and _attempt(parent, name, attempt).exists():
+        attempt += 1
+    return _attempt(parent, name, attempt)
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the folder holds a run with all its scores."""
+    return (folder / RUN_FILE).is_file() and read_run(folder).get("status") == "finished"
+
+
+def _attempt(parent: Path, name: str, attempt: int) -> Path:
+    return parent / (name if attempt == 1 else f"{name}-attempt{attempt}")
+
+
+def _stamps(settings: RunSettings, source: Source) -> dict[str, object]:
+    """What the settings point to: a changed file, protocol or version is another run."""
+    tasks = [name for name in settings.tasks if not name.startswith(STOCK_PREFIX)]
+    stamps: dict[str, object] = {
+        "version": __version__,
+        "protocol": {
+            name: text_hash((tasks_folder() / f"{name}.yaml").read_text(encoding="utf-8"))
+            for name in tasks
+        },
+    }
+    model = Path(settings.model).expanduser()
+    if model.exists():
+        stamps["model"] = _files(model)
+    if source.kind == "folder" and source.folder is not None:
+        stamps["data"] = _files(source.folder)
+    return stamps
+
+
+def _files(folder: Path) -> list[tuple[str, int, int]]:
+    """Names, sizes and times of a folder's files."""
+    found = []
+    for file in sorted(folder.rglob("*")) if folder.is_dir() else [folder]:
+        if file.is_file():
+            status = file.stat()
+            found.append((str(file.relative_to(folder)), status.st_size, status.st_mtime_ns))
+    return found

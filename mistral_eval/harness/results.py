@@ -1,0 +1,199 @@
+"""Writing a finished run: samples, lm-eval's results file, the table, and last run.json."""
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from mistral_eval import __version__
+from mistral_eval.adapter import MistralLM
+from mistral_eval.harness.engines import Opened
+from mistral_eval.harness.judging import Judged
+from mistral_eval.locations import tasks_folder
+from mistral_eval.records import (
+    RUN_FILE,
+    RUN_FORMAT,
+    TABLE_FILE,
+    sample_row,
+    task_hash,
+    text_hash,
+    write_json,
+    write_lines,
+    write_rows,
+)
+from mistral_eval.settings import RunSettings
+
+PACKAGES = ("torch", "lm_eval", "transformers", "datasets", "sympy", "sentencepiece", "numpy")
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Everything a run came to."""
+
+    settings: RunSettings
+    opened: Opened
+    lm: MistralLM
+    judged: Sequence[Judged]
+    stock: Mapping[str, Any] | None
+    seconds: Mapping[str, float]
+
+
+def write_run(folder: Path, finished: Finished) -> None:
+    """Write all of a run's files; run.json comes last, so that its presence says the rest is there.
+
+    Raises:
+        OutputError: a file could not be written; the replies are safe in the journal.
+    """
+    now = datetime.now(UTC)
+    stamp = now.strftime("%Y-%m-%dT%H-%M-%S.%f")
+    hashes = {}
+    for judged in finished.judged:
+        rows = [sample_row(question) for question in judged.questions]
+        name = judged.loaded.benchmark.id
+        hashes[name] = task_hash(rows)
+        write_rows(folder / f"samples_{name}_{stamp}.jsonl", rows)
+    stock = dict(finished.stock or {})
+    for name, rows in stock.pop("samples", {}).items():
+        write_rows(folder / f"samples_{name}_{stamp}.jsonl", rows)
+    results = _results(finished, stock, hashes, now)
+    results_name = f"results_{stamp}.json"
+    write_json(folder / results_name, results)
+    run = _run(folder, finished, results_name, now)
+    from mistral_eval.runs import markdown_of
+
+    write_lines(folder / TABLE_FILE, [markdown_of(run, folder).rstrip("\n")])
+    write_json(folder / RUN_FILE, run)
+
+
+def _run(folder: Path, finished: Finished, results_name: str, now: datetime) -> dict[str, Any]:
+    backend = finished.opened.backend
+    return {
+        "format": RUN_FORMAT,
+        "status": "finished",
+        "id": folder.name,
+        "date": now.isoformat(timespec="seconds"),
+        "settings": finished.settings.as_json(),
+        "engine": backend.name,
+        "model": {"fingerprint": backend.fingerprint, **finished.opened.info},
+        "notes": list(finished.opened.notes),
+        "versions": _versions(),
+        "machine": {
+            "system": platform.platform(),
+            "processor": platform.machine(),
+            "cores": os.cpu_count(),
+        },
+        "data": {j.loaded.benchmark.id: asdict(j.loaded.fingerprint) for j in finished.judged},
+        "protocol": {
+            j.loaded.benchmark.id: text_hash(
+                (tasks_folder() / f"{j.loaded.benchmark.id}.yaml").read_text(encoding="utf-8")
+            )
+            for j in finished.judged
+        },
+        "counts": {
+            "computed": finished.lm.computed,
+            "from_journal": finished.lm.reused,
+            **asdict(backend.counts),
+        },
+        "seconds": dict(finished.seconds),
+        "scores": {j.loaded.benchmark.id: asdict(j.cell) for j in finished.judged},
+        "strata": {j.loaded.benchmark.id: dict(j.strata) for j in finished.judged if j.strata},
+        "stock": {
+            name: dict(metrics) for name, metrics in (finished.stock or {}).get("results", {}).items()
+        },
+        "results_file": results_name,
+    }
+
+
+def _results(
+    finished: Finished, stock: Mapping[str, Any], hashes: Mapping[str, str], now: datetime
+) -> dict[str, Any]:
+    """The results file in lm-eval's schema; a stock task's part is what lm-eval returned."""
+    settings = finished.settings
+    parts = {j.loaded.benchmark.id: j for j in finished.judged}
+    tasks = {name: judged.loaded.task for name, judged in parts.items()}
+    name = settings.model if finished.opened.info else finished.opened.backend.name
+    ours = {
+        "results": {key: _task_results(judged) for key, judged in parts.items()},
+        "group_subtasks": {key: [] for key in parts},
+        "configs": {key: _config(task.dump_config()) for key, task in tasks.items()},
+        "versions": {key: task.VERSION for key, task in tasks.items()},
+        "n-shot": {key: task.config.num_fewshot or 0 for key, task in tasks.items()},
+        "higher_is_better": {key: task.higher_is_better() for key, task in tasks.items()},
+        "n-samples": {
+            key: {"original": judged.loaded.total, "effective": len(judged.questions)}
+            for key, judged in parts.items()
+        },
+    }
+    merged = {key: {**stock.get(key, {}), **value} for key, value in ours.items()}
+    return {
+        **stock,
+        **merged,
+        "config": {
+            "model": finished.opened.backend.name,
+            "model_args": dict(settings.model_args),
+            **finished.opened.info,
+            "batch_size": None,
+            "batch_sizes": [],
+            "device": settings.device,
+            "use_cache": None,
+            "limit": settings.as_json()["limit"],
+            "bootstrap_iters": 0,
+            "gen_kwargs": None,
+            "random_seed": settings.seed,
+            "numpy_seed": settings.seed,
+            "torch_seed": settings.seed,
+            "fewshot_seed": None,
+        },
+        "git_hash": None,
+        "date": now.timestamp(),
+        "pretty_env_info": platform.platform(),
+        "transformers_version": _version("transformers"),
+        "lm_eval_version": _version("lm_eval"),
+        "upper_git_hash": None,
+        "max_length": finished.opened.info.get("max_length"),
+        "task_hashes": dict(hashes),
+        "model_source": "mistral",
+        "model_name": name,
+        "model_name_sanitized": settings.model_folder,
+        "system_instruction": None,
+        "system_instruction_sha": None,
+        "fewshot_as_multiturn": False,
+        "chat_template": None,
+        "chat_template_sha": None,
+        "total_evaluation_time_seconds": str(sum(finished.seconds.values())),
+        "mistral_eval": {"version": __version__},
+    }
+
+
+def _task_results(judged: Judged) -> dict[str, Any]:
+    benchmark = judged.loaded.benchmark
+    return {
+        "name": benchmark.id,
+        "alias": benchmark.column,
+        "sample_len": len(judged.questions),
+        **judged.metrics,
+    }
+
+
+def _config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A task's configuration without what says where this machine keeps its files."""
+    plain = {key: value for key, value in config.items() if key != "custom_dataset"}
+    metadata = dict(plain.get("metadata") or {})
+    metadata.pop("config_source", None)
+    return {**plain, "metadata": metadata}
+
+
+def _versions() -> dict[str, str | None]:
+    found = {name: _version(name) for name in PACKAGES}
+    return {"mistral_eval": __version__, "python": platform.python_version(), **found}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

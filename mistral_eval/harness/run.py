@@ -1,0 +1,147 @@
+"""One run, from settings to a folder: ask, answer, judge, remember."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mistral_eval.adapter import MistralLM
+from mistral_eval.backends.base import Kind
+from mistral_eval.console import Talk
+from mistral_eval.data import make_source
+from mistral_eval.errors import SandboxError
+from mistral_eval.harness.asking import Asking, LoadedBenchmark, load_benchmarks
+from mistral_eval.harness.engines import open_backend
+from mistral_eval.harness.folder import is_finished, run_folder
+from mistral_eval.harness.judging import Judged, judge_benchmark
+from mistral_eval.harness.results import Finished, write_run
+from mistral_eval.harness.stock import run_stock
+from mistral_eval.journal import Journal
+from mistral_eval.protocol import JudgeContext
+from mistral_eval.records import JOURNAL_FILE, make_folder
+from mistral_eval.sandbox import Isolation, probe
+from mistral_eval.settings import STOCK_PREFIX, RunSettings
+from mistral_eval.suite import BENCHMARKS
+
+LABELS: dict[Kind, str] = {
+    "score": "Scoring choices",
+    "rolling": "Scoring texts",
+    "generate": "Generating replies",
+}
+
+
+def run_suite(settings: RunSettings, talk: Talk) -> Path:
+    """Run the benchmarks of `settings`, or find them done.
+
+    Returns:
+        The run's folder, with its scores in run.json.
+
+    Raises:
+        MistralEvalError: anything the user can fix; nothing that was answered before is lost.
+    """
+    source = make_source(settings.data)
+    isolation = _isolation_for(settings)
+    folder = run_folder(settings, source)
+    if is_finished(folder):
+        talk.say(f"This run is finished; its record is in {folder}. --fresh runs it again.")
+        return folder
+    make_folder(folder)
+    clock = Clock()
+    with Journal(folder / JOURNAL_FILE) as journal:
+        if len(journal):
+            talk.say(f"Going on with {len(journal)} replies of {folder}.")
+        with clock.phase("build"):
+            asking = Asking(
+                source, settings.limit, settings.num_fewshot, settings.data_unpinned
+            )
+            ours = [name for name in settings.tasks if not name.startswith(STOCK_PREFIX)]
+            loaded = []
+            for benchmark in load_benchmarks(ours, asking):
+                talk.say(f"{benchmark.benchmark.column}: {len(benchmark.questions)} questions")
+                loaded.append(benchmark)
+        with clock.phase("load"):
+            opened = open_backend(settings, loaded, talk)
+        lm = MistralLM(opened.backend, journal)
+        with clock.phase("answer"):
+            replies = _answer(lm, loaded, talk)
+        context = JudgeContext(isolation=isolation, unsafe=settings.unsafe_code)
+        with clock.phase("judge"):
+            judged = _judge(loaded, replies, context, talk)
+        stock_names = [n.removeprefix(STOCK_PREFIX) for n in settings.tasks if n not in ours]
+        with clock.phase("stock"):
+            stock = run_stock(stock_names, lm, settings) if stock_names else None
+        write_run(folder, Finished(settings, opened, lm, judged, stock, clock.seconds))
+    talk.say(f"The run's record is in {folder}.")
+    return folder
+
+
+class Clock:
+    """Seconds spent in each phase of a run."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time the block under this name."""
+        start = time.monotonic()
+        yield
+        self.seconds[name] = round(time.monotonic() - start, 3)
+
+
+def _isolation_for(settings: RunSettings) -> Isolation:
+    """Refuse before anything is loaded where generated programs could not be isolated."""
+    isolation = probe()
+    codes = {benchmark.id for benchmark in BENCHMARKS if benchmark.group == "code"}
+    wanted = [name for name in settings.tasks if name in codes]
+    if wanted and not isolation.available and not settings.unsafe_code:
+        others = ",".join(name for name in settings.tasks if name not in codes)
+        rest = f"--tasks {others} still runs; " if others else ""
+        raise SandboxError(
+            f"{' and '.join(wanted)} run programs that the model wrote, and this machine cannot "
+            f"isolate them: {isolation.detail} {rest}--unsafe-code runs them unguarded."
+        )
+    return isolation
+
+
+def _answer(lm: MistralLM, loaded: Sequence[LoadedBenchmark], talk: Talk) -> list[list[Any]]:
+    """Replies of all benchmarks, one call per kind of request, so that they share what they can."""
+    replies: dict[int, list[Any]] = {}
+    for kind, method in (("score", lm.loglikelihood), ("generate", lm.generate_until)):
+        asked = [b for b in loaded if _kind(b) == kind]
+        instances = [instance for benchmark in asked for instance in benchmark.instances]
+        if not instances:
+            continue
+        with talk.progress(LABELS[_kind(asked[0])]) as steps:
+            lm.watch = lambda _, done, total, steps=steps: steps.update(done, total)
+            answers = iter(method(instances))
+        for benchmark in asked:
+            replies[id(benchmark)] = [
+                [
+                    next(answers)
+                    for instance in question.instances
+                    for _ in range(instance.repeats or 1)
+                ]
+                for question in benchmark.questions
+            ]
+    return [replies[id(benchmark)] for benchmark in loaded]
+
+
+def _kind(benchmark: LoadedBenchmark) -> Kind:
+    is_choice = benchmark.task.OUTPUT_TYPE == "multiple_choice"
+    return "score" if is_choice else "generate"
+
+
+def _judge(
+    loaded: Sequence[LoadedBenchmark],
+    replies: Sequence[list[Any]],
+    context: JudgeContext,
+    talk: Talk,
+) -> list[Judged]:
+    judged = []
+    with talk.progress("Judging") as steps:
+        for done, (benchmark, answers) in enumerate(zip(loaded, replies, strict=True), 1):
+            judged.append(judge_benchmark(benchmark, answers, context))
+            steps.update(done, len(loaded))
+    return judged

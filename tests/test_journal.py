@@ -1,0 +1,129 @@
+"""The journal: what was put is found again, under its own key only, whatever happened between."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import textwrap
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mistral_eval.errors import JournalError
+from mistral_eval.journal import APPLICATION_ID, Journal, request_key
+
+REPLY = {"logprob": -1.2345678901234567, "is_greedy": False}
+
+
+def test_what_was_put_is_found_by_the_next_process(tmp_path):
+    key = request_key("model", "score", [1, 2], [3])
+    with Journal(tmp_path / "j.sqlite") as journal:
+        journal.put(key, REPLY)
+    with Journal(tmp_path / "j.sqlite") as journal:
+        assert journal.lookup([key, b"other"]) == {key: REPLY}
+        assert len(journal) == 1
+
+
+def test_a_reply_that_waits_for_its_batch_is_durable_after_flush(tmp_path):
+    with Journal(tmp_path / "j.sqlite") as journal:
+        journal.put(b"k", REPLY)
+        assert len(journal) == 0
+        journal.flush()
+        assert len(journal) == 1
+
+
+def test_more_keys_than_one_query_takes_are_all_found(tmp_path):
+    keys = [request_key("m", "score", i) for i in range(1234)]
+    with Journal(tmp_path / "j.sqlite") as journal:
+        for key in keys:
+            journal.put(key, REPLY)
+        journal.flush()
+        assert set(journal.lookup([*keys, *keys])) == set(keys)
+
+
+@given(
+    st.lists(st.tuples(st.text(), st.text(), st.integers()), min_size=2, max_size=6, unique=True)
+)
+def test_two_requests_share_a_key_only_when_they_are_equal(requests):
+    keys = {request_key(*request) for request in requests}
+    assert len(keys) == len(requests)
+
+
+def test_ids_and_texts_that_look_alike_have_different_keys():
+    assert request_key("m", "score", [1, 23]) != request_key("m", "score", [12, 3])
+    assert request_key("m", "score", "1") != request_key("m", "score", 1)
+    assert request_key("m", "score", "\ud800") != request_key("m", "score", "?")
+
+
+def test_a_killed_process_leaves_what_it_flushed_and_no_lock(tmp_path):
+    """Kill -9 right after a flush: the reply is there, and the next process gets in."""
+    path = tmp_path / "j.sqlite"
+    program = textwrap.dedent(
+        f"""
+        import os, signal
+        from pathlib import Path
+        from mistral_eval.journal import Journal
+        journal = Journal(Path({str(path)!r}))
+        journal.put(b"kept", {{"text": "a"}})
+        journal.flush()
+        journal.put(b"lost", {{"text": "b"}})
+        os.kill(os.getpid(), signal.SIGKILL)
+        """
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=False)
+    assert done.returncode == -signal.SIGKILL
+    with Journal(path) as journal:
+        assert journal.lookup([b"kept", b"lost"]) == {b"kept": {"text": "a"}}
+
+
+def test_a_second_process_is_sent_away_with_a_sentence(tmp_path):
+    with Journal(tmp_path / "j.sqlite"), pytest.raises(JournalError, match="Another process"):
+        Journal(tmp_path / "j.sqlite")
+
+
+def test_a_closed_journal_is_one_file_without_a_write_ahead_log(tmp_path):
+    with Journal(tmp_path / "j.sqlite") as journal:
+        journal.put(b"k", REPLY)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["j.lock", "j.sqlite"]
+
+
+@pytest.mark.parametrize(
+    "content", [b"not a database, but long enough to look at" * 40, b"\0" * 999]
+)
+def test_a_file_that_is_no_database_is_refused_and_left_as_it_was(tmp_path, content):
+    path = tmp_path / "j.sqlite"
+    path.write_bytes(content)
+    with pytest.raises(JournalError, match="--fresh"):
+        Journal(path)
+    assert path.read_bytes() == content
+
+
+def test_somebody_elses_database_is_refused(tmp_path):
+    path = tmp_path / "j.sqlite"
+    with sqlite3.connect(path) as db:
+        db.execute("CREATE TABLE replies (key, reply)")
+    with pytest.raises(JournalError, match="not a journal of this version"):
+        Journal(path)
+
+
+def test_a_newer_journal_is_refused(tmp_path):
+    path = tmp_path / "j.sqlite"
+    Journal(path).close()
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA user_version=99")
+    with pytest.raises(JournalError, match=f"{APPLICATION_ID:#x} and 99"):
+        Journal(path)
+
+
+def test_a_damaged_page_is_noticed(tmp_path):
+    path = tmp_path / "j.sqlite"
+    with Journal(path) as journal:
+        for i in range(2000):
+            journal.put(request_key("m", i), REPLY)
+    content = bytearray(path.read_bytes())
+    content[4096 * 3 : 4096 * 3 + 2000] = os.urandom(2000)
+    path.write_bytes(content)
+    with pytest.raises(JournalError, match=r"damaged|cannot read"):
+        Journal(path)
