@@ -16,7 +16,11 @@ class _Loader(yaml.SafeLoader):
     """Reads `!function pkg.name` as the text `pkg.name`."""
 
 
-_Loader.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))
+def _name_of(loader: _Loader, node: yaml.ScalarNode) -> str:
+    return str(loader.construct_scalar(node))
+
+
+_Loader.add_constructor("!function", _name_of)
 
 
 @cache
@@ -43,9 +47,7 @@ def read_task_file(file: Path) -> Mapping[str, Any]:
             "`mistral-eval tasks` lists the benchmarks."
         ) from None
     except yaml.YAMLError as error:
-        raise TaskError(
-            f"{file} should be YAML, but cannot be read: {error}. Correct it."
-        ) from error
+        raise TaskError(f"{file} should be YAML, but is not: {error}. Correct it.") from error
     if not isinstance(content, dict):
         raise TaskError(f"{file} should hold a YAML mapping, but does not. Correct it.")
     return content

@@ -27,9 +27,8 @@ def _math(doc: Doc) -> str:
     from mistral_eval.answers.latex import gold_answer
 
     answer = gold_answer(doc["solution"])
-    return (
-        f" {doc['solution']}\nFinal Answer: The final answer is ${answer}$. I hope it is correct."
-    )
+    ending = f"Final Answer: The final answer is ${answer}$. I hope it is correct."
+    return f" {doc['solution']}\n{ending}"
 
 
 _SAYS: Final[Mapping[str, _Says]] = MappingProxyType(
