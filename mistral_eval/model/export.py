@@ -21,20 +21,8 @@ from mistral_eval.model.checkpoint import (
     Checkpoint,
 )
 from mistral_eval.model.config import ModelConfig
+from mistral_eval.model.export_tokenizer import save_tokenizer
 from mistral_eval.model.layout import hf_name, interleaved_from_half_split, is_rotated
-
-# `add_bos_token` and the prefix space: without them transformers 5 encodes differently from
-# SentencePiece (AutoTokenizer drops the leading space).
-_TOKENIZER_CONFIG = {
-    "tokenizer_class": "LlamaTokenizer",
-    "add_bos_token": True,
-    "add_eos_token": False,
-    "add_prefix_space": True,
-    "bos_token": "<s>",
-    "eos_token": "</s>",
-    "unk_token": "<unk>",
-    "clean_up_tokenization_spaces": False,
-}
 
 
 def save_hf(
@@ -49,7 +37,7 @@ def save_hf(
     Args:
         checkpoint: what to write, in the dtype it is in.
         folder: made where it is not there.
-        tokenizer_file: a tokenizer.model to copy, with a tokenizer_config.json for LlamaTokenizer.
+        tokenizer_file: a tokenizer.model to copy, and to convert into a tokenizer.json.
         max_shard_bytes: write shards with an index, a new one beyond this size; else one file.
 
     Returns:
@@ -68,8 +56,7 @@ def save_hf(
     else:
         _save_shards(tensors, folder, max_shard_bytes)
     if tokenizer_file is not None:
-        shutil.copyfile(tokenizer_file, folder / "tokenizer.model")
-        _write_json(folder / "tokenizer_config.json", _TOKENIZER_CONFIG)
+        save_tokenizer(tokenizer_file, folder)
     return folder
 
 

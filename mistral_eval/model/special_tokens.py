@@ -1,0 +1,74 @@
+"""Which special tokens the files beside a tokenizer name: BOS, EOS, and ids a fine-tune added.
+
+Source: transformers' tokenizer_config.json, special_tokens_map.json, added_tokens.json and the
+added_tokens of tokenizer.json.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mistral_eval.errors import TokenizerError
+
+
+@dataclass(frozen=True, slots=True)
+class SpecialTokens:
+    """Texts of BOS and EOS where a file names them, and added tokens by id (text, is special)."""
+
+    bos: str | None = None
+    eos: str | None = None
+    added: Mapping[int, tuple[str, bool]] = field(default_factory=dict)
+
+
+def read_special_tokens(folder: Path) -> SpecialTokens:
+    """Read what is there; absent files leave everything to the tokenizer file.
+
+    Raises:
+        TokenizerError: one of the files is not JSON.
+    """
+    config = _read(folder / "tokenizer_config.json")
+    names = _read(folder / "special_tokens_map.json")
+    special_texts = {_text(value) for value in names.values()} | {
+        _text(value) for value in names.get("additional_special_tokens") or []
+    }
+    added = {
+        int(number): (text, text in special_texts)
+        for text, number in _read(folder / "added_tokens.json").items()
+    }
+    for number, token in (config.get("added_tokens_decoder") or {}).items():
+        added[int(number)] = (str(token["content"]), bool(token.get("special")))
+    for token in _read(folder / "tokenizer.json").get("added_tokens") or []:
+        added[int(token["id"])] = (str(token["content"]), bool(token.get("special")))
+    return SpecialTokens(
+        bos=_text(config.get("bos_token") or names.get("bos_token")),
+        eos=_text(config.get("eos_token") or names.get("eos_token")),
+        added=added,
+    )
+
+
+def tokenizer_fingerprint(file: Path, *numbers: int) -> str:
+    """sha256 over the file's bytes and the numbers that decide how it is used."""
+    digest = hashlib.sha256(file.read_bytes())
+    digest.update(json.dumps(numbers).encode())
+    return digest.hexdigest()
+
+
+def _text(value: Any) -> str | None:
+    """A token's text: files write it plainly or as an object with `content`."""
+    if isinstance(value, dict):
+        return str(value.get("content"))
+    return value if isinstance(value, str) else None
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """The JSON object of a file; empty where there is none."""
+    if not file.is_file():
+        return {}
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise TokenizerError(f"{file} is not JSON ({error}): copy or download it again.") from error
+    return value if isinstance(value, dict) else {}
