@@ -23,6 +23,7 @@ from mistral_eval.suite import BY_ID
 
 BEFORE: Final = 6
 AFTER: Final = 8
+RULE: Final = "-" * 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,38 +78,55 @@ def requests_of(task: ConfigurableTask, place: int) -> list[Instance]:
 
 def golden(benchmark: str, tokenizer: Tokenizer) -> str:
     """The golden file of one benchmark."""
-    requests = requests_of(open_task(benchmark, make_source("sample")), 0)
+    task = open_task(benchmark, make_source("sample"))
+    requests = requests_of(task, 0)
     contexts = list(dict.fromkeys(request.args[0] for request in requests))
-    parts = [f"{benchmark}: the sample's first question under tokenizer.model.v1"]
+    lines = [f"{benchmark}: the sample's first question under tokenizer.model.v1"]
     for context in contexts:
-        ids = tokenizer.ids(context)
-        parts += [
-            "",
-            f"context: characters: {len(context)}, tokens: {len(ids)}, "
-            f"of them BOS: {ids.count(tokenizer.model.bos_id())}; ends in {json.dumps(context[-12:])}",
-            "-" * 20,
-            context,
-            "-" * 20,
-            f"first ids: {tokenizer.show(ids[:BEFORE])}",
-            f"last ids:  {tokenizer.show(ids[-BEFORE:])}",
-        ]
+        lines += ["", *_first_half(context, tokenizer)]
         for request in requests:
             if request.args[0] == context:
-                parts += ["", *_second_half(request, tokenizer)]
-    return "\n".join(parts) + "\n"
+                lines += ["", *_second_half(task, request, tokenizer)]
+    return "\n".join(lines) + "\n"
 
 
-def _second_half(request: Instance, tokenizer: Tokenizer) -> list[str]:
+def _first_half(context: str, tokenizer: Tokenizer) -> list[str]:
+    """The context between two rules, and the ids at its ends."""
+    ids = tokenizer.ids(context)
+    begins = ids.count(tokenizer.model.bos_id())
+    facts = f"characters: {len(context)}, tokens: {len(ids)}, of them BOS: {begins}"
+    return [
+        f"context ({facts}), ends in {json.dumps(context[-12:])}",
+        RULE,
+        context,
+        RULE,
+        f"first ids: {tokenizer.show(ids[:BEFORE])}",
+        f"last ids:  {tokenizer.show(ids[-BEFORE:])}",
+    ]
+
+
+def _second_half(task: ConfigurableTask, request: Instance, tokenizer: Tokenizer) -> list[str]:
+    """What is scored after the context, or how it is generated; and the ids at the border."""
     context, then = request.args
     if request.request_type == "generate_until":
+        target = task.doc_to_target(request.doc)
+        gold = target[0] if isinstance(target, list) else target
         settings = json.dumps(then, ensure_ascii=False)
-        return [f"generate, {request.repeats} sample(s): {settings}"]
-    before, after = tokenizer.split(context, then)
+        return [
+            f"generate, samples: {request.repeats}, {settings}",
+            "before the gold answer:",
+            _border(context, f"{task.config.target_delimiter}{gold}", tokenizer),
+        ]
     return [
-        f"continuation {request.idx}: {json.dumps(then, ensure_ascii=False)}, tokens: {len(after)}",
-        f"  … {tokenizer.show(before[-BEFORE:])} | {tokenizer.show(after[:AFTER])}"
-        + (" …" if len(after) > AFTER else ""),
+        f"continuation {request.idx}: {json.dumps(then, ensure_ascii=False)}",
+        _border(context, then, tokenizer),
     ]
+
+
+def _border(context: str, continuation: str, tokenizer: Tokenizer) -> str:
+    before, after = tokenizer.split(context, continuation)
+    dots = " …" if len(after) > AFTER else ""
+    return f"  … {tokenizer.show(before[-BEFORE:])} | {tokenizer.show(after[:AFTER])}{dots}"
 
 
 def main(folder: str) -> None:
