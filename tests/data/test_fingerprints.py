@@ -1,0 +1,95 @@
+"""Which test set is this? Names for the copies we know, an error for all others."""
+
+import copy
+
+import pytest
+
+from mistral_eval.data import dataset_from, fingerprint, identify, load_benchmark_data, make_source
+from mistral_eval.data.fingerprints import pins
+from mistral_eval.errors import DataError
+from mistral_eval.suite import BENCHMARKS, BY_ID
+from mistral_eval.task_file import data_spec, read_task
+
+NAMES = {
+    **dict.fromkeys(BY_ID, "hub"),
+    "hellaswag": "hellaswag-reconstructed",
+    "triviaqa": "triviaqa-dpr",
+    "mbpp": "mbpp-release",
+}
+
+
+@pytest.mark.parametrize("benchmark", BY_ID)
+def test_the_sample_is_recognised(benchmark):
+    spec = data_spec(benchmark)
+    splits = load_benchmark_data(spec, make_source("sample"))
+    assert "sample" == identify(spec, splits).name
+    assert 16 == len(splits[spec.splits[0]])
+
+
+@pytest.mark.parametrize("benchmark", BENCHMARKS, ids=lambda benchmark: benchmark.id)
+def test_the_shared_test_sets_are_recognised_with_their_names_and_sizes(shared, benchmark):
+    spec = data_spec(benchmark.id)
+    splits = load_benchmark_data(spec, make_source(str(shared / "data")))
+    found = identify(spec, splits)
+    assert (NAMES[benchmark.id], benchmark.n) == (found.name, len(splits[spec.splits[0]]))
+    assert found.is_hub or "never compared with the hub" in found.footnote
+
+
+@pytest.mark.parametrize("benchmark", BY_ID)
+def test_one_changed_value_is_an_error_that_names_both(benchmark):
+    """A question, a choice, a gold or a shot: whatever the prompt or the scorer reads counts."""
+    spec = data_spec(benchmark)
+    splits = load_benchmark_data(spec, make_source("sample"))
+    real = fingerprint(spec, splits)
+    for split in spec.splits:
+        for column in spec.columns:
+            tampered = {name: copy.deepcopy(list(rows)) for name, rows in splits.items()}
+            name, _, below = column.partition(".")
+            owner, key = (tampered[split][3], name)
+            if below:
+                owner, key = owner[name], below
+            value = owner[key]
+            owner[key] = value + 1 if isinstance(value, int) else value + type(value)("!")
+            found = fingerprint(spec, tampered)
+            assert real != found, (split, column)
+            with pytest.raises(DataError) as raised:
+                identify(spec, tampered)
+            assert found[:12] in str(raised.value)
+            assert all(pin.sha256[:12] in str(raised.value) for pin in pins(benchmark))
+            allowed = identify(spec, tampered, unpinned=True)
+            assert ("unpinned", found) == (allowed.name, allowed.sha256)
+            assert found[:12] in allowed.footnote
+
+
+def test_order_and_count_of_rows_matter():
+    spec = data_spec("gsm8k")
+    rows = list(load_benchmark_data(spec, make_source("sample"))["test"])
+    hashes = {
+        fingerprint(spec, {"test": some}) for some in (rows, rows[::-1], rows[:-1], rows + rows[:1])
+    }
+    assert 4 == len(hashes)
+
+
+def test_every_benchmark_has_pins_with_names_and_footnotes():
+    for benchmark in BY_ID:
+        known = pins(benchmark)
+        assert "sample" in [pin.name for pin in known]
+        assert len(known) == len({pin.sha256 for pin in known})
+        assert all(len(pin.sha256) == 64 and pin.footnote.endswith(".") for pin in known)
+
+
+def test_a_benchmark_without_a_hub_pin_says_so_when_it_refuses():
+    spec = data_spec("hellaswag")
+    rows = list(load_benchmark_data(spec, make_source("sample"))["validation"])[:-1]
+    with pytest.raises(DataError, match=r"hub's own rows were not at hand.*--data-unpinned"):
+        identify(spec, {"validation": rows})
+
+
+def test_lm_eval_s_call_is_told_what_it_loaded():
+    """`dataset_from` takes metadata and dataset_kwargs together, as lm-eval passes them."""
+    task = read_task("nq")
+    seen = []
+    load = dataset_from(make_source("sample"), noticed=lambda *found: seen.append(found))
+    splits = load(**task["metadata"], config_source="x", **task["dataset_kwargs"])
+    assert ["validation"] == list(splits)
+    assert [("nq", "sample")] == [(name, identity.name) for name, identity in seen]

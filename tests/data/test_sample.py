@@ -1,0 +1,60 @@
+"""The bundled sample: real questions, chosen the same way on every machine."""
+
+from collections import Counter
+
+import pytest
+
+from mistral_eval.data import load_benchmark_data, make_sample, make_source
+from mistral_eval.data.sources import SAMPLE
+from mistral_eval.suite import BY_ID
+from mistral_eval.task_file import data_spec
+
+
+def test_mmlu_s_sample_has_eight_subjects_two_questions_each_and_their_shots():
+    splits = load_benchmark_data(data_spec("mmlu"), make_source("sample"))
+    asked = Counter(row["subject"] for row in splits["test"])
+    assert [2] * 8 == list(asked.values())
+    assert dict.fromkeys(asked, 5) == Counter(row["subject"] for row in splits["dev"])
+
+
+def test_hellaswag_s_sample_shows_wikihow_s_markup():
+    """The cleaning of texts is exercised by what ships."""
+    rows = load_benchmark_data(data_spec("hellaswag"), make_source("sample"))["validation"]
+    assert any("[header]" in row["ctx_a"] for row in rows)
+    assert any(
+        "[step]" in ending or "[title]" in ending for row in rows for ending in row["endings"]
+    )
+
+
+def test_the_sample_is_small():
+    files = [file for file in SAMPLE.rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in files) < 200_000
+
+
+@pytest.mark.parametrize("benchmark", [name for name in BY_ID if name != "hellaswag"])
+def test_the_sample_s_rows_are_rows_of_the_test_set(shared, benchmark):
+    spec = data_spec(benchmark)
+    sample = load_benchmark_data(spec, make_source("sample"))
+    whole = load_benchmark_data(spec, make_source(str(shared / "data")))
+    for split in spec.splits:
+        everything = list(whole[split])
+        assert all(row in everything for row in sample[split])
+
+
+def test_the_program_makes_the_sample_again(shared, tmp_path, monkeypatch):
+    monkeypatch.setattr(make_sample, "SAMPLE", tmp_path)
+    make_sample.main(str(shared / "data"))
+    made = {file.relative_to(tmp_path): file.read_bytes() for file in tmp_path.rglob("*.jsonl")}
+    ours = {file.relative_to(SAMPLE): file.read_bytes() for file in SAMPLE.rglob("*.jsonl")}
+    assert ours == made
+
+
+def test_places_are_spread_evenly():
+    assert [0, 1, 2] == make_sample.spread(3, 3)
+    assert [1, 4, 7] == make_sample.spread(3, 9)
+
+
+def test_every_sample_file_is_named_in_the_licence_file():
+    licences = (SAMPLE.parent / "LICENSE-DATA").read_text(encoding="utf-8")
+    for folder in SAMPLE.iterdir():
+        assert f"sample/{folder.name}" in licences
