@@ -44,7 +44,7 @@ ALIASES: Final = MappingProxyType(
 )
 """Short names of groups; `all` and `none` are understood too."""
 
-_CELL_KEYS: Final = frozenset({"shots", "metric", "n", "n_basis", "comparable", "note"})
+_CELL_KEYS: Final = frozenset({"shots", "metric", "n", "n_basis", "comparable", "note", "remark"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +84,13 @@ class PublishedCell:
         text: The number as printed, in percent, with its trailing zeros.
         protocol: How it was measured.
         comparable: Whether the stated protocol is that of our column.
+        remark: What is true of this number alone, e.g. "copied from the Mixtral paper".
     """
 
     text: str
     protocol: Protocol
     comparable: bool
+    remark: str = ""
 
     @property
     def value(self) -> float:
@@ -248,9 +250,7 @@ def _cell(cells: Fields, name: str, protocol: Fields) -> PublishedCell:
     if not 0 <= percent <= 100:
         value.fail("value", "a percentage from 0 to 100", percent)
     override = {key: item for key, item in own.items() if key != "value"}
-    common = protocol.fields(name).data
-    notes = [str(part["note"]) for part in (common, override) if part.get("note")]
-    merged = Fields(cells.file, f"protocol.{name}", common | override)
+    merged = Fields(cells.file, f"protocol.{name}", protocol.fields(name).data | override)
     for unknown in merged.data.keys() - _CELL_KEYS:
         merged.fail(unknown, f"one of {', '.join(sorted(_CELL_KEYS))}", unknown)
     cell = PublishedCell(
@@ -260,9 +260,10 @@ def _cell(cells: Fields, name: str, protocol: Fields) -> PublishedCell:
             merged.text("metric"),
             merged.count("n"),
             merged.text("n_basis", ""),
-            "; ".join(notes),
+            merged.text("note", ""),
         ),
         merged.flag("comparable"),
+        merged.text("remark", ""),
     )
     if cell.comparable and not cell.fits_column(name):
         merged.fail("comparable", "false, as the shots are not the column's", cell.protocol.shots)

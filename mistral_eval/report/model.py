@@ -9,6 +9,7 @@ from mistral_eval.suite import BENCHMARKS, Benchmark
 
 NOT_A_MODEL: Final[Mapping[str, str]] = {
     "oracle": "the oracle answers with the gold: a check of the scorers, not a model",
+    "oracle-wrong": "the oracle answers wrongly on purpose: a check of the scorers, not a model",
     "random": "the random engine guesses: a check of the scorers, not a model",
 }
 
