@@ -1,0 +1,117 @@
+"""Scoring on the prefix tree: every shared token's keys and values are computed exactly once."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mistral_eval.engine.head import Asked, Tally, token_logprobs
+from mistral_eval.engine.pack import Group, Pack, cut_packs
+from mistral_eval.engine.requests import ScoreReply, ScoreRequest
+from mistral_eval.engine.tree import TokenTree, build_tree
+from mistral_eval.model.attention import attention
+from mistral_eval.model.transformer import Transformer
+from mistral_eval.model.window import additive_mask
+
+
+class Stack:
+    """Keys and values of the path from the root to the walk's place, by depth, for every layer."""
+
+    def __init__(self, model: Transformer, height: int) -> None:
+        """Room for `height` slots; a group's own tokens need some beyond the tree's height."""
+        config = model.config
+        shape = (config.n_layers, config.n_kv_heads, height, config.head_dim)
+        self.keys = torch.empty(shape, dtype=model.dtype, device=model.device)
+        self.values = torch.empty_like(self.keys)
+        self.windows = config.sliding_window
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory of both buffers, in bytes."""
+        return self.keys.nbytes + self.values.nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """What one group's queries see in layers of one window: slots from `low`, and the mask."""
+
+    low: int
+    mask: Tensor
+
+
+class PackAttend:
+    """Attention of one pack: group by group, over the stack, which it carries forward."""
+
+    def __init__(self, stack: Stack, groups: Sequence[Group]) -> None:
+        self._stack = stack
+        self._groups = groups
+        self._views = {w: [self._view(group, w) for group in groups] for w in set(stack.windows)}
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Write a group's keys behind its ancestors', attend, keep the next group's ancestors."""
+        keys, values = self._stack.keys[layer], self._stack.values[layer]  # (Hkv, slots, D)
+        out = torch.empty_like(q)
+        for group, view in zip(self._groups, self._views[self._stack.windows[layer]], strict=True):
+            rows = slice(group.start, group.end)
+            top = group.base + group.end - group.start
+            keys[:, group.base : top] = k[rows].transpose(0, 1)
+            values[:, group.base : top] = v[rows].transpose(0, 1)
+            seen = slice(view.low, top)
+            out[rows] = attention(q[rows], keys[:, seen], values[:, seen], view.mask)
+            if len(group.keep_slots):
+                kept = slice(group.keep_from, group.keep_from + len(group.keep_slots))
+                keys[:, kept] = keys[:, group.keep_slots]
+                values[:, kept] = values[:, group.keep_slots]
+        return out
+
+    def _view(self, group: Group, window: int | None) -> _View:
+        """The mask: ancestors (or the token itself) no further back than the window."""
+        seen, low = group.related, 0
+        if window is not None:
+            depths = group.key_depths[group.base :, None]
+            low = max(0, int(depths.min()) - window + 1)
+            seen = seen & (group.key_depths > depths - window)
+        mask = torch.from_numpy(np.ascontiguousarray(seen[:, low:]))
+        return _View(low, additive_mask(mask.to(self._stack.keys.device), self._stack.keys.dtype))
+
+
+def score_tree(
+    model: Transformer, requests: Sequence[ScoreRequest], batch_tokens: int, group_tokens: int
+) -> Iterator[tuple[int, ScoreReply]]:
+    """Score requests, computing each distinct prefix once.
+
+    Args:
+        model: the transformer.
+        requests: checked; the packs depend on the set of them, not on their order.
+        batch_tokens: tokens of one forward pass.
+        group_tokens: tokens of one attention call at most.
+    """
+    tree = build_tree(requests)
+    stack = Stack(model, tree.height + group_tokens)
+    tally = Tally(requests)
+    for pack in cut_packs(tree, batch_tokens, group_tokens):
+        run = slice(pack.first, pack.last)
+        hidden = model.hidden(
+            torch.from_numpy(tree.tokens[run]).to(model.device),
+            torch.from_numpy(tree.depths[run]).to(model.device),
+            PackAttend(stack, pack.groups),
+        )
+        for item, logprob, is_greedy in token_logprobs(model, hidden, _asked(tree, pack)):
+            if reply := tally.add(item.request, logprob, is_greedy=is_greedy):
+                yield item.request, reply
+
+
+def _asked(tree: TokenTree, pack: Pack) -> list[Asked]:
+    """What is asked of the pack's tokens."""
+    low, high = np.searchsorted(tree.asked_node, [pack.first, pack.last])
+    return [
+        Asked(node - pack.first, token, request)
+        for node, token, request in zip(
+            tree.asked_node[low:high].tolist(),
+            tree.asked_token[low:high].tolist(),
+            tree.asked_request[low:high].tolist(),
+            strict=True,
+        )
+    ]
