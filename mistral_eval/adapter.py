@@ -51,7 +51,7 @@ class MistralLM(LM):
         cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
     ) -> Self:
         """Build the native engine from lm-eval's model arguments (see `open_native`)."""
-        from mistral_eval.backends.native import open_native
+        from mistral_eval.backends.open_native import open_native
 
         arguments = {k: v for k, v in {**arg_dict, **(additional_config or {})}.items() if v}
         ignored = ("batch_size", "max_batch_size")  # the token budget takes their place

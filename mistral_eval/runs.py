@@ -22,7 +22,7 @@ def load_scores(folder: Path) -> RunScores:
     run = read_run(folder)
     if run.get("status") != "finished":
         raise OutputError(
-            f"The run in {folder} has not finished. Repeat its command: it goes on where it stopped."
+            f"The run in {folder} has not finished. Its command goes on where it stopped."
         )
     return scores_of(run, folder)
 

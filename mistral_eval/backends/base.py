@@ -57,8 +57,12 @@ class Backend(Protocol):
     """Answers prepared requests. Each index of the input comes back exactly once, in any order."""
 
     name: str
-    fingerprint: str
     counts: Counts
+
+    @property
+    def fingerprint(self) -> str:
+        """What a reply depends on apart from the request: part of its key in the journal."""
+        ...
 
     def prepare(self, kind: Kind, ask: Ask) -> Prepared:
         """Say what identifies this request, and what the engine needs to answer it."""

@@ -5,7 +5,7 @@ context's length, trailing spaces of the context moved to the continuation. A ge
 together with its prompt and then cut, or SentencePiece's leading space would be lost.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from mistral_eval.backends.base import Ask, Counts, Kind, Prepared, ReplyRecord
+from mistral_eval.backends.stops import Stops, until_of
 from mistral_eval.engine.requests import (
     Engine,
     GenerateRequest,
@@ -21,43 +22,11 @@ from mistral_eval.engine.requests import (
     truncate_left,
 )
 from mistral_eval.errors import EngineError
-from mistral_eval.model.text import StreamText, continuation_text
+from mistral_eval.model.stream import continuation_text
 from mistral_eval.model.tokenizer import Tokenizer
 
 VERSION = 1  # part of the journal's key: raise it when the engine's numbers change
 DEFAULT_MAX_TOKENS = 256  # lm-eval's, for stock tasks that name none
-
-
-@dataclass(frozen=True, slots=True)
-class Stops:
-    """Where a reply ends, and whether it has."""
-
-    until: tuple[str, ...]
-
-    def cut(self, text: str) -> str:
-        """The text before its first stop."""
-        ends = [place for stop in self.until if (place := text.find(stop)) >= 0]
-        return text[: min(ends)] if ends else text
-
-    def watch(self, tokenizer: Tokenizer, prompt: Sequence[int]) -> Callable[[Sequence[int]], bool]:
-        """A function that is shown the growing ids and says when a stop has been written."""
-        stream: StreamText | None = None
-        longest = max(len(stop) for stop in self.until)
-        seen = 0
-        searched = 0
-
-        def is_done(ids: Sequence[int]) -> bool:
-            nonlocal seen, searched, stream
-            stream = stream or StreamText(tokenizer, prompt)  # not before its turn has come
-            for new in ids[seen:]:
-                stream.push(new)
-            seen = len(ids)
-            text = stream.text
-            found = any(stop in text[searched:] for stop in self.until)
-            searched = max(0, len(text) - longest)
-            return found
-
-        return is_done
 
 
 @dataclass
@@ -70,6 +39,8 @@ class NativeBackend:
         context_len: tokens the model can see; longer requests lose their left end, counted.
         model_fingerprint: identity of weights, tokenizer and dtype.
         seed: names the draws of sampled replies.
+        notes: sentences about the checkpoint, for the table.
+        info: what lm-eval's results say of a model: its parameters, dtype and context length.
     """
 
     engine: Engine
@@ -78,6 +49,8 @@ class NativeBackend:
     model_fingerprint: str
     seed: int = 0
     name: str = "native"
+    notes: tuple[str, ...] = ()
+    info: Mapping[str, Any] = field(default_factory=dict)
     counts: Counts = field(default_factory=Counts)
     _last: tuple[str | None, tuple[int, ...]] = field(default=(None, ()), repr=False)
     _integers: list[int] = field(default_factory=list, repr=False)
@@ -175,7 +148,7 @@ class NativeBackend:
         settings = normalize_gen_kwargs(dict(gen_kwargs), DEFAULT_MAX_TOKENS)
         max_tokens = int(settings["max_gen_toks"])
         sampling = _sampling(settings)
-        stops = Stops(tuple(stop for stop in _as_list(settings.get("until")) if stop))
+        stops = Stops(until_of(settings))
         ids = self._encode_context(prompt)
         room = self.context_len - max_tokens
         if room < 1:
@@ -203,11 +176,14 @@ class NativeBackend:
             stops: Stops = prepared[index].request[1]
             text = continuation_text(self.tokenizer, requests[index].prompt, reply.ids)
             self.counts.generated_tokens += len(reply.ids)
-            yield index, {
-                "text": stops.cut(text),
-                "ids": list(reply.ids),
-                "finish": reply.finish,
-            }
+            yield (
+                index,
+                {
+                    "text": stops.cut(text),
+                    "ids": list(reply.ids),
+                    "finish": reply.finish,
+                },
+            )
 
 
 def _sampling(settings: Mapping[str, Any]) -> Sampling:
@@ -229,64 +205,4 @@ def _sampling(settings: Mapping[str, Any]) -> Sampling:
         temperature=float(settings.get("temperature", 1.0)),
         top_p=float(settings.get("top_p", 1.0)),
         top_k=int(settings.get("top_k", 0)),
-    )
-
-
-def _as_list(until: str | Sequence[str] | None) -> list[str]:
-    if until is None:
-        return []
-    return [until] if isinstance(until, str) else list(until)
-
-
-def open_native(  # noqa: PLR0913 - lm-eval's model arguments, by name
-    pretrained: str,
-    *,
-    revision: str | None = None,
-    dtype: str = "auto",
-    device: str = "auto",
-    batch_tokens: int | None = None,
-    seed: int = 0,
-    **model_args: str,
-) -> NativeBackend:
-    """Load a checkpoint and its tokenizer into the native engine.
-
-    Args:
-        pretrained: a hub id, a folder, or `tiny`.
-        revision: branch, tag or commit of a hub id.
-        dtype: `auto` (as stored), float32, bfloat16 or float16.
-        device: `auto` (cuda where there is one), or torch's name for it.
-        batch_tokens: tokens computed at once; None chooses by device.
-        seed: names the draws of sampled replies.
-        model_args: what the checkpoint's files leave open, e.g. rope_theta.
-
-    Raises:
-        CheckpointError, TokenizerError, HubError, ResourceError: it cannot be loaded.
-    """
-    where = choose_device(device)
-    if pretrained == TINY:
-        if model_args:
-            raise UsageError("--model tiny takes no --model-args: nothing about it is open.")
-        checkpoint = make_tiny()
-        checkpoint = cast_checkpoint(checkpoint, dtype, where)
-        file = tiny_tokenizer_file()
-    else:
-        folder = resolve_model(pretrained, revision=revision)
-        checkpoint = load_checkpoint(folder, dtype=dtype, device=where, overrides=model_args)
-        file = folder
-    tokenizer = load_tokenizer(file, expected_vocab=checkpoint.config.vocab_size)
-    weight = checkpoint.weights["tok_embeddings.weight"]
-    engine = NativeEngine(
-        checkpoint.config,
-        checkpoint.weights,
-        n_words=tokenizer.n_words,
-        eos_id=tokenizer.eos_id,
-        batch_tokens=batch_tokens,
-    )
-    return NativeBackend(
-        engine,
-        tokenizer,
-        checkpoint.config.context_len,
-        f"{checkpoint.fingerprint} {tokenizer.fingerprint} {weight.dtype}",
-        seed,
-        notes=checkpoint.notes,
     )

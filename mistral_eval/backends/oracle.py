@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from lm_eval.api.instance import Instance
 
 from mistral_eval.backends.base import Ask, Counts, Kind, Prepared, ReplyRecord
+from mistral_eval.backends.stops import Stops, until_of
 from mistral_eval.errors import EngineError
 
 Likely = Callable[[Instance], bool]
@@ -54,7 +55,8 @@ class OracleBackend:
                 right = self.likely(item.request)
                 yield index, {"logprob": -1.0 if right else -1e6, "is_greedy": right}
             else:
-                yield index, {"text": self.says(item.request), "finish": "eos"}
+                stops = Stops(until_of(item.request.args[1]))
+                yield index, {"text": stops.cut(self.says(item.request)), "finish": "stop"}
 
 
 def _asked(instance: Instance) -> list[object]:

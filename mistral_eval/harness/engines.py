@@ -1,9 +1,7 @@
 """Which engine answers: opened from the settings, checked before anything is asked."""
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from lm_eval.api.instance import Instance
@@ -51,3 +49,50 @@ def open_backend(settings: RunSettings, loaded: Sequence[LoadedBenchmark], talk:
             raise
         talk.say(f"{error} Going on with lm-eval's hf model.")
         return _open_hf(settings, talk)
+
+
+def _oracle(loaded: Sequence[LoadedBenchmark], *, right: bool) -> OracleBackend:
+    """An oracle over these benchmarks; the wrong one picks the choice after the right one."""
+    tasks = {benchmark.benchmark.id: benchmark.task for benchmark in loaded}
+
+    def likely(instance: Instance) -> bool:
+        task = tasks[instance.task_name]
+        choices = len(task.doc_to_choice(instance.doc))
+        shift = 0 if right else 1
+        return bool(instance.idx == (gold_choice(task, instance) + shift) % choices)
+
+    def says(instance: Instance) -> str:
+        return oracle_reply(instance.task_name, instance.doc, right)
+
+    return OracleBackend(likely, says, "oracle" if right else "oracle-wrong")
+
+
+def _open_native(settings: RunSettings, talk: Talk) -> Opened:
+    from mistral_eval.backends.open_native import open_native
+
+    talk.say(f"Loading {settings.model} into the native engine.")
+    backend = open_native(
+        settings.model,
+        revision=settings.revision,
+        dtype=settings.dtype,
+        device=settings.device,
+        batch_tokens=settings.batch_tokens,
+        seed=settings.seed,
+        **settings.model_args,
+    )
+    return Opened(backend, backend.info, backend.notes)
+
+
+def _open_hf(settings: RunSettings, talk: Talk) -> Opened:
+    from mistral_eval.backends.open_hf import open_hf
+
+    talk.say(f"Loading {settings.model} into lm-eval's hf model.")
+    backend = open_hf(
+        settings.model,
+        revision=settings.revision,
+        dtype=settings.dtype,
+        device=settings.device,
+        seed=settings.seed,
+        model_args=settings.model_args,
+    )
+    return Opened(backend, backend.lm.get_model_info())

@@ -102,7 +102,8 @@ def _run(folder: Path, finished: Finished, results_name: str, now: datetime) -> 
         "scores": {j.loaded.benchmark.id: asdict(j.cell) for j in finished.judged},
         "strata": {j.loaded.benchmark.id: dict(j.strata) for j in finished.judged if j.strata},
         "stock": {
-            name: dict(metrics) for name, metrics in (finished.stock or {}).get("results", {}).items()
+            name: dict(metrics)
+            for name, metrics in (finished.stock or {}).get("results", {}).items()
         },
         "results_file": results_name,
     }
@@ -116,7 +117,7 @@ def _results(
     parts = {j.loaded.benchmark.id: j for j in finished.judged}
     tasks = {name: judged.loaded.task for name, judged in parts.items()}
     name = settings.model if finished.opened.info else finished.opened.backend.name
-    ours = {
+    ours: dict[str, dict[str, Any]] = {
         "results": {key: _task_results(judged) for key, judged in parts.items()},
         "group_subtasks": {key: [] for key in parts},
         "configs": {key: _config(task.dump_config()) for key, task in tasks.items()},

@@ -52,9 +52,7 @@ def run_suite(settings: RunSettings, talk: Talk) -> Path:
         if len(journal):
             talk.say(f"Going on with {len(journal)} replies of {folder}.")
         with clock.phase("build"):
-            asking = Asking(
-                source, settings.limit, settings.num_fewshot, settings.data_unpinned
-            )
+            asking = Asking(source, settings.limit, settings.num_fewshot, settings.data_unpinned)
             ours = [name for name in settings.tasks if not name.startswith(STOCK_PREFIX)]
             loaded = []
             for benchmark in load_benchmarks(ours, asking):

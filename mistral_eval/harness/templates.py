@@ -14,7 +14,8 @@ from jinja2 import Template
 
 @lru_cache(maxsize=1024)
 def _compiled(template: str) -> Template:
-    return lm_eval.utils.env.from_string(template)
+    compiled: Template = lm_eval.utils.env.from_string(template)
+    return compiled
 
 
 def apply_template(template: str, doc: dict[str, Any]) -> str:
