@@ -50,7 +50,8 @@ def load_checkpoint(
 
     Args:
         path: the folder. Where it holds both formats, Hugging Face's is read.
-        dtype: what to run in; 'auto' is as stored (but see `weights.choose_dtype`).
+        dtype: what to run in, a torch.dtype or its name; 'auto' is as stored (but see
+            `weights.choose_dtype`).
         device: where the weights go.
         overrides: `--model-args`, text by field name.
 

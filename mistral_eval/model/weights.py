@@ -3,11 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import torch
 
-from mistral_eval.errors import CheckpointError
+from mistral_eval.errors import CheckpointError, UsageError
 from mistral_eval.model.config import ModelConfig
 from mistral_eval.model.fingerprint import tensor_digest
 from mistral_eval.model.layout import (
@@ -20,7 +19,8 @@ from mistral_eval.model.layout import (
 from mistral_eval.model.memory import require_memory
 from mistral_eval.model.stored import StoredTensor
 
-Dtype = torch.dtype | Literal["auto"]
+Dtype = torch.dtype | str
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +98,20 @@ def choose_dtype(
 
     'auto' is the dtype the embeddings are stored in; but float16 becomes float32 on the CPU, which
     has no arithmetic of its own for it, and float64 becomes float32 everywhere.
+
+    Raises:
+        UsageError: a name that is no dtype the engine runs in.
     """
-    stored = source.tensors[source.name("tok_embeddings.weight")].dtype
-    chosen = dtype
-    if chosen == "auto":
+    if isinstance(dtype, torch.dtype):
+        chosen = dtype
+    elif dtype == "auto":
+        stored = source.tensors[source.name("tok_embeddings.weight")].dtype
         widen = stored == torch.float64 or (stored == torch.float16 and device.type == "cpu")
         chosen = torch.float32 if widen else stored
+    elif dtype in DTYPES:
+        chosen = DTYPES[dtype]
+    else:
+        raise UsageError(f"--dtype should be auto, {', '.join(DTYPES)} and is {dtype}.")
     kinds = sorted({str(tensor.dtype) for tensor in source.tensors.values()})
     if kinds == [str(chosen)]:
         return chosen, ()
