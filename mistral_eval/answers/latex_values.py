@@ -1,0 +1,267 @@
+"""Turns a tree into a sympy expression of bounded size, and asks whether two are the same number.
+
+Only sympy's constructors are called, on nodes of our own tree: no model text is ever evaluated.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from mistral_eval.answers.latex_tree import Node
+
+MAX_BITS = 200_000  # of an exact power
+MAX_SYMBOLIC_POWER = 5_000
+MAX_FACTORIAL = 3_000
+MAX_DIGITS = 4_000  # Python refuses to read longer integers
+ZERO_BITS = 1_400  # a difference that vanishes to 420 digits is zero
+SURE_BITS = 8
+
+Value = Any  # a sympy expression; sympy has no types
+
+
+class TooLargeError(ArithmeticError):
+    """The value is too large to be computed, or is not a number at all."""
+
+
+def value(node: Node, *, turned: bool = False) -> Value:
+    """Build the sympy expression of a scalar node.
+
+    Args:
+        node: A node without shapes (lists, intervals, relations, matrices).
+        turned: Whether the node is an angle inside a function, where a degree is pi/180; elsewhere
+            a degree sign is a unit and is dropped.
+
+    Raises:
+        TooLargeError: A power, factorial or literal is too large, or the node is a shape.
+    """
+    if node.op in {"number", "repeat"}:
+        return _literal(node.text)
+    if node.op == "name":
+        return _named(node.text)
+    build = _BUILDERS.get(node.op)
+    if build is None:
+        raise TooLargeError(f"{node.op} is not a number")
+    if node.op == "call":  # an unknown function of an argument is an unknown of its own
+        return build(node.text, value(node.nodes[0]))
+    inside = turned or node.op == "function"
+    arguments = [value(child, turned=inside) for child in node.nodes]
+    if node.op == "function":
+        return build(node.text, *arguments)
+    return _degrees(*arguments) if node.op == "deg" and turned else build(*arguments)
+
+
+def is_zero(expression: Value) -> bool | None:
+    """Whether a constant expression is zero to 420 digits; None where it is not a finite number."""
+    import sympy
+    from sympy.core.evalf import complex_accuracy, evalf
+
+    if expression.is_Rational:
+        return bool(expression == 0)
+    if expression.has(sympy.nan, sympy.zoo, sympy.oo):
+        return None
+    try:
+        result = evalf(expression, 64, {"maxprec": ZERO_BITS})
+    except NotImplementedError:
+        return None
+    if result is sympy.zoo:
+        return None
+    return not (result[0] or result[1]) or complex_accuracy(result) < SURE_BITS
+
+
+def is_real(expression: Value) -> bool:
+    """Whether a constant expression is a real number."""
+    import sympy
+
+    return is_zero(sympy.im(expression)) is True
+
+
+def points(*expressions: Value) -> list[dict[Value, Value]]:
+    """Return substitutions for all unknowns of the expressions: fixed rationals of both signs."""
+    import sympy
+
+    unknowns = sorted(set().union(*(e.free_symbols for e in expressions)), key=str)
+    return [
+        {
+            unknown: sympy.Rational(sign * (top + 2 * place * (place + 1)), bottom + place)
+            * (-1 if mixed and place % 2 else 1)
+            for place, unknown in enumerate(unknowns)
+        }
+        for sign, mixed, top, bottom in (
+            (1, 0, 7, 3), (1, 0, 2, 5), (1, 0, 17, 2), (-1, 0, 5, 3), (1, 1, 11, 7), (-1, 1, 3, 8),
+        )
+    ]  # fmt: skip
+
+
+def same_value(a: Value, b: Value) -> bool:
+    r"""Whether two expressions are equal: as built, or at every point where both are real.
+
+    Constants are compared to 420 digits; formulas at six fixed rational points, of which at least
+    two must be defined. Points where one of them is not real are kept for formulas with i alone:
+    `\sqrt{x^3}` is `x\sqrt{x}` for everybody who asks.
+    """
+    import sympy
+
+    if a == b:
+        return True
+    if a.has(sympy.oo, sympy.zoo, sympy.nan) or b.has(sympy.oo, sympy.zoo, sympy.nan):
+        return False
+    if not (a.free_symbols or b.free_symbols):
+        return is_zero(a - b) is True
+    complex_too = a.has(sympy.I) or b.has(sympy.I)
+    agreed = 0
+    for point in points(a, b):
+        left, right = a.xreplace(point), b.xreplace(point)
+        if not (complex_too or (is_real(left) and is_real(right))):
+            continue
+        zero = is_zero(left - right)
+        if zero is False:
+            return False
+        agreed += zero is True
+    return agreed > 1
+
+
+def _literal(text: str) -> Value:
+    import sympy
+
+    if len(text) > MAX_DIGITS:
+        raise TooLargeError("a number with too many digits")
+    head, _, repeated = text.partition("\\")
+    whole, _, decimals = head.partition(".")
+    numerator, scale = sympy.Integer(int(whole + decimals or "0")), 10 ** len(decimals)
+    if not repeated:
+        return numerator / scale
+    period = repeated[repeated.index("{") + 1 : -1]
+    return (numerator + sympy.Rational(int(period), 10 ** len(period) - 1)) / scale
+
+
+def _named(text: str) -> Value:
+    import sympy
+
+    constants = {"pi": sympy.pi, "infty": sympy.oo, "e": sympy.E, "i": sympy.I}
+    return constants[text] if text in constants else sympy.Symbol(text)
+
+
+def _degrees(angle: Value) -> Value:
+    import sympy
+
+    return angle * sympy.pi / 180
+
+
+def _power(base: Value, exponent: Value) -> Value:
+    """Return base ** exponent, refusing what would not fit into memory."""
+    size = _magnitude(exponent)
+    if base.is_Rational:
+        bits = max(int(base.p).bit_length(), int(base.q).bit_length())
+        if base not in {0, 1, -1} and size * bits > MAX_BITS:
+            raise TooLargeError("a power with too many digits")
+    elif size > (MAX_BITS if not base.free_symbols else MAX_SYMBOLIC_POWER):
+        raise TooLargeError("too large an exponent")
+    return base**exponent
+
+
+def _magnitude(expression: Value) -> float:
+    """Return the size of a constant; 1 for a formula."""
+    if expression.free_symbols:
+        return 1.0
+    if expression.is_Rational:
+        return float(abs(expression)) if abs(expression) < MAX_BITS else math.inf
+    size = abs(expression.evalf(5))
+    return float(size) if size.is_Float and size < MAX_BITS else math.inf
+
+
+def _root(radicand: Value, degree: Value) -> Value:
+    if not (degree.is_Integer and 1 < degree < MAX_FACTORIAL):
+        raise TooLargeError("a root of a strange degree")
+    if radicand.is_Rational and radicand < 0 and degree % 2:
+        return -((-radicand) ** (1 / degree))  # the real root, as every textbook means it
+    return radicand ** (1 / degree)
+
+
+def _factorial(argument: Value) -> Value:
+    import sympy
+
+    if argument.is_number and not (argument.is_Integer and 0 <= argument <= MAX_FACTORIAL):
+        raise TooLargeError("a factorial that is too large, or not of a whole number")
+    return sympy.factorial(argument)
+
+
+def _binomial(top: Value, bottom: Value) -> Value:
+    import sympy
+
+    for argument in (top, bottom):
+        if argument.is_number and not (argument.is_Integer and 0 <= argument <= MAX_FACTORIAL):
+            raise TooLargeError("a binomial coefficient that is too large")
+    return sympy.binomial(top, bottom)
+
+
+def _function(name: str, argument: Value) -> Value:
+    import sympy
+
+    if name == "exp":
+        return _power(sympy.E, argument)
+    names = {"arcsin": "asin", "arccos": "acos", "arctan": "atan", "ln": "log"}
+    if name == "lg":
+        return sympy.log(argument, 10)
+    return getattr(sympy, names.get(name, name))(argument)
+
+
+def _log(argument: Value, base: Value) -> Value:
+    import sympy
+
+    return sympy.log(argument, base)
+
+
+def _call(name: str, argument: Value) -> Value:
+    import sympy
+
+    return sympy.Symbol(f"{name}({argument})")
+
+
+def _quotient(top: Value, bottom: Value) -> Value:
+    if bottom.is_zero:
+        raise TooLargeError("a division by zero")
+    return top / bottom
+
+
+def _apply(name: str) -> Callable[[Value], Value]:
+    """Return a builder that applies the sympy function of this name."""
+
+    def build(argument: Value) -> Value:
+        import sympy
+
+        return getattr(sympy, name)(argument)
+
+    return build
+
+
+def _add(*terms: Value) -> Value:
+    import sympy
+
+    return sympy.Add(*terms)
+
+
+def _mul(*factors: Value) -> Value:
+    import sympy
+
+    return sympy.Mul(*factors)
+
+
+_BUILDERS: dict[str, Callable[..., Value]] = {
+    "add": _add,
+    "mul": _mul,
+    "neg": lambda x: -x,
+    "inv": lambda x: _quotient(1, x),
+    "div": _quotient,
+    "pow": _power,
+    "root": _root,
+    "factorial": _factorial,
+    "binom": _binomial,
+    "percent": lambda x: x / 100,
+    "deg": lambda x: x,
+    "abs": _apply("Abs"),
+    "floor": _apply("floor"),
+    "ceil": _apply("ceiling"),
+    "function": _function,
+    "log": _log,
+    "call": _call,
+}
