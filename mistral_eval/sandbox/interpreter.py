@@ -1,0 +1,132 @@
+"""The files the sandbox's Python needs: the interpreter, its standard library, shared libraries.
+
+Found by asking the interpreter itself: what it has mapped after importing the modules that bring
+libraries of their own. Site-packages are not among them.
+"""
+
+import json
+import os
+import struct
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from mistral_eval.errors import SandboxError
+
+_SURVEY = """
+import json, sys
+for name in ("_bz2", "_ctypes", "_decimal", "_hashlib", "_lzma", "_sqlite3", "_ssl", "_uuid",
+             "binascii", "math", "pyexpat", "zlib"):
+    try:
+        __import__(name)
+    except ImportError:
+        pass
+with open("/proc/self/maps") as maps:
+    mapped = {line.split(maxsplit=5)[5].strip() for line in maps if line.count("/")}
+print(json.dumps({"path": sys.path, "mapped": sorted(mapped)}))
+"""
+_PT_INTERP = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Interpreter:
+    """The Python that runs programs.
+
+    `files` maps each path inside the sandbox to the host's file or folder, `hidden` names the
+    folders in them that must not be seen, `library_path` the folders of shared libraries.
+    """
+
+    executable: str
+    files: dict[str, str]
+    hidden: tuple[str, ...]
+    library_path: str
+
+
+def find_interpreter() -> Interpreter:
+    """Finds this process's base interpreter (never a virtual environment's) and its files.
+
+    Raises:
+        SandboxError: The interpreter could not be asked.
+    """
+    executable = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
+    try:
+        answer = subprocess.run(  # noqa: S603  our own interpreter, our own text
+            [executable, "-I", "-S", "-B", "-c", _SURVEY],
+            capture_output=True,
+            check=True,
+            timeout=60,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise SandboxError(
+            f"the Python that runs generated programs, {executable}, did not start: {error}; "
+            "repair that installation or use another Python"
+        ) from error
+    survey = json.loads(answer.stdout)
+    files = {executable: executable}
+    for entry in survey["path"]:
+        if Path(entry).exists():
+            files[entry] = os.path.realpath(entry)
+    folders = [folder for folder in files if Path(folder).is_dir()]
+    for library in _libraries(survey["mapped"], folders):
+        files |= dict.fromkeys(_names_of(library), str(library))
+    files |= _loader(Path(executable))
+    hidden = tuple(
+        str(path)
+        for folder in folders
+        for name in ("site-packages", "dist-packages")
+        if (path := Path(folder, name)).is_dir()
+    )
+    directories = {str(Path(name).parent) for name, host in files.items() if Path(host).is_file()}
+    return Interpreter(executable, _outermost(files), hidden, ":".join(sorted(directories)))
+
+
+def _libraries(mapped: list[str], folders: list[str]) -> list[Path]:
+    """The shared libraries among the mapped files that are not in the standard library."""
+    found = []
+    for name in mapped:
+        path = Path(name)
+        if path.is_file() and not any(path.is_relative_to(folder) for folder in folders):
+            with path.open("rb") as file:
+                if file.read(4) == b"\x7fELF":
+                    found.append(path)
+    return found
+
+
+def _names_of(library: Path) -> list[str]:
+    """The paths under which a library may be asked for: its own and its symlinks' beside it."""
+    stem = library.name.split(".so")[0]
+    links = [
+        str(path)
+        for path in library.parent.glob(f"{stem}.so*")
+        if path.is_symlink() and path.resolve() == library
+    ]
+    return [str(library), *links]
+
+
+def _loader(executable: Path) -> dict[str, str]:
+    """The dynamic loader that the executable's ELF header asks for, and its real file."""
+    data = executable.read_bytes()
+    if data[:5] != b"\x7fELF\x02":
+        return {}
+    (table,) = struct.unpack_from("<Q", data, 32)
+    size, count = struct.unpack_from("<HH", data, 54)
+    for entry in range(table, table + size * count, size):
+        kind, _, offset, _, _, length = struct.unpack_from("<IIQQQQ", data, entry)
+        if kind == _PT_INTERP:
+            name = data[offset : offset + length].rstrip(b"\0").decode()
+            return {name: os.path.realpath(name)}
+    return {}
+
+
+def _outermost(files: dict[str, str]) -> dict[str, str]:
+    """`files` without those that another entry's folder already contains, sorted by path."""
+    kept: dict[str, str] = {}
+    for name in sorted(files):
+        inside = any(
+            Path(name).is_relative_to(folder) and Path(host).is_dir()
+            for folder, host in kept.items()
+        )
+        if not inside:
+            kept[name] = files[name]
+    return kept

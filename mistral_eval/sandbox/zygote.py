@@ -1,0 +1,143 @@
+"""The harness's end of one zygote: starts it, hands it jobs, learns how they ended."""
+
+import json
+import os
+import socket
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from typing import IO
+
+from mistral_eval.errors import SandboxError
+
+from .backends import start_command
+from .interpreter import Interpreter
+from .results import Limits
+
+_START_SECONDS = 60.0  # a generous limit for an interpreter's start on a busy machine
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """How zygotes are started in one run."""
+
+    kind: str
+    interpreter: Interpreter
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How a fork ended: its exit code (minus the signal's number) and its CPU seconds.
+
+    `exit_code` is None where the zygote itself died.
+    """
+
+    exit_code: int | None
+    cpu_seconds: float = 0.0
+
+
+class ZygoteProcess:
+    """One sandboxed zygote. Use `close` when done."""
+
+    def __init__(self, setup: Setup, role: str) -> None:
+        """Starts it; `wait_until_ready` must follow before the first job.
+
+        Args:
+            setup: The run's way of starting.
+            role: 'program' or 'judge'.
+        """
+        self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  closed with the rest
+        self._received = b""
+        self._jobs = 0
+        self.missing: tuple[str, ...] = ()
+        with theirs:
+            start = start_command(
+                setup.kind, role, theirs.fileno(), setup.interpreter, setup.limits
+            )
+            try:
+                self._process = subprocess.Popen(  # noqa: S603  our own command
+                    start.command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=self._errors,
+                    env=start.environment,
+                    cwd="/",
+                    pass_fds=[theirs.fileno()],
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise SandboxError(f"the sandbox did not start: {error}") from error
+
+    def wait_until_ready(self) -> None:
+        """Waits for the zygote's first word.
+
+        Raises:
+            SandboxError: It ended or stayed silent; the text holds what it wrote.
+        """
+        self.control.settimeout(_START_SECONDS)
+        try:
+            while b"\n" not in self._received:
+                data = self.control.recv(4096)
+                if not data:
+                    raise SandboxError(f"the sandbox did not start: {self._said()}")
+                self._received += data
+        except TimeoutError as error:
+            raise SandboxError(f"the sandbox did not start: {self._said()}") from error
+        line, self._received = self._received.split(b"\n", 1)
+        self.missing = tuple(json.loads(line)["missing"])
+        self.control.setblocking(False)
+
+    def start_job(self, descriptors: list[int]) -> None:
+        """Hands over a job's open files; this side's copies stay open."""
+        self._jobs += 1
+        socket.send_fds(self.control, [b"job%d\n" % self._jobs], descriptors)
+
+    def kill_job(self) -> None:
+        """Ends the present job, if it still runs."""
+        self.control.send(b"kill%d\n" % self._jobs)
+
+    def read_end(self) -> End | None:
+        """The present job's end, if it has come. Call when `control` is readable."""
+        try:
+            data = self.control.recv(4096)
+        except BlockingIOError:
+            return None
+        except OSError:
+            data = b""
+        if not data:
+            return End(None)
+        self._received += data
+        if b"\n" not in self._received:
+            return None
+        line, self._received = self._received.split(b"\n", 1)
+        report = json.loads(line)
+        return End(report["status"], report["cpu"])
+
+    def close(self) -> None:
+        """Ends the zygote and, with its process namespace, everything in it."""
+        self.control.close()
+        self._process.kill()
+        self._process.wait()
+        self._errors.close()
+
+    def _said(self) -> str:
+        self._process.kill()
+        self._process.wait()
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else "it said nothing"
+
+
+def sealed_file(data: bytes) -> int:
+    """An open file in memory that holds `data`, at its start; the caller closes it."""
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("job", os.MFD_CLOEXEC)
+    else:
+        with tempfile.TemporaryFile() as file:
+            descriptor = os.dup(file.fileno())
+    with os.fdopen(os.dup(descriptor), "wb") as file:
+        file.write(data)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor

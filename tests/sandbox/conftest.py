@@ -1,0 +1,63 @@
+"""What the sandbox's tests share: which isolation there is, and a short way to judge programs."""
+
+import os
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from mistral_eval.answers.programs import Program
+from mistral_eval.errors import SandboxError
+from mistral_eval.sandbox import Isolation, Limits, ProgramResult, probe, run_programs
+from mistral_eval.sandbox.interpreter import Interpreter, find_interpreter
+from mistral_eval.sandbox.isolation import try_kind
+
+Judge = Callable[..., list[ProgramResult]]
+
+
+@pytest.fixture(scope="session")
+def interpreter() -> Interpreter:
+    """The Python that runs programs."""
+    return find_interpreter()
+
+
+@pytest.fixture(scope="session", params=["bubblewrap", "namespaces"])
+def isolation(request, interpreter) -> Isolation:
+    """Each kind of isolation in turn; skips where this machine lacks it.
+
+    With MISTRAL_EVAL_REQUIRE_SANDBOX=1 a machine that lacks the kind fails instead.
+    """
+    try:
+        return Isolation(request.param, "", try_kind(request.param, interpreter))
+    except SandboxError as error:
+        if os.environ.get("MISTRAL_EVAL_REQUIRE_SANDBOX") == "1":
+            pytest.fail(f"{request.param} is required here: {error}")
+        pytest.skip(f"no {request.param} here: {error}")
+
+
+@pytest.fixture(scope="session")
+def best_isolation() -> Isolation:
+    """What `probe` finds; skips (or fails, as above) where that is nothing."""
+    found = probe()
+    if not found.available:
+        if os.environ.get("MISTRAL_EVAL_REQUIRE_SANDBOX") == "1":
+            pytest.fail(f"a sandbox is required here: {found.detail}")
+        pytest.skip(f"no sandbox here: {found.detail}")
+    return found
+
+
+@pytest.fixture(scope="session")
+def judge() -> Judge:
+    """Judges programs and gives their results in order."""
+
+    def run(
+        programs: Sequence[Program],
+        isolation: Isolation,
+        limits: Limits | None = None,
+        workers: int | None = None,
+    ) -> list[ProgramResult]:
+        results = run_programs(
+            programs, isolation=isolation, unsafe=False, limits=limits, workers=workers
+        )
+        return [result for _, result in sorted(results, key=lambda pair: pair[0])]
+
+    return run

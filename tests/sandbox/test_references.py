@@ -1,0 +1,44 @@
+"""The data sets' own solutions pass, and empty replies do not, on every kind of isolation."""
+
+import pandas as pd
+import pytest
+
+from mistral_eval.answers.programs import humaneval_program, mbpp_program
+from mistral_eval.sandbox import Status
+
+pytestmark = pytest.mark.sandbox
+
+
+def rows(shared, name):
+    return pd.read_parquet(shared / "data" / name / "test.parquet").to_dict("records")
+
+
+def passed(results):
+    return sum(result.status is Status.PASSED for result in results)
+
+
+def test_all_164_humaneval_references_pass(shared, isolation, judge):
+    problems = rows(shared, "humaneval/openai_humaneval")
+    programs = [humaneval_program(p, p["canonical_solution"]) for p in problems]
+
+    assert 164 == passed(judge(programs, isolation))
+
+
+def test_all_257_sanitized_mbpp_references_pass(shared, isolation, judge):
+    programs = [mbpp_program(row, row["code"]) for row in rows(shared, "mbpp/sanitized")]
+
+    assert 257 == passed(judge(programs, isolation))
+
+
+def test_all_500_mbpp_references_of_the_full_config_pass(shared, best_isolation, judge):
+    programs = [mbpp_program(row, row["code"]) for row in rows(shared, "mbpp/full")]
+
+    assert 500 == passed(judge(programs, best_isolation))
+
+
+def test_no_empty_reply_passes(shared, best_isolation, judge):
+    problems = rows(shared, "humaneval/openai_humaneval")
+    programs = [humaneval_program(problem, "") for problem in problems]
+    programs += [mbpp_program(row, "") for row in rows(shared, "mbpp/sanitized")]
+
+    assert 0 == passed(judge(programs, best_isolation))
