@@ -9,12 +9,14 @@ from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
 from mistral_eval.answers import choices as choice_answers
-from mistral_eval.answers import spans
+from mistral_eval.answers import programs, spans
 from mistral_eval.answers.verdict import QuestionVerdict
 from mistral_eval.errors import TaskError
 from mistral_eval.protocol import golds
 from mistral_eval.protocol.choices import CHOICES
+from mistral_eval.sandbox import Isolation, probe, run_programs
 from mistral_eval.suite import BY_ID
+from mistral_eval.task_file import read_task
 
 Doc: TypeAlias = Mapping[str, Any]
 Score: TypeAlias = tuple[float, bool]
@@ -30,7 +32,7 @@ class JudgeContext:
         workers: Processes to judge with; None takes one per core.
     """
 
-    isolation: Any = None
+    isolation: Isolation | None = None
     unsafe: bool = False
     workers: int | None = None
 
@@ -70,7 +72,18 @@ def judge(
             "Add one to mistral_eval/protocol/judge.py."
         )
     assert len(docs) == len(replies), (benchmark, len(docs), len(replies))
+    if benchmark not in CHOICES:
+        stops = read_task(benchmark)["generation_kwargs"]["until"]
+        replies = [[cut(str(text), stops) for text in samples] for samples in replies]
     return _JUDGES[benchmark](benchmark, docs, replies, context)
+
+
+def cut(text: str, stops: Sequence[str]) -> str:
+    """The reply before the first stop.
+
+    An engine has cut already; here it is made sure that one which does not is judged the same.
+    """
+    return text[: min((place for stop in stops if (place := text.find(stop)) >= 0), default=None)]
 
 
 def _choice(
@@ -106,6 +119,40 @@ def _span(
     return verdicts
 
 
+def _program(
+    benchmark: str, docs: Sequence[Doc], replies: Sequence[Sequence[str]], context: JudgeContext
+) -> list[QuestionVerdict]:
+    """pass@1: every sample's program runs in the sandbox, all of them at once."""
+    make = programs.humaneval_program if benchmark == "humaneval" else programs.mbpp_program
+    texts = [reply for samples in replies for reply in samples]
+    rows = [doc for doc, samples in zip(docs, replies, strict=True) for _ in samples]
+    results = dict(
+        run_programs(
+            [make(row, text) for row, text in zip(rows, texts, strict=True)],
+            isolation=context.isolation or probe(),
+            unsafe=context.unsafe,
+            workers=context.workers,
+        )
+    )
+    judged = iter(
+        programs.program_verdict(text, results[place].status, results[place].detail)
+        for place, text in enumerate(texts)
+    )
+    verdicts = []
+    for samples in replies:
+        mine = tuple(next(judged) for _ in samples)
+        passed = sum(verdict.is_correct for verdict in mine)
+        metrics = {"pass@1": programs.pass_at_k(len(mine), passed, 1)}
+        verdicts.append(QuestionVerdict(mine[0], mine, metrics))
+    return verdicts
+
+
 _JUDGES: Final[Mapping[str, Judge]] = MappingProxyType(
-    {**dict.fromkeys(CHOICES, _choice), "nq": _span, "triviaqa": _span}
+    {
+        **dict.fromkeys(CHOICES, _choice),
+        "nq": _span,
+        "triviaqa": _span,
+        "humaneval": _program,
+        "mbpp": _program,
+    }
 )

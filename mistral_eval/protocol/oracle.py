@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
+from mistral_eval.answers.latex import final_answer
 from mistral_eval.errors import TaskError
 from mistral_eval.protocol import golds
 
@@ -24,9 +25,7 @@ class _Says:
 
 def _math(doc: Doc) -> str:
     """The gold solution, ended as Minerva's examples end."""
-    from mistral_eval.answers.latex import gold_answer
-
-    answer = gold_answer(doc["solution"])
+    answer = final_answer(doc["solution"])
     ending = f"Final Answer: The final answer is ${answer}$. I hope it is correct."
     return f" {doc['solution']}\n{ending}"
 

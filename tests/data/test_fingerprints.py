@@ -22,8 +22,8 @@ NAMES = {
 def test_the_sample_is_recognised(benchmark):
     spec = data_spec(benchmark)
     splits = load_benchmark_data(spec, make_source("sample"))
-    assert "sample" == identify(spec, splits).name
-    assert 16 == len(splits[spec.splits[0]])
+    assert identify(spec, splits).name == "sample"
+    assert len(splits[spec.splits[0]]) == 16
 
 
 @pytest.mark.parametrize("benchmark", BENCHMARKS, ids=lambda benchmark: benchmark.id)
@@ -67,7 +67,7 @@ def test_order_and_count_of_rows_matter():
     hashes = {
         fingerprint(spec, {"test": some}) for some in (rows, rows[::-1], rows[:-1], rows + rows[:1])
     }
-    assert 4 == len(hashes)
+    assert len(hashes) == 4
 
 
 def test_every_benchmark_has_pins_with_names_and_footnotes():
@@ -91,5 +91,5 @@ def test_lm_eval_s_call_is_told_what_it_loaded():
     seen = []
     load = dataset_from(make_source("sample"), noticed=lambda *found: seen.append(found))
     splits = load(**task["metadata"], config_source="x", **task["dataset_kwargs"])
-    assert ["validation"] == list(splits)
-    assert [("nq", "sample")] == [(name, identity.name) for name, identity in seen]
+    assert list(splits) == ["validation"]
+    assert [(name, identity.name) for name, identity in seen] == [("nq", "sample")]

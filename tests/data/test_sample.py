@@ -13,7 +13,7 @@ from mistral_eval.task_file import data_spec
 def test_mmlu_s_sample_has_eight_subjects_two_questions_each_and_their_shots():
     splits = load_benchmark_data(data_spec("mmlu"), make_source("sample"))
     asked = Counter(row["subject"] for row in splits["test"])
-    assert [2] * 8 == list(asked.values())
+    assert list(asked.values()) == [2] * 8
     assert dict.fromkeys(asked, 5) == Counter(row["subject"] for row in splits["dev"])
 
 
@@ -50,8 +50,8 @@ def test_the_program_makes_the_sample_again(shared, tmp_path, monkeypatch):
 
 
 def test_places_are_spread_evenly():
-    assert [0, 1, 2] == make_sample.spread(3, 3)
-    assert [1, 4, 7] == make_sample.spread(3, 9)
+    assert make_sample.spread(3, 3) == [0, 1, 2]
+    assert make_sample.spread(3, 9) == [1, 4, 7]
 
 
 def test_every_sample_file_is_named_in_the_licence_file():

@@ -83,8 +83,8 @@ def test_nested_columns_are_reduced_to_the_fields_that_count(tmp_path):
     row = {"question": "Q?", "question_id": "1", "answer": {"aliases": ["a"], "value": "a"}}
     source = write(tmp_path, "trivia_qa/unfiltered.nocontext/validation.parquet", [row])
     rows = load_benchmark_data(data_spec("triviaqa"), source)["validation"]
-    assert [{"question": "Q?", "answer": {"aliases": ["a"]}}] == list(rows)
-    assert ["question", "answer"] == rows.column_names
+    assert list(rows) == [{"question": "Q?", "answer": {"aliases": ["a"]}}]
+    assert rows.column_names == ["question", "answer"]
 
 
 def test_a_missing_benchmark_is_named_with_the_files_that_were_looked_for(tmp_path):
@@ -161,8 +161,8 @@ def test_a_subject_without_its_five_shots_is_refused(tmp_path):
 def test_configurations_are_read_one_after_the_other():
     """MATH's seven files become one test set."""
     rows = load_benchmark_data(data_spec("math"), make_source("sample"))["test"]
-    assert 16 == len(rows)
-    assert ["Algebra"] * 4 + ["Counting & Probability"] == [row["type"] for row in rows[:5]]
+    assert len(rows) == 16
+    assert [row["type"] for row in rows[:5]] == ["Algebra"] * 4 + ["Counting & Probability"]
 
 
 def test_splits_find_each_other():
@@ -194,5 +194,5 @@ def test_the_hub_s_rows_are_read_through_datasets(monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset", give)
     rows = load_benchmark_data(data_spec("arc_easy"), make_source("hub"))["test"]
-    assert [ARC] == list(rows)
-    assert [("allenai/ai2_arc", "ARC-Easy", {"split": "test", "revision": "main"})] == asked
+    assert list(rows) == [ARC]
+    assert asked == [("allenai/ai2_arc", "ARC-Easy", {"split": "test", "revision": "main"})]
