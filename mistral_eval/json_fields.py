@@ -35,7 +35,8 @@ class Fields:
     def get(self, name: str) -> object:
         """Return a value that must be there."""
         if name not in self.data:
-            self.fail(name, "a value", "nothing")
+            where = f"{self.path}.{name}".lstrip(".")
+            raise BaselineError(f"{self.file}: {where}: expected a value, found no such field.")
         return self.data[name]
 
     def fields(self, name: str) -> "Fields":

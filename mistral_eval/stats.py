@@ -35,7 +35,9 @@ def wilson(correct: int, n: int, confidence: float = CONFIDENCE) -> Interval:
         raise ValueError(f"expected 0 <= correct <= n and n > 0, found {correct} of {n}")
     interval = stats.binomtest(correct, n).proportion_ci(confidence, method="wilson")
     return Interval(
-        100.0 * correct / n, max(0.0, 100.0 * interval.low), min(100.0, 100.0 * interval.high)
+        100.0 * correct / n,
+        max(0.0, 100.0 * float(interval.low)),
+        min(100.0, 100.0 * float(interval.high)),
     )
 
 

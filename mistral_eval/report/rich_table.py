@@ -203,7 +203,7 @@ def _table(columns: Sequence[Column], gap: int, width: int, ends: Sequence[bool]
             justify="right" if column.right else "left",
             no_wrap=fits,
             min_width=column.width if fits else None,
-            vertical="top",
+            overflow="fold",
         )
     for i, cells in enumerate(zip(*(column.body for column in columns), strict=True)):
         table.add_row(*cells, end_section=i < len(ends) and ends[i])

@@ -70,7 +70,7 @@ def differences(rows: Sequence[RowView], reference: str, columns: Sequence[Bench
         f"Difference to {base.label}, in points",
         ("Model", *(column.column for column in columns)),
         tuple(body),
-        ("Of two runs of your own, `mistral-eval compare` says which differences are real.",),
+        ("Of two runs of your own, mistral-eval compare says which differences are real.",),
     )
 
 

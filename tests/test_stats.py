@@ -1,0 +1,191 @@
+"""Intervals and paired tests against known values, hand-computed cases and simulation."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mistral_eval.stats import (
+    Interval,
+    holm,
+    mcnemar,
+    mean_of,
+    paired_bootstrap,
+    smallest_detectable,
+    wilson,
+)
+
+Z = 1.959963984540054
+
+
+class TestWilson:
+    @pytest.mark.parametrize(
+        ("correct", "n", "low", "high"),
+        [
+            (81, 263, 25.53, 36.62),
+            (15, 148, 6.24, 16.05),
+            (0, 20, 0.0, 16.11),
+            (1, 29, 0.61, 17.18),
+        ],
+    )
+    def test_published_cases(self, correct, n, low, high):
+        """The four cases of Newcombe (1998), method 3, printed to four decimals of a share."""
+        found = wilson(correct, n)
+        assert (low, high) == pytest.approx((found.low, found.high), abs=5.1e-3)
+
+    @given(st.integers(1, 20_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+    def test_it_is_the_score_intervals_closed_form(self, case):
+        """The ends solve |p - p0| = z sqrt(p0 (1 - p0) / n)."""
+        correct, n = case
+        p = correct / n
+        middle = (p + Z * Z / (2 * n)) / (1 + Z * Z / n)
+        half = Z / (1 + Z * Z / n) * math.sqrt(p * (1 - p) / n + Z * Z / (4 * n * n))
+        found = wilson(correct, n)
+        expected = (100 * (middle - half), 100 * (middle + half))
+        assert expected == pytest.approx((found.low, found.high), abs=1e-6)
+        assert 0 <= found.low <= found.value <= found.high <= 100
+
+    @pytest.mark.parametrize(("correct", "n"), [(0, 0), (-1, 5), (6, 5)])
+    def test_impossible_counts_are_refused(self, correct, n):
+        with pytest.raises(ValueError, match="expected 0 <= correct <= n"):
+            wilson(correct, n)
+
+
+class TestMeanOf:
+    def test_one_part_is_itself(self):
+        assert Interval(50, 40, 65) == mean_of([Interval(50, 40, 65)])
+
+    def test_two_equal_parts_shrink_by_the_square_root_of_two(self):
+        found = mean_of([Interval(50, 40, 60), Interval(50, 40, 60)])
+        assert (50, 50 - 10 / math.sqrt(2), 50 + 10 / math.sqrt(2)) == pytest.approx(
+            (found.value, found.low, found.high)
+        )
+
+
+class TestMcNemar:
+    def test_hand_computed(self):
+        """With 1 against 9, both tails: 2 (C(10,0) + C(10,1)) / 2^10."""
+        assert pytest.approx(mcnemar(1, 9)) == 2 * 11 / 1024
+
+    def test_runs_that_never_differ_are_not_different(self):
+        assert mcnemar(0, 0) == 1.0
+
+    @given(st.integers(0, 300), st.integers(0, 300))
+    def test_order_does_not_matter_and_p_is_a_probability(self, a, b):
+        assert mcnemar(a, b) == mcnemar(b, a)
+        assert 0 <= mcnemar(a, b) <= 1
+
+
+class TestHolm:
+    def test_hand_computed(self):
+        """Sorted 0.01, 0.02, 0.03, 0.04 times 4, 3, 2, 1, made monotone."""
+        assert pytest.approx(holm([0.03, 0.01, 0.02, 0.04])) == (0.06, 0.04, 0.06, 0.06)
+
+    def test_none_exceeds_one(self):
+        assert holm([0.7, 0.9]) == (1.0, 1.0)
+
+    def test_no_test_no_correction(self):
+        assert holm([]) == ()
+
+    @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+    def test_it_agrees_with_the_definition(self, p):
+        """Against the slow definition: the maximum over the hypotheses at least as significant."""
+        order = sorted(range(len(p)), key=lambda i: p[i])
+        slow = [0.0] * len(p)
+        for place, i in enumerate(order):
+            slow[i] = min(1.0, max((len(p) - j) * p[order[j]] for j in range(place + 1)))
+        assert tuple(slow) == pytest.approx(holm(p))
+
+
+class TestPairedBootstrap:
+    def test_no_difference_anywhere_is_a_point(self):
+        assert Interval(0, 0, 0) == paired_bootstrap(np.zeros(50, np.int8))
+
+    def test_the_same_seed_gives_the_same_interval(self):
+        d = np.array([1, 0, -1, 0, 1, 1, 0, 0] * 20, np.int8)
+        assert paired_bootstrap(d, seed=3) == paired_bootstrap(d, seed=3)
+        assert paired_bootstrap(d, seed=3) != paired_bootstrap(d, seed=4)
+
+    def test_it_agrees_with_drawing_questions_one_by_one(self):
+        """The multinomial draw has the quantiles of the slow bootstrap."""
+        rng = np.random.default_rng(0)
+        d = rng.choice([-1, 0, 1], 400, p=[0.1, 0.7, 0.2]).astype(np.int8)
+        fast = paired_bootstrap(d, resamples=40_000)
+        slow = 100 * d[rng.integers(0, 400, (40_000, 400))].mean(axis=1)
+        assert np.quantile(slow, (0.025, 0.975)) == pytest.approx((fast.low, fast.high), abs=0.3)
+
+    def test_strata_are_resampled_within(self):
+        """Where each stratum is constant, nothing varies, however the strata differ."""
+        d = np.array([1] * 30 + [-1] * 70, np.int8)
+        found = paired_bootstrap(d, ["easy"] * 30 + ["hard"] * 70)
+        assert Interval(-40, -40, -40) == found
+        assert paired_bootstrap(d).low < -40
+
+    @pytest.mark.parametrize("bad", [[], [2], [0.5]])
+    def test_only_differences_of_right_and_wrong_are_taken(self, bad):
+        with pytest.raises(ValueError, match="each -1, 0 or 1"):
+            paired_bootstrap(np.array(bad))
+
+    def test_intervals_cover_the_true_difference_95_percent_of_the_time(self):
+        """2000 simulated pairs of 300 questions with a true difference of 6 points."""
+        rng = np.random.default_rng(11)
+        hits = 0
+        for i in range(2000):
+            d = rng.choice([-1, 0, 1], 300, p=[0.12, 0.70, 0.18]).astype(np.int8)
+            found = paired_bootstrap(d, resamples=2000, seed=i)
+            hits += found.low <= 6.0 <= found.high
+        assert hits / 2000 == pytest.approx(0.95, abs=0.015)
+
+
+def test_wilson_covers_95_percent_of_the_time():
+    """20,000 simulated scores each for three rates at N 164 and 1319."""
+    rng = np.random.default_rng(5)
+    for n, rate in itertools.product((164, 1319), (0.12, 0.305, 0.6)):
+        counts, times = np.unique(rng.binomial(n, rate, 20_000), return_counts=True)
+        inside = [wilson(int(k), n) for k in counts]
+        hits = sum(
+            int(t) for found, t in zip(inside, times, strict=True)
+            if found.low <= 100 * rate <= found.high
+        )  # fmt: skip
+        assert hits / 20_000 == pytest.approx(0.95, abs=0.015), (n, rate)
+
+
+def test_mcnemar_raises_at_most_five_percent_false_alarms():
+    """1000 simulated pairs of equally good runs that disagree on a fifth of 500 questions."""
+    rng = np.random.default_rng(7)
+    draws = rng.multinomial(500, [0.8, 0.1, 0.1], size=1000)
+    alarms = sum(mcnemar(int(a), int(b)) < 0.05 for _, a, b in draws)
+    assert alarms <= 50
+
+
+class TestSmallestDetectable:
+    def test_hand_computed_where_the_correction_is_small(self):
+        """N 10,000, a tenth discordant: about (1.960 + 0.842) sqrt(0.1 / 10,000) = 0.89 points."""
+        assert smallest_detectable(10_000, 0.1) == pytest.approx(0.886, abs=0.002)
+
+    def test_it_is_found_as_often_as_it_promises(self):
+        """Simulated at the very difference it names, McNemar finds about 80 %."""
+        n, share = 2000, 0.2
+        d = smallest_detectable(n, share) / 100
+        rng = np.random.default_rng(2)
+        draws = rng.multinomial(n, [1 - share, (share + d) / 2, (share - d) / 2], size=2000)
+        found = sum(mcnemar(int(a), int(b)) < 0.05 for _, a, b in draws) / 2000
+        assert found == pytest.approx(0.8, abs=0.04)
+
+    def test_it_shrinks_with_more_questions(self):
+        sizes = [smallest_detectable(n, 0.2) for n in (50, 200, 1000, 14_042)]
+        assert sizes == sorted(sizes, reverse=True)
+
+    def test_too_few_questions_can_show_nothing_below_all_of_them(self):
+        assert smallest_detectable(4, 0.25) == 25.0
+
+    def test_no_disagreement_counts_as_one_question(self):
+        assert smallest_detectable(100, 0.0) == smallest_detectable(100, 0.01)
+
+    @pytest.mark.parametrize(("n", "share"), [(0, 0.1), (10, -0.1), (10, 1.1)])
+    def test_nonsense_is_refused(self, n, share):
+        with pytest.raises(ValueError, match="expected n > 0"):
+            smallest_detectable(n, share)
