@@ -41,6 +41,12 @@ def final_answer(text: str) -> str | None:
     return max(found)[1] if found else None
 
 
+def boxed_answer(solution: str) -> str | None:
+    r"""Return the content of the last \boxed of a text, as the gold solutions of MATH have it."""
+    boxes = _boxes(solution)
+    return max(boxes)[1] if boxes else None
+
+
 def equal(a: str, b: str) -> Equality:
     """Compare two answers in this process, without a limit on time: use `MathChecker` for replies.
 

@@ -6,7 +6,16 @@ What counts as the same, and why, is written for readers in `docs/scoring.md`.
 from itertools import pairwise
 
 from mistral_eval.answers.latex_tree import Node, name
-from mistral_eval.answers.latex_values import TooLargeError, is_zero, points, same_value, value
+from mistral_eval.answers.latex_values import (
+    TooLargeError,
+    Value,
+    at,
+    is_positive,
+    is_zero,
+    points,
+    same_value,
+    value,
+)
 
 MAX_ITEMS = 60
 INEQUALITIES = frozenset({"<", ">", "<=", ">="})
@@ -149,20 +158,20 @@ def _same_relation(a: Node, b: Node) -> bool:
     return _same_ratio(left, right, positive=sign not in {"=", "!="})
 
 
-def _same_ratio(a: object, b: object, *, positive: bool) -> bool:
+def _same_ratio(a: Value, b: Value, *, positive: bool) -> bool:
     """Whether two expressions differ only by a constant factor (which is positive, if asked)."""
-    left: list[object] = []
+    ratios: list[Value] = []
     for point in points(a, b):
-        pair = (a.xreplace(point), b.xreplace(point))  # type: ignore[attr-defined]
-        if is_zero(pair[0]) is not False or is_zero(pair[1]) is not False:
-            if is_zero(pair[0]) != is_zero(pair[1]):
+        top, bottom = at(a, point), at(b, point)
+        zeros = is_zero(top), is_zero(bottom)
+        if zeros != (False, False):
+            if zeros[0] != zeros[1]:
                 return False
             continue
-        ratio = pair[0] / pair[1]
-        if left and is_zero(ratio - left[0]) is not True:
+        ratios.append(top / bottom)
+        if is_zero(ratios[-1] - ratios[0]) is not True:
             return False
-        left.append(ratio)
-    return len(left) > 1 and (not positive or bool(left[0] > 0))  # type: ignore[operator]
+    return len(ratios) > 1 and (not positive or is_positive(ratios[0]))
 
 
 def _ascending(node: Node) -> Node:
@@ -206,10 +215,15 @@ def _pieces(node: Node) -> list[Node]:
     if node.op == "cup":
         return [piece for part in node.nodes for piece in _pieces(part)]
     if node.op == "minus" and node.nodes[0] in REALS and node.nodes[1].op == "set":
-        ends = sorted(_members(node.nodes[1]), key=lambda end: float(value(end).evalf(20)))
+        ends = sorted(_members(node.nodes[1]), key=_place)
         bounds = [Node("neg", (INFINITY,)), *ends, INFINITY]
         return [Node("seq", ("(", ")", low, high)) for low, high in pairwise(bounds)]
     return [node]
+
+
+def _place(end: Node) -> float:
+    """Return where an end of an interval lies on the real line, roughly."""
+    return float(value(end).evalf(20))
 
 
 def _same_scalar(a: Node, b: Node) -> bool:

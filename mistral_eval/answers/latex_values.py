@@ -16,6 +16,9 @@ MAX_DIGITS = 4_000  # Python refuses to read longer integers
 ZERO_BITS = 1_400  # a difference that vanishes to 420 digits is zero
 SURE_BITS = 8
 
+# What sympy and mpmath raise where a number does not exist (a pole) or cannot be represented.
+UNDEFINED = (ArithmeticError, ValueError, TypeError, NotImplementedError)
+
 Value = Any  # a sympy expression; sympy has no types
 
 
@@ -23,31 +26,39 @@ class TooLargeError(ArithmeticError):
     """The value is too large to be computed, or is not a number at all."""
 
 
-def value(node: Node, *, turned: bool = False) -> Value:
-    """Build the sympy expression of a scalar node.
+def value(node: Node) -> Value:
+    """Build the sympy expression of a scalar node (no list, interval, relation or matrix).
 
-    Args:
-        node: A node without shapes (lists, intervals, relations, matrices).
-        turned: Whether the node is an angle inside a function, where a degree is pi/180; elsewhere
-            a degree sign is a unit and is dropped.
+    A degree sign is a unit and dropped, but inside a function it is pi/180.
 
     Raises:
-        TooLargeError: A power, factorial or literal is too large, or the node is a shape.
+        TooLargeError: A power, factorial or literal is too large, or the node is not a number.
     """
+    import sympy
+
+    try:
+        built = _build(node, turned=False)
+    except UNDEFINED as error:
+        raise TooLargeError(str(error)) from error
+    if built.has(sympy.nan, sympy.zoo):
+        raise TooLargeError("not a finite number")
+    return built
+
+
+def _build(node: Node, *, turned: bool) -> Value:
+    """Build a node's expression; `turned` says that it is an angle inside a function."""
     if node.op in {"number", "repeat"}:
         return _literal(node.text)
     if node.op == "name":
         return _named(node.text)
-    build = _BUILDERS.get(node.op)
-    if build is None:
+    builder = _BUILDERS.get(node.op)
+    if builder is None:
         raise TooLargeError(f"{node.op} is not a number")
-    if node.op == "call":  # an unknown function of an argument is an unknown of its own
-        return build(node.text, value(node.nodes[0]))
     inside = turned or node.op == "function"
-    arguments = [value(child, turned=inside) for child in node.nodes]
-    if node.op == "function":
-        return build(node.text, *arguments)
-    return _degrees(*arguments) if node.op == "deg" and turned else build(*arguments)
+    arguments = [_build(child, turned=inside) for child in node.nodes]
+    if node.op in {"function", "call"}:
+        return builder(node.text, *arguments)
+    return _degrees(*arguments) if node.op == "deg" and turned else builder(*arguments)
 
 
 def is_zero(expression: Value) -> bool | None:
@@ -61,18 +72,18 @@ def is_zero(expression: Value) -> bool | None:
         return None
     try:
         result = evalf(expression, 64, {"maxprec": ZERO_BITS})
-    except NotImplementedError:
+    except UNDEFINED:
         return None
     if result is sympy.zoo:
         return None
-    return not (result[0] or result[1]) or complex_accuracy(result) < SURE_BITS
+    return not (result[0] or result[1]) or bool(complex_accuracy(result) < SURE_BITS)
 
 
 def is_real(expression: Value) -> bool:
     """Whether a constant expression is a real number."""
     import sympy
 
-    return is_zero(sympy.im(expression)) is True
+    return expression is not sympy.nan and is_zero(sympy.im(expression)) is True
 
 
 def points(*expressions: Value) -> list[dict[Value, Value]]:
@@ -103,14 +114,14 @@ def same_value(a: Value, b: Value) -> bool:
 
     if a == b:
         return True
-    if a.has(sympy.oo, sympy.zoo, sympy.nan) or b.has(sympy.oo, sympy.zoo, sympy.nan):
+    if a.has(sympy.oo) or b.has(sympy.oo):
         return False
     if not (a.free_symbols or b.free_symbols):
         return is_zero(a - b) is True
     complex_too = a.has(sympy.I) or b.has(sympy.I)
     agreed = 0
     for point in points(a, b):
-        left, right = a.xreplace(point), b.xreplace(point)
+        left, right = at(a, point), at(b, point)
         if not (complex_too or (is_real(left) and is_real(right))):
             continue
         zero = is_zero(left - right)
@@ -118,6 +129,23 @@ def same_value(a: Value, b: Value) -> bool:
             return False
         agreed += zero is True
     return agreed > 1
+
+
+def at(expression: Value, point: dict[Value, Value]) -> Value:
+    """Return the expression's value at a point; not-a-number where it has none."""
+    import sympy
+
+    try:
+        return expression.xreplace(point)
+    except UNDEFINED:
+        return sympy.nan
+
+
+def is_positive(expression: Value) -> bool:
+    """Whether the real part of a constant is above zero."""
+    import sympy
+
+    return bool(sympy.re(expression).evalf(15) > 0)
 
 
 def _literal(text: str) -> Value:
