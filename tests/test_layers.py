@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "report": {"baselines", "errors", "stats", "suite"},
     "records": {"answers", "errors"},
     "journal": {"errors"},
-    "data": {"errors", "protocol"},
+    "data": {"errors", "locations", "protocol", "suite"},
     "protocol": {"answers", "data", "errors", "sandbox", "suite"},
     "backends": {"engine", "errors", "model"},
     "adapter": {"backends", "journal"},

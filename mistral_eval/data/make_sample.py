@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from mistral_eval.data.sources import SAMPLE
+from mistral_eval.data.task_file import data_spec
 from mistral_eval.suite import BY_ID
-from mistral_eval.task_file import data_spec
 
 QUESTIONS: Final = 16
 SUBJECTS: Final = 8

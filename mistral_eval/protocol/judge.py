@@ -9,14 +9,14 @@ from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
 from mistral_eval.answers import choices as choice_answers
-from mistral_eval.answers import programs, spans
+from mistral_eval.answers import maths, programs, spans
 from mistral_eval.answers.verdict import QuestionVerdict
+from mistral_eval.data.task_file import read_task
 from mistral_eval.errors import TaskError
 from mistral_eval.protocol import golds
 from mistral_eval.protocol.choices import CHOICES
 from mistral_eval.sandbox import Isolation, probe, run_programs
 from mistral_eval.suite import BY_ID
-from mistral_eval.task_file import read_task
 
 Doc: TypeAlias = Mapping[str, Any]
 Score: TypeAlias = tuple[float, bool]
@@ -147,6 +147,22 @@ def _program(
     return verdicts
 
 
+def _math(
+    benchmark: str, docs: Sequence[Doc], replies: Sequence[Sequence[str]], context: JudgeContext
+) -> list[QuestionVerdict]:
+    """A vote over final answers that are equivalent; all comparisons go through one checker."""
+    solutions = [gold for doc in docs for gold in golds.TEXTS[benchmark](doc)]
+    with maths.MathChecker(workers=context.workers) as checker:
+        return maths.judge_math(replies, solutions, checker)
+
+
+def _gsm8k(
+    benchmark: str, docs: Sequence[Doc], replies: Sequence[Sequence[str]], _: JudgeContext
+) -> list[QuestionVerdict]:
+    """A vote over numbers."""
+    return maths.judge_gsm8k(replies, [golds.TEXTS[benchmark](doc)[0] for doc in docs])
+
+
 _JUDGES: Final[Mapping[str, Judge]] = MappingProxyType(
     {
         **dict.fromkeys(CHOICES, _choice),
@@ -154,5 +170,7 @@ _JUDGES: Final[Mapping[str, Judge]] = MappingProxyType(
         "triviaqa": _span,
         "humaneval": _program,
         "mbpp": _program,
+        "math": _math,
+        "gsm8k": _gsm8k,
     }
 )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
-from mistral_eval.answers.latex import final_answer
+from mistral_eval.answers.latex import boxed_answer
 from mistral_eval.errors import TaskError
 from mistral_eval.protocol import golds
 
@@ -25,7 +25,7 @@ class _Says:
 
 def _math(doc: Doc) -> str:
     """The gold solution, ended as Minerva's examples end."""
-    answer = final_answer(doc["solution"])
+    answer = boxed_answer(doc["solution"])
     ending = f"Final Answer: The final answer is ${answer}$. I hope it is correct."
     return f" {doc['solution']}\n{ending}"
 

@@ -6,9 +6,9 @@ import pytest
 
 from mistral_eval.data import dataset_from, fingerprint, identify, load_benchmark_data, make_source
 from mistral_eval.data.fingerprints import pins
+from mistral_eval.data.task_file import data_spec, read_task
 from mistral_eval.errors import DataError
 from mistral_eval.suite import BENCHMARKS, BY_ID
-from mistral_eval.task_file import data_spec, read_task
 
 NAMES = {
     **dict.fromkeys(BY_ID, "hub"),

@@ -9,8 +9,8 @@ import pytest
 
 from mistral_eval.data import load_benchmark_data, make_source
 from mistral_eval.data.sources import SAMPLE, Source
+from mistral_eval.data.task_file import data_spec
 from mistral_eval.errors import DataError, HubError
-from mistral_eval.task_file import data_spec
 
 PIQA = {"goal": "open a jar", "sol1": "twist", "sol2": "shout", "label": 0}
 ARC = {

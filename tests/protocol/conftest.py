@@ -7,8 +7,8 @@ import pytest
 from lm_eval.api.task import ConfigurableTask
 
 from mistral_eval.data import make_source
+from mistral_eval.harness import golden
 from mistral_eval.harness.templates import apply_template
-from mistral_eval.protocol import golden
 
 
 @cache

@@ -4,13 +4,13 @@ import pytest
 
 from mistral_eval.answers.verdict import Outcome, QuestionVerdict, Verdict
 from mistral_eval.data import load_benchmark_data, make_source
+from mistral_eval.data.task_file import data_spec, read_task
 from mistral_eval.errors import SandboxError, TaskError
 from mistral_eval.protocol import JudgeContext, by_group, filter_for, judge, judges, macro
 from mistral_eval.protocol.choices import CHOICES
 from mistral_eval.protocol.judge import cut
 from mistral_eval.sandbox import Isolation
 from mistral_eval.suite import BY_ID
-from mistral_eval.task_file import data_spec, read_task
 
 GENERATED = [name for name in BY_ID if name not in CHOICES]
 
@@ -117,7 +117,7 @@ def test_votes_and_single_samples_are_both_reported():
     samples = [f" The answer is {gold}."] * 3 + [" The answer is 0.25."] * 2
     samples += [f" It is so. The answer is ${gold}.00.\n\nQ: The answer is 1."] * 3
     (verdict,) = judge("gsm8k", [doc], [samples])
-    assert verdict.metrics == {"maj@8": 1.0, "maj@1": 0.75}
+    assert verdict.metrics == {"maj@8": 1.0, "maj@1": 0.75, "maj@8_flexible": 1.0}
     assert len(verdict.samples) == 8
 
 

@@ -7,10 +7,10 @@ happens to be right: each would show here, without a model.
 import pytest
 
 from mistral_eval.data import load_benchmark_data, make_source
+from mistral_eval.data.task_file import data_spec, read_task
 from mistral_eval.errors import TaskError
 from mistral_eval.protocol import judge, oracle_reply
 from mistral_eval.suite import BENCHMARKS
-from mistral_eval.task_file import data_spec, read_task
 
 GENERATED = [b for b in BENCHMARKS if not b.metric.startswith("acc")]
 PROGRAMS = ("humaneval", "mbpp")

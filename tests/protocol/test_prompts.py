@@ -7,8 +7,9 @@ import pytest
 from lm_eval.tasks import TaskManager
 
 from mistral_eval.data import dataset_from, make_source
+from mistral_eval.harness import golden
 from mistral_eval.locations import tasks_folder
-from mistral_eval.protocol import golden, hellaswag
+from mistral_eval.protocol import hellaswag
 from mistral_eval.protocol.choices import CHOICES
 from mistral_eval.suite import BY_ID
 
@@ -25,7 +26,7 @@ ASKS = {
 
 @pytest.mark.parametrize("benchmark", BY_ID)
 def test_the_first_request_is_the_golden_one(benchmark):
-    """`python -m mistral_eval.protocol.golden tests/golden/prompts` writes the files again."""
+    """`python -m mistral_eval.harness.golden tests/golden/prompts` writes the files again."""
     expected = (GOLDEN / f"{benchmark}.txt").read_bytes().decode("utf-8")
     assert golden.golden(benchmark, golden.Tokenizer.v1()) == expected
 

@@ -4,10 +4,10 @@ import re
 
 import pytest
 
+from mistral_eval.data.task_file import data_spec, read_task, read_task_file
 from mistral_eval.errors import TaskError
 from mistral_eval.locations import tasks_folder
 from mistral_eval.suite import BENCHMARKS, BY_ID
-from mistral_eval.task_file import data_spec, read_task, read_task_file
 
 CHOICES = ("mmlu", "hellaswag", "winogrande", "piqa", "arc_easy", "arc_challenge")
 DECIDING = {

@@ -1,4 +1,4 @@
-"""What the model is asked first, byte for byte: `python -m mistral_eval.protocol.golden FOLDER`.
+"""What the model is asked first, byte for byte: `python -m mistral_eval.harness.golden FOLDER`.
 
 Writes one file per benchmark: the requests of the sample's first question, and the token ids around
 the border between context and continuation under Mistral's v1 tokenizer. The tests compare with
