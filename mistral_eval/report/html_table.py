@@ -17,7 +17,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .35rem .6rem; text-align: right; vertical-align: top; white-space: nowrap;
   border-bottom: 1px solid var(--line); }
 thead th { border-bottom: 2px solid currentcolor; vertical-align: bottom; }
-th:first-child, td.text { text-align: left; }
+th:first-child, .text { text-align: left; }
 tbody th { font-weight: 400; } tr.run th { font-weight: 600; } tr.run { background: var(--run); }
 small { display: block; color: var(--quiet); font-weight: 400; }
 ul { color: var(--quiet); padding-left: 1.2rem; overflow-wrap: anywhere; }
@@ -77,10 +77,16 @@ def _cell(cell: CellView) -> str:
 
 
 def _section(section: Section) -> str:
-    heads = [f'<th scope="col">{escape(head)}</th>' for head in section.header]
+    kinds = [' class="text"' if i in section.words else "" for i in range(len(section.header))]
+    heads = [
+        f'<th scope="col"{kind}>{escape(head)}</th>'
+        for head, kind in zip(section.header, kinds, strict=True)
+    ]
     rows = []
     for first, *rest in section.rows:
-        cells = "".join(f"<td>{escape(cell)}</td>" for cell in rest)
+        cells = "".join(
+            f"<td{kind}>{escape(cell)}</td>" for cell, kind in zip(rest, kinds[1:], strict=True)
+        )
         rows.append(f'<tr><th scope="row">{escape(first)}</th>{cells}</tr>')
     return _table(section.title, heads, rows)
 

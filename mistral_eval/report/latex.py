@@ -61,7 +61,7 @@ def _main(view: TableView) -> list[str]:
         if row.kind == "run" and i and view.rows[i - 1].kind == "published":
             body.append(r"\midrule")
         body += _row(row, view)
-    return _tabular(header, body, left=len(first))
+    return _tabular(header, body, range(len(first)))
 
 
 def _row(row: RowView, view: TableView) -> list[str]:
@@ -92,11 +92,12 @@ def _small(end: float | None) -> str:
 
 def _section(section: Section) -> list[str]:
     header = [escape(head) for head in section.header]
-    return _tabular(header, [_line([escape(cell) for cell in row]) for row in section.rows], left=1)
+    body = [_line([escape(cell) for cell in row]) for row in section.rows]
+    return _tabular(header, body, section.words)
 
 
-def _tabular(header: Sequence[str], body: Sequence[str], *, left: int) -> list[str]:
-    columns = "l" * left + "r" * (len(header) - left)
+def _tabular(header: Sequence[str], body: Sequence[str], words: Sequence[int]) -> list[str]:
+    columns = "".join("l" if i in words else "r" for i in range(len(header)))
     return [
         rf"\begin{{tabular}}{{{columns}}}",
         r"\toprule",

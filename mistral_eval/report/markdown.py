@@ -10,9 +10,13 @@ _SPECIAL: Final = "\\`*_{}[]<>#|~&"
 
 def markdown_table(view: TableView) -> str:
     """Return the page as markdown: heading, table, notes, then the sections."""
-    parts = [f"### {escape(view.title)}", _main(view), _notes(view.notes)]
+    parts = [f"### {escape(view.title)}", _main(view), notes_list(view.notes)]
     for section in view.sections:
-        parts += [f"#### {escape(section.title)}", section_table(section), _notes(section.notes)]
+        parts += [
+            f"#### {escape(section.title)}",
+            section_table(section),
+            notes_list(section.notes),
+        ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -20,7 +24,7 @@ def section_table(section: Section) -> str:
     """Return a section's rows as a markdown table."""
     header = [escape(head) for head in section.header]
     rows = [[escape(cell) for cell in row] for row in section.rows]
-    return grid(header, rows, right_from=1)
+    return grid(header, rows, section.words)
 
 
 def escape(text: str) -> str:
@@ -29,23 +33,22 @@ def escape(text: str) -> str:
     return "".join(f"\\{char}" if char in _SPECIAL else char for char in flat)
 
 
-def grid(header: Sequence[str], rows: Sequence[Sequence[str]], *, right_from: int) -> str:
+def grid(header: Sequence[str], rows: Sequence[Sequence[str]], words: Sequence[int]) -> str:
     """Return a markdown table of cells that are already escaped, padded so that the source reads.
 
-    Columns from `right_from` on are aligned to the right.
+    The columns in `words` are set from the left, the others from the right.
     """
     widths = [max(3, *(len(row[i]) for row in (header, *rows))) for i in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:
         padded = (
-            cell.rjust(width) if i >= right_from else cell.ljust(width)
+            cell.ljust(width) if i in words else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
         )
         return f"| {' | '.join(padded)} |"
 
     rule = [
-        "-" * (width - 1) + ":" if i >= right_from else "-" * width
-        for i, width in enumerate(widths)
+        "-" * width if i in words else "-" * (width - 1) + ":" for i, width in enumerate(widths)
     ]
     return "\n".join((line(header), line(rule), *(line(row) for row in rows)))
 
@@ -57,7 +60,7 @@ def _main(view: TableView) -> str:
         [*_lead(row, has_runs=view.has_runs), *(_cell(cell) for cell in row.cells)]
         for row in view.rows
     ]
-    return grid(header, rows, right_from=len(first))
+    return grid(header, rows, range(len(first)))
 
 
 def _lead(row: RowView, *, has_runs: bool) -> list[str]:
@@ -74,5 +77,6 @@ def _cell(cell: CellView) -> str:
     return f"{text}<br>\\[{points(cell.low)}, {points(cell.high)}\\]<br>N {cell.n}"
 
 
-def _notes(notes: Sequence[str]) -> str:
+def notes_list(notes: Sequence[str]) -> str:
+    """Return notes as a markdown list."""
     return "\n".join(f"- {escape(note)}" for note in notes)

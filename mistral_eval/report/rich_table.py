@@ -19,7 +19,6 @@ from mistral_eval.report.view import MISSING, CellView, RowView, Section, TableV
 
 EVIDENCE: Final = ("  95 % from", "       to", "  questions")
 LABEL_WIDTH: Final = 24  # longer labels wrap
-WIDE_SECTION: Final = 7  # a section with more columns is turned where it does not fit
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +55,27 @@ class RichTable:
         yield _notes(self.view.notes)
         for section in self.view.sections:
             yield Text()
-            yield Text(section.title, style="bold")
-            yield from _section(section, width)
-            yield _notes(section.notes)
+            yield from _titled(section, width)
+
+
+@dataclass(frozen=True, slots=True)
+class RichSections:
+    """Sections on their own, one below the other."""
+
+    sections: Sequence[Section]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield each section with its title and notes."""
+        for i, section in enumerate(self.sections):
+            if i:
+                yield Text()
+            yield from _titled(section, options.max_width)
+
+
+def _titled(section: Section, width: int) -> RenderResult:
+    yield Text(section.title, style="bold")
+    yield from _section(section, width)
+    yield _notes(section.notes)
 
 
 def _wide(view: TableView) -> list[Column]:
@@ -149,12 +166,13 @@ def _section(section: Section, width: int) -> Iterator[Table]:
         Column(
             Text(head, "bold"),
             tuple(Text(row[i].replace(" [", "\n[")) for row in section.rows),
-            right=i > 0,
+            right=i not in section.words,
         )
         for i, head in enumerate(section.header)
     ]
-    if len(columns) <= WIDE_SECTION:
-        yield _table(columns, 2, width)
+    if not section.turns:
+        gap = 2 if _total(columns, 2) <= width else 1
+        yield _table(columns, gap, width)
         return
 
     names = tuple(Text(head) for head in section.header[1:])
@@ -197,12 +215,13 @@ def _table(columns: Sequence[Column], gap: int, width: int, ends: Sequence[bool]
     """Make a table of columns; a blank line follows each row whose entry in `ends` is true."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, gap - 1, 0, 0), pad_edge=False, header_style="")
     fits = _total(columns, gap) <= width
+    widest = max(columns, key=lambda column: column.width)  # the one to wrap where all do not fit
     for column in columns:
         table.add_column(
             column.head,
             justify="right" if column.right else "left",
-            no_wrap=fits,
-            min_width=column.width if fits else None,
+            no_wrap=fits or column is not widest,
+            min_width=column.width if fits or column is not widest else None,
             overflow="fold",
         )
     for i, cells in enumerate(zip(*(column.body for column in columns), strict=True)):
@@ -213,5 +232,5 @@ def _table(columns: Sequence[Column], gap: int, width: int, ends: Sequence[bool]
 def _notes(notes: Sequence[str]) -> Padding:
     grid = Table.grid(padding=(0, 1, 0, 0))
     for note in notes:
-        grid.add_row(Text("·", "dim"), Text(note, "dim"))
+        grid.add_row(Text("·", "dim"), Text(note, "dim", overflow="fold"))
     return Padding(grid, (0, 0, 0, 1))

@@ -71,6 +71,7 @@ def differences(rows: Sequence[RowView], reference: str, columns: Sequence[Bench
         ("Model", *(column.column for column in columns)),
         tuple(body),
         ("Of two runs of your own, mistral-eval compare says which differences are real.",),
+        turns=True,
     )
 
 
@@ -101,6 +102,7 @@ def reproduced(
             ),
             "Of twenty true numbers, about one falls outside its 95 % interval by chance.",
         ),
+        words=(0, 5),
     )
 
 

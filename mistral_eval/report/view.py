@@ -92,12 +92,18 @@ class RowView:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A smaller table below the main one; every cell is text."""
+    """A smaller table below the main one; every cell is text.
+
+    `words` are the columns to be set from the left, as text; the others hold numbers. `turns` says
+    that a narrow terminal may put the columns (benchmarks) down and the rows across.
+    """
 
     title: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...] = ()
+    words: tuple[int, ...] = (0,)
+    turns: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +134,7 @@ def build_rows(
 
 def run_labels(runs: Sequence[RunScores]) -> tuple[str, ...]:
     """Return one label per run: its name, and its seed or folder where names repeat."""
-    labels = [_one_line(run.name) for run in runs]
+    labels = [one_line(run.name) for run in runs]
     for extend in (lambda run: f"seed {run.seed}", lambda run: run.path):
         seen = Counter(labels)
         labels = [
@@ -138,8 +144,8 @@ def run_labels(runs: Sequence[RunScores]) -> tuple[str, ...]:
     return tuple(labels)
 
 
-def _one_line(name: str) -> str:
-    """Keep line breaks and control characters of a name out of the table."""
+def one_line(name: str) -> str:
+    """Return a name without the line breaks and control characters that would leave its cell."""
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in name)
 
 
