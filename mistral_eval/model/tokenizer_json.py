@@ -23,6 +23,7 @@ class JsonTokenizer:
     backend: Any
     bos_id: int
     eos_id: int
+    n_words: int
     fingerprint: str
     decoding: Decoding
     special_ids: frozenset[int]
@@ -52,15 +53,11 @@ class JsonTokenizer:
         eos_id = _named_id(backend, file, "eos", names.eos)
         content = read_json(file)
         special = frozenset(t["id"] for t in content.get("added_tokens") or [] if t.get("special"))
-        n_words = backend.get_vocab_size(with_added_tokens=True)
+        # the highest id, not a count: vocabularies with holes exist
+        n_words = max(backend.get_vocab(with_added_tokens=True).values()) + 1
         digest = tokenizer_fingerprint(file, bos_id, eos_id, n_words)
-        return cls(backend, bos_id, eos_id, digest, _decoding(content.get("decoder")), special)
-
-    @property
-    def n_words(self) -> int:
-        """Highest id + 1: vocabularies with holes exist."""
-        vocabulary = self.backend.get_vocab(with_added_tokens=True)
-        return int(max(vocabulary.values())) + 1
+        decoding = _decoding(content.get("decoder"))
+        return cls(backend, bos_id, eos_id, n_words, digest, decoding, special)
 
     def encode(self, text: str, bos: bool) -> list[int]:  # noqa: FBT001 - the protocol's form
         """Ids of a text; the file's own post-processor, which may add BOS, is left out."""

@@ -1,0 +1,329 @@
+"""config.json and params.json become a ModelConfig, or one sentence that names field and option."""
+
+import pytest
+
+from mistral_eval.errors import CheckpointError, UsageError
+from mistral_eval.model.config import ModelConfig
+from mistral_eval.model.config_hf import from_hf_config
+from mistral_eval.model.config_params import from_params_json
+
+# The fields of Mistral 7B v0.1's config.json.
+MISTRAL = {
+    "architectures": ["MistralForCausalLM"],
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "hidden_act": "silu",
+    "hidden_size": 4096,
+    "initializer_range": 0.02,
+    "intermediate_size": 14336,
+    "max_position_embeddings": 32768,
+    "model_type": "mistral",
+    "num_attention_heads": 32,
+    "num_hidden_layers": 32,
+    "num_key_value_heads": 8,
+    "rms_norm_eps": 1e-05,
+    "rope_theta": 10000.0,
+    "sliding_window": 4096,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+    "transformers_version": "4.34.0.dev0",
+    "use_cache": True,
+    "vocab_size": 32000,
+}
+NEMO = MISTRAL | {
+    "hidden_size": 5120,
+    "head_dim": 128,
+    "num_hidden_layers": 40,
+    "rope_theta": 1e6,
+    "sliding_window": None,
+    "vocab_size": 131072,
+}
+LLAMA = {
+    name: value for name, value in MISTRAL.items() if name not in {"rope_theta", "sliding_window"}
+} | {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "rope_scaling": None}
+RAW = {
+    "dim": 4096,
+    "n_layers": 32,
+    "head_dim": 128,
+    "hidden_dim": 14336,
+    "n_heads": 32,
+    "n_kv_heads": 8,
+    "norm_eps": 1e-05,
+    "sliding_window": 4096,
+    "vocab_size": 32000,
+}
+RAW_LLAMA = {
+    "dim": 4096,
+    "multiple_of": 256,
+    "n_heads": 32,
+    "n_layers": 32,
+    "norm_eps": 1e-05,
+    "vocab_size": -1,
+}
+PAPER = ModelConfig(
+    dim=4096,
+    n_layers=32,
+    head_dim=128,
+    hidden_dim=14336,
+    n_heads=32,
+    n_kv_heads=8,
+    norm_eps=1e-5,
+    vocab_size=32000,
+    rope_theta=10000.0,
+    context_len=32768,
+    sliding_window=(4096,) * 32,
+)
+
+
+def without(fields, *names):
+    return {name: value for name, value in fields.items() if name not in names}
+
+
+def test_config_json_of_mistral_7b_is_the_papers_table_1():
+    found = from_hf_config(MISTRAL, {})
+
+    assert (found.config, found.notes) == (PAPER, ())
+
+
+def test_params_json_with_its_theta_given_is_the_same_model():
+    """The v0.1 file has no rope_theta; the option supplies it."""
+    found = from_params_json(RAW, {"rope_theta": "10000"})
+
+    assert found.config == PAPER
+    assert "no max_seq_len; 32768 taken" in found.notes[0]
+
+
+def test_params_json_without_theta_names_the_option_that_supplies_it():
+    with pytest.raises(CheckpointError) as caught:
+        from_params_json(RAW, {})
+
+    assert str(caught.value) == (
+        "params.json has no field rope_theta, which changes the result: "
+        "supply it with `--model-args rope_theta=10000`."
+    )
+
+
+def test_transformers_5_spelling_of_theta_is_read():
+    fields = without(MISTRAL, "rope_theta") | {
+        "rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}
+    }
+
+    assert from_hf_config(fields, {}).config.rope_theta == 5e5
+    assert from_hf_config(fields, {"rope_theta": "7"}).config.rope_theta == 7.0
+
+
+def test_two_thetas_that_differ_are_an_error():
+    fields = MISTRAL | {"rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}}
+
+    with pytest.raises(CheckpointError, match=r"10000\.0 and rope_parameters.rope_theta is 500000"):
+        from_hf_config(fields, {})
+
+
+def test_nemo_keeps_a_head_dim_that_is_not_dim_over_heads():
+    config = from_hf_config(NEMO, {}).config
+
+    assert (config.head_dim, 160) == (128, 5120 // 32)
+    assert config.sliding_window == (None,) * 40
+
+
+def test_head_dim_absent_is_dim_over_heads():
+    assert from_hf_config(without(MISTRAL, "head_dim"), {}).config.head_dim == 128
+    assert from_hf_config(MISTRAL | {"head_dim": None}, {}).config.head_dim == 128
+
+
+def test_llama_without_theta_takes_its_definition_and_says_so():
+    """Llama 2's first config.json has no rope_theta; LlamaConfig's documented default is 10000."""
+    found = from_hf_config(without(LLAMA, "num_key_value_heads"), {})
+
+    assert (
+        found.config.rope_theta,
+        found.config.n_kv_heads,
+        found.config.sliding_window,
+    ) == (10000.0, 32, (None,) * 32)
+    assert "10000 taken" in found.notes[0]
+
+
+def test_llama_with_a_window_has_none_as_in_transformers_and_says_so():
+    found = from_hf_config(LLAMA | {"rope_theta": 1e4, "sliding_window": 8}, {})
+
+    assert found.config.sliding_window == (None,) * 32
+    assert found.notes == ("config.json: no effect on a llama model: sliding_window",)
+
+
+def test_metas_params_json_gives_llama_2_7b():
+    """Its hidden_dim is a rule, its vocabulary is the tensor's, its heads have no groups."""
+    found = from_params_json(RAW_LLAMA, {"rope_theta": "10000", "context_len": "4096"}).config
+
+    assert (
+        found.hidden_dim,
+        found.n_kv_heads,
+        found.head_dim,
+        found.vocab_size,
+        found.context_len,
+    ) == (11008, 32, 128, -1, 4096)
+
+
+def test_metas_params_json_of_70b_uses_its_multiplier():
+    fields = RAW_LLAMA | {
+        "dim": 8192,
+        "n_heads": 64,
+        "n_kv_heads": 8,
+        "multiple_of": 4096,
+        "ffn_dim_multiplier": 1.3,
+    }
+    found = from_params_json(fields, {"rope_theta": "10000", "context_len": "4096"}).config
+
+    assert (found.hidden_dim, found.n_kv_heads) == (28672, 8)
+
+
+@pytest.mark.parametrize("name", ["sliding_window", "_sliding_window"])
+def test_a_list_of_windows_is_cycled_over_the_layers(name):
+    fields = without(RAW, "sliding_window") | {name: [131072, 8, 8, None], "n_layers": 6}
+
+    found = from_params_json(fields, {"rope_theta": "1e8"}).config
+
+    assert found.sliding_window == (131072, 8, 8, None, 131072, 8)
+
+
+def test_two_spellings_of_the_window_that_differ_are_an_error():
+    with pytest.raises(CheckpointError, match="sliding_window and _sliding_window disagree"):
+        from_params_json(RAW | {"_sliding_window": 8}, {"rope_theta": "1"})
+
+
+def test_layer_types_say_which_layers_slide():
+    kinds = ["full_attention", "sliding_attention"] * 16
+    fields = MISTRAL | {"layer_types": kinds, "model_type": "ministral"}
+
+    assert from_hf_config(fields, {}).config.sliding_window == (None, 4096) * 16
+
+
+def test_ministral_without_layer_types_is_an_error():
+    """Transformers lets every layer slide then; the published model alternates."""
+    with pytest.raises(CheckpointError, match="needs layer_types"):
+        from_hf_config(MISTRAL | {"model_type": "ministral"}, {})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads"),
+        *("num_key_value_heads", "rms_norm_eps", "vocab_size", "rope_theta"),
+        *("max_position_embeddings", "sliding_window", "hidden_act"),
+    ],
+)
+def test_a_missing_field_of_config_json_is_named_with_its_option(name):
+    with pytest.raises(CheckpointError) as caught:
+        from_hf_config(without(MISTRAL, name), {})
+
+    assert f"config.json has no field {name}, which changes" in str(caught.value)
+    assert f"`--model-args {name}=" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", sorted(set(RAW) - {"sliding_window", "head_dim"}))
+def test_a_missing_field_of_params_json_is_named_with_its_option(name):
+    with pytest.raises(CheckpointError) as caught:
+        from_params_json(without(RAW, name), {"rope_theta": "1"})
+
+    assert f"`--model-args {name}=" in str(caught.value)
+
+
+def test_metas_params_json_without_a_length_asks_for_it():
+    with pytest.raises(CheckpointError, match="--model-args max_seq_len=4096"):
+        from_params_json(RAW_LLAMA, {"rope_theta": "10000"})
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"model_type": "mixtral", "num_local_experts": 8}, "mixture of experts"),
+        ({"model_type": "gemma"}, "model_type should be one of mistral, ministral, llama"),
+        ({"quantization_config": {"bits": 4}}, "weights are quantised"),
+        ({"auto_map": {"AutoModel": "m.py"}}, "code of its own"),
+        ({"attention_bias": True}, "attention_bias should be false"),
+        ({"mlp_bias": True}, "mlp_bias should be false"),
+        ({"hidden_act": "gelu"}, "hidden_act should be silu for the native engine and is 'gelu'"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling should be plain"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "rope_scaling should be plain"),
+        ({"rope_parameters": {"rope_type": "llama3"}}, "rope_parameters should be plain"),
+        ({"rope_parameters": {"full_attention": {"rope_theta": 1}}}, "rope_parameters should be"),
+        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "rope_parameters should be plain"),
+    ],
+)
+def test_what_the_native_engine_does_not_compute_is_sent_to_hf(change, sentence):
+    with pytest.raises(CheckpointError) as caught:
+        from_hf_config(MISTRAL | change, {})
+
+    assert sentence in str(caught.value)
+    assert str(caught.value).endswith("run it with `--engine hf`.")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"moe": {"num_experts": 8}}, "mixture of experts"),
+        ({"softmax_scale": 2.0}, "does not know softmax_scale"),
+        ({"vision_encoder": {"dim": 1}}, "does not know vision_encoder"),
+    ],
+)
+def test_what_params_json_asks_for_beyond_is_sent_to_hf(change, sentence):
+    with pytest.raises(CheckpointError) as caught:
+        from_params_json(RAW | change, {"rope_theta": "1"})
+
+    assert sentence in str(caught.value)
+    assert "run it with `--engine hf`" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"hidden_size": "4096"}, "hidden_size should be a positive whole number and is '4096'"),
+        ({"hidden_size": True}, "hidden_size should be a positive whole number and is True"),
+        ({"rope_theta": -1}, "rope_theta should be a positive number"),
+        ({"rope_theta": float("nan")}, "rope_theta should be a positive number"),
+        ({"sliding_window": 0}, "sliding_window should be null, a positive whole number"),
+        ({"sliding_window": []}, "sliding_window should be null, a positive whole number"),
+        ({"tie_word_embeddings": "no"}, "tie_word_embeddings should be true or false"),
+        ({"num_key_value_heads": 5}, r"n_heads (32) should be a multiple of n_kv_heads (5)"),
+        ({"head_dim": 7}, "head_dim should be even"),
+        ({"num_attention_heads": 24, "num_key_value_heads": 8}, "is no multiple of"),
+        ({"layer_types": ["full_attention"]}, "layer_types should hold 32 entries"),
+        ({"layer_types": ["chunked_attention"] * 32}, "layer_types should hold 32 entries"),
+    ],
+)
+def test_a_value_that_cannot_be_is_an_error(change, sentence):
+    with pytest.raises(CheckpointError) as caught:
+        from_hf_config(MISTRAL | change, {})
+
+    assert sentence in str(caught.value)
+
+
+def test_a_field_without_effect_is_noted():
+    found = from_hf_config(MISTRAL | {"unsloth_version": "2024.9"}, {})
+
+    assert found.notes == ("config.json: no effect on a mistral model: unsloth_version",)
+
+
+def test_options_know_both_names_of_a_field_and_win_over_the_file():
+    options = {"context_len": "512", "sliding_window": "none", "tied_embeddings": "true"}
+    config = from_hf_config(MISTRAL, options).config
+    same = from_hf_config(
+        MISTRAL,
+        {"max_position_embeddings": "512", "sliding_window": "None", "tie_word_embeddings": "True"},
+    ).config
+
+    assert (
+        config.context_len,
+        config.sliding_window,
+        config.tied_embeddings,
+    ) == (512, (None,) * 32, True)
+    assert config == same
+
+
+def test_an_option_that_names_no_field_is_wrong_usage_with_the_nearest_name():
+    with pytest.raises(UsageError, match=r"knows no field rope_tetha: did you mean rope_theta"):
+        from_hf_config(MISTRAL, {"rope_tetha": "1"})
+
+
+def test_an_option_that_is_no_value_is_wrong_usage():
+    with pytest.raises(UsageError, match="--model-args rope_theta=many"):
+        from_hf_config(MISTRAL, {"rope_theta": "many"})
