@@ -78,7 +78,9 @@ def _parsed(text: str) -> Node | None:
 
 def _same_time(a: tuple[int, int, str] | None, b: tuple[int, int, str] | None) -> bool:
     """Whether two times of day agree; one of them may leave out a.m. or p.m."""
-    return a is not None and b is not None and a[:2] == b[:2] and (a[2] == b[2] or not a[2] + b[2])
+    return (
+        a is not None and b is not None and a[:2] == b[:2] and (a[2] == b[2] or not (a[2] and b[2]))
+    )
 
 
 def _boxes(text: str) -> list[tuple[int, str]]:

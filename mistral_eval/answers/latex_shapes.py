@@ -5,16 +5,15 @@ What counts as the same, and why, is written for readers in `docs/scoring.md`.
 
 from itertools import pairwise
 
+from mistral_eval.answers.latex_build import TooLargeError, Value, value
 from mistral_eval.answers.latex_tree import Node, name
 from mistral_eval.answers.latex_values import (
-    TooLargeError,
-    Value,
     at,
+    is_finite,
     is_positive,
     is_zero,
     points,
     same_value,
-    value,
 )
 
 MAX_ITEMS = 60
@@ -43,9 +42,10 @@ def _same_single(a: Node, b: Node) -> bool:
         return True
     if "relation" in {a.op, b.op}:
         return False
-    if {"cup", "minus"} & {a.op, b.op}:
-        return _same_members(_pieces(a), _pieces(b), distinct=False)
-    if {"seq", "matrix"} & {a.op, b.op}:
+    left, right = _pieces(a), _pieces(b)
+    if (left, right) != ([a], [b]):
+        return _same_members(left, right, distinct=False)
+    if {"seq", "matrix", "minus", "cap"} & {a.op, b.op}:
         return _same_entries(a, b)
     return _same_scalar(a, b)
 
@@ -161,6 +161,8 @@ def _same_relation(a: Node, b: Node) -> bool:
 def _same_ratio(a: Value, b: Value, *, positive: bool) -> bool:
     """Whether two expressions differ only by a constant factor (which is positive, if asked)."""
     ratios: list[Value] = []
+    if not (is_finite(a) and is_finite(b)):
+        return False
     for point in points(a, b):
         top, bottom = at(a, point), at(b, point)
         zeros = is_zero(top), is_zero(bottom)

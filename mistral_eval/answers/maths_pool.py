@@ -157,29 +157,31 @@ class MathChecker:
                 selector.register(worker, selectors.EVENT_READ)
                 worker.feed(todo)
             while len(results) < total:
-                for worker in self._stirred(selector):
-                    self._settle(worker, selector, results).feed(todo)
+                heard, late = self._stirred(selector)
+                for worker in heard:
+                    self._listen(worker, selector, results).feed(todo)
+                for worker in late:
+                    self._replace(worker, selector, results, late=True).feed(todo)
                 if on_done:
                     on_done(len(results) - known, total - known)
         return [results[pair] for pair in pairs]
 
-    def _stirred(self, selector: selectors.BaseSelector) -> list[_Worker]:
-        """Wait for workers that have said something, or died, or are past their deadlines."""
+    def _stirred(self, selector: selectors.BaseSelector) -> tuple[list[_Worker], list[_Worker]]:
+        """Wait; return the workers that said something or died, and those past their deadlines."""
         waiting = [worker for worker in self._workers if worker.pair or not worker.ready]
         rest = min(worker.deadline for worker in waiting) - time.monotonic()
-        heard = {key.fd for key, _ in selector.select(max(0.0, rest))}
+        fds = {key.fd for key, _ in selector.select(max(0.0, rest))}
         now = time.monotonic()
-        late = [w for w in waiting if w.deadline < now and w.fileno() not in heard]
-        return late + [worker for worker in self._workers if worker.fileno() in heard]
+        heard = [worker for worker in self._workers if worker.fileno() in fds]
+        return heard, [w for w in waiting if w.deadline < now and w not in heard]
 
-    def _settle(
+    def _listen(
         self, worker: _Worker, selector: selectors.BaseSelector, results: dict[Pair, Equality]
     ) -> _Worker:
-        """Take what a worker said, or put a fresh one in its place; return the one to feed."""
-        late = worker.deadline < time.monotonic()
-        line = None if late else worker.receive()
+        """Take what a worker said, or replace a dead one; return the one to feed."""
+        line = worker.receive()
         if line is None:
-            return self._replace(worker, selector, results, late=late)
+            return self._replace(worker, selector, results, late=False)
         if line.startswith("missing"):
             raise MistralEvalError(
                 f"The maths scorer needs sympy, but {sys.executable} says: {line}. "
@@ -202,7 +204,7 @@ class MathChecker:
     ) -> _Worker:
         """Put a new worker in the place of one that died or is past its deadline."""
         selector.unregister(worker)
-        status = worker.close(kill=True)
+        status = worker.close(kill=late)
         if not worker.ready:
             raise MistralEvalError(
                 f"A process of the maths scorer should be ready within {START_SECONDS:.0f} s, but "
