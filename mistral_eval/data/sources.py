@@ -1,14 +1,15 @@
 """Where rows come from: the hub, the bundled sample, or a folder in the hub's layout."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from mistral_eval.data.columns import column_paths, pick, require_columns
+from mistral_eval.data.hub import rows_from_hub
 from mistral_eval.data.rows import Row
 from mistral_eval.data.spec import DataSpec
-from mistral_eval.errors import DataError, HubError
+from mistral_eval.errors import DataError
 
 SAMPLE: Final = Path(__file__).resolve().parent / "sample"
 SUFFIXES: Final = (".parquet", ".jsonl")
@@ -59,7 +60,7 @@ def read_split(spec: DataSpec, source: Source, split: str) -> list[Row]:
     rows: list[Row] = []
     for config in spec.configs:
         if source.folder is None:
-            rows += _from_hub(spec, config, split)
+            rows += rows_from_hub(spec, config, split)
         else:
             rows += _from_file(spec, _find(spec, source.folder, config, split))
     return rows
@@ -94,7 +95,7 @@ def _from_file(spec: DataSpec, file: Path) -> list[Row]:
             for field in schema
             for below in ("", *(f".{child.name}" for child in _children(field.type)))
         )
-        _require_columns(spec, present, str(file))
+        require_columns(spec, present, str(file))
         table = pq.read_table(file, columns=spec.top_columns)
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(
@@ -126,61 +127,6 @@ def _from_jsonl(spec: DataSpec, file: Path) -> list[Row]:
                 f"{file} should hold one JSON object a line, but line {number} holds a "
                 f"{type(row).__name__}. Copy or download it again."
             )
-        _require_columns(spec, _paths(row), f"{file}, line {number},")
+        require_columns(spec, column_paths(row), f"{file}, line {number},")
         rows.append(pick(spec, row))
     return rows
-
-
-def _paths(row: Mapping[str, object]) -> dict[str, object]:
-    found: dict[str, object] = dict(row)
-    for name, value in row.items():
-        if isinstance(value, Mapping):
-            found |= {f"{name}.{below}": item for below, item in value.items()}
-    return found
-
-
-def _require_columns(spec: DataSpec, present: Mapping[str, object], where: str) -> None:
-    missing = [column for column in spec.columns if column not in present]
-    if missing:
-        raise DataError(
-            f"{where} should have the columns {', '.join(spec.columns)} of {spec.path}, but "
-            f"{', '.join(missing)} is missing; found {', '.join(present)}. "
-            "Convert the file to the hub's column schema."
-        )
-
-
-def pick(spec: DataSpec, row: Mapping[str, object]) -> Row:
-    """The row with the columns and fields that count, and no others."""
-    picked: Row = {}
-    for column in spec.columns:
-        name, _, below = column.partition(".")
-        value = row[name]
-        if below:
-            picked.setdefault(name, {})[below] = (
-                value[below] if isinstance(value, Mapping) else None
-            )
-        else:
-            picked[name] = value
-    return picked
-
-
-def _from_hub(spec: DataSpec, config: str | None, split: str) -> list[Row]:
-    import datasets
-    from datasets.exceptions import DatasetNotFoundError, DatasetsError
-    from huggingface_hub.errors import HfHubHTTPError
-
-    where = f"{spec.path}{f' ({config})' if config else ''}, split {split},"
-    try:
-        table = datasets.load_dataset(spec.path, config, split=split, revision=spec.revision)
-    except DatasetNotFoundError as error:
-        raise HubError(
-            f"{where} was expected on the Hugging Face hub, which says it is missing or gated: "
-            f"{error} Log in with `hf auth login`, or give --data sample or a folder."
-        ) from error
-    except (DatasetsError, HfHubHTTPError, OSError, ValueError) as error:
-        raise HubError(
-            f"{where} could not be loaded from the Hugging Face hub: {error} "
-            "Check the network, or give --data sample or a folder."
-        ) from error
-    _require_columns(spec, _paths(table.features), where)
-    return [pick(spec, row) for row in table.select_columns(spec.top_columns).to_list()]

@@ -182,6 +182,28 @@ def test_an_unreachable_hub_is_one_sentence(monkeypatch):
         load_benchmark_data(data_spec("piqa"), make_source("hub"))
 
 
+def test_a_hub_that_refuses_is_one_sentence(monkeypatch):
+    """A gated or missing data set says how to log in."""
+    import datasets
+    from datasets.exceptions import DatasetNotFoundError
+
+    def refuse(*_args: object, **_kwargs: object) -> None:
+        raise DatasetNotFoundError("Dataset 'baber/piqa' is a gated dataset on the Hub.")
+
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    with pytest.raises(HubError, match=r"missing or gated: .* `hf auth login`"):
+        load_benchmark_data(data_spec("piqa"), make_source("hub"))
+
+
+def test_other_columns_on_the_hub_are_named(monkeypatch):
+    import datasets
+
+    table = datasets.Dataset.from_list([{"goal": "g", "label": 0}])
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_args, **_kwargs: table)
+    with pytest.raises(DataError, match="sol1, sol2 is missing; found goal, label"):
+        load_benchmark_data(data_spec("piqa"), make_source("hub"))
+
+
 def test_the_hub_s_rows_are_read_through_datasets(monkeypatch):
     """A `datasets.Dataset` gives the same rows as a folder, struct columns included."""
     import datasets
