@@ -4,6 +4,8 @@ import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from lm_eval.tasks import TaskManager
 
 from mistral_eval.data import dataset_from, make_source
@@ -152,6 +154,17 @@ def test_hellaswag_texts_are_cleaned_as_lm_eval_does(shared):
         assert hellaswag.question(row) == preprocess(row["activity_label"] + ": " + context)
         assert hellaswag.endings(row) == [preprocess(ending) for ending in row["endings"]]
     assert sum("[" in "".join(row["endings"]) for row in rows) > 50
+
+
+PIECES = st.sampled_from([" ", "  ", "[title]", "[header]", "[", "]", "step", "Éa", ".", "\n"])
+
+
+@given(st.lists(PIECES, max_size=12).map("".join))
+def test_any_text_is_cleaned_as_lm_eval_does(text):
+    """Brackets open, closed or nested, spaces in any number, markup at either end."""
+    from lm_eval.tasks.hellaswag.utils import preprocess
+
+    assert hellaswag.clean(text) == preprocess(text)
 
 
 def test_humaneval_keeps_the_prompt_s_last_line_break(sample_task):
