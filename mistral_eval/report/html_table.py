@@ -7,18 +7,23 @@ from typing import Final
 from mistral_eval.report.view import CellView, RowView, Section, TableView, points
 
 STYLE: Final = """
-:root { color-scheme: light dark; --quiet: #5c6370; --line: #d5d8de; --run: #eef4ff; }
-@media (prefers-color-scheme: dark) { :root { --quiet: #a3abb8; --line: #3a3f4a; --run: #1c2738; } }
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 84rem;
-  padding: 0 1rem; }
+:root { color-scheme: light dark;
+  --page: #fff; --quiet: #5c6370; --line: #d5d8de; --run: #eef4ff; }
+@media (prefers-color-scheme: dark) {
+  :root { --page: #14171c; --quiet: #a3abb8; --line: #3a3f4a; --run: #1c2738; } }
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 90rem;
+  padding: 0 1rem; background: var(--page); }
 h1 { font-size: 1.25rem; } h2 { font-size: 1.05rem; margin-top: 2rem; }
 .scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .35rem .6rem; text-align: right; vertical-align: top; white-space: nowrap;
+table { border-collapse: collapse; font-size: .93em; font-variant-numeric: tabular-nums; }
+th, td { padding: .35rem .45rem; text-align: right; vertical-align: top; white-space: nowrap;
   border-bottom: 1px solid var(--line); }
 thead th { border-bottom: 2px solid currentcolor; vertical-align: bottom; }
 th:first-child, .text { text-align: left; }
-tbody th { font-weight: 400; } tr.run th { font-weight: 600; } tr.run { background: var(--run); }
+th:first-child { position: sticky; left: 0; background: var(--page); white-space: normal;
+  min-width: 7rem; max-width: 14rem; overflow-wrap: anywhere; }
+tbody th { font-weight: 400; } tr.run th { font-weight: 600; }
+tr.run, tr.run th:first-child { background: var(--run); }
 small { display: block; color: var(--quiet); font-weight: 400; }
 ul { color: var(--quiet); padding-left: 1.2rem; overflow-wrap: anywhere; }
 @media print { body { margin: 0; max-width: none; } .scroll { overflow: visible; } }

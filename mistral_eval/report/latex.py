@@ -6,6 +6,7 @@ from typing import Final
 from mistral_eval.report.view import MISSING, OTHER_PROTOCOL, CellView, RowView, Section, TableView
 from mistral_eval.report.view import points as decimal
 
+SHRINK: Final = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
 _ESCAPES: Final = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -27,9 +28,9 @@ _ESCAPES: Final = {
 
 
 def latex_table(view: TableView) -> str:
-    """Return the page as LaTeX; it needs the packages booktabs and, for quotes, T1 fonts."""
+    """Return the page as LaTeX; its first line names the packages it needs."""
     parts = [
-        "% needs \\usepackage[T1]{fontenc} and \\usepackage{booktabs}",
+        "% needs \\usepackage{booktabs,graphicx} and \\usepackage[T1]{fontenc}",
         *_float(view.title, _main(view), view.notes),
     ]
     for section in view.sections:
@@ -45,7 +46,7 @@ def escape(text: str) -> str:
 
 def _float(title: str, tabular: Sequence[str], notes: Sequence[str]) -> list[str]:
     lines = [r"\begin{table*}", r"\centering", rf"\caption{{{escape(title)}}}", r"\small"]
-    lines += [r"\setlength{\tabcolsep}{4pt}", *tabular]
+    lines += [r"\setlength{\tabcolsep}{4pt}", SHRINK, *tabular, "}"]
     if notes:
         lines += [r"\par\medskip", r"\begin{minipage}{\linewidth}\footnotesize\raggedright"]
         lines += [rf"{escape(note)}\par" for note in notes]
