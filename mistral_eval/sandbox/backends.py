@@ -17,6 +17,9 @@ _INSIDE = "/mistral_eval"  # where the sandbox holds the folder above
 _HASH_SEED = "0"
 
 
+_MODULES = {"program": "zygote", "judge": "judge"}  # of the guest, by role
+
+
 @dataclass(frozen=True, slots=True)
 class Start:
     """One command that starts a zygote, with its whole environment."""
@@ -40,13 +43,12 @@ def start_command(
     isolated = kind != "none"
     folder = _INSIDE if isolated else str(_GUEST.parent)
     settings = {
-        "role": role,
         "control": control,
         "isolated": isolated,
         "limits": asdict(limits),
         "path": folder,
     }
-    python = _python(interpreter, "zygote", folder, settings)
+    python = _python(interpreter, _MODULES[role], folder, settings)
     environment = {
         "PYTHONHASHSEED": _HASH_SEED,
         "LD_LIBRARY_PATH": interpreter.library_path,

@@ -8,10 +8,12 @@ from mistral_eval.answers.programs import Program
 from mistral_eval.errors import SandboxError
 
 from .backends import find_bubblewrap
+from .guest_process import Setup
 from .interpreter import Interpreter, find_interpreter
 from .results import Limits, Status
 from .slot import Slot
-from .zygote import Setup
+
+_TRIAL_SECONDS = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +76,14 @@ def try_kind(kind: str, interpreter: Interpreter) -> tuple[str, ...]:
         with closing(slot):
             missing = slot.wait_until_ready()
             slot.start(0, trial)
-            while True:
-                results = [key.data[0].hear(key.data[1]) for key, _ in selector.select(60)]
-                result = next((found for found in results if found is not None), None)
-                if result is not None:
-                    break
+            done = None
+            while done is None:
+                news = selector.select(_TRIAL_SECONDS)
+                if not news:
+                    raise SandboxError("a small program was not judged in time")
+                for key, _ in news:
+                    done = done or slot.hear(key.data[1])
+    _, result = done
     if result.status is not Status.PASSED:
         raise SandboxError(f"a correct program was judged '{result.status}': {result.detail}")
     return missing

@@ -9,11 +9,11 @@ from mistral_eval.answers.programs import Program
 from mistral_eval.errors import SandboxError
 
 from .backends import cores
+from .guest_process import Setup
 from .interpreter import find_interpreter
 from .isolation import Isolation, advice
 from .results import Limits, ProgramResult
-from .slot import Slot, slots
-from .zygote import Setup
+from .slot import Slot, start_slots
 
 _TICK_SECONDS = 0.5  # how often deadlines are looked at
 
@@ -56,7 +56,7 @@ def _run(
 ) -> Iterator[tuple[int, ProgramResult]]:
     with ExitStack() as stack:
         selector = stack.enter_context(selectors.DefaultSelector())
-        idle = list(slots(setup, selector, count))
+        idle = list(start_slots(setup, selector, count))
         everyone = tuple(idle)
         for slot in everyone:
             stack.enter_context(closing(slot))
@@ -65,7 +65,7 @@ def _run(
         while left:
             while idle and (job := next(waiting, None)) is not None:
                 idle.pop().start(*job)
-            for index, slot, result in _listen(selector, everyone):
+            for slot, index, result in _listen(selector, everyone):
                 idle.append(slot)
                 left -= 1
                 yield index, result
@@ -73,20 +73,18 @@ def _run(
 
 def _listen(
     selector: selectors.BaseSelector, everyone: tuple[Slot, ...]
-) -> list[tuple[int, Slot, ProgramResult]]:
+) -> list[tuple[Slot, int, ProgramResult]]:
     """Waits for news, for a tick at most; gives the programs that have ended."""
     ended = []
     for key, _ in selector.select(_TICK_SECONDS):
-        slot, source = key.data
-        index = slot.index
-        result = slot.hear(source)
-        if result is not None:
-            ended.append((index, slot, result))
+        slot, role = key.data
+        done = slot.hear(role)
+        if done is not None:
+            ended.append((slot, *done))
     if not ended:
         now = time.monotonic()
         for slot in everyone:
-            index = slot.index
-            result = slot.check_time(now)
-            if result is not None:
-                ended.append((index, slot, result))
+            done = slot.check_time(now)
+            if done is not None:
+                ended.append((slot, *done))
     return ended

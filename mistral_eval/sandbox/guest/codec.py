@@ -6,13 +6,10 @@ whatever the program's process sends, the judge compares values of its own.
 """
 
 import json
-import os
-import struct
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
-MAX_FRAME = 16 << 20  # bytes of one message
 MAX_ITEMS = 1_000_000  # items taken from an iterator that a program returned
 _Each = Callable[[object], object]
 _LONGEST_INT = 1 << 4096  # longer ones go as hexadecimal: JSON's decimals are limited
@@ -26,24 +23,68 @@ class NotPlainError(Exception):
     """A value that cannot cross; the text says which type."""
 
 
-def encode(value: object, opaque: Callable[[object], object]) -> object:
-    """`value` as JSON's types; a subclass of a plain type is sent as that type.
+class Codec:
+    """Values to bytes and back, with a say of its owner in what is not plain."""
 
-    Args:
-        value: What crosses.
-        opaque: Called with an object that is not plain; gives what crosses instead, or raises
-            NotPlainError.
+    def __init__(
+        self, keep: Callable[[object], object], resolve: Callable[[object], object]
+    ) -> None:
+        """Prepares the JSON reader and writer.
 
-    Raises:
-        NotPlainError: From `opaque`.
-        RecursionError: The value contains itself, or is nested too deeply.
-    """
-    if value is None or type(value) is bool or type(value) is float:
-        return value
-    for kind, form in _FORMS:
-        if isinstance(value, kind):
-            return form(value, lambda item: encode(item, opaque))
-    return opaque(value)
+        Args:
+            keep: Called with an object that is not plain; gives what crosses instead, as
+                {"object": ...}, or raises NotPlainError.
+            resolve: Called with what came as {"object": ...}.
+        """
+        self._keep = keep
+        self._resolve = resolve
+        self._dump = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+        self._load = json.JSONDecoder(object_hook=self._build).decode
+
+    def encode(self, value: object) -> object:
+        """`value` as JSON's types; a subclass of a plain type is sent as that type.
+
+        Raises:
+            NotPlainError: From `keep`.
+            RecursionError: The value contains itself, or is nested too deeply.
+        """
+        if value is None or type(value) is bool or type(value) is float:
+            return value
+        for kind, form in _FORMS:
+            if isinstance(value, kind):
+                return form(value, self.encode)
+        return self._keep(value)
+
+    def dump(self, message: dict[str, object]) -> bytes:
+        """A message whose values are encoded already, as bytes."""
+        return self._dump(message).encode()
+
+    def load(self, data: bytes) -> dict[str, object]:
+        """The message in `data`, from whomever it may be, with its values decoded.
+
+        Raises:
+            FrameError: The bytes are no message.
+        """
+        try:
+            message = self._load(data.decode())
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
+            raise FrameError(f"not a message: {error}") from error
+        if type(message) is not dict:
+            raise FrameError("not a message: no object")
+        return message
+
+    def _build(self, node: dict[str, object]) -> object:
+        """One JSON object: a value that names its type, or (several keys) a message."""
+        if len(node) != 1:
+            return node
+        ((name, body),) = node.items()
+        if name in _DECODERS and type(body) is list:
+            return _DECODERS[name](body)
+        if name in _TEXT_DECODERS and type(body) is str:
+            return _TEXT_DECODERS[name](body)
+        if name == "object":
+            return self._resolve(body)
+        raise ValueError(f"no type is called {name!r}")
 
 
 def _taken(iterator: Iterator[object]) -> list[object]:
@@ -132,74 +173,3 @@ _TEXT_DECODERS: dict[str, Callable[[str], object]] = {
     "bytearray": bytearray.fromhex,
     "str": lambda text: bytes.fromhex(text).decode("utf-8", "surrogatepass"),
 }
-
-
-def decode(data: bytes, opaque: Callable[[object], object]) -> object:
-    """The message in `data`: an object's keys other than plain types' names are kept as a dict.
-
-    Args:
-        data: JSON, from whom it may be.
-        opaque: Called with what stands for an object that is not plain.
-
-    Raises:
-        FrameError: The bytes are no message.
-    """
-
-    def build(node: dict[str, object]) -> object:
-        if len(node) != 1:
-            return node
-        ((name, body),) = node.items()
-        if name in _DECODERS and isinstance(body, list):
-            return _DECODERS[name](body)
-        if name in _TEXT_DECODERS and isinstance(body, str):
-            return _TEXT_DECODERS[name](body)
-        return opaque(body) if name == "object" else node
-
-    try:
-        return json.loads(data, object_hook=build)
-    except (ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise FrameError(f"not a message: {error}") from error
-
-
-def write_frame(descriptor: int, message: object) -> None:
-    """Writes one message: four bytes of length, then JSON.
-
-    Raises:
-        NotPlainError: The message is longer than MAX_FRAME.
-        FrameError: The other side has closed the pipe.
-    """
-    data = json.dumps(message, separators=(",", ":")).encode()
-    if len(data) > MAX_FRAME:
-        raise NotPlainError(f"a value of {len(data)} bytes; at most {MAX_FRAME} can cross")
-    view = memoryview(struct.pack(">I", len(data)) + data)
-    try:
-        while view:
-            view = view[os.write(descriptor, view) :]
-    except OSError as error:
-        raise FrameError(f"closed: {error}") from error
-
-
-def read_frame(descriptor: int) -> bytes:
-    """Reads one message's JSON.
-
-    Raises:
-        FrameError: The pipe is closed, or the announced length is more than MAX_FRAME.
-    """
-    (length,) = struct.unpack(">I", _read_exactly(descriptor, 4))
-    if length > MAX_FRAME:
-        raise FrameError(f"a message of {length} bytes was announced; at most {MAX_FRAME} may be")
-    return _read_exactly(descriptor, length)
-
-
-def _read_exactly(descriptor: int, count: int) -> bytes:
-    parts: list[bytes] = []
-    while count:
-        try:
-            part = os.read(descriptor, min(count, 1 << 20))
-        except OSError as error:
-            raise FrameError(f"closed: {error}") from error
-        if not part:
-            raise FrameError("closed")
-        parts.append(part)
-        count -= len(part)
-    return b"".join(parts)

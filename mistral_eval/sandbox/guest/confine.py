@@ -1,18 +1,16 @@
-"""Locks a freshly forked process in: descriptors, limits, landlock, capabilities, seccomp.
+"""Locks a freshly forked process in: limits, landlock, capabilities, seccomp.
 
-`Confinement.apply` is called between the fork and the first untrusted instruction; after it
+`Confinement.lock` is called between the fork and the first untrusted instruction; after it
 nothing can be given back.
 """
 
 import errno
-import fcntl
 import os
-import platform
 import resource
 import struct
 from collections.abc import Callable
 
-from .linux import Linux
+from .linux import FilterProgram, Linux
 from .seccomp import filter_for
 
 SCRATCH = "/tmp"  # noqa: S108  the sandbox's own, a fresh tmpfs for each program
@@ -31,37 +29,75 @@ _EXECUTE = 1
 
 
 class Confinement:
-    """What is enforced on each program; what this kernel lacks stands in `missing`."""
+    """What is enforced on a program or a judge; what this kernel lacks stands in `missing`.
 
-    def __init__(self, limits: dict[str, int], *, isolated: bool) -> None:
+    In three steps, because all that can be done before the fork makes each program's start
+    cheaper: `begin` once, `prepare` before each fork, `lock` in the fork.
+    """
+
+    def __init__(self, limits: dict[str, int], *, isolated: bool, judge: bool) -> None:
         """Prepares the filters.
 
         Args:
             limits: cpu_seconds, memory_bytes, file_bytes, open_files.
             isolated: Whether this runs inside namespaces; without them landlock and the
                 capabilities are left alone.
+            judge: Whether this is a judge, which receives open files and has no scratch folder.
         """
         self._limits = limits
         self._isolated = isolated
-        self._on_linux = platform.system() == "Linux"
+        self._judge = judge
         self._linux = Linux()
-        self._filter = filter_for(self._linux.machine) if self._on_linux else None
+        self._on_linux = os.uname().sysname == "Linux"
+        code = filter_for(self._linux.machine, judge=judge) if self._on_linux else None
+        self._filter = None if code is None else FilterProgram(code)
         self._landlock_abi = self._find_landlock() if isolated else 0
+        self._ruleset = -1
         self.missing = self._find_missing()
 
-    def apply(self) -> None:
-        """Confines the calling process for good.
+    def begin(self) -> None:
+        """Sets what this process and all its forks keep: the limits but that of CPU time.
 
         Raises:
             OSError, ValueError: A limit that was promised could not be set.
         """
         os.umask(0o077)
-        self._set_limits()
-        if not self._on_linux:
-            return
-        self._linux.no_new_privileges()
+        wanted = {
+            resource.RLIMIT_FSIZE: self._limits["file_bytes"],
+            resource.RLIMIT_NOFILE: self._limits["open_files"],
+            resource.RLIMIT_CORE: 0,
+        }
+        if self._on_linux:
+            wanted[resource.RLIMIT_AS] = self._limits["memory_bytes"]
+            wanted[resource.RLIMIT_DATA] = self._limits["memory_bytes"]
+            self._linux.no_new_privileges()
+        for kind, value in wanted.items():
+            resource.setrlimit(kind, (value, value))
+
+    def prepare(self) -> None:
+        """Builds the rules for the next fork's files, once its scratch folder is there."""
         if self._landlock_abi:
-            self._restrict_files()
+            self._ruleset = self._make_ruleset()
+
+    def release(self) -> None:
+        """Drops what `prepare` made, after the fork."""
+        if self._ruleset >= 0:
+            os.close(self._ruleset)
+            self._ruleset = -1
+
+    def lock(self) -> None:
+        """Confines the calling process for good.
+
+        Raises:
+            OSError: What was promised could not be enforced.
+        """
+        if not self._judge:  # a judge counts its time anew for each program
+            cpu = self._limits["cpu_seconds"]
+            resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu))
+        if "seccomp" in self.missing and self._isolated:
+            resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
+        if self._ruleset >= 0:
+            self._linux.syscall("landlock", _RESTRICT_SELF, self._ruleset, 0)
         if self._isolated:
             self._linux.drop_capabilities()
         if self._filter is not None and "seccomp" not in self.missing:
@@ -89,22 +125,7 @@ class Confinement:
         self._linux.no_new_privileges()
         self._linux.seccomp(self._filter)
 
-    def _set_limits(self) -> None:
-        wanted = {
-            resource.RLIMIT_CPU: self._limits["cpu_seconds"],
-            resource.RLIMIT_FSIZE: self._limits["file_bytes"],
-            resource.RLIMIT_NOFILE: self._limits["open_files"],
-            resource.RLIMIT_CORE: 0,
-        }
-        if self._on_linux:
-            wanted[resource.RLIMIT_AS] = self._limits["memory_bytes"]
-            wanted[resource.RLIMIT_DATA] = self._limits["memory_bytes"]
-        if self._isolated:
-            wanted[resource.RLIMIT_NPROC] = 1
-        for kind, value in wanted.items():
-            resource.setrlimit(kind, (value, value))
-
-    def _restrict_files(self) -> None:
+    def _make_ruleset(self) -> int:
         abi = self._landlock_abi
         rights = _ALL_RIGHTS[max(version for version in _ALL_RIGHTS if version <= abi)]
         attributes = struct.pack("=Q", rights)
@@ -114,13 +135,12 @@ class Confinement:
             attributes += struct.pack("=Q", _SCOPES)
         ruleset = self._linux.syscall("landlock", _CREATE_RULESET, attributes, len(attributes), 0)
         own = rights & ~(_ON_DEVICES | _MAKE_DEVICES | _EXECUTE)
-        for path, granted in (("/", _READ), (SCRATCH, own)):
+        for path, granted in (("/", _READ), (SCRATCH, _READ if self._judge else own)):
             folder = os.open(path, os.O_PATH | os.O_CLOEXEC)
             rule = struct.pack("=Qi", granted, folder)
             self._linux.syscall("landlock", _ADD_RULE, ruleset, _RULE_PATH_BENEATH, rule, 0)
             os.close(folder)
-        self._linux.syscall("landlock", _RESTRICT_SELF, ruleset, 0)
-        os.close(ruleset)
+        return ruleset
 
 
 def _works_in_child(action: Callable[[], None]) -> bool:
@@ -133,22 +153,3 @@ def _works_in_child(action: Callable[[], None]) -> bool:
             os._exit(1)
         os._exit(0)
     return os.waitpid(child, 0)[1] == 0
-
-
-def keep_only(descriptors: list[int]) -> list[int]:
-    """Closes every open file but `descriptors`, which become 3, 4, ...; 0 to 2 are /dev/null.
-
-    Args:
-        descriptors: Open files, each above 2; descriptor 0 must already be /dev/null.
-
-    Returns:
-        Their new numbers, in the same order.
-    """
-    end = 3 + len(descriptors)
-    copies = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, end) for descriptor in descriptors]
-    for target, copy in enumerate(copies, start=3):
-        os.dup2(copy, target)
-    os.dup2(0, 1)
-    os.dup2(0, 2)
-    os.closerange(end, os.sysconf("SC_OPEN_MAX"))
-    return list(range(3, end))

@@ -1,19 +1,33 @@
 """The judge: runs the data set's tests, with proxies in place of the program's functions.
 
 What it compares are values of its own, decoded from bytes. Its verdict is the only thing that
-makes a program pass.
+makes a program pass. It runs no code but the data set's, so one process judges many programs,
+each with names of its own; the harness replaces it whenever anything unusual happened.
 """
 
 import ast
 import builtins
+import gc
 import json
 import os
+import resource
+import signal
+import socket
+import sys
 from collections.abc import Callable
+from types import FrameType
 from typing import NoReturn
 
-from .codec import FrameError, NotPlainError, decode, encode, read_frame, write_frame
+from .codec import Codec, FrameError, NotPlainError
+from .confine import Confinement
+from .pipe import Pipe
 
+_UNTRUSTED = ("source", "setup", "names")  # the part of a job that goes to the program's process
 _LONGEST_DETAIL = 1000  # characters
+
+
+class OutOfTime(BaseException):  # no Exception: a test's `except` must not hide it
+    """The judge's own CPU time for this program is used up."""
 
 
 class ProgramEnded(BaseException):
@@ -32,18 +46,48 @@ class ProgramError(Exception):
     """An exception of a class of the program's own."""
 
 
-def main(job: bytes, requests: int, replies: int, verdict: int) -> None:
-    """Judges one program and writes the verdict, as one line of JSON, to `verdict`.
+def main() -> None:
+    """Serves one harness over the socket named in the arguments, until it closes."""
+    settings = json.loads(sys.argv[1])
+    os.environ.clear()
+    sys.path[:] = [folder for folder in sys.path if folder != settings["path"]]
+    control = socket.socket(fileno=settings["control"])
+    confinement = Confinement(settings["limits"], isolated=settings["isolated"], judge=True)
+    confinement.begin()
+    confinement.prepare()
+    confinement.lock()
+    confinement.release()
+    signal.signal(signal.SIGXCPU, _out_of_time)
+    gc.freeze()
+    _send(control, {"missing": confinement.missing})
+    os.dup2(0, 2)  # until here errors went to the harness
+    while True:
+        data, descriptors, _, _ = socket.recv_fds(control, 4096, 3)
+        if not data:
+            return
+        job, writing, reading = descriptors
+        with os.fdopen(job, "rb") as file:
+            task = json.load(file)
+        _count_anew(settings["limits"]["cpu_seconds"])
+        pipe = Pipe(reading, writing)
+        verdict = _Checks(task, _Channel(pipe)).run()
+        pipe.close()
+        _send(control, verdict)
 
-    Args:
-        job: JSON with `context` (runs first), `checks` (in order) and `names` (the program's).
-        requests: Descriptor for calls to the program.
-        replies: Descriptor of its answers.
-        verdict: Descriptor on which only the harness listens.
-    """
-    task = json.loads(job)
-    judged = _Checks(task, _Channel(requests, replies)).run()
-    os.write(verdict, json.dumps(judged).encode() + b"\n")
+
+def _send(control: socket.socket, message: dict[str, object]) -> None:
+    control.sendall(json.dumps(message).encode() + b"\n")
+
+
+def _count_anew(seconds: int) -> None:
+    """Gives this process that much CPU time from now on."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    limit = int(used.ru_utime + used.ru_stime) + seconds + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.RLIM_INFINITY))
+
+
+def _out_of_time(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise OutOfTime("the checks of this program used up their CPU time")
 
 
 class _Checks:
@@ -55,7 +99,7 @@ class _Checks:
         self._sources = {"<context>": "".join(task["context"])}
         self._sources |= {f"<check {i}>": text for i, text in enumerate(task["checks"])}
 
-    def run(self) -> dict[str, str]:
+    def run(self) -> dict[str, object]:
         """The verdict: `status`, `detail` and `check`, the first failing one's text."""
         try:
             self._run_all()
@@ -72,7 +116,7 @@ class _Checks:
 
     def _run_all(self) -> None:
         namespace: dict[str, object] = {"__name__": "checks"}
-        kinds = self._channel.start()
+        kinds = self._channel.start({key: self._task[key] for key in _UNTRUSTED})
         for number, (name, source) in enumerate(self._sources.items()):
             if number == 1:  # the program's names replace those of the context
                 self._bind(namespace, kinds)
@@ -107,36 +151,41 @@ class _Checks:
         return ast.get_source_segment(source, smallest) or ""
 
 
+_STATUS: tuple[tuple[type[BaseException], str], ...] = (
+    (OutOfTime, "timeout"),
+    (ProgramEnded, "ended"),
+    (AssertionError, "failed"),
+    (UnreadableValue, "failed"),
+    (MemoryError, "out_of_memory"),
+)
+# Their text says it all; of the others the type is told too.
+_PLAIN_SPOKEN = (OutOfTime, ProgramEnded, UnreadableValue, ProgramStopped, ProgramError)
+
+
 def _reading(error: BaseException) -> tuple[str, str]:
     """Status and detail of what ended the tests."""
-    detail = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    if isinstance(error, ProgramEnded):
-        return "ended", str(error)
-    if isinstance(error, AssertionError):
-        return "failed", detail
-    if isinstance(error, MemoryError):
-        return "out_of_memory", detail
-    if isinstance(error, UnreadableValue):
-        return "failed", str(error)
-    if isinstance(error, (ProgramStopped, ProgramError)):
-        return "error", str(error)
-    return "error", detail
+    status = next((status for kind, status in _STATUS if isinstance(error, kind)), "error")
+    text = str(error)
+    if isinstance(error, _PLAIN_SPOKEN):
+        return status, text
+    return status, f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 class _Channel:
     """Calls to the program's process, one at a time."""
 
-    def __init__(self, requests: int, replies: int) -> None:
-        self._requests = requests
-        self._replies = replies
+    def __init__(self, pipe: Pipe) -> None:
+        self._pipe = pipe
+        self._codec = Codec(_number, _Foreign)
         self._count = 0
         self.broken = ""  # set once and for all when the program ended in the middle
 
-    def start(self) -> dict[str, str]:
-        """Waits until the program has run; gives each name's kind."""
+    def start(self, program: dict[str, object]) -> dict[str, str]:
+        """Sends the program and waits until it has run; gives each name's kind."""
+        self._send(program)
         kinds = self._answer(0, "ready")
         pairs = kinds if isinstance(kinds, tuple) else ()
-        if not all(isinstance(p, tuple) and len(p) == 2 for p in pairs):
+        if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
             self._break("the program sent no list of its names")
         return {str(name): str(kind) for name, kind in pairs}
 
@@ -158,22 +207,25 @@ class _Channel:
             raise ProgramEnded(self.broken)
         self._count += 1
         try:
-            if "args" in request:
-                request["args"] = encode(request["args"], _number)
-                request["kwargs"] = encode(request["kwargs"], _number)
-            write_frame(self._requests, {"n": self._count, **request})
+            for key in request.keys() - {"name"}:
+                request[key] = self._codec.encode(request[key])
+            self._send({"n": self._count, **request})
         except NotPlainError as error:
             raise UnreadableValue(f"a test's argument cannot cross: {error}") from error
+        return self._answer(self._count, "value")
+
+    def _send(self, message: dict[str, object]) -> None:
+        try:
+            self._pipe.write(self._codec.dump(message))
         except FrameError as error:
             self._break(str(error))
-        return self._answer(self._count, "value")
 
     def _answer(self, number: int, key: str) -> object:
         try:
-            reply = decode(read_frame(self._replies), _Foreign)
+            reply = self._codec.load(self._pipe.read())
         except FrameError as error:
             self._break(str(error))
-        if not isinstance(reply, dict) or reply.get("n") != number or len(reply) != 2:
+        if reply.get("n") != number or len(reply) != 2:
             self._break("the program answered what was not asked")
         if "error" in reply:
             _raise(reply["error"])

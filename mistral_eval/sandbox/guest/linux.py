@@ -5,7 +5,6 @@ Source: the man pages unshare(2), setns(2), mount(2), pivot_root(2), capset(2), 
 
 import ctypes
 import os
-import platform
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWCGROUP = 0x02000000
@@ -40,7 +39,7 @@ class Linux:
 
     def __init__(self) -> None:
         self._libc = ctypes.CDLL(None, use_errno=True)
-        self.machine = platform.machine()
+        self.machine = os.uname().machine
 
     def unshare(self, flags: int) -> None:
         """Moves this process (for CLONE_NEWPID: its next children) to new namespaces."""
@@ -75,11 +74,9 @@ class Linux:
         data = (ctypes.c_uint32 * 6)()
         self.syscall("capset", _CAPSET[self.machine], header, data)
 
-    def seccomp(self, program: bytes) -> None:
-        """Installs a seccomp filter: `program` is an array of 8-byte BPF instructions."""
-        code = ctypes.create_string_buffer(program, len(program))
-        header = _FilterProgram(len(program) // 8, ctypes.cast(code, ctypes.c_void_p))
-        done = self._libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(header), 0, 0)
+    def seccomp(self, program: "FilterProgram") -> None:
+        """Installs a seccomp filter."""
+        done = self._libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, program.pointer, 0, 0)
         self._check(done, "seccomp")
 
     def syscall(self, name: str, number: int, *arguments: object) -> int:
@@ -94,7 +91,14 @@ class Linux:
         return done
 
 
-class _FilterProgram(ctypes.Structure):
-    """The kernel's struct sock_fprog."""
+class FilterProgram:
+    """BPF instructions (8 bytes each) as the kernel's struct sock_fprog."""
 
+    def __init__(self, code: bytes) -> None:
+        self._code = ctypes.create_string_buffer(code, len(code))
+        self._header = _SockFprog(len(code) // 8, ctypes.cast(self._code, ctypes.c_void_p))
+        self.pointer = ctypes.byref(self._header)
+
+
+class _SockFprog(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))

@@ -4,89 +4,90 @@ Nothing here is trusted. The program may rewrite all of it; the worst it can sen
 plain value. The expected values, the tests and the verdict are in another process.
 """
 
-import json
 import sys
 import types
-from collections.abc import Callable
 
-from .codec import FrameError, NotPlainError, decode, encode, read_frame, write_frame
+from .codec import Codec, FrameError, NotPlainError
+from .pipe import MAX_FRAME, Pipe
 
 _LONGEST_MESSAGE = 500  # characters of an exception's text
 
 
-def main(job: bytes, requests: int, replies: int) -> None:
-    """Runs one program, then serves calls until the judge closes the pipe.
+def main(pipe: Pipe) -> None:
+    """Runs the program that comes first on the pipe, then answers calls until it is closed.
 
-    Args:
-        job: JSON with `source`, `setup` (runs after it in the same namespace) and `names` (what
-            the judge will use).
-        requests: Descriptor on which the judge's calls come.
-        replies: Descriptor for the answers.
+    The first message holds `source`, `setup` (runs after it in the same namespace) and `names`
+    (what the judge will use).
     """
-    task = json.loads(job)
+    codec = Codec(repr, repr)
+    task = codec.load(pipe.read())
     module = types.ModuleType("solution")
     sys.modules["solution"] = module
     try:
         for part in ("source", "setup"):
-            code = compile(task[part], f"<{part}>", "exec", dont_inherit=True)
-            exec(code, module.__dict__)  # noqa: S102  this is what the sandbox is for
+            if task[part]:
+                code = compile(str(task[part]), f"<{part}>", "exec", dont_inherit=True)
+                exec(code, module.__dict__)  # noqa: S102  this is what the sandbox is for
     except BaseException as error:  # noqa: BLE001  the program may raise anything
-        write_frame(replies, {"n": 0, "error": _describe(error)})
+        pipe.write(codec.dump({"n": 0, "error": _describe(error)}))
         return
-    kinds = tuple((name, _kind(module.__dict__, name)) for name in task["names"])
-    write_frame(replies, {"n": 0, "ready": encode(kinds, str)})
-    _serve(_Objects(module.__dict__), requests, replies)
+    names = task["names"]
+    assert isinstance(names, list), "the judge sends a list of names"
+    kinds = tuple((name, _kind(module.__dict__, name)) for name in names)
+    pipe.write(codec.dump({"n": 0, "ready": codec.encode(kinds)}))
+    _Server(module.__dict__, pipe).serve()
 
 
-class _Objects:
-    """The program's names, and those of its results that are no plain data, by number."""
+class _Server:
+    """Answers the judge; keeps those results that are no plain data, by number."""
 
-    def __init__(self, names: dict[str, object]) -> None:
+    def __init__(self, names: dict[str, object], pipe: Pipe) -> None:
         self._names = names
         self._results: list[object] = []
+        self._pipe = pipe
+        self._codec = Codec(self._keep, self._resolve)
 
-    def answer(self, request: dict[str, object]) -> object:
-        """The encoded result of one request: a call, or the value of a name."""
+    def serve(self) -> None:
+        """One answer to each request, until the judge closes the pipe."""
+        while True:
+            try:
+                request = self._codec.load(self._pipe.read())
+                self._pipe.write(self._answer(request))
+            except FrameError:
+                return
+
+    def _answer(self, request: dict[str, object]) -> bytes:
+        number = request["n"]
+        try:
+            value = self._codec.encode(self._perform(request))
+            answer = self._codec.dump({"n": number, "value": value})
+        except NotPlainError as error:
+            return self._codec.dump({"n": number, "error": ["NotPlainError", str(error)]})
+        except BaseException as error:  # noqa: BLE001  the program may raise anything
+            return self._codec.dump({"n": number, "error": _describe(error)})
+        if len(answer) > MAX_FRAME:
+            text = f"a value of {len(answer)} bytes; at most {MAX_FRAME} can cross"
+            return self._codec.dump({"n": number, "error": ["NotPlainError", text]})
+        return answer
+
+    def _perform(self, request: dict[str, object]) -> object:
+        """The result of a call, or the value of a name."""
         target = self._names[str(request["name"])]
         if "args" not in request:
-            return encode(target, self._keep)
+            return target
+        arguments, named = request["args"], request["kwargs"]
         assert callable(target), "the judge calls only what was announced as callable"
-        return encode(_call(target, request), self._keep)
-
-    def resolve(self, number: object) -> object:
-        """The object that the judge knows by `number`."""
-        assert isinstance(number, int), f"an object's number is an int, not {number!r}"
-        return self._results[number]
+        assert isinstance(arguments, list), "positional arguments come as a list"
+        assert isinstance(named, dict), "named arguments come as a dict"
+        return target(*arguments, **named)
 
     def _keep(self, result: object) -> object:
         self._results.append(result)
         return {"object": [len(self._results) - 1, type(result).__name__]}
 
-
-def _call(target: Callable[..., object], request: dict[str, object]) -> object:
-    arguments, named = request["args"], request["kwargs"]
-    assert isinstance(arguments, list), "positional arguments come as a list"
-    assert isinstance(named, dict), "named arguments come as a dict"
-    return target(*arguments, **named)
-
-
-def _serve(objects: _Objects, requests: int, replies: int) -> None:
-    while True:
-        try:
-            data = read_frame(requests)
-        except FrameError:
-            return
-        request = decode(data, objects.resolve)
-        assert isinstance(request, dict), "a request is an object"
-        answer: dict[str, object] = {"n": request["n"]}
-        try:
-            write_frame(replies, {**answer, "value": objects.answer(request)})
-        except FrameError:
-            return
-        except NotPlainError as error:
-            write_frame(replies, {**answer, "error": ["NotPlainError", str(error)]})
-        except BaseException as error:  # noqa: BLE001  the program may raise anything
-            write_frame(replies, {**answer, "error": _describe(error)})
+    def _resolve(self, number: object) -> object:
+        assert isinstance(number, int), f"an object's number is an int, not {number!r}"
+        return self._results[number]
 
 
 def _kind(names: dict[str, object], name: str) -> str:

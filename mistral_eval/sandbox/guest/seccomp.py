@@ -61,15 +61,22 @@ _BY_ARGUMENT: dict[str, tuple[tuple[int, int], int, tuple[int, ...]]] = {
     "sendto": ((44, 206), 4, (0,)),
 }
 
+_JUDGE = {"recvmsg": (47, 212), "sendmsg": (46, 211)}
+
 _AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _COLUMN = {"x86_64": 0, "aarch64": 1}
-_LOAD, _JUMP_EQUAL, _RETURN = 0x20, 0x15, 0x06
+_LOAD, _JUMP_EQUAL, _JUMP_GREATER_EQUAL, _RETURN = 0x20, 0x15, 0x35, 0x06
 _ALLOW, _KILL, _EPERM = 0x7FFF0000, 0x80000000, 0x00050001
 _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16  # offsets in struct seccomp_data
 
 
-def filter_for(machine: str) -> bytes | None:
-    """The filter's instructions, or None for a machine whose numbers are not known here."""
+def filter_for(machine: str, *, judge: bool) -> bytes | None:
+    """The filter's instructions, or None for a machine whose numbers are not known here.
+
+    Args:
+        machine: As uname gives it.
+        judge: Whether it is for a judge, which receives open files from the harness.
+    """
     if machine not in _COLUMN:
         return None
     column = _COLUMN[machine]
@@ -79,13 +86,35 @@ def filter_for(machine: str) -> bytes | None:
         _instruction(_RETURN, _KILL),
         _instruction(_LOAD, _NUMBER),
     ]
-    for numbers in _ALLOWED.values():
-        number = numbers[column]
-        if number is not None:
-            code += [_instruction(_JUMP_EQUAL, number, 0, 1), _instruction(_RETURN, _ALLOW)]
     for by_machine, argument, values in _BY_ARGUMENT.values():
         code += _argument_rule(by_machine[column], argument, values)
-    return b"".join([*code, _instruction(_RETURN, _EPERM)])
+    allowed = {numbers[column] for numbers in _ALLOWED.values()} - {None}
+    if judge:
+        allowed |= {numbers[column] for numbers in _JUDGE.values()}
+    return b"".join(code + _search(_borders(allowed)))
+
+
+def _borders(allowed: set[int | None]) -> list[tuple[int, bool]]:
+    """The numbers at which the answer changes, from 0 on, each with the answer from there on."""
+    highest = max(number for number in allowed if number is not None)
+    borders = [(0, 0 in allowed)]
+    for number in range(1, highest + 2):
+        if (number in allowed) is not borders[-1][1]:
+            borders.append((number, number in allowed))
+    return borders
+
+
+def _search(borders: list[tuple[int, bool]]) -> list[bytes]:
+    """A binary search over `borders`.
+
+    The kernel tries the filter on each number when it is installed, once for each program: a
+    short way to each answer makes a start cheaper.
+    """
+    if len(borders) == 1:
+        return [_instruction(_RETURN, _ALLOW if borders[0][1] else _EPERM)]
+    middle = len(borders) // 2
+    below, above = _search(borders[:middle]), _search(borders[middle:])
+    return [_instruction(_JUMP_GREATER_EQUAL, borders[middle][0], len(below), 0), *below, *above]
 
 
 def _argument_rule(number: int, argument: int, values: tuple[int, ...]) -> list[bytes]:

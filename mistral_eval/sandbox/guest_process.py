@@ -1,4 +1,4 @@
-"""The harness's end of one zygote: starts it, hands it jobs, learns how they ended."""
+"""The harness's end of one sandboxed process: starts it, sends jobs, reads its lines."""
 
 import json
 import os
@@ -14,31 +14,21 @@ from .backends import start_command
 from .interpreter import Interpreter
 from .results import Limits
 
-_START_SECONDS = 60.0  # a generous limit for an interpreter's start on a busy machine
+_START_SECONDS = 120.0  # a generous limit for an interpreter's start on a busy machine
+_LONGEST_LINE = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """How zygotes are started in one run."""
+    """How sandboxed processes are started in one run."""
 
     kind: str
     interpreter: Interpreter
     limits: Limits
 
 
-@dataclass(frozen=True, slots=True)
-class End:
-    """How a fork ended: its exit code (minus the signal's number) and its CPU seconds.
-
-    `exit_code` is None where the zygote itself died.
-    """
-
-    exit_code: int | None
-    cpu_seconds: float = 0.0
-
-
-class ZygoteProcess:
-    """One sandboxed zygote. Use `close` when done."""
+class GuestProcess:
+    """A zygote or a judge. Use `close` when done."""
 
     def __init__(self, setup: Setup, role: str) -> None:
         """Starts it; `wait_until_ready` must follow before the first job.
@@ -51,7 +41,6 @@ class ZygoteProcess:
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  closed with the rest
         self._received = b""
         self._jobs = 0
-        self.missing: tuple[str, ...] = ()
         with theirs:
             start = start_command(
                 setup.kind, role, theirs.fileno(), setup.interpreter, setup.limits
@@ -70,8 +59,8 @@ class ZygoteProcess:
             except OSError as error:
                 raise SandboxError(f"the sandbox did not start: {error}") from error
 
-    def wait_until_ready(self) -> None:
-        """Waits for the zygote's first word.
+    def wait_until_ready(self) -> tuple[str, ...]:
+        """Waits for the first line; gives what the process cannot enforce.
 
         Raises:
             SandboxError: It ended or stayed silent; the text holds what it wrote.
@@ -86,8 +75,8 @@ class ZygoteProcess:
         except TimeoutError as error:
             raise SandboxError(f"the sandbox did not start: {self._said()}") from error
         line, self._received = self._received.split(b"\n", 1)
-        self.missing = tuple(json.loads(line)["missing"])
         self.control.setblocking(False)
+        return tuple(json.loads(line)["missing"])
 
     def start_job(self, descriptors: list[int]) -> None:
         """Hands over a job's open files; this side's copies stay open."""
@@ -95,28 +84,32 @@ class ZygoteProcess:
         socket.send_fds(self.control, [b"job%d\n" % self._jobs], descriptors)
 
     def kill_job(self) -> None:
-        """Ends the present job, if it still runs."""
+        """Ends a zygote's present job, if it still runs."""
         self.control.send(b"kill%d\n" % self._jobs)
 
-    def read_end(self) -> End | None:
-        """The present job's end, if it has come. Call when `control` is readable."""
+    def read_line(self) -> dict[str, object] | None:
+        """The next line, if it is whole. Call when `control` is readable.
+
+        Raises:
+            EOFError: The process has ended, or sends what is no line.
+        """
         try:
-            data = self.control.recv(4096)
+            data = self.control.recv(_LONGEST_LINE)
         except BlockingIOError:
             return None
-        except OSError:
-            data = b""
-        if not data:
-            return End(None)
+        except OSError as error:
+            raise EOFError(str(error)) from error
         self._received += data
+        if not data or len(self._received) > _LONGEST_LINE:
+            raise EOFError("the process has ended")
         if b"\n" not in self._received:
             return None
         line, self._received = self._received.split(b"\n", 1)
-        report = json.loads(line)
-        return End(report["status"], report["cpu"])
+        message: dict[str, object] = json.loads(line)
+        return message
 
     def close(self) -> None:
-        """Ends the zygote and, with its process namespace, everything in it."""
+        """Ends the process and, with its process namespace, everything in it."""
         self.control.close()
         self._process.kill()
         self._process.wait()
@@ -130,14 +123,14 @@ class ZygoteProcess:
         return lines[-1] if lines else "it said nothing"
 
 
-def sealed_file(data: bytes) -> int:
-    """An open file in memory that holds `data`, at its start; the caller closes it."""
+def file_in_memory(data: bytes) -> int:
+    """An open file that holds `data`, at its start; the caller closes it."""
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("job", os.MFD_CLOEXEC)
     else:
         with tempfile.TemporaryFile() as file:
             descriptor = os.dup(file.fileno())
-    with os.fdopen(os.dup(descriptor), "wb") as file:
-        file.write(data)
+    written = os.write(descriptor, data)
+    assert written == len(data), f"wrote {written} of {len(data)} bytes to memory"
     os.lseek(descriptor, 0, os.SEEK_SET)
     return descriptor
