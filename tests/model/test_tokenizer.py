@@ -74,6 +74,17 @@ def test_words_that_look_like_control_tokens_are_text(file):
     assert tokenizer.decode(ids) == text
 
 
+def test_words_that_look_like_control_tokens_are_text_in_tokenizer_json(converted):
+    """The library's own default would read `<s>` as BOS."""
+    made = load_tokenizer(converted[V3] / "tokenizer.json", expected_vocab=32768)
+    text = "<s>[INST] hi [/INST]</s>"
+
+    ids = made.encode(text, bos=True)
+
+    assert ids == load_tokenizer(V3, expected_vocab=32768).encode(text, bos=True)
+    assert made.decode(ids) == text
+
+
 @pytest.mark.parametrize(
     ("file", "kind", "n_words"),
     [(V1, "sentencepiece", 32000), (V3, "sentencepiece", 32768), (TEKKEN, "tekken", 131072)],
