@@ -5,6 +5,7 @@ of MATH (Hendrycks et al. 2021). `docs/scoring.md` says what counts as equal.
 """
 
 import re
+from collections import deque
 from enum import StrEnum
 
 from mistral_eval.answers.latex_grammar import parse
@@ -13,12 +14,15 @@ from mistral_eval.answers.latex_text import MAX_CHARS, clock, normal_form, words
 from mistral_eval.answers.latex_tree import LatexError, Node
 
 MAX_ANSWER_CHARS = 20_000
+MAX_TRIES = 8  # sentences without an answer, from the last one back
+MAX_WORDS = 3  # of an answer without a formula or number: "positive, because ..." is prose
 _BOX = re.compile(r"\\(?:begin)?(?:boxed|fbox)\s*\{")
 _BARE_BOX = re.compile(r"\\boxed\s+([^\s{}$]{1,200})")
 _SAID = re.compile(r"[Ff]inal [Aa]nswer is:?")
 _PLAIN = re.compile(r"[Aa]nswer is:?")
 _BRACES = re.compile(r"\\.|[{}]", re.DOTALL)
 _MATH = re.compile(r"\$\$(.+?)\$\$|\$([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+_FORMAL = re.compile(r"[$\\\\0-9]")
 _GOES_ON = re.compile(r"\s*(?:,|and|or|, and|, or)\s*\$")
 
 
@@ -103,18 +107,18 @@ def _boxes(text: str) -> list[tuple[int, str]]:
 
 def _said(text: str, words_before: re.Pattern[str]) -> list[tuple[int, str]]:
     """Return place and answer of the last `answer is ...` that is followed by something."""
-    for match in reversed(list(words_before.finditer(text))):
+    for match in reversed(deque(words_before.finditer(text), maxlen=MAX_TRIES)):
         rest = text[match.end() : match.end() + MAX_ANSWER_CHARS].lstrip()
-        answer = re.split(r"\.?\s+I hope it is", rest, maxsplit=1)[0]
-        answer = answer if answer != rest else _sentence(rest)
-        answer = answer.strip().rstrip(".,;: ").strip()
-        if answer:
+        answer, hopes, _ = rest.partition("I hope it is")
+        answer = (answer if hopes else _sentence(rest)).strip().rstrip(".,;: ").strip()
+        prose = len(answer.split()) > MAX_WORDS and not _FORMAL.search(answer)
+        if answer and not prose:
             return [(match.start(), answer)]
     return []
 
 
 def _sentence(rest: str) -> str:
-    """Return the first formula if the text starts with one, else the first sentence or line."""
+    """Return the formula the text starts with, if it is alone, else the first sentence or line."""
     formula = _MATH.match(rest)
     if formula and not _GOES_ON.match(rest, formula.end()):
         return formula[0]

@@ -40,20 +40,20 @@ def main(seconds: float, memory_bytes: int) -> int:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         signal.signal(signal.SIGPROF, signal.SIG_DFL)
         answers.write(READY + "\n")
-        return _serve(answers, seconds)
+        try:
+            _serve(answers, seconds)
+        except MemoryError:
+            return OUT_OF_MEMORY
+        return 0
 
 
-def _serve(answers: IO[str], seconds: float) -> int:
+def _serve(answers: IO[str], seconds: float) -> None:
     for line in sys.stdin:
         a, b = json.loads(line)
         signal.setitimer(signal.ITIMER_PROF, seconds)
-        try:
-            answer = equal(a, b)
-        except MemoryError:
-            return OUT_OF_MEMORY
+        answer = equal(a, b)
         signal.setitimer(signal.ITIMER_PROF, 0)
         answers.write(answer + "\n")
-    return 0
 
 
 if __name__ == "__main__":
