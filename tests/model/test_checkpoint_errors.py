@@ -281,22 +281,5 @@ def test_a_model_that_does_not_fit_is_refused_before_it_is_read(hf, monkeypatch)
     )
 
 
-def test_a_cgroups_limit_counts_and_its_droppable_pages_are_free(tmp_path):
-    (tmp_path / "memory.max").write_text("1000\n")
-    (tmp_path / "memory.current").write_text("900\n")
-    (tmp_path / "memory.stat").write_text("anon 100\ninactive_file 300\n")
-
-    assert memory._cgroup_memory(tmp_path) == 400
-    (tmp_path / "memory.max").write_text("max\n")
-    assert memory._cgroup_memory(tmp_path) is None
-    assert memory._cgroup_memory(tmp_path / "absent") is None
-
-
-def test_memory_of_this_machine_is_known():
-    free = memory.available_memory(torch.device("cpu"))
-
-    assert free is None or free > 1 << 20
-
-
 def test_an_unknown_dtype_is_wrong_usage(hf):
     assert "--dtype should be auto, float32" in message(hf, UsageError, dtype="int4")

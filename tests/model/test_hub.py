@@ -1,9 +1,5 @@
-"""A reference is a folder, a download or a sentence; offline, a complete cache is enough."""
+"""A reference is a folder, a download, or one sentence that says what to do."""
 
-import json
-import socket
-
-import huggingface_hub
 import pytest
 from huggingface_hub import errors
 from huggingface_hub.hf_api import ModelInfo
@@ -15,44 +11,8 @@ from mistral_eval.model.hub import RemoteFile, files_to_fetch, resolve_model
 NAME = "mistralai/Mistral-7B-v0.1"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TINY = "`--model tiny --data sample`."
+pytestmark = pytest.mark.usefixtures("hub_cache")
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    """An empty cache, and no network behind any test of this file."""
-    folder = tmp_path / "cache"
-    folder.mkdir()
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(folder))
-
-    def refuse(*_args, **_kwargs):
-        raise AssertionError("a socket was opened")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    return folder
-
-
-@pytest.fixture
-def offline(monkeypatch):
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-
-
-def fill_cache(cache, names, revision="main"):
-    """The layout huggingface_hub keeps: refs/<name> -> commit, snapshots/<commit>/<files>."""
-    repository = cache / f"models--{NAME.replace('/', '--')}"
-    (repository / "refs").mkdir(parents=True)
-    (repository / "refs" / revision).write_text(COMMIT)
-    snapshot = repository / "snapshots" / COMMIT
-    snapshot.mkdir(parents=True)
-    for name in names:
-        (snapshot / name).write_text("{}")
-    if "model.safetensors.index.json" in names:
-        weight_map = {"a": SHARDS[0], "b": SHARDS[1]}
-        (snapshot / "model.safetensors.index.json").write_text(
-            json.dumps({"weight_map": weight_map})
-        )
-    return snapshot
 
 
 def answer(monkeypatch, files, commit=COMMIT):
@@ -146,7 +106,7 @@ def test_what_is_neither_folder_nor_name_is_an_error(ref, monkeypatch, tmp_path)
 
 
 def test_the_size_is_said_before_the_download_and_only_the_needed_files_come(
-    monkeypatch, cache, tmp_path
+    monkeypatch, hub_cache, tmp_path
 ):
     answer(monkeypatch, FILES)
     monkeypatch.setattr(
@@ -162,14 +122,14 @@ def test_the_size_is_said_before_the_download_and_only_the_needed_files_come(
 
     assert resolve_model(NAME, revision="v1", say=events.append) == tmp_path
     assert events == [
-        f"downloading {NAME}: 9 files, 13.51 GiB, into {cache}",
+        f"downloading {NAME}: 9 files, 13.51 GiB, into {hub_cache.folder}",
         (NAME, "v1", fetched(FILES.items())),
     ]
 
 
-def test_what_the_cache_holds_is_neither_counted_nor_announced(monkeypatch, cache, tmp_path):
+def test_what_the_cache_holds_is_neither_counted_nor_announced(monkeypatch, hub_cache, tmp_path):
     answer(monkeypatch, FILES)
-    fill_cache(cache, fetched(FILES.items()))
+    hub_cache.fill(fetched(FILES.items()))
     monkeypatch.setattr(hub, "snapshot_download", lambda *_a, **_k: str(tmp_path))
     said = []
 
@@ -241,9 +201,9 @@ def test_a_hub_in_trouble_is_a_sentence(monkeypatch):
 
 
 @pytest.mark.parametrize("make", [connection_error, lambda: http_error(errors.HfHubHTTPError, 502)])
-def test_without_the_hub_a_complete_cache_is_used(monkeypatch, cache, make):
+def test_without_the_hub_a_complete_cache_is_used(monkeypatch, hub_cache, make):
     monkeypatch.setattr(hub.HfApi, "model_info", raising(make()))
-    snapshot = fill_cache(cache, ["config.json", "model.safetensors", "tokenizer.model"])
+    snapshot = hub_cache.fill(["config.json", "model.safetensors", "tokenizer.model"])
 
     assert resolve_model(NAME) == snapshot
 
@@ -262,53 +222,6 @@ def test_a_cache_that_cannot_be_written_is_a_sentence(monkeypatch):
 
     with pytest.raises(HubError, match="set HF_HOME to a folder of yours"):
         resolve_model(NAME, say=lambda _text: None)
-
-
-@pytest.mark.parametrize("revision", [None, "main", COMMIT])
-@pytest.mark.parametrize(
-    "names",
-    [
-        ["config.json", "model.safetensors"],
-        ["config.json", "model.safetensors.index.json", *SHARDS],
-        ["params.json", "consolidated.safetensors"],
-        ["params.json", "consolidated.00.pth"],
-    ],
-)
-def test_offline_a_complete_cache_is_enough(offline, cache, names, revision):
-    snapshot = fill_cache(cache, names)
-
-    assert resolve_model(NAME, revision=revision) == snapshot
-
-
-def test_offline_another_revision_is_not_taken_for_the_cached_one(offline, cache):
-    fill_cache(cache, ["config.json", "model.safetensors"])
-
-    with pytest.raises(HubError, match=f"holds no copy of {NAME} at v2: go online once"):
-        resolve_model(NAME, revision="v2")
-
-
-def test_offline_an_empty_cache_is_a_sentence(offline, cache):
-    with pytest.raises(HubError) as caught:
-        resolve_model(NAME)
-
-    assert str(caught.value) == (
-        f"HF_HUB_OFFLINE is set and the cache {cache} holds no copy of {NAME}: go online once, "
-        f"give a folder, or try {TINY}"
-    )
-
-
-@pytest.mark.parametrize(
-    ("names", "lacking"),
-    [
-        (["config.json", "tokenizer.model"], "model.safetensors"),
-        (["config.json", "model.safetensors.index.json", SHARDS[0]], SHARDS[1]),
-    ],
-)
-def test_offline_an_interrupted_download_names_what_is_missing(offline, cache, names, lacking):
-    fill_cache(cache, names)
-
-    with pytest.raises(HubError, match=f"lacks {lacking}, and the hub was not asked"):
-        resolve_model(NAME)
 
 
 def test_a_name_the_hub_cannot_have_is_a_sentence(monkeypatch):

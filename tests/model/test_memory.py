@@ -1,0 +1,22 @@
+"""How much memory there is to load a model into."""
+
+import torch
+
+from mistral_eval.model import memory
+
+
+def test_a_cgroups_limit_counts_and_its_droppable_pages_are_free(tmp_path):
+    (tmp_path / "memory.max").write_text("1000\n")
+    (tmp_path / "memory.current").write_text("900\n")
+    (tmp_path / "memory.stat").write_text("anon 100\ninactive_file 300\n")
+
+    assert memory._cgroup_memory(tmp_path) == 400
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory._cgroup_memory(tmp_path) is None
+    assert memory._cgroup_memory(tmp_path / "absent") is None
+
+
+def test_memory_of_this_machine_is_known():
+    free = memory.available_memory(torch.device("cpu"))
+
+    assert free is None or free > 1 << 20
