@@ -11,7 +11,10 @@ from mistral_eval.engine.checks import not_finite
 from mistral_eval.engine.requests import ScoreReply, ScoreRequest
 from mistral_eval.model.transformer import Transformer
 
-_ROWS_AT_ONCE = 256  # rows of float32 logits held at once: 33 MB at 32000 words
+# Rows and words of float32 logits held at once. A CPU's second-level cache holds its tile (2 MB),
+# so that the passes over the logits cost little beside the matrix product; CUDA takes all words.
+_ROWS_AT_ONCE = 256
+_WORDS_AT_ONCE = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,22 +35,19 @@ class Tally:
 
     def __init__(self, requests: Sequence[ScoreRequest]) -> None:
         self._missing = [len(request.continuation) for request in requests]
-        self._logprobs: list[list[float]] = [[] for _ in requests]
+        self._sums = [0.0] * len(requests)
         self._is_greedy = [True] * len(requests)
 
     def add(self, request: int, logprob: float, *, is_greedy: bool) -> ScoreReply | None:
         """Count the next token of a request; its reply, once that was the last."""
-        self._logprobs[request].append(logprob)
+        self._sums[request] += logprob
         self._is_greedy[request] &= is_greedy
         self._missing[request] -= 1
         if self._missing[request]:
             return None
-        total = sum(self._logprobs[request])
-        self._logprobs[request] = []
-        return ScoreReply(total, self._is_greedy[request])
+        return ScoreReply(self._sums[request], self._is_greedy[request])
 
 
-@torch.inference_mode()
 def token_logprobs(
     model: Transformer, hidden: Tensor, asked: Sequence[Asked]
 ) -> Iterator[tuple[Asked, float, bool]]:
@@ -61,7 +61,7 @@ def token_logprobs(
         asked: rows index `hidden` and never fall.
 
     Raises:
-        EngineError: a logit is NaN or infinite; names the first request it touches.
+        EngineError: a logit is NaN or plus infinity; names the first request it touches.
     """
     rows = sorted({item.row for item in asked})
     done = 0
@@ -70,15 +70,40 @@ def token_logprobs(
         index = {row: n for n, row in enumerate(some)}
         end = bisect_right(asked, some[-1], lo=done, key=lambda item: item.row)
         block, done = asked[done:end], end
-        logits = model.logits(hidden[torch.tensor(some, device=hidden.device)])
+        states = hidden[torch.tensor(some, device=hidden.device)]
         local = torch.tensor([index[item.row] for item in block], device=hidden.device)
         tokens = torch.tensor([item.token for item in block], device=hidden.device)
-        found = logits[local, tokens] - logits.logsumexp(dim=1)[local]
-        greedy = logits.argmax(dim=1)[local] == tokens
-        finite = logits.sum(dim=1).isfinite()[local]
-        for item, value, best, fine in zip(
-            block, found.tolist(), greedy.tolist(), finite.tolist(), strict=True
-        ):
-            if not fine:
-                raise not_finite(f"score request {item.request}")
-            yield item, value, best
+        logprobs, is_greedy = _block(model, states, local, tokens)
+        finite = logprobs.isfinite().tolist()
+        if not all(finite):
+            raise not_finite(f"score request {block[finite.index(False)].request}")
+        yield from zip(block, logprobs.tolist(), is_greedy.tolist(), strict=True)
+
+
+@torch.inference_mode()
+def _block(
+    model: Transformer, states: Tensor, local: Tensor, tokens: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Log-probability of `tokens`, (A,), in rows `local` of `states`; whether each is the argmax.
+
+    The largest logit and the sum of exponentials are carried from tile to tile; of equal logits
+    the lowest id is the largest.
+    """
+    shape, device = len(states), states.device
+    largest = torch.full((shape,), float("-inf"), device=device)
+    best = torch.zeros(shape, dtype=torch.int64, device=device)
+    total = torch.zeros(shape, device=device)
+    found = torch.zeros(len(tokens), device=device)
+    for first, logits in model.logit_tiles(
+        states, _WORDS_AT_ONCE if device.type == "cpu" else model.n_words
+    ):
+        width = logits.shape[1]
+        inside = (tokens >= first) & (tokens < first + width)
+        picked = logits[local, (tokens - first).clamp(0, width - 1)]
+        found = torch.where(inside, picked, found)
+        top, where = logits.max(dim=1)
+        best = torch.where(top > largest, where + first, best)
+        new = torch.maximum(largest, top)
+        total = total * (largest - new).exp() + logits.sub_(new[:, None]).exp_().sum(dim=1)
+        largest = new
+    return found - (largest + total.log())[local], best[local] == tokens

@@ -4,7 +4,7 @@ Source: Mistral 7B paper, section 2; names from mistral-inference. Grouped-query
 SwiGLU, RMSNorm, rotary embedding; what a query may see is the business of an `Attend`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -121,14 +121,19 @@ class Transformer:
         rotation = self._rope.at(positions)
         x = self._embeddings[tokens]  # (T, dim)
         for n, layer in enumerate(self._layers):
-            x = x + self._attention(n, layer, x, rotation, attend)
-            x = x + self._feed_forward(layer, x)
+            x += self._attention(n, layer, x, rotation, attend)
+            x += self._feed_forward(layer, x)
         return rms_norm(x, self._norm, self.config.norm_eps)
 
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
         """LM head over the rows that are asked for: (R, dim) -> float32 (R, n_words)."""
         return linear(hidden, self._output).float()
+
+    def logit_tiles(self, hidden: Tensor, words: int) -> Iterator[tuple[int, Tensor]]:
+        """The same logits, `words` columns at a time, each with its first word's id."""
+        for first in range(0, self.n_words, words):
+            yield first, linear(hidden, self._output[first : first + words]).float()
 
     def _attention(
         self, n: int, layer: Layer, x: Tensor, rotation: Rotation, attend: Attend
@@ -142,4 +147,4 @@ class Transformer:
 
     def _feed_forward(self, layer: Layer, x: Tensor) -> Tensor:
         h = rms_norm(x, layer.ffn_norm, self.config.norm_eps)
-        return linear(silu(linear(h, layer.w1)) * linear(h, layer.w3), layer.w2)
+        return linear(silu(linear(h, layer.w1), inplace=True).mul_(linear(h, layer.w3)), layer.w2)
