@@ -21,19 +21,19 @@ def test_all_164_humaneval_references_pass(shared, isolation, judge):
     problems = rows(shared, "humaneval/openai_humaneval")
     programs = [humaneval_program(p, p["canonical_solution"]) for p in problems]
 
-    assert 164 == passed(judge(programs, isolation))
+    assert passed(judge(programs, isolation)) == 164
 
 
 def test_all_257_sanitized_mbpp_references_pass(shared, isolation, judge):
     programs = [mbpp_program(row, row["code"]) for row in rows(shared, "mbpp/sanitized")]
 
-    assert 257 == passed(judge(programs, isolation))
+    assert passed(judge(programs, isolation)) == 257
 
 
 def test_all_500_mbpp_references_of_the_full_config_pass(shared, best_isolation, judge):
     programs = [mbpp_program(row, row["code"]) for row in rows(shared, "mbpp/full")]
 
-    assert 500 == passed(judge(programs, best_isolation))
+    assert passed(judge(programs, best_isolation)) == 500
 
 
 def test_no_empty_reply_passes(shared, best_isolation, judge):
@@ -41,4 +41,4 @@ def test_no_empty_reply_passes(shared, best_isolation, judge):
     programs = [humaneval_program(problem, "") for problem in problems]
     programs += [mbpp_program(row, "") for row in rows(shared, "mbpp/sanitized")]
 
-    assert 0 == passed(judge(programs, best_isolation))
+    assert passed(judge(programs, best_isolation)) == 0

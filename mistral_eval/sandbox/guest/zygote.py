@@ -14,11 +14,13 @@ import sys
 from collections.abc import Iterable
 
 from . import program
+from .codec import Codec
 from .confine import SCRATCH, Confinement
-from .linux import CLONE_NEWIPC, CLONE_NEWPID, MS_NODEV, MS_NOEXEC, MS_NOSUID, Linux
+from .linux import CLONE_NEWIPC, CLONE_NEWPID, MS_NOATIME, MS_NODEV, MS_NOEXEC, MS_NOSUID, Linux
 from .pipe import Pipe
 
 _UNCONFINED = 99  # exit code of a fork that could not be confined and ran nothing
+_WARM_UPS = 4
 _HIGH = 40  # this process's own files lie from here on, so that a fork closes them at one stroke
 # What programs import most, imported once here so that each fork has it at hand. Not more: each
 # shared library that is mapped here makes each fork slower.
@@ -34,6 +36,7 @@ def main() -> None:
     sys.argv[:] = [""]
     sys.path[:] = [folder for folder in sys.path if folder != settings["path"]]
     zygote = _Zygote(settings)
+    _warm_up()
     gc.collect()
     gc.freeze()
     zygote.serve()
@@ -52,7 +55,8 @@ class _Zygote:
         self._control = socket.socket(fileno=_lift(control))
         self._confinement = Confinement(limits, isolated=self._isolated, judge=False)
         self._own_pids = _lift(os.pidfd_open(os.getpid())) if self._isolated else -1
-        self._scratch = ""
+        self._scratch = ""  # without isolation: the present folder
+        self._untouched: tuple[int, ...] = ()  # with it: the empty folder's state
         self._words: list[bytes] = []
 
     def serve(self) -> None:
@@ -74,11 +78,9 @@ class _Zygote:
 
     def _run(self, number: bytes, pipes: list[int]) -> None:
         self._new_world()
-        self._confinement.prepare()
         child = os.fork()
         if child == 0:
             self._become(pipes)
-        self._confinement.release()
         self._old_world()
         for descriptor in pipes:
             os.close(descriptor)
@@ -99,18 +101,28 @@ class _Zygote:
             os._exit(0)
 
     def _new_world(self) -> None:
-        """An empty scratch folder, and new process and IPC namespaces for the next fork."""
+        """A fresh scratch folder and process namespace for the next fork."""
         if not self._isolated:
             self._new_folder()
             return
-        if self._scratch:
+        if not self._untouched or _state(SCRATCH) != self._untouched:
+            self._new_scratch()
+        kinds = CLONE_NEWPID
+        if "seccomp" in self._confinement.missing:  # which alone refuses all such calls
+            kinds |= CLONE_NEWIPC
+        self._linux.unshare(kinds)
+
+    def _new_scratch(self) -> None:
+        """Mounts an empty scratch folder; one in which nothing ever happened is as good as new."""
+        if self._untouched:
+            self._confinement.release()
             self._linux.umount(SCRATCH)
         options = f"size={self._limits['scratch_bytes']},nr_inodes=1024,mode=0700"
-        flags = MS_NOSUID | MS_NODEV | MS_NOEXEC
+        flags = MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_NOATIME
         self._linux.mount("tmpfs", SCRATCH, "tmpfs", flags, options)
-        self._scratch = SCRATCH
         os.chdir(SCRATCH)
-        self._linux.unshare(CLONE_NEWPID | CLONE_NEWIPC)
+        self._untouched = _state(SCRATCH)
+        self._confinement.prepare()
 
     def _new_folder(self) -> None:
         """Without isolation: a folder among the host's temporary ones."""
@@ -146,6 +158,39 @@ class _Zygote:
 
     def _send(self, message: dict[str, object]) -> None:
         self._control.sendall(json.dumps(message).encode() + b"\n")
+
+
+def _state(folder: str) -> tuple[int, ...]:
+    """What changes with anything that is done in a tmpfs: its use, and its root's own data."""
+    use, root = os.statvfs(folder), os.stat(folder)  # noqa: PTH116
+    return (
+        use.f_blocks - use.f_bfree,
+        use.f_files - use.f_ffree,
+        root.st_mode,
+        root.st_uid,
+        root.st_gid,
+        root.st_nlink,
+        root.st_mtime_ns,
+        root.st_ctime_ns,
+    )
+
+
+def _warm_up() -> None:
+    """Serves a program of our own in this process, so that each fork finds everything ready."""
+    codec = Codec(repr, repr)
+    for _ in range(_WARM_UPS):
+        there, back = os.pipe(), os.pipe()
+        judge = Pipe(back[0], there[1])
+        judge.write(codec.dump({"source": "def f(*x): return x", "setup": "", "names": ["f"]}))
+        for number in range(_WARM_UPS):
+            arguments = [codec.encode(value) for value in (number, "a", (1.5, None), {"b": [1]})]
+            request = {"n": number, "name": "f", "args": arguments, "kwargs": {"dict": []}}
+            judge.write(codec.dump(request))
+        os.close(there[1])
+        program.main(Pipe(there[0], back[1]))
+        for descriptor in (there[0], *back):
+            os.close(descriptor)
+    del sys.modules["solution"]
 
 
 def _readable(descriptors: list[int]) -> Iterable[int]:
