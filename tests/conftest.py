@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from mistral_eval.cli import main
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
@@ -13,3 +15,20 @@ def shared() -> Path:
     if not (SHARED / "data").is_dir():
         pytest.skip(f"needs the real test sets in {SHARED.name}/ beside the checkout")
     return SHARED
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys):
+    """The command line as a user meets it: arguments to exit code, stdout and stderr."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["mistral-eval", *map(str, arguments)])
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return call
