@@ -49,7 +49,8 @@ def dataset_from(
     def load(**kwargs: Any) -> dict[str, Rows]:
         spec = DataSpec.from_kwargs(kwargs)
         splits = load_benchmark_data(spec, source)
-        identity = identify(spec, splits, unpinned=unpinned)
+        is_hub = source.kind == "hub"
+        identity = identify(spec, splits, unpinned=unpinned, is_from_hub=is_hub)
         if noticed:
             noticed(spec.benchmark, identity)
         return splits

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from mistral_eval.errors import CheckpointError
+from mistral_eval.errors import CheckpointError, UnsupportedError
 from mistral_eval.model.config import ConfigFile, ModelConfig
 from mistral_eval.model.config_hf import from_hf_config
 from mistral_eval.model.config_params import from_params_json
@@ -122,7 +122,7 @@ def _check_folder(path: Path) -> None:
             "a Hugging Face name such as mistralai/Mistral-7B-v0.1, or tiny."
         )
     if _has(path, "adapter_config.json"):
-        raise CheckpointError(
+        raise UnsupportedError(
             f"{path} is a LoRA folder (adapter_config.json), a change to another model: "
             f"merge it into its base model, or {USE_HF}."
         )
@@ -141,7 +141,7 @@ def _no_checkpoint(path: Path) -> CheckpointError:
     """Say which file of which format is missing."""
     names = sorted(file.name for file in path.iterdir())
     if any(name.startswith("pytorch_model") and name.endswith(".bin") for name in names):
-        return CheckpointError(
+        return UnsupportedError(
             f"{path} holds its weights as pytorch_model*.bin, which the native engine does not "
             f"read: convert them to safetensors, or {USE_HF}."
         )

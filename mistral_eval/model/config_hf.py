@@ -7,7 +7,7 @@ Source: transformers' configuration_mistral, configuration_ministral and configu
 from collections.abc import Mapping
 from typing import Any
 
-from mistral_eval.errors import CheckpointError
+from mistral_eval.errors import CheckpointError, UnsupportedError
 from mistral_eval.model.config import ConfigFile, ModelConfig
 from mistral_eval.model.fields import USE_HF, Fields, with_overrides
 
@@ -85,12 +85,12 @@ def _family(fields: Fields) -> str:
     family = fields.values.get("model_type")
     experts = [name for name in _EXPERTS if fields.values.get(name)]
     if experts:
-        raise CheckpointError(
+        raise UnsupportedError(
             f"config.json: {experts[0]} says this is a mixture of experts, which the native engine "
             f"does not compute: {USE_HF}."
         )
     if family not in FAMILIES:
-        raise CheckpointError(
+        raise UnsupportedError(
             f"config.json: model_type should be one of {', '.join(FAMILIES)} for the native engine "
             f"and is {family!r}: {USE_HF}."
         )
@@ -102,25 +102,25 @@ def _refuse_unsupported(fields: Fields) -> None:
     """Stop at whatever transformers would compute and the native engine would not."""
     values = fields.values
     if values.get("quantization_config"):
-        raise CheckpointError(
+        raise UnsupportedError(
             "config.json: quantization_config says the weights are quantised, which the native "
             f"engine does not read: {USE_HF}."
         )
     if values.get("auto_map"):
-        raise CheckpointError(
+        raise UnsupportedError(
             "config.json: auto_map says the model brings code of its own, which is not run: "
             f"{USE_HF}."
         )
     for name in ("attention_bias", "mlp_bias"):
         if values.get(name):
-            raise CheckpointError(
+            raise UnsupportedError(
                 f"config.json: {name} should be false for the native engine and is "
                 f"{values[name]!r}: {USE_HF}."
             )
     if values.get("hidden_act") is None:
         raise fields.missing("hidden_act", "silu")
     if values["hidden_act"] != "silu":
-        raise CheckpointError(
+        raise UnsupportedError(
             f"config.json: hidden_act should be silu for the native engine and is "
             f"{values['hidden_act']!r}: {USE_HF}."
         )
@@ -133,13 +133,13 @@ def _refuse_scaled_rope(name: str, rope: Any) -> None:
     if rope is None:
         return
     if not isinstance(rope, dict):
-        raise CheckpointError(
+        raise UnsupportedError(
             f"config.json: {name} should be null or an object and is {rope!r}: {USE_HF}."
         )
     nested = [key for key, value in rope.items() if isinstance(value, dict)]
     kind = rope.get("rope_type", rope.get("type", "default"))
     if nested or kind != "default" or rope.get("partial_rotary_factor", 1.0) != 1.0:
-        raise CheckpointError(
+        raise UnsupportedError(
             f"config.json: {name} should be plain (rope_type default) for the native engine and is "
             f"{rope!r}: {USE_HF}."
         )

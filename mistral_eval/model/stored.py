@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from mistral_eval.errors import CheckpointError
+from mistral_eval.errors import CheckpointError, UnsupportedError
 from mistral_eval.model.fields import USE_HF, read_json
 
 FLOATS = {
@@ -133,7 +133,7 @@ def open_pickle(file: Path) -> dict[str, StoredTensor]:
 
 def _not_float(file: Path, name: str, kind: object) -> CheckpointError:
     """The error of a tensor that is no plain float: a quantised model, or no model."""
-    return CheckpointError(
+    return UnsupportedError(
         f"{file}: {name} should be of {', '.join(FLOATS)} and is {kind}: "
         f"quantised weights are not read by the native engine; {USE_HF}."
     )

@@ -93,3 +93,20 @@ def test_lm_eval_s_call_is_told_what_it_loaded():
     splits = load(**task["metadata"], config_source="x", **task["dataset_kwargs"])
     assert list(splits) == ["validation"]
     assert [(name, identity.name) for name, identity in seen] == [("nq", "sample")]
+
+
+def test_what_the_hub_gives_is_used_where_nobody_has_pinned_the_hubs_rows():
+    """HellaSwag has no hub pin: its hub rows are used with a footnote. NQ has one: others fail."""
+    rows = {
+        name: {
+            "validation": list(
+                load_benchmark_data(data_spec(name), make_source("sample"))["validation"]
+            )[1:]
+        }
+        for name in ("hellaswag", "nq")
+    }
+    found = identify(data_spec("hellaswag"), rows["hellaswag"], is_from_hub=True)
+    assert found.name == "hub-unchecked"
+    assert "never compared" in found.footnote
+    with pytest.raises(DataError, match="should have a pinned fingerprint"):
+        identify(data_spec("nq"), rows["nq"], is_from_hub=True)
