@@ -1,6 +1,7 @@
 """What huggingface_hub's exceptions mean, as sentences that end in what to do."""
 
 import errno
+from typing import TypeGuard
 
 from huggingface_hub import errors
 
@@ -14,16 +15,23 @@ CONNECTION_ERRORS: tuple[type[Exception], ...] = (OSError, _HTTP_ERROR, errors.H
 
 def unreachable(error: Exception) -> bool:
     """Whether the hub gave no answer at all, or one of a server in trouble."""
-    if isinstance(error, errors.HfHubHTTPError):
+    if _is_answer(error):
         return _status(error) >= 500
     return not isinstance(error, errors.HFValidationError)
 
 
 def sentence_for(error: Exception, ref: str, revision: str | None) -> str:
     """One sentence: what was asked, what came back, what to do."""
-    if isinstance(error, errors.HfHubHTTPError):
+    if _is_answer(error):
         return f"{_refusal(error, ref, revision)}, {TRY_TINY}."
     return f"{_failure(error, ref)}, {TRY_TINY}."
+
+
+def _is_answer(error: Exception) -> TypeGuard[errors.HfHubHTTPError]:
+    """Whether the hub answered at all; before 1.0 a file missing from the cache had that class."""
+    return isinstance(error, errors.HfHubHTTPError) and not isinstance(
+        error, errors.LocalEntryNotFoundError
+    )
 
 
 def _refusal(error: errors.HfHubHTTPError, ref: str, revision: str | None) -> str:

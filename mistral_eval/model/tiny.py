@@ -56,7 +56,7 @@ def tiny_tokenizer_file() -> Path:
     if not path.is_file():
         raise TokenizerError(
             f"mistral-common should ship {path.name} in {path.parent} and does not: "
-            "install mistral-common 1.6 or later again."
+            "install mistral-common 1.8 or later again."
         )
     return path
 

@@ -66,5 +66,7 @@ class TekkenTokenizer:
 
     def starts_afresh(self, token: int) -> bool:
         """A word does whose first byte does not continue a character (10xxxxxx)."""
+        if token < self.tekkenizer.num_special_tokens:
+            return False
         word: bytes = self.tekkenizer.id_to_byte_piece(token)
-        return bool(word) and word[0] & 0xC0 != 0x80
+        return word[0] & 0xC0 != 0x80
