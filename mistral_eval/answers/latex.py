@@ -62,7 +62,7 @@ def equal(a: str, b: str) -> Equality:
         return Equality.DIFFERENT
     a, b = normal_form(a), normal_form(b)
     said_a, said_b = words(a), words(b)
-    if a == b or (said_a and said_a == said_b):
+    if a == b or (said_a == said_b and any(map(str.isalpha, said_a))):
         return Equality.EQUAL
     times = clock(said_a), clock(said_b)
     if any(time and time[2] for time in times):
@@ -90,7 +90,8 @@ def _same_time(a: tuple[int, int, str] | None, b: tuple[int, int, str] | None) -
 def _boxes(text: str) -> list[tuple[int, str]]:
     """Return place and content of every closed box, in one pass over the text."""
     starts = {match.end(): match.start() for match in _BOX.finditer(text)}
-    found = [(match.start(), match[1].rstrip(".,;")) for match in _BARE_BOX.finditer(text)]
+    bare = [(match.start(), match[1].rstrip(".,;")) for match in _BARE_BOX.finditer(text)]
+    found = [(place, content) for place, content in bare if content]
     if not starts:
         return found
     opened: list[int] = []

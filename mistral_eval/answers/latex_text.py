@@ -32,7 +32,9 @@ _SPACES = re.compile(r"(?<!\\)\\(?:[,;:! ]|quad(?![A-Za-z])|qquad(?![A-Za-z]))|~
 _TEXT = re.compile(
     r"\\(?:text|textbf|textit|textrm|textnormal|mathrm|mathbf|mbox|hbox)\s*\{([^{}]*)\}"
 )
-_MARKUP = re.compile(r"[\\{}$\s\"'`]+")
+_PROSE = re.compile(r"[A-Za-z0-9\s.,:;()'\"-]+")
+_BETWEEN_WORDS = re.compile(r"(?<![0-9])\s+|\s+(?![0-9])|['\"]")  # 1 2 is not 12
+_WORD = re.compile(r"[A-Za-z]{3}")
 _TIME = re.compile(r"([0-9]{1,2})(?::([0-9]{2}))?([ap])\.?m\.?")
 _CLOCK = re.compile(r"([0-9]{1,2}):([0-9]{2})")
 
@@ -53,16 +55,16 @@ def normal_form(text: str) -> str:
 
 
 def words(text: str) -> str:
-    r"""Return what a normal form says as words: `\text{(C)}`, `(C)` and `C` are the same.
+    r"""Return what a normal form says in words, "" if it is a formula: `\text{(C)}` and `C` are C.
 
-    Letters lose their case where there are at least two of them (`East`), because a single letter
-    may be a variable.
+    Words of three letters, and all of `\text`, lose their case; a letter may be a variable.
     """
     plain = _TEXT.sub(r"\1", text)
-    bare = _MARKUP.sub("", plain).strip(".,;:")
-    if re.fullmatch(r"\([A-Za-z]\)", bare):
-        bare = bare[1:-1]
-    return bare.lower() if re.fullmatch(r"[A-Za-z,.()\-]{2,}", bare) else bare
+    if not _PROSE.fullmatch(plain):
+        return ""
+    bare = _BETWEEN_WORDS.sub("", plain).rstrip(".,;:")
+    bare = bare[1:-1] if re.fullmatch(r"\([A-Za-z]\)", bare) else bare
+    return bare.lower() if len(bare) > 1 and (plain != text or _WORD.search(bare)) else bare
 
 
 def clock(said: str) -> tuple[int, int, str] | None:
