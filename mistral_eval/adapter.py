@@ -84,7 +84,7 @@ class MistralLM(LM):
         prepared = [self.backend.prepare(kind, ask) for ask in asks]
         fingerprint = self.backend.fingerprint
         keys = [request_key(fingerprint, kind, *item.parts) for item in prepared]
-        known: dict[bytes, ReplyRecord] = self.journal.lookup(keys) if self.journal else {}
+        known: dict[bytes, ReplyRecord] = self.journal.lookup(keys) if self.journal is not None else {}
         missing = {
             key: item for key, item in zip(keys, prepared, strict=True) if key not in known
         }  # equal requests are computed once
@@ -100,12 +100,12 @@ class MistralLM(LM):
         self._tell(kind, len(known), total)
         for index, reply in self.backend.answer(kind, list(missing.values())):
             key = names[index]
-            if self.journal:
+            if self.journal is not None:
                 self.journal.put(key, reply)
             known[key] = reply
             self.computed += 1
             self._tell(kind, len(known), total)
-        if self.journal:
+        if self.journal is not None:
             self.journal.flush()
 
     def _tell(self, kind: Kind, done: int, total: int) -> None:

@@ -93,8 +93,8 @@ class Journal:
             self._pending.clear()
         self._last_commit = time.monotonic()
 
-    def __len__(self) -> int:
-        """How many replies are durable."""
+    def count(self) -> int:
+        """How many replies are durable. (No `__len__`: an empty journal is not no journal.)"""
         with _plain_errors(self.path):
             return int(self._db.execute("SELECT COUNT(*) FROM replies").fetchone()[0])
 

@@ -49,8 +49,8 @@ def run_suite(settings: RunSettings, talk: Talk) -> Path:
     make_folder(folder)
     clock = Clock()
     with Journal(folder / JOURNAL_FILE) as journal:
-        if len(journal):
-            talk.say(f"Going on with {len(journal)} replies of {folder}.")
+        if known := journal.count():
+            talk.say(f"Going on with {known} replies of {folder}.")
         with clock.phase("build"):
             asking = Asking(source, settings.limit, settings.num_fewshot, settings.data_unpinned)
             ours = [name for name in settings.tasks if not name.startswith(STOCK_PREFIX)]
