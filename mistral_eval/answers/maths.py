@@ -3,7 +3,7 @@
 The cell is the vote (maj@k); the mean over single samples stands beside it, as in Mistral's card.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import fmean
 
 from mistral_eval.answers import numbers
@@ -22,6 +22,7 @@ def judge_math(
     *,
     vote_metric: str = "maj@4",
     mean_metric: str = "maj@1",
+    on_done: Callable[[int, int], None] | None = None,
 ) -> list[QuestionVerdict]:
     r"""Judge MATH questions.
 
@@ -31,6 +32,7 @@ def judge_math(
         checker: An open checker; all comparisons of all questions go through it at once.
         vote_metric: Name under which the vote's verdict (0 or 1) is kept.
         mean_metric: Name under which the mean accuracy of the single samples is kept.
+        on_done: Called with (comparisons done, comparisons in all) for a progress bar.
     """
     wanted = [boxed_answer(gold) or gold for gold in golds]
     answers = [[final_answer(reply) for reply in samples] for samples in replies]
@@ -39,7 +41,7 @@ def judge_math(
         for gold, samples in zip(wanted, answers, strict=True)
         for pair in _pairs(gold, samples)
     ]
-    found = dict(zip(pairs, checker.equal_many(pairs), strict=True))
+    found = dict(zip(pairs, checker.equal_many(pairs, on_done), strict=True))
     return [
         _judge_question(gold, samples, found, (vote_metric, mean_metric))
         for gold, samples in zip(wanted, answers, strict=True)

@@ -29,20 +29,27 @@ MAX_WORKERS = 16
 Pair = tuple[str, str]
 
 
+def _import_path() -> list[str]:
+    """Return this process's import path, so that a worker imports what this process would."""
+    return [str(Path(entry).resolve()) for entry in sys.path]
+
+
 class _Worker:
     """One child process: started, then ready, then comparing one pair at a time."""
 
     def __init__(self, limit_seconds: float, memory_bytes: int) -> None:
         self._limit = limit_seconds
-        root = str(Path(__file__).resolve().parents[2])
-        path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-        module = "mistral_eval.answers.maths_worker"
+        call = (
+            f"import sys; sys.path[:] = {_import_path()!r}; "
+            "from mistral_eval.answers.maths_worker import main; "
+            f"sys.exit(main({limit_seconds!r}, {memory_bytes!r}))"
+        )
         self._process = subprocess.Popen(  # noqa: S603  our own interpreter and module
-            [sys.executable, "-P", "-m", module, str(limit_seconds), str(memory_bytes)],
+            [sys.executable, "-P", "-c", call],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": "0"},
+            env={**os.environ, "PYTHONHASHSEED": "0"},
             start_new_session=True,  # Ctrl-C is for the parent, which then closes us
         )
         self._line = b""

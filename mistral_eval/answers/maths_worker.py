@@ -1,7 +1,7 @@
 """The process that compares answers: reads a pair a line, answers a word a line, and may be killed.
 
-Run by `maths_pool` as `python -m mistral_eval.answers.maths_worker SECONDS BYTES`; it imports
-neither torch nor lm-eval. The kernel ends it at its limits, whatever the comparison is doing.
+Started by `maths_pool`, which calls `main` in a fresh interpreter; it imports neither torch nor
+lm-eval. The kernel ends it at its limits, whatever the comparison is doing.
 """
 
 import importlib
@@ -54,7 +54,3 @@ def _serve(answers: IO[str], seconds: float) -> None:
         answer = equal(a, b)
         signal.setitimer(signal.ITIMER_PROF, 0)
         answers.write(answer + "\n")
-
-
-if __name__ == "__main__":
-    sys.exit(main(float(sys.argv[1]), int(sys.argv[2])))

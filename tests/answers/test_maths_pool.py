@@ -148,7 +148,7 @@ def test_a_missing_parser_is_an_error_at_the_start(tmp_path, monkeypatch):
     """Without sympy the run stops with a sentence; it does not score lower."""
     (tmp_path / "sympy").mkdir()
     (tmp_path / "sympy" / "__init__.py").write_text("raise ImportError('broken on purpose')")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(str(tmp_path))
 
     with pytest.raises(MistralEvalError, match=r"needs sympy, but .* broken on purpose"):
         MathChecker(workers=2).__enter__()
