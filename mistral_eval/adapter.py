@@ -84,7 +84,9 @@ class MistralLM(LM):
         prepared = [self.backend.prepare(kind, ask) for ask in asks]
         fingerprint = self.backend.fingerprint
         keys = [request_key(fingerprint, kind, *item.parts) for item in prepared]
-        known: dict[bytes, ReplyRecord] = self.journal.lookup(keys) if self.journal is not None else {}
+        known: dict[bytes, ReplyRecord] = (
+            self.journal.lookup(keys) if self.journal is not None else {}
+        )
         missing = {
             key: item for key, item in zip(keys, prepared, strict=True) if key not in known
         }  # equal requests are computed once

@@ -1,9 +1,8 @@
 """A model reference to lm-eval's `hf` model, with the two repairs Mistral's tokenizer needs.
 
-SentencePiece v1 through `AutoTokenizer` loses the leading space and adds no BOS, so a folder with
-`tokenizer.model` gets `LlamaTokenizer` with BOS. lm-eval decodes a continuation alone, which loses
-the space its first piece stands for (HumanEval 1.2 % instead of 27 %): it is decoded behind an
-anchor here, and the anchor cut off.
+BOS is asked for, or a folder whose tokenizer forgets it would score without. lm-eval decodes a
+continuation alone, which loses the space its first piece stands for (HumanEval 1.2 % instead of
+27 %): it is decoded behind an anchor here, and the anchor cut off.
 """
 
 import hashlib
@@ -14,8 +13,6 @@ from typing import Any
 
 import torch
 from lm_eval.models.huggingface import HFLM
-from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerBase
-
 from mistral_eval.backends.lm import LmBackend
 from mistral_eval.backends.open_native import TINY, choose_device, tiny_model
 from mistral_eval.errors import EngineError, UsageError
@@ -80,7 +77,6 @@ def _load(
     try:
         lm = AnchoredHFLM(
             pretrained=str(folder),
-            tokenizer=_tokenizer(folder),
             dtype=dtype,
             device=str(device),
             add_bos_token=True,
@@ -98,12 +94,6 @@ def _load(
         ) from error
     digest = _files_digest(folder)
     return LmBackend(lm, "hf", f"hf {digest} {dtype} {sorted(arguments.items())}", seed)
-
-
-def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    if (folder / "tokenizer.model").is_file():
-        return LlamaTokenizer.from_pretrained(folder, add_bos_token=True)
-    return AutoTokenizer.from_pretrained(folder)
 
 
 def _files_digest(folder: Path) -> str:

@@ -1,5 +1,6 @@
 """A model reference to a native backend: find the files, read them, build the engine."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -24,6 +25,7 @@ def open_native(
     device: str = "auto",
     batch_tokens: int | None = None,
     seed: int = 0,
+    say: Callable[[str], None] | None = None,
     **model_args: str,
 ) -> NativeBackend:
     """Load a checkpoint and its tokenizer into the native engine.
@@ -35,6 +37,7 @@ def open_native(
         device: `auto` (cuda where there is one), or torch's name for it.
         batch_tokens: tokens computed at once; None chooses by device.
         seed: names the draws of sampled replies.
+        say: told what will be downloaded; None writes to stderr.
         model_args: what the checkpoint's files leave open, e.g. rope_theta.
 
     Raises:
@@ -46,7 +49,7 @@ def open_native(
             raise UsageError("--model tiny takes no --model-args: nothing about it is open.")
         checkpoint, file = tiny_model(dtype, where), tiny_tokenizer_file()
     else:
-        file = resolve_model(pretrained, revision=revision)
+        file = resolve_model(pretrained, revision=revision, say=say)
         checkpoint = load_checkpoint(
             file,
             dtype=DTYPES[dtype] if dtype in DTYPES else "auto",  # noqa: SIM401 - mypy
@@ -54,6 +57,10 @@ def open_native(
             overrides=model_args,
         )
     tokenizer = load_tokenizer(file, expected_vocab=checkpoint.config.vocab_size)
+    notes = checkpoint.notes
+    if tokenizer.n_words < checkpoint.config.vocab_size:
+        surplus = checkpoint.config.vocab_size - tokenizer.n_words
+        notes = (*notes, f"{surplus} embedding rows without a token, never predicted")
     weight = checkpoint.weights["tok_embeddings.weight"]
     engine = NativeEngine(
         checkpoint.config,
@@ -68,7 +75,7 @@ def open_native(
         checkpoint.config.context_len,
         f"{checkpoint.fingerprint} {tokenizer.fingerprint} {weight.dtype}",
         seed,
-        notes=checkpoint.notes,
+        notes=notes,
         info={
             "model_num_parameters": sum(w.numel() for w in checkpoint.weights.values()),
             "model_dtype": str(weight.dtype),

@@ -78,6 +78,7 @@ def _open_native(settings: RunSettings, talk: Talk) -> Opened:
         device=settings.device,
         batch_tokens=settings.batch_tokens,
         seed=settings.seed,
+        say=talk.say,
         **settings.model_args,
     )
     return Opened(backend, backend.info, backend.notes)
