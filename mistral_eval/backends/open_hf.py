@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from lm_eval.models.huggingface import HFLM
+
 from mistral_eval.backends.lm import LmBackend
 from mistral_eval.backends.open_native import TINY, choose_device, tiny_model
 from mistral_eval.errors import EngineError, UsageError

@@ -33,6 +33,9 @@ TINY_CONFIG = ModelConfig(
 # Standard deviation of a projection's output for inputs of unit variance. Above 1 in attention, so
 # that a query prefers some keys; the logits' 2.5 makes choices differ by several nats.
 _GAIN = {"wq": 2.0, "wk": 2.0, "output": 2.5}
+# The row of EOS is longer than the others, so that a reply ends after some 80 tokens, not at the
+# limit: a demo is quick, and the end of a text is exercised.
+_EOS_ID, _EOS_GAIN = 2, np.float32(2.0)
 
 
 def make_tiny(seed: int = 0) -> Checkpoint:
@@ -73,4 +76,7 @@ def _draw(stream: np.random.Philox, name: str, shape: tuple[int, ...]) -> torch.
     part = name.split(".")[-2]
     fan_in = 1 if part == "tok_embeddings" else shape[1]
     scale = np.float32(_GAIN.get(part, 1.0) * (3.0 / fan_in) ** 0.5)
-    return torch.from_numpy((uniform * scale).reshape(shape))
+    matrix = (uniform * scale).reshape(shape)
+    if part == "output":
+        matrix[_EOS_ID] *= _EOS_GAIN
+    return torch.from_numpy(matrix)
