@@ -5,17 +5,21 @@ Replies do not depend on the order of the requests, on what stands beside them, 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from time import perf_counter
 
 from torch import Tensor
 
 from mistral_eval.engine.checks import check_generate_requests, check_score_requests
-from mistral_eval.engine.generate import PlainGenerator
+from mistral_eval.engine.generate_shared import Budget, SharedGenerator
+from mistral_eval.engine.prompts import unique_tokens
 from mistral_eval.engine.requests import GenerateReply, GenerateRequest, ScoreReply, ScoreRequest
-from mistral_eval.engine.score import score_plain
+from mistral_eval.engine.score_tree import score_tree
+from mistral_eval.engine.stats import Stats
 from mistral_eval.errors import EngineError
 from mistral_eval.model.config import ModelConfig
 from mistral_eval.model.transformer import Transformer
 
+_CACHED_A_TOKEN = 64  # keys and values that samples may hold, per token of the budget
 _TOKENS_A_ROW = 8  # a decoding step is cheap in tokens but not in memory: one row per 8 tokens
 _DEFAULT_TOKENS = {"cpu": 1024, "cuda": 8192}
 
@@ -54,6 +58,7 @@ class NativeEngine:
             )
         self.batch_tokens = batch_tokens
         self.eos_id = eos_id
+        self.stats = Stats()
 
     def score(self, requests: Sequence[ScoreRequest]) -> Iterator[tuple[int, ScoreReply]]:
         """Log-likelihoods of continuations.
@@ -63,7 +68,11 @@ class NativeEngine:
                 are not finite.
         """
         check_score_requests(requests, self.model.config.context_len, self.model.n_words)
-        yield from score_plain(self.model, requests, self.batch_tokens)
+        started = perf_counter()
+        for reply in score_tree(self.model, requests, self.batch_tokens, self.stats):
+            self.stats.score_seconds += perf_counter() - started
+            yield reply
+            started = perf_counter()
 
     def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[tuple[int, GenerateReply]]:
         """Continuations of prompts.
@@ -73,6 +82,16 @@ class NativeEngine:
                 are not finite.
         """
         check_generate_requests(requests, self.model.config.context_len, self.model.n_words)
-        rows = max(1, self.batch_tokens // _TOKENS_A_ROW)
-        plain = PlainGenerator(self.model, self.eos_id, rows=rows, chunk=self.batch_tokens)
-        yield from plain.run(requests)
+        self.stats.prompt_unique += unique_tokens(requests)
+        self.stats.prompt_naive += sum(len(request.prompt) for request in requests)
+        budget = Budget(
+            rows=max(1, self.batch_tokens // _TOKENS_A_ROW),
+            tokens=self.batch_tokens,
+            cached=self.batch_tokens * _CACHED_A_TOKEN,
+        )
+        generator = SharedGenerator(self.model, self.eos_id, budget, self.stats)
+        started = perf_counter()
+        for reply in generator.run(requests):
+            self.stats.generate_seconds += perf_counter() - started
+            yield reply
+            started = perf_counter()

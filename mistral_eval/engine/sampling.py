@@ -16,7 +16,8 @@ from torch import Tensor
 from mistral_eval.engine.requests import Sampling
 
 _MASK_31 = 0x7FFFFFFF
-_ROWS_AT_ONCE = 4  # of the vocabulary's length each, so that a CPU's cache holds the block
+_TO_UNIT = (1 - 2.0**-24) * 2.0**-31  # 31 bits into (0, 1), never rounded up to 1
+_ROWS_AT_ONCE = 2  # of the vocabulary's length each, so that a CPU's cache holds the block
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +70,15 @@ class Sampler:
         Returns:
             Token ids, (B,), int64.
         """
-        chosen = logits.argmax(dim=1)
+        chosen = torch.empty(len(draws), dtype=torch.int64, device=logits.device)
+        greedy = [n for n, draw in enumerate(draws) if draw.sampling.temperature == 0]
+        if greedy:
+            chosen[greedy] = logits[greedy].argmax(dim=1)
         rows = [n for n, draw in enumerate(draws) if draw.sampling.temperature > 0]
         size = _ROWS_AT_ONCE if logits.device.type == "cpu" else max(1, len(rows))
         for start in range(0, len(rows), size):
             some = rows[start : start + size]
-            where = torch.tensor(some, device=logits.device)
-            chosen[where] = self._sampled(logits[where], [draws[n] for n in some])
+            chosen[some] = self._sampled(logits[some], [draws[n] for n in some])
         return chosen
 
     def exponentials(self, keys: Sequence[tuple[str, int]]) -> Tensor:
@@ -89,19 +92,19 @@ class Sampler:
             device=self._ids.device,
         )
         bits = (self._ids ^ names[:, :1]).mul_(names[:, 1:])
-        uniform = _mixed(bits).bitwise_and_(_MASK_31).float().add_(0.5).mul_(2.0**-31)
+        uniform = _mixed(bits).bitwise_and_(_MASK_31).float().add_(0.5).mul_(_TO_UNIT)
         return uniform.neg_().log1p_().neg_()
 
     def _sampled(self, logits: Tensor, draws: Sequence[Draw]) -> Tensor:
         heat = logits.new_tensor([draw.sampling.temperature for draw in draws])[:, None]
-        probabilities = (logits / heat).softmax(dim=1)
+        probabilities = logits.div_(heat).softmax(dim=1)  # the caller's rows were copied
         noise = self.exponentials([(draw.key, draw.step) for draw in draws])
         race = noise.div_(probabilities)  # smallest wins; a token of probability 0 never does
         cuts = _Cuts(probabilities, draws)
-        winners = race.argmin(dim=1, keepdim=True)
+        winners = race.min(dim=1, keepdim=True).indices
         while not bool((kept := cuts.keep(winners)).all()):
             race.scatter_(1, winners, torch.where(kept, race.gather(1, winners), torch.inf))
-            winners = race.argmin(dim=1, keepdim=True)
+            winners = race.min(dim=1, keepdim=True).indices
         return winners[:, 0]
 
 
@@ -118,7 +121,8 @@ class _Cuts:
         top_k = [draw.sampling.top_k or n_words for draw in draws]
         self._top_k = probabilities.new_tensor(top_k)[:, None]
         self._weight = probabilities.new_tensor([draw.sampling.top_p for draw in draws])[:, None]
-        self._is_off = all(k >= n_words for k in top_k) and bool((self._weight >= 1).all())
+        self._has_top_k = any(k < n_words for k in top_k)
+        self._is_off = not self._has_top_k and all(draw.sampling.top_p >= 1 for draw in draws)
         for n, k in enumerate(top_k):
             if k < n_words:  # top-p is a share of what top-k leaves, ties with the k-th included
                 least = probabilities[n].topk(k).values[-1]
@@ -132,7 +136,9 @@ class _Cuts:
         """Whether each row's winner, (B, 1), survives: booleans, (B, 1)."""
         if self._is_off:
             return torch.ones_like(winners, dtype=torch.bool)
-        above = self._probabilities > self._probabilities.gather(1, winners)
-        mass = self._probabilities.masked_fill(~above, 0.0).sum(dim=1, keepdim=True)
-        in_top_p = (mass < self._weight) | ~self._has_top_p
-        return in_top_p & (above.sum(dim=1, keepdim=True) < self._top_k)
+        least = self._probabilities.gather(1, winners)
+        above = torch.where(self._probabilities > least, self._probabilities, 0.0)
+        in_top_p = (above.sum(dim=1, keepdim=True) < self._weight) | ~self._has_top_p
+        if not self._has_top_k:
+            return in_top_p
+        return in_top_p & (above.count_nonzero(dim=1)[:, None] < self._top_k)

@@ -7,13 +7,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mistral_eval.engine.checks import not_finite
 from mistral_eval.engine.head import Asked, Tally, token_logprobs
 from mistral_eval.engine.pack import Group, Pack, cut_packs
 from mistral_eval.engine.requests import ScoreReply, ScoreRequest
+from mistral_eval.engine.score import score_plain
+from mistral_eval.engine.stats import Stats
 from mistral_eval.engine.tree import TokenTree, build_tree
+from mistral_eval.errors import EngineError
 from mistral_eval.model.attention import attention
 from mistral_eval.model.transformer import Transformer
 from mistral_eval.model.window import additive_mask
+
+_GROUP_TOKENS = {"cpu": 64, "cuda": 256}  # small groups waste less mask, large ones fewer calls
 
 
 class Stack:
@@ -78,7 +84,11 @@ class PackAttend:
 
 
 def score_tree(
-    model: Transformer, requests: Sequence[ScoreRequest], batch_tokens: int, group_tokens: int
+    model: Transformer,
+    requests: Sequence[ScoreRequest],
+    batch_tokens: int,
+    stats: Stats,
+    group_tokens: int | None = None,
 ) -> Iterator[tuple[int, ScoreReply]]:
     """Score requests, computing each distinct prefix once.
 
@@ -86,9 +96,14 @@ def score_tree(
         model: the transformer.
         requests: checked; the packs depend on the set of them, not on their order.
         batch_tokens: tokens of one forward pass.
-        group_tokens: tokens of one attention call at most.
+        stats: counts what is computed.
+        group_tokens: tokens of one attention call at most; None chooses by device.
     """
+    if group_tokens is None:
+        group_tokens = _GROUP_TOKENS.get(model.device.type, 64)
     tree = build_tree(requests)
+    stats.score_unique += len(tree.tokens)
+    stats.score_naive += tree.naive_tokens
     stack = Stack(model, tree.height + group_tokens)
     tally = Tally(requests)
     for pack in cut_packs(tree, batch_tokens, group_tokens):
@@ -98,9 +113,28 @@ def score_tree(
             torch.from_numpy(tree.depths[run]).to(model.device),
             PackAttend(stack, pack.groups),
         )
-        for item, logprob, is_greedy in token_logprobs(model, hidden, _asked(tree, pack)):
-            if reply := tally.add(item.request, logprob, is_greedy=is_greedy):
-                yield item.request, reply
+        stats.score_computed += len(hidden)
+        asked = _asked(tree, pack)
+        try:
+            for item, logprob, is_greedy in token_logprobs(model, hidden, asked):
+                if reply := tally.add(item.request, logprob, is_greedy=is_greedy):
+                    yield item.request, reply
+        except EngineError:
+            raise _named(model, requests, asked) from None
+
+
+def _named(model: Transformer, requests: Sequence[ScoreRequest], asked: list[Asked]) -> EngineError:
+    """The error for the first request that is to blame, not for a neighbour.
+
+    A masked key of NaN still spoils its pack (0 * NaN is NaN), so each is tried alone.
+    """
+    suspects = sorted({item.request for item in asked})
+    for n in suspects:
+        try:
+            list(score_plain(model, [requests[n]], batch_tokens=1))
+        except EngineError:
+            return not_finite(f"score request {n}")
+    return not_finite(f"score requests {suspects[0]} ... {suspects[-1]}, packed together")
 
 
 def _asked(tree: TokenTree, pack: Pack) -> list[Asked]:

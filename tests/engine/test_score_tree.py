@@ -9,6 +9,7 @@ from mistral_eval.engine.pack import cut_packs
 from mistral_eval.engine.requests import ScoreRequest
 from mistral_eval.engine.score import score_plain
 from mistral_eval.engine.score_tree import score_tree
+from mistral_eval.engine.stats import Stats
 from mistral_eval.engine.tree import build_tree
 
 few = st.lists(st.integers(0, 2), min_size=1, max_size=14).map(tuple)  # 3 words: much is shared
@@ -35,7 +36,7 @@ def fixture_model(request, make_engine, make_mixed_engine):
 
 def assert_equal_to_plain(model, requests, batch_tokens, group_tokens):
     plain = dict(score_plain(model, requests, 1000))
-    tree = dict(score_tree(model, requests, batch_tokens, group_tokens))
+    tree = dict(score_tree(model, requests, batch_tokens, Stats(), group_tokens))
     assert sorted(tree) == list(range(len(requests)))
     for n, reply in plain.items():
         assert tree[n].logprob == pytest.approx(reply.logprob, abs=1e-4)
@@ -130,4 +131,4 @@ def test_a_request_as_long_as_the_context_is_scored(model):
 
 
 def test_no_requests_make_an_empty_tree(model):
-    assert list(score_tree(model, [], 8, 8)) == []
+    assert list(score_tree(model, [], 8, Stats())) == []

@@ -1,0 +1,174 @@
+"""Generation that shares: a few-shot block prefilled once, a question once for its samples.
+
+Continuous batching by question: when the last sample of a question has ended, the next question
+takes its place.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mistral_eval.engine.generate import Running, next_tokens
+from mistral_eval.engine.prompts import Cluster, Question, cluster_prompts
+from mistral_eval.engine.requests import GenerateReply, GenerateRequest
+from mistral_eval.engine.sampling import Sampler
+from mistral_eval.engine.stats import Stats
+from mistral_eval.model.shared_cache import CellsAttend, Piece, PrefillAttend, Room, SharedCache
+from mistral_eval.model.transformer import Transformer
+
+Replies = Iterator[tuple[int, GenerateReply]]
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How much goes through the model at once.
+
+    Attributes:
+        rows: sequences decoded side by side, at most.
+        tokens: prompt tokens of one forward pass, at most.
+        cached: tokens whose keys and values the tails and rings may hold.
+    """
+
+    rows: int
+    tokens: int
+    cached: int
+
+
+class SharedGenerator:
+    """Generates cluster after cluster; replies do not depend on the budget."""
+
+    def __init__(self, model: Transformer, eos_id: int, budget: Budget, stats: Stats) -> None:
+        self.model = model
+        self.eos_id = eos_id
+        self.budget = budget
+        self.stats = stats
+        self.sampler = Sampler(model.n_words, model.device)
+
+    def run(self, requests: Sequence[GenerateRequest]) -> Replies:
+        """Replies as they end; a request for no tokens is answered at once."""
+        wanted = [n for n, request in enumerate(requests) if request.max_tokens > 0]
+        for n in set(range(len(requests))) - set(wanted):
+            yield n, GenerateReply((), "length")
+        for cluster in cluster_prompts([requests[n] for n in wanted]):
+            running = [Running(n, requests[n]) for n in wanted]
+            yield from _ClusterRun(self, cluster, running).run()
+
+
+class _ClusterRun:
+    """The prompts of one cluster: what waits, and what is active in which cell."""
+
+    def __init__(
+        self, generator: SharedGenerator, cluster: Cluster, running: Sequence[Running]
+    ) -> None:
+        """`running` is indexed by the cluster's requests."""
+        self._generator, self._model = generator, generator.model
+        self._running = running
+        self._root = cluster.root
+        room = self._room(cluster)
+        self._waiting = deque(
+            Question(question.tail, question.requests[n : n + room.samples])
+            for question in cluster.questions
+            for n in range(0, len(question.requests), room.samples)
+        )
+        self._cache = SharedCache(self._model, room)
+        self._active: dict[int, Running] = {}  # by cell
+
+    def run(self) -> Replies:
+        """Prefill the root, then admit questions and step until all is answered."""
+        self._prefill([Piece(None, 0, len(self._root))] if self._root else [], [self._root])
+        room = self._cache.room
+        while self._waiting or self._active:
+            busy = {cell // room.samples for cell in self._active}
+            free = [n for n in range(room.questions) if n not in busy]
+            # Entering in company keeps prefill packs large; a quarter is what may idle for it.
+            if self._waiting and 4 * len(free) >= min(room.questions, 4 * len(self._waiting)):
+                yield from self._admit(free[: len(self._waiting)])
+            else:
+                yield from self._step()
+
+    def _room(self, cluster: Cluster) -> Room:
+        questions, budget = cluster.questions, self._generator.budget
+        samples = min(max(len(question.requests) for question in questions), budget.rows)
+        tail = max(len(question.tail) for question in questions)
+        new = max(self._running[n].request.max_tokens for q in questions for n in q.requests)
+        cost = tail + samples * new
+        count = sum(-(-len(question.requests) // samples) for question in questions)
+        at_once = min(budget.rows // samples, budget.cached // cost, count)
+        return Room(max(1, at_once), samples, len(cluster.root), tail, new)
+
+    def _admit(self, places: list[int]) -> Replies:
+        """Prefill one waiting question for each place and draw its samples' first tokens."""
+        entering = [self._waiting.popleft() for _ in places]
+        pieces = []
+        for place, question in zip(places, entering, strict=True):
+            self._cache.start_question(place, len(question.tail))
+            pieces.append(Piece(place, 0, len(question.tail)))
+        last = self._prefill(pieces, [question.tail for question in entering])
+        cells, rows = [], []
+        for row, (place, question) in enumerate(zip(places, entering, strict=True)):
+            for sample, request in enumerate(question.requests):
+                cells.append(place * self._cache.room.samples + sample)
+                self._active[cells[-1]] = self._running[request]
+                rows.append(row)
+        yield from self._take(self._model.logits(last)[rows], cells)
+
+    def _prefill(self, pieces: Sequence[Piece], tokens: Sequence[tuple[int, ...]]) -> Tensor:
+        """Run pieces through the model in packs; the last hidden state of each, (pieces, dim)."""
+        states = []
+        for pack in _packs(pieces, self._generator.budget.tokens):
+            ids = [
+                token
+                for n, piece in pack
+                for token in tokens[n][piece.start : piece.start + piece.count]
+            ]
+            attend = PrefillAttend(self._cache, [piece for _, piece in pack])
+            hidden = self._model.hidden(
+                torch.tensor(ids, device=self._model.device), attend.positions, attend
+            )
+            self._generator.stats.prompt_computed += len(ids)
+            row = -1
+            for n, piece in pack:
+                row += piece.count
+                if piece.start + piece.count == len(tokens[n]):
+                    states.append(hidden[row])
+        return torch.stack(states) if states else torch.empty(0)
+
+    def _step(self) -> Replies:
+        cells = sorted(self._active)
+        last = [self._active[cell].ids[-1] for cell in cells]
+        config = self._model.config
+        attend = CellsAttend(self._cache, cells, config.n_heads // config.n_kv_heads)
+        hidden = self._model.hidden(
+            torch.tensor(last, device=self._model.device), attend.positions, attend
+        )
+        attend.finish()
+        yield from self._take(self._model.logits(hidden), cells)
+
+    def _take(self, logits: Tensor, cells: list[int]) -> Replies:
+        running = [self._active[cell] for cell in cells]
+        tokens = next_tokens(self._generator.sampler, logits, running)
+        self._generator.stats.generated += len(tokens)
+        for cell, item, token in zip(cells, running, tokens, strict=True):
+            if reply := item.take(token, self._generator.eos_id):
+                del self._active[cell]
+                yield item.index, reply
+
+
+def _packs(pieces: Sequence[Piece], tokens: int) -> Iterator[list[tuple[int, Piece]]]:
+    """Pieces, numbered, in packs of `tokens` at most; a piece that does not fit is cut."""
+    pack: list[tuple[int, Piece]] = []
+    room = tokens
+    for n, piece in enumerate(pieces):
+        start, end = piece.start, piece.start + piece.count
+        while start < end:
+            count = min(room, end - start)
+            pack.append((n, Piece(piece.question, start, count)))
+            start, room = start + count, room - count
+            if not room:
+                yield pack
+                pack, room = [], tokens
+    if pack:
+        yield pack
