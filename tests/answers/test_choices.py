@@ -19,7 +19,7 @@ from mistral_eval.errors import DataError, EngineError
         ([-4.0, -6.0], ["ab", "abcd"], "none", "ab"),
         ([-4.0, -6.0], ["ab", "abcd"], "characters", "abcd"),
         ([-2.0, -4.0], ["ab", "abcd"], "characters", "ab"),
-        ([-3.0, -4.0], ["\u00e9\u00e9", "\u00e9\u00e9\u00e9"], "characters", "\u00e9\u00e9\u00e9"),
+        ([-3.0, -4.0], ["\u00e9\u00e9", "abc"], "characters", "abc"),
         ([-math.inf, -9.0], ["A", "B"], "none", "B"),
         ([-math.inf, -math.inf], ["A", "B"], "none", "A"),
     ],

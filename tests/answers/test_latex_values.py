@@ -78,6 +78,8 @@ def test_a_sum_equals_the_sum_the_other_way_round(a, b):
         (r"10^{300}+\sqrt2-10^{300}-\sqrt2", True),
         (r"10^{300}+\sqrt2-10^{300}-1", False),
         (r"10^{-300}\cdot\sqrt2", False),
+        (r"\sqrt{10^{300}+1}-10^{150}", False),
+        (r"\sqrt{10^{300}+2\cdot10^{150}+1}-10^{150}-1", True),
         (r"e^{i\pi}+1", True),
         (r"\frac{1}{2004!}", False),
     ],

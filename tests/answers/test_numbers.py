@@ -44,6 +44,17 @@ def test_equal_is_exact(a, b, expected):
     assert (expected, expected) == (numbers.equal(a, b), numbers.equal(b, a))
 
 
+def test_a_reply_without_a_number_is_no_answer():
+    """Nothing to read is told from a wrong number, in both modes."""
+    expected = [Outcome.NO_ANSWER, Outcome.NO_ANSWER, Outcome.WRONG]
+
+    assert expected == [
+        numbers.judge("It is 18.", "18", "strict").outcome,
+        numbers.judge("It is many.", "18", "flexible").outcome,
+        numbers.judge("The answer is 17.", "18", "strict").outcome,
+    ]
+
+
 def test_flexible_agrees_with_all_published_verdicts(shared):
     """The last number agrees with all 5276 verdicts of openai/grade-school-math."""
     rows = pd.read_parquet(shared / "transcripts" / "gsm8k.parquet")
