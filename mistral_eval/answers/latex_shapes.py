@@ -52,9 +52,11 @@ def _same_single(a: Node, b: Node) -> bool:
 
 def _same_members(left: list[Node], right: list[Node], *, distinct: bool) -> bool:
     """Match elements in any order; `distinct` counts equal elements once, as a set does."""
+    if max(len(left), len(right)) > MAX_ITEMS:
+        return False
     if distinct:
         left, right = _distinct(left), _distinct(right)
-    if len(left) != len(right) or len(left) > MAX_ITEMS:
+    if len(left) != len(right):
         return False
     rest = list(right)
     for item in left:
@@ -67,7 +69,7 @@ def _same_members(left: list[Node], right: list[Node], *, distinct: bool) -> boo
 
 def _distinct(items: list[Node]) -> list[Node]:
     kept: list[Node] = []
-    for item in items[:MAX_ITEMS]:
+    for item in items:
         if not any(same(item, other) for other in kept):
             kept.append(item)
     return kept
