@@ -95,21 +95,23 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     write_lines(path, (json.dumps(row, ensure_ascii=False, default=str) for row in rows))
 
 
-def sample_row(question: QuestionRecord) -> dict[str, Any]:
-    """A question as lm-eval's `samples_*.jsonl` writes it, with its verdict."""
+def sample_row(question: QuestionRecord, judged_by: str) -> dict[str, Any]:
+    """A question as lm-eval's `samples_*.jsonl` writes it, with its verdict.
+
+    Args:
+        question: the question.
+        judged_by: the name of the task's filter, which also stands in the keys of its results.
+    """
     verdict = question.verdict
     first = question.arguments[0][0]
     return {
         "doc_id": question.doc_id,
         "doc": question.doc,
         "target": str(question.target),
-        "arguments": {
-            f"gen_args_{i}": {f"arg_{j}": part for j, part in enumerate(arguments)}
-            for i, arguments in enumerate(question.arguments)
-        },
+        "arguments": _named(question.arguments),
         "resps": [_as_text(replies) for replies in question.replies],
         "filtered_resps": _filtered(question),
-        "filter": "none",
+        "filter": judged_by,
         "metrics": list(verdict.metrics),
         "doc_hash": text_hash(json.dumps(question.doc, indent=2, ensure_ascii=False, default=str)),
         "prompt_hash": text_hash(str(first)),
@@ -120,6 +122,17 @@ def sample_row(question: QuestionRecord) -> dict[str, Any]:
             "samples": [asdict(sample) for sample in verdict.samples],
         },
         "stratum": question.stratum,
+    }
+
+
+def stock_row(sample: Mapping[str, Any]) -> dict[str, Any]:
+    """A sample as lm-eval's `evaluate` returns it, as its `samples_*.jsonl` writes it."""
+    return {
+        **sample,
+        "target": str(sample["target"]),
+        "arguments": _named(sample["arguments"]),
+        "resps": _as_text(sample["resps"]),
+        "filtered_resps": _as_text(sample["filtered_resps"]),
     }
 
 
@@ -149,15 +162,23 @@ def read_run(folder: Path) -> dict[str, Any]:
         run = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise OutputError(
-            f"{path} cannot be read as JSON ({error}). Run the command again."
+            f"{path} cannot be read as JSON ({error}). Run the command again with --fresh."
         ) from error
     if not isinstance(run, dict) or run.get("format") != RUN_FORMAT:
         raise OutputError(
             f"{path} should have format {RUN_FORMAT}, found "
             f"{run.get('format') if isinstance(run, dict) else type(run).__name__}. "
-            "It was written by another version of mistral-eval; run the command again."
+            "It was written by another version of mistral-eval; run the command again with --fresh."
         )
     return run
+
+
+def _named(requests: Sequence[Sequence[object]]) -> dict[str, dict[str, object]]:
+    """The arguments of a question's requests under lm-eval's names."""
+    return {
+        f"gen_args_{i}": {f"arg_{j}": part for j, part in enumerate(arguments)}
+        for i, arguments in enumerate(requests)
+    }
 
 
 def _filtered(question: QuestionRecord) -> list[object]:

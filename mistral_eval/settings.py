@@ -60,6 +60,11 @@ class RunSettings:
             raise UsageError(f"--batch-tokens must be 1 or more, got {self.batch_tokens}.")
         if self.num_fewshot is not None and self.num_fewshot < 0:
             raise UsageError(f"--num-fewshot must be 0 or more, got {self.num_fewshot}.")
+        if self.stock_tasks and self.engine in ("oracle", "oracle-wrong"):
+            raise UsageError(
+                f"The oracle knows the answers to the paper's benchmarks, not to "
+                f"{self.stock_tasks[0]}. Give --engine native, hf or random for stock tasks."
+            )
 
     def as_json(self) -> dict[str, Any]:
         """The settings as plain JSON, as run.json keeps them."""
@@ -83,6 +88,17 @@ class RunSettings:
         text = json.dumps([deciding, dict(stamps)], sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         return f"{_label(self.tasks)}-{digest}"
+
+    @property
+    def own_tasks(self) -> tuple[str, ...]:
+        """The paper's benchmarks among the tasks."""
+        return tuple(name for name in self.tasks if not name.startswith(STOCK_PREFIX))
+
+    @property
+    def stock_tasks(self) -> tuple[str, ...]:
+        """Stock tasks by lm-eval's names."""
+        marked = (name for name in self.tasks if name.startswith(STOCK_PREFIX))
+        return tuple(name.removeprefix(STOCK_PREFIX) for name in marked)
 
     @property
     def model_folder(self) -> str:

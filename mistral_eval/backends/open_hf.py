@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
 from mistral_eval.backends.lm import LmBackend
@@ -36,6 +37,19 @@ class AnchoredHFLM(HFLM):
         ids = tokens.tolist() if isinstance(tokens, torch.Tensor) else list(tokens)
         text = self.tokenizer.decode(anchor + ids, skip_special_tokens=skip_special_tokens)
         return str(text).removeprefix(ANCHOR)
+
+    def loglikelihood_rolling(
+        self,
+        requests: list[Instance],
+        disable_tqdm: bool = False,  # noqa: FBT001, FBT002 - lm-eval's
+    ) -> list[float]:
+        """lm-eval puts BOS before a whole text itself: encoding must not add a second one."""
+        self.add_bos_token = False
+        try:
+            found: list[float] = super().loglikelihood_rolling(requests, disable_tqdm)
+        finally:
+            self.add_bos_token = True  # as `_load` asked for it
+        return found
 
 
 def open_hf(

@@ -57,6 +57,11 @@ class LoadedBenchmark:
             for _ in range(instance.repeats or 1)
         ]
 
+    @property
+    def judged_by(self) -> str:
+        """The name of the task's filter, which is part of lm-eval's key of each metric."""
+        return str(self.task.config.filter_list[0]["name"])
+
     def stratum(self, doc: Mapping[str, Any]) -> str | None:
         """The subject of a question, or None where the benchmark has none."""
         column = self.task.config.metadata.get("stratum")

@@ -6,7 +6,7 @@ from mistral_eval import __version__
 from mistral_eval.data import Source
 from mistral_eval.locations import tasks_folder
 from mistral_eval.records import RUN_FILE, read_run, text_hash
-from mistral_eval.settings import STOCK_PREFIX, RunSettings
+from mistral_eval.settings import RunSettings
 
 
 def run_folder(settings: RunSettings, source: Source) -> Path:
@@ -32,12 +32,11 @@ def _attempt(parent: Path, name: str, attempt: int) -> Path:
 
 def _stamps(settings: RunSettings, source: Source) -> dict[str, object]:
     """What the settings point to: a changed file, protocol or version is another run."""
-    tasks = [name for name in settings.tasks if not name.startswith(STOCK_PREFIX)]
     stamps: dict[str, object] = {
         "version": __version__,
         "protocol": {
             name: text_hash((tasks_folder() / f"{name}.yaml").read_text(encoding="utf-8"))
-            for name in tasks
+            for name in settings.own_tasks
         },
     }
     model = Path(settings.model).expanduser()

@@ -95,13 +95,12 @@ def _record(
 def _aggregate(loaded: LoadedBenchmark, verdicts: Sequence[QuestionVerdict]) -> dict[str, float]:
     """Each metric over all questions, with lm-eval's standard error where it is a mean."""
     how = loaded.task.aggregation()
-    judged_by = loaded.task.config.filter_list[0]["name"]
     metrics: dict[str, float] = {}
     for name in verdicts[0].metrics:
         values = [verdict.metrics[name] for verdict in verdicts]
-        metrics[f"{name},{judged_by}"] = float(how[name](values))
+        metrics[f"{name},{loaded.judged_by}"] = float(how[name](values))
         if how[name] is mean and len(values) > 1:
-            metrics[f"{name}_stderr,{judged_by}"] = float(mean_stderr(values))
+            metrics[f"{name}_stderr,{loaded.judged_by}"] = float(mean_stderr(values))
     return metrics
 
 

@@ -19,6 +19,7 @@ from mistral_eval.records import (
     RUN_FORMAT,
     TABLE_FILE,
     sample_row,
+    stock_row,
     task_hash,
     text_hash,
     write_json,
@@ -52,13 +53,13 @@ def write_run(folder: Path, finished: Finished) -> None:
     stamp = now.strftime("%Y-%m-%dT%H-%M-%S.%f")
     hashes = {}
     for judged in finished.judged:
-        rows = [sample_row(question) for question in judged.questions]
+        rows = [sample_row(question, judged.loaded.judged_by) for question in judged.questions]
         name = judged.loaded.benchmark.id
         hashes[name] = task_hash(rows)
         write_rows(folder / f"samples_{name}_{stamp}.jsonl", rows)
     stock = dict(finished.stock or {})
     for name, rows in stock.pop("samples", {}).items():
-        write_rows(folder / f"samples_{name}_{stamp}.jsonl", rows)
+        write_rows(folder / f"samples_{name}_{stamp}.jsonl", map(stock_row, rows))
     results = _results(finished, stock, hashes, now)
     results_name = f"results_{stamp}.json"
     write_json(folder / results_name, results)
@@ -116,6 +117,8 @@ def _results(
     settings = finished.settings
     parts = {j.loaded.benchmark.id: j for j in finished.judged}
     tasks = {name: judged.loaded.task for name, judged in parts.items()}
+    total = sum(finished.seconds.values())
+    started = now.timestamp() - total
     name = settings.model if finished.opened.info else finished.opened.backend.name
     ours: dict[str, dict[str, Any]] = {
         "results": {key: _task_results(judged) for key, judged in parts.items()},
@@ -150,7 +153,7 @@ def _results(
             "fewshot_seed": None,
         },
         "git_hash": None,
-        "date": now.timestamp(),
+        "date": started,
         "pretty_env_info": platform.platform(),
         "transformers_version": _version("transformers"),
         "lm_eval_version": _version("lm_eval"),
@@ -165,7 +168,9 @@ def _results(
         "fewshot_as_multiturn": False,
         "chat_template": None,
         "chat_template_sha": None,
-        "total_evaluation_time_seconds": str(sum(finished.seconds.values())),
+        "start_time": started,
+        "end_time": now.timestamp(),
+        "total_evaluation_time_seconds": str(total),
         "mistral_eval": {"version": __version__},
     }
 

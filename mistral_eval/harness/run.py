@@ -9,19 +9,19 @@ from typing import Any
 from mistral_eval.adapter import MistralLM
 from mistral_eval.backends.base import Kind
 from mistral_eval.console import Talk
-from mistral_eval.data import make_source
+from mistral_eval.data import Source, make_source
 from mistral_eval.errors import SandboxError
 from mistral_eval.harness.asking import Asking, LoadedBenchmark, load_benchmarks
 from mistral_eval.harness.engines import open_backend
 from mistral_eval.harness.folder import is_finished, run_folder
 from mistral_eval.harness.judging import Judged, judge_benchmark
 from mistral_eval.harness.results import Finished, write_run
-from mistral_eval.harness.stock import run_stock
+from mistral_eval.harness.stock import load_stock, run_stock
 from mistral_eval.journal import Journal
 from mistral_eval.protocol import JudgeContext
 from mistral_eval.records import JOURNAL_FILE, make_folder
 from mistral_eval.sandbox import Isolation, probe
-from mistral_eval.settings import STOCK_PREFIX, RunSettings
+from mistral_eval.settings import RunSettings
 from mistral_eval.suite import BENCHMARKS
 
 LABELS: dict[Kind, str] = {
@@ -41,23 +41,19 @@ def run_suite(settings: RunSettings, talk: Talk) -> Path:
         MistralEvalError: anything the user can fix; nothing that was answered before is lost.
     """
     source = make_source(settings.data)
-    isolation = _isolation_for(settings)
     folder = run_folder(settings, source)
     if is_finished(folder):
         talk.say(f"This run is finished; its record is in {folder}. --fresh runs it again.")
         return folder
+    isolation = _isolation_for(settings)
     make_folder(folder)
     clock = Clock()
     with Journal(folder / JOURNAL_FILE) as journal:
         if known := journal.count():
             talk.say(f"Going on with {known} replies of {folder}.")
         with clock.phase("build"):
-            asking = Asking(source, settings.limit, settings.num_fewshot, settings.data_unpinned)
-            ours = [name for name in settings.tasks if not name.startswith(STOCK_PREFIX)]
-            loaded = []
-            for benchmark in load_benchmarks(ours, asking):
-                talk.say(f"{benchmark.benchmark.column}: {len(benchmark.questions)} questions")
-                loaded.append(benchmark)
+            loaded = _load(settings, source, talk)
+            stock_tasks = load_stock(settings) if settings.stock_tasks else None
         with clock.phase("load"):
             opened = open_backend(settings, loaded, talk)
         lm = MistralLM(opened.backend, journal)
@@ -66,9 +62,8 @@ def run_suite(settings: RunSettings, talk: Talk) -> Path:
         context = JudgeContext(isolation=isolation, unsafe=settings.unsafe_code)
         with clock.phase("judge"):
             judged = _judge(loaded, replies, context, talk)
-        stock_names = [n.removeprefix(STOCK_PREFIX) for n in settings.tasks if n not in ours]
         with clock.phase("stock"):
-            stock = run_stock(stock_names, lm, settings) if stock_names else None
+            stock = run_stock(stock_tasks, lm, settings) if stock_tasks else None
         write_run(folder, Finished(settings, opened, lm, judged, stock, clock.seconds))
     talk.say(f"The run's record is in {folder}.")
     return folder
@@ -86,6 +81,15 @@ class Clock:
         start = time.monotonic()
         yield
         self.seconds[name] = round(time.monotonic() - start, 3)
+
+
+def _load(settings: RunSettings, source: Source, talk: Talk) -> list[LoadedBenchmark]:
+    asking = Asking(source, settings.limit, settings.num_fewshot, settings.data_unpinned)
+    loaded = []
+    for benchmark in load_benchmarks(settings.own_tasks, asking):
+        talk.say(f"{benchmark.benchmark.column}: {len(benchmark.questions)} questions")
+        loaded.append(benchmark)
+    return loaded
 
 
 def _isolation_for(settings: RunSettings) -> Isolation:
@@ -114,6 +118,7 @@ def _answer(lm: MistralLM, loaded: Sequence[LoadedBenchmark], talk: Talk) -> lis
         with talk.progress(LABELS[_kind(asked[0])]) as steps:
             lm.watch = lambda _, done, total, steps=steps: steps.update(done, total)
             answers = iter(method(instances))
+            lm.watch = None
         for benchmark in asked:
             replies[id(benchmark)] = [
                 [
