@@ -1,18 +1,18 @@
 """The command line: parse, call one function, print one thing.
 
-Data goes to stdout, talk to stderr. Exit codes: 0 done, 1 the user can fix it, 2 wrong usage;
-anything else is a bug with its traceback. Nothing heavy is imported before a command runs.
+Data goes to stdout, talk to stderr. Exit codes: 0 done, 1 the user can fix it, 2 wrong usage,
+3 a gate failed; anything else is a bug with its traceback. Nothing heavy is imported before a
+command runs.
 """
 
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mistral_eval import __version__
-from mistral_eval.errors import MistralEvalError, UsageError
+from mistral_eval import __version__, cli_results
+from mistral_eval.errors import MistralEvalError
 
 app = typer.Typer(
     name="mistral-eval",
@@ -23,17 +23,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-class Format(StrEnum):
-    """What a table can be printed as."""
-
-    RICH = "rich"
-    MD = "md"
-    LATEX = "latex"
-    CSV = "csv"
-    HTML = "html"
-    JSON = "json"
 
 
 Tasks = Annotated[
@@ -158,24 +147,12 @@ def run(  # noqa: PLR0913 - one parameter per option of the command line
     from mistral_eval.harness.run import run_suite
 
     folder = run_suite(settings, Talk(quiet=quiet))
-    _print_table([folder], [], Format.JSON if as_json else Format.RICH, None)
+    fmt = cli_results.Format.JSON if as_json else cli_results.Format.RICH
+    cli_results.print_table([folder], [], fmt, None)
 
 
-@app.command()
-def table(
-    runs: Annotated[list[Path] | None, typer.Argument(help="Folders of finished runs")] = None,
-    *,
-    baselines: Annotated[
-        str | None, typer.Option(help="Names or groups of published rows, separated by commas")
-    ] = None,
-    fmt: Annotated[Format, typer.Option("--format", help="How to print it")] = Format.RICH,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write to this file")
-    ] = None,
-) -> None:
-    """Print the paper's Table 2, with the rows of finished runs beside it."""
-    names = [name.strip() for name in (baselines or "").split(",") if name.strip()]
-    _print_table(runs or [], names, fmt, output)
+app.command()(cli_results.table)
+app.command()(cli_results.compare)
 
 
 @app.command(name="tasks")
@@ -221,23 +198,6 @@ def doctor(
         sys.stdout.write(json.dumps([finding.as_json() for finding in findings], indent=2) + "\n")
         return
     show(render(findings))
-
-
-def _print_table(runs: list[Path], baselines: list[str], fmt: Format, output: Path | None) -> None:
-    from mistral_eval.console import show
-    from mistral_eval.runs import render_runs
-
-    rendered = render_runs(runs, baselines, fmt.value)
-    if output is None:
-        show(rendered)
-        return
-    if not isinstance(rendered, str):
-        raise UsageError(
-            "--output takes a file format, and rich is for the screen; add --format md."
-        )
-    from mistral_eval.records import write_lines
-
-    write_lines(output, [rendered.rstrip("\n")])
 
 
 def main() -> None:

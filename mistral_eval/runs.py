@@ -8,7 +8,7 @@ from mistral_eval.baselines import load_baselines, select
 from mistral_eval.errors import OutputError
 from mistral_eval.records import RUN_FILE, read_run
 from mistral_eval.report import render_table
-from mistral_eval.report.model import Cell, RunScores
+from mistral_eval.report.model import Cell, RunScores, TableOptions
 
 DEFAULT_BASELINES = ("mistral-paper-table2",)
 
@@ -19,12 +19,21 @@ def load_scores(folder: Path) -> RunScores:
     Raises:
         OutputError: no run, an unfinished one, or one of another version.
     """
+    return scores_of(read_finished(folder), folder)
+
+
+def read_finished(folder: Path) -> dict[str, Any]:
+    """The run.json of a finished run.
+
+    Raises:
+        OutputError: no run, an unfinished one, or one of another version.
+    """
     run = read_run(folder)
     if run.get("status") != "finished":
         raise OutputError(
             f"The run in {folder} has not finished. Its command goes on where it stopped."
         )
-    return scores_of(run, folder)
+    return run
 
 
 def scores_of(run: Mapping[str, Any], folder: Path) -> RunScores:
@@ -51,10 +60,16 @@ def scores_of(run: Mapping[str, Any], folder: Path) -> RunScores:
         ) from error
 
 
-def render_runs(folders: Sequence[Path], baselines: Sequence[str], fmt: str) -> Any:
+def render_runs(
+    folders: Sequence[Path],
+    baselines: Sequence[str],
+    fmt: str,
+    options: TableOptions | None = None,
+) -> Any:
     """The paper's table with these runs below the baselines: text, or a rich renderable."""
     published = select(baselines or DEFAULT_BASELINES, load_baselines())
-    return render_table(published, [load_scores(folder) for folder in folders], fmt)
+    runs = [load_scores(folder) for folder in folders]
+    return render_table(published, runs, fmt, options=options)
 
 
 def markdown_of(run: Mapping[str, Any], folder: Path) -> str:

@@ -17,6 +17,24 @@ def shared() -> Path:
     return SHARED
 
 
+@pytest.fixture(scope="session")
+def sample_runs(tmp_path_factory) -> dict[str, Path]:
+    """Finished runs of the oracle, of chance and of a wrong oracle on the bundled questions."""
+    from mistral_eval.console import Talk
+    from mistral_eval.harness.run import run_suite
+    from mistral_eval.settings import RunSettings
+
+    tasks = ("mmlu", "winogrande", "nq", "gsm8k")
+    folder = tmp_path_factory.mktemp("runs")
+    return {
+        engine: run_suite(
+            RunSettings(tasks=tasks, engine=engine, data="sample", output_path=folder),
+            Talk(quiet=True),
+        )
+        for engine in ("oracle", "random", "oracle-wrong")
+    }
+
+
 @pytest.fixture
 def cli(monkeypatch, capsys):
     """The command line as a user meets it: arguments to exit code, stdout and stderr."""

@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "sandbox": {"answers", "errors"},
     "stats": {"errors", "suite"},
     "baselines": {"errors", "suite", "json_fields"},
-    "report": {"baselines", "errors", "stats", "suite"},
+    "report": {"baselines", "compare", "errors", "stats", "suite"},
     "records": {"answers", "errors"},
     "journal": {"errors"},
     "data": {"errors", "locations", "protocol", "suite"},
