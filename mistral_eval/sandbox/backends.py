@@ -21,6 +21,20 @@ _MODULES = {"program": "zygote", "judge": "judge"}  # of the guest, by role
 
 
 @dataclass(frozen=True, slots=True)
+class Setup:
+    """How sandboxed processes are started in one run.
+
+    `kind` is 'bubblewrap', 'namespaces' or 'none'. `without` names layers (seccomp, landlock)
+    to leave out: the tests show that the others hold alone.
+    """
+
+    kind: str
+    interpreter: Interpreter
+    limits: Limits
+    without: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Start:
     """One command that starts a zygote, with its whole environment."""
 
@@ -28,24 +42,22 @@ class Start:
     environment: dict[str, str]
 
 
-def start_command(
-    kind: str, role: str, control: int, interpreter: Interpreter, limits: Limits
-) -> Start:
-    """The command for a zygote.
+def start_command(setup: Setup, role: str, control: int) -> Start:
+    """The command for a sandboxed process.
 
     Args:
-        kind: 'bubblewrap', 'namespaces' or 'none'.
-        role: 'program' or 'judge'.
+        setup: The run's way of starting.
+        role: 'program' for a zygote, or 'judge'.
         control: The number of the inherited socket to the harness.
-        interpreter: The Python inside.
-        limits: What each fork may use.
     """
+    kind, interpreter = setup.kind, setup.interpreter
     isolated = kind != "none"
     folder = _INSIDE if isolated else str(_GUEST.parent)
     settings = {
         "control": control,
         "isolated": isolated,
-        "limits": asdict(limits),
+        "limits": asdict(setup.limits),
+        "without": setup.without,
         "path": folder,
     }
     python = _python(interpreter, _MODULES[role], folder, settings)

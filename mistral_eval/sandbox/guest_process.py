@@ -5,26 +5,14 @@ import os
 import socket
 import subprocess
 import tempfile
-from dataclasses import dataclass
 from typing import IO
 
 from mistral_eval.errors import SandboxError
 
-from .backends import start_command
-from .interpreter import Interpreter
-from .results import Limits
+from .backends import Setup, start_command
 
 _START_SECONDS = 120.0  # a generous limit for an interpreter's start on a busy machine
 _LONGEST_LINE = 1 << 16
-
-
-@dataclass(frozen=True, slots=True)
-class Setup:
-    """How sandboxed processes are started in one run."""
-
-    kind: str
-    interpreter: Interpreter
-    limits: Limits
 
 
 class GuestProcess:
@@ -42,9 +30,7 @@ class GuestProcess:
         self._received = b""
         self._jobs = 0
         with theirs:
-            start = start_command(
-                setup.kind, role, theirs.fileno(), setup.interpreter, setup.limits
-            )
+            start = start_command(setup, role, theirs.fileno())
             try:
                 self._process = subprocess.Popen(  # noqa: S603  our own command
                     start.command,

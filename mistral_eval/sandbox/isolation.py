@@ -1,5 +1,6 @@
 """Finds out which isolation this machine offers, by trying it."""
 
+import os
 import selectors
 from contextlib import closing
 from dataclasses import dataclass
@@ -7,8 +8,7 @@ from dataclasses import dataclass
 from mistral_eval.answers.programs import Program
 from mistral_eval.errors import SandboxError
 
-from .backends import find_bubblewrap
-from .guest_process import Setup
+from .backends import Setup, find_bubblewrap
 from .interpreter import Interpreter, find_interpreter
 from .results import Limits, Status
 from .slot import Slot
@@ -59,6 +59,8 @@ def probe() -> Isolation:
         except SandboxError as error:
             reasons.append(f"{kind}: {error}")
             continue
+        if "seccomp" in missing and os.geteuid() == 0:
+            missing += ("limit on processes (not kept by the kernel for root)",)
         return Isolation(kind, _sentence(kind, missing), missing)
     return Isolation("none", "; ".join(reasons), ("namespaces",))
 

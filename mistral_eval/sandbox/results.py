@@ -38,6 +38,7 @@ class Limits:
 
     cpu_seconds: int = 10
     wall_seconds: float = 30.0
+    grace_seconds: float = 20.0  # for the sandbox's own processes to obey, once time is up
     memory_bytes: int = 1 << 30
     file_bytes: int = 8 << 20
     scratch_bytes: int = 16 << 20

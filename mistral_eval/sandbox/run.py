@@ -8,8 +8,7 @@ from contextlib import ExitStack, closing
 from mistral_eval.answers.programs import Program
 from mistral_eval.errors import SandboxError
 
-from .backends import cores
-from .guest_process import Setup
+from .backends import Setup, cores
 from .interpreter import find_interpreter
 from .isolation import Isolation, advice
 from .results import Limits, ProgramResult
@@ -48,12 +47,13 @@ def run_programs(
         )
     setup = Setup(isolation.kind, find_interpreter(), limits or Limits())
     count = min(workers or cores(), max(1, len(programs)))
-    return _run(programs, setup, count)
+    return judge_all(programs, setup, count)
 
 
-def _run(
+def judge_all(
     programs: Sequence[Program], setup: Setup, count: int
 ) -> Iterator[tuple[int, ProgramResult]]:
+    """Judges `programs`, `count` at a time; see `run_programs`."""
     with ExitStack() as stack:
         selector = stack.enter_context(selectors.DefaultSelector())
         idle = list(start_slots(setup, selector, count))

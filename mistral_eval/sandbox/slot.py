@@ -3,6 +3,7 @@
 import json
 import os
 import selectors
+import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,11 +11,10 @@ from dataclasses import dataclass
 from mistral_eval.answers.programs import Program
 from mistral_eval.errors import SandboxError
 
-from .backends import cores
-from .guest_process import GuestProcess, Setup, file_in_memory
+from .backends import Setup, cores
+from .guest_process import GuestProcess, file_in_memory
 from .results import ProgramResult, Status
 
-_GRACE_SECONDS = 20.0  # how long a process may take to obey before it is replaced
 _DIED: dict[str, object] = {}  # stands for the last line of a process that ended without one
 _REUSABLE = {Status.PASSED, Status.FAILED, Status.ERROR, "ended"}  # a judge's, after such a verdict
 
@@ -91,7 +91,7 @@ class Slot:
             return None
         if not self._job.expired:
             self._job.expired = True
-            self._job.deadline = now + _GRACE_SECONDS * _load()
+            self._job.deadline = now + self._setup.limits.grace_seconds * _load()
             self._kill()
             return None
         for role in self._guests.keys() - self._job.lines.keys():
@@ -155,13 +155,15 @@ class Slot:
         code, cpu = end["status"], end["cpu"]
         assert isinstance(code, int), f"an exit code is an int, not {code!r}"
         assert isinstance(cpu, float), f"CPU seconds are a float, not {cpu!r}"
-        if cpu >= limits.cpu_seconds - 0.5:
+        # The kernel counts CPU time for its limit in ticks, more coarsely than it reports it.
+        if code == -signal.SIGKILL and cpu >= limits.cpu_seconds / 2:
             return Status.TIMEOUT, f"{limits.cpu_seconds} seconds of CPU time were used up"
         if job.expired:
             return Status.TIMEOUT, f"not done after {job.deadline - job.started:.0f} seconds"
-        if code < 0 and code != -9:
-            return Status.KILLED, f"killed by signal {-code}"
-        return Status.ERROR, f"the program ended before its checks were done ({detail})"
+        if code < 0 and code != -signal.SIGKILL:
+            return Status.KILLED, f"killed by {signal.Signals(-code).name}"
+        how = f"with exit code {code}" if code >= 0 else detail
+        return Status.ERROR, f"the program ended before its checks were done ({how})"
 
 
 def _load() -> float:

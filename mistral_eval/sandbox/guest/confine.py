@@ -9,6 +9,7 @@ import os
 import resource
 import struct
 from collections.abc import Callable
+from typing import Any
 
 from .linux import FilterProgram, Linux
 from .seccomp import filter_for
@@ -35,23 +36,24 @@ class Confinement:
     cheaper: `begin` once, `prepare` before each fork, `lock` in the fork.
     """
 
-    def __init__(self, limits: dict[str, int], *, isolated: bool, judge: bool) -> None:
+    def __init__(self, settings: dict[str, Any], *, judge: bool) -> None:
         """Prepares the filters.
 
         Args:
-            limits: cpu_seconds, memory_bytes, file_bytes, open_files.
-            isolated: Whether this runs inside namespaces; without them landlock and the
-                capabilities are left alone.
+            settings: `limits` (cpu_seconds, memory_bytes, file_bytes, open_files); `isolated`,
+                whether this runs inside namespaces, without which landlock and the capabilities
+                are left alone; `without`, the layers that a test leaves out.
             judge: Whether this is a judge, which receives open files and has no scratch folder.
         """
-        self._limits = limits
-        self._isolated = isolated
+        self._limits: dict[str, int] = settings["limits"]
+        self._isolated: bool = settings["isolated"]
+        self._without: list[str] = settings["without"]
         self._judge = judge
         self._linux = Linux()
         self._on_linux = os.uname().sysname == "Linux"
         code = filter_for(self._linux.machine, judge=judge) if self._on_linux else None
         self._filter = None if code is None else FilterProgram(code)
-        self._landlock_abi = self._find_landlock() if isolated else 0
+        self._landlock_abi = self._find_landlock() if self._isolated else 0
         self._ruleset = -1
         self.missing = self._find_missing()
 
@@ -105,6 +107,8 @@ class Confinement:
 
     def _find_landlock(self) -> int:
         """The kernel's landlock version, 0 where there is none."""
+        if "landlock" in self._without:
+            return 0
         try:
             return self._linux.syscall("landlock", _CREATE_RULESET, None, 0, 1)
         except OSError as error:
@@ -114,7 +118,8 @@ class Confinement:
 
     def _find_missing(self) -> list[str]:
         missing = []
-        if self._filter is None or not _works_in_child(self._try_seccomp):
+        unusable = self._filter is None or "seccomp" in self._without
+        if unusable or not _works_in_child(self._try_seccomp):
             missing.append("seccomp")
         if not self._landlock_abi:
             missing.append("landlock")

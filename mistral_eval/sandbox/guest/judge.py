@@ -52,7 +52,7 @@ def main() -> None:
     os.environ.clear()
     sys.path[:] = [folder for folder in sys.path if folder != settings["path"]]
     control = socket.socket(fileno=settings["control"])
-    confinement = Confinement(settings["limits"], isolated=settings["isolated"], judge=True)
+    confinement = Confinement(settings, judge=True)
     confinement.begin()
     confinement.prepare()
     confinement.lock()

@@ -53,7 +53,7 @@ class _Zygote:
         self._isolated = bool(settings["isolated"])
         self._linux = Linux()
         self._control = socket.socket(fileno=_lift(control))
-        self._confinement = Confinement(limits, isolated=self._isolated, judge=False)
+        self._confinement = Confinement(settings, judge=False)
         self._own_pids = _lift(os.pidfd_open(os.getpid())) if self._isolated else -1
         self._scratch = ""  # without isolation: the present folder
         self._untouched: tuple[int, ...] = ()  # with it: the empty folder's state

@@ -1,0 +1,276 @@
+"""What `run_programs` promises besides isolation: verdicts, reasons, order, and an early no."""
+
+import threading
+
+import pytest
+
+from mistral_eval.answers.programs import Program
+from mistral_eval.errors import SandboxError
+from mistral_eval.sandbox import Isolation, Limits, Status, probe, run_programs
+
+NOTHING = Isolation("none", "bubblewrap (bwrap) is not installed", ("namespaces",))
+
+
+def program(source, *checks, setup="", context="", names=("f",)):
+    return Program("a", source, setup=setup, context=context, checks=checks, names=names)
+
+
+@pytest.fixture(scope="module")
+def one(best_isolation, judge):
+    return lambda *args, **kwargs: judge([program(*args, **kwargs)], best_isolation)[0]
+
+
+@pytest.mark.sandbox
+class TestVerdicts:
+    def test_a_right_program_passes(self, one):
+        assert one("def f(x): return x + 1", "assert f(1) == 2").status is Status.PASSED
+
+    def test_a_false_check_is_a_failure_that_names_the_first_one(self, one):
+        result = one("def f(x): return x", "assert f(1) == 1", "assert f(2) == 3, 'two'")
+
+        assert result.status is Status.FAILED
+        expected = "AssertionError: two; first failing check: assert f(2) == 3, 'two'"
+        assert expected == result.detail
+
+    def test_an_exception_is_an_error_with_its_type_and_message(self, one):
+        result = one("def f(x): return x[0]", "assert f([]) == 1")
+
+        assert result.status is Status.ERROR
+        expected = "IndexError: list index out of range; first failing check: assert f([]) == 1"
+        assert expected == result.detail
+
+    def test_the_failing_check_is_found_inside_a_test_function(self, one):
+        test = "def check(candidate):\n    for n in (1, 2):\n        assert candidate(n) == n\n"
+        result = one("def f(x): return 1", test, "check(f)")
+
+        assert result.detail.endswith("first failing check: assert candidate(n) == n")
+
+    def test_a_program_that_cannot_be_compiled_is_an_error(self, one):
+        result = one("def f(x) return x", "assert f(1) == 1")
+
+        assert result.status is Status.ERROR
+        assert result.detail.startswith("SyntaxError")
+
+    def test_an_exception_class_of_the_program_is_an_error_with_its_name(self, one):
+        result = one("class Bad(Exception): pass\ndef f(x): raise Bad('no')", "assert f(1) == 1")
+
+        assert (Status.ERROR, "Bad: no") == (result.status, result.detail.split(";")[0])
+
+    def test_a_function_that_is_missing_is_a_name_error(self, one):
+        result = one("def g(x): return x", "assert f(1) == 1")
+
+        assert result.detail.startswith("NameError: name 'f' is not defined")
+
+    def test_checks_that_take_too_long_are_a_timeout(self, best_isolation, judge):
+        limits = Limits(cpu_seconds=1)
+        endless = program("def f(x): return x", "while True: pass")
+        right = program("def f(x): return x", "assert f(1) == 1")
+        statuses = [r.status for r in judge([endless, right], best_isolation, limits, workers=1)]
+
+        assert [Status.TIMEOUT, Status.PASSED] == statuses
+
+    def test_no_main_block_runs(self, one):
+        source = "def f(x): return 1\nif __name__ == '__main__':\n    def f(x): return 2\n"
+
+        assert one(source, "assert f(0) == 1").status is Status.PASSED
+
+    def test_a_reply_may_print_and_read_its_input(self, one):
+        source = "import sys\nprint('x' * 10**6)\ndef f(x):\n    print(x)\n    return sys.stdin.read()"
+
+        assert one(source, "assert f(1) == ''").status is Status.PASSED
+
+    def test_the_scratch_folder_can_be_written(self, one):
+        source = (
+            "import os, tempfile\n"
+            "def f(x):\n"
+            "    with open('note', 'w') as file: file.write(x)\n"
+            "    with tempfile.NamedTemporaryFile('w+') as file: file.write(x)\n"
+            "    return open('/tmp/note').read(), os.listdir('.'), os.getcwd()\n"
+        )
+
+        assert one(source, "assert f('a') == ('a', ['note'], '/tmp')").status is Status.PASSED
+
+    def test_the_standard_library_can_be_imported(self, one):
+        source = (
+            "import asyncio, ctypes, dataclasses, datetime, decimal, fractions, hashlib, random\n"
+            "import statistics, sqlite3, unittest, zlib, collections.abc, concurrent.futures\n"
+            "async def g(x):\n    await asyncio.sleep(0)\n    return x\n"
+            "def f(x): return asyncio.run(g(x))\n"
+        )
+
+        assert one(source, "assert f(1) == 1").status is Status.PASSED
+
+    def test_site_packages_cannot_be_imported(self, one):
+        result = one("import pytest\ndef f(x): return x", "assert f(1) == 1")
+
+        assert result.detail.startswith("ModuleNotFoundError")
+
+
+@pytest.mark.sandbox
+class TestValues:
+    @pytest.mark.parametrize(
+        ("body", "check"),
+        [
+            ("collections.Counter('aab')", "{'a': 2, 'b': 1}"),
+            ("collections.OrderedDict(a=1)", "{'a': 1}"),
+            ("collections.namedtuple('P', 'a b')(1, 2)", "(1, 2)"),
+            ("collections.defaultdict(int, a=1)", "{'a': 1}"),
+            ("enum.IntEnum('E', 'A').A", "1"),
+            ("frozenset({1}), {2}, [3], (4,), {5: {6}}", "({1}, {2}, [3], (4,), {5: {6}})"),
+            ("range(3)", "range(3)"),
+            ("b'a', bytearray(b'b'), 1j, None, True, ...", None),
+            ("float('inf'), -0.0, 10**5000, 'é\\ud800'", "(float('inf'), 0.0, 10**5000, 'é\\ud800')"),
+            ("{'a': 1}.keys()", "{'a'}"),
+            ("map(str, [1])", None),
+        ],
+    )
+    def test_a_result_is_compared_as_its_plain_type(self, one, body, check):
+        source = f"import collections, enum\ndef f(): return {body}\n"
+        result = one(source, f"assert f() == {check}")
+
+        assert (Status.FAILED if check is None else Status.PASSED) is result.status
+
+    def test_an_iterator_crosses_as_an_iterator(self, one):
+        assert one("def f(): yield from 'ab'", "assert list(f()) == ['a', 'b']").status == "passed"
+
+    def test_the_judge_sees_the_plain_type_itself(self, one):
+        source = "class L(list): pass\ndef f(): return L([1])"
+
+        assert one(source, "assert type(f()) is list").status == "passed"
+
+    def test_an_object_of_the_program_can_be_passed_back_but_not_compared(self, one):
+        source = (
+            "class Pair:\n    def __init__(self, a): self.a = a\n"
+            "    def __eq__(self, other): return True\n"
+            "def f(pairs): return sum(p.a for p in pairs)\n"
+        )
+        names = ("Pair", "f")
+
+        assert one(source, "assert f([Pair(1), Pair(2)]) == 3", names=names).status == "passed"
+        refused = one(source, "assert Pair(1) == 3", names=names)
+        assert (Status.FAILED, True) == (refused.status, "not plain data" in refused.detail)
+
+    def test_an_argument_that_cannot_cross_is_said(self, one):
+        result = one("def f(g): return g(1)", "assert f(lambda x: x) == 1")
+
+        assert result.detail.startswith("a test's argument cannot cross: a function")
+
+    def test_values_that_set_up_code_made_are_passed_by_name(self, one):
+        source = "class Node:\n    left = None\ndef f(node): return node.left is not None\n"
+        setup = "root = Node()\nroot.left = Node()\n"
+
+        assert one(source, "assert f(root)", setup=setup, names=("f", "root")).status == "passed"
+
+    def test_helpers_of_the_context_are_not_the_programs(self, one):
+        context = "def helper(x): return x + 1\ndef f(x): '''stub'''\n"
+        source = "def helper(x): return 0\ndef f(x): return 0\n"
+
+        assert one(source, "assert f(1) == helper(1)", context=context).status is Status.FAILED
+
+
+@pytest.mark.sandbox
+class TestFreshness:
+    def test_nothing_of_one_program_is_left_for_the_next(self, isolation, judge):
+        leave = program(
+            "import os, math, sys, builtins\n"
+            "math.left = sys.left = builtins.left = 1\n"
+            "open('/tmp/left', 'w').close()\nos.mkdir('folder')\nos.chmod('/tmp', 0)\n"
+            "os.environ['LEFT'] = 'x'\nos.umask(0o777)\nsys.setrecursionlimit(50)\n"
+            "def f(): return 1",
+            "assert f() == 1",
+        )
+        look = program(
+            "import os, math, sys, builtins\n"
+            "found = [hasattr(m, 'left') for m in (math, sys, builtins)], dict(os.environ)\n"
+            "def f(): return found, os.listdir('/tmp'), os.stat('/tmp').st_mode & 0o777\n",
+            "assert f() == (([False] * 3, {}), [], 0o700)",
+        )
+        results = judge([leave, look] * 3, isolation, workers=1)
+
+        assert ["passed"] * 6 == [str(result.status) for result in results], results
+
+    def test_a_test_cannot_leave_a_name_for_the_next_one(self, best_isolation, judge):
+        leave = program("def f(): return 1", "left = f()")
+        look = program("def f(): return 1", "assert 'left' not in globals()")
+        results = judge([leave, look], best_isolation, workers=1)
+
+        assert ["passed", "passed"] == [str(result.status) for result in results]
+
+
+@pytest.mark.sandbox
+class TestRuns:
+    def test_each_index_comes_once_with_its_own_result(self, best_isolation):
+        programs = [program(f"def f(): return {n % 3}", "assert f() == 0") for n in range(40)]
+        results = dict(run_programs(programs, isolation=best_isolation, unsafe=False, workers=3))
+
+        assert list(range(40)) == sorted(results)
+        assert [n % 3 == 0 for n in range(40)] == [
+            results[n].status is Status.PASSED for n in range(40)
+        ]
+
+    def test_a_run_can_be_left_early_and_started_again(self, best_isolation):
+        programs = [program("def f(): return 1", "assert f() == 1")] * 10
+        for _ in range(2):
+            results = run_programs(programs, isolation=best_isolation, unsafe=False, workers=2)
+            assert next(results)[1].status is Status.PASSED
+            results.close()
+
+    def test_no_programs_give_no_results(self, best_isolation):
+        assert [] == list(run_programs([], isolation=best_isolation, unsafe=False))
+
+    def test_it_runs_in_a_thread(self, best_isolation):
+        results = []
+        programs = [program("def f(): return 1", "assert f() == 1")] * 3
+        thread = threading.Thread(
+            target=lambda: results.extend(
+                run_programs(programs, isolation=best_isolation, unsafe=False)
+            )
+        )
+        thread.start()
+        thread.join()
+
+        assert 3 == len(results)
+
+
+class TestWithoutIsolation:
+    def test_nothing_runs_and_the_sentence_says_what_to_do(self):
+        with pytest.raises(SandboxError) as caught:
+            run_programs([program("1 / 0", "1")], isolation=NOTHING, unsafe=False)
+
+        message = str(caught.value)
+        assert "bubblewrap (bwrap) is not installed" in message
+        assert "apt-get install bubblewrap" in message
+        assert "--unsafe-code" in message
+
+    def test_the_programs_run_if_that_is_wanted(self):
+        programs = [
+            program("def f(x): return x + 1", "assert f(1) == 2"),
+            program("def f(x): return x", "assert f(1) == 2"),
+            program("import os\nopen('x', 'w')\ndef f(x): os._exit(0)", "assert f(1) == 2"),
+            program("import os\ndef f(): return os.listdir('.')", "assert f() == []"),
+        ]
+        results = dict(run_programs(programs, isolation=NOTHING, unsafe=True, workers=1))
+        statuses = [results[index].status for index in range(4)]
+
+        assert [Status.PASSED, Status.FAILED, Status.ERROR, Status.PASSED] == statuses
+
+
+class TestProbe:
+    def test_what_it_finds_is_said_in_a_sentence(self):
+        found = probe()
+
+        assert found.kind in {"bubblewrap", "namespaces", "none"}
+        assert found.available is (found.kind != "none")
+        assert found.detail
+
+    def test_a_machine_without_any_isolation_is_told_from_others(self, monkeypatch):
+        def refuse(*_args):
+            raise SandboxError("no")
+
+        monkeypatch.setattr("mistral_eval.sandbox.isolation.try_kind", refuse)
+        monkeypatch.setattr("mistral_eval.sandbox.isolation.find_bubblewrap", lambda: None)
+        found = probe()
+
+        assert ("none", False) == (found.kind, found.available)
+        assert "bubblewrap (bwrap) is not installed" in found.detail
+        assert "namespaces: no" in found.detail
