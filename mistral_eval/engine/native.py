@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mistral_eval.engine.checks import check_generate_requests, check_score_requests
 from mistral_eval.engine.generate_shared import Budget, SharedGenerator
+from mistral_eval.engine.memory import cached_tokens
 from mistral_eval.engine.prompts import unique_tokens
 from mistral_eval.engine.requests import GenerateReply, GenerateRequest, ScoreReply, ScoreRequest
 from mistral_eval.engine.score_tree import score_tree
@@ -87,7 +88,10 @@ class NativeEngine:
         budget = Budget(
             rows=max(1, self.batch_tokens // _TOKENS_A_ROW),
             tokens=self.batch_tokens,
-            cached=self.batch_tokens * _CACHED_A_TOKEN,
+            cached=min(
+                self.batch_tokens * _CACHED_A_TOKEN,
+                cached_tokens(self.model.config, self.model.dtype, self.model.device),
+            ),
         )
         generator = SharedGenerator(self.model, self.eos_id, budget, self.stats)
         started = perf_counter()

@@ -201,3 +201,17 @@ def test_a_budget_of_no_tokens_is_refused(make_engine):
 def test_no_requests_give_no_replies(make_engine):
     assert list(make_engine().score([])) == []
     assert list(make_engine().generate([])) == []
+
+
+@settings(deadline=None, max_examples=15)
+@given(requests=score_requests, budget=st.integers(1, 80))
+def test_computed_tokens_are_the_unique_tokens(build, requests, budget):
+    """Each distinct prefix of what is fed goes through the model once."""
+    engine = build(budget)
+    scores(engine, requests)
+    fed = {(r.context + r.continuation)[:-1] for r in requests}
+    prefixes = {ids[: n + 1] for ids in fed for n in range(len(ids))}
+
+    assert engine.stats.score_computed == engine.stats.score_unique == len(prefixes)
+    assert engine.stats.score_naive == sum(map(len, fed))
+    assert engine.stats.score_seconds > 0
