@@ -137,7 +137,9 @@ class NativeBackend:
         missing = [len(windows) for windows in texts]
         sums = [0.0] * len(texts)
         flat = [window for windows in texts for window in windows]
-        yield from ((owner, {"logprob": 0.0}) for owner, left in enumerate(missing) if not left)
+        for owner, windows in enumerate(texts):
+            if not windows:
+                yield owner, {"logprob": 0.0}
         for index, score in self.engine.score(flat):
             owner = owners[index]
             sums[owner] += score.logprob
