@@ -1,7 +1,9 @@
 """What the sandbox's tests share: which isolation there is, and a short way to judge programs."""
 
 import os
+import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -61,3 +63,28 @@ def judge() -> Judge:
         return [result for _, result in sorted(results, key=lambda pair: pair[0])]
 
     return run
+
+
+@pytest.fixture(scope="session")
+def living() -> Callable[[int], list[str]]:
+    """The processes of the sandbox with a given scratch size that still live after ten seconds.
+
+    The size stands on the command line of all of them.
+    """
+
+    def find(size: int) -> list[str]:
+        deadline = time.monotonic() + 10
+        while True:
+            found = []
+            for path in Path("/proc").glob("[0-9]*/cmdline"):
+                try:
+                    line = path.read_bytes()
+                except OSError:
+                    continue
+                if f'"scratch_bytes": {size}'.encode() in line:
+                    found.append(line.decode(errors="replace"))
+            if not found or time.monotonic() > deadline:
+                return found
+            time.sleep(0.1)
+
+    return find

@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +22,9 @@ from mistral_eval.sandbox.run import judge_all
 
 pytestmark = pytest.mark.sandbox
 
-ATTACKS = {path.name.removesuffix(".py.txt"): path for path in Path(__file__).parent.glob("attacks/*")}
+ATTACKS = {
+    path.name.removesuffix(".py.txt"): path for path in Path(__file__).parent.glob("attacks/*")
+}
 NEIGHBOUR = Program(
     "neighbour",
     "def square(n):\n    return n * n\n",
@@ -127,7 +128,7 @@ class Battle:
     left_behind: list[str]
 
 
-def fight(names, kind, interpreter, without=()):
+def fight(names, kind, interpreter, living, without=()):
     """Judges the named attacks, with a correct program after each; yields a Battle."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         outside = Outside(Path(folder))
@@ -145,37 +146,24 @@ def fight(names, kind, interpreter, without=()):
         judged = sorted(judge_all(programs, Setup(kind, interpreter, limits, without), 2))
         results = [result for _, result in judged]
         attacks = dict(zip(names, results[::2], strict=True))
-        yield Battle(outside, attacks, results[1::2], processes(size))
+        yield Battle(outside, attacks, results[1::2], living(size))
         outside.close()
 
 
 @pytest.fixture(scope="module")
-def battle(isolation, interpreter):
-    yield from fight(list(ATTACKS), isolation.kind, interpreter)
+def battle(isolation, interpreter, living):
+    yield from fight(list(ATTACKS), isolation.kind, interpreter, living)
 
 
 @pytest.fixture(scope="module")
-def battle_in_namespaces_alone(isolation, interpreter):
-    """Without seccomp and landlock; without the bombs, which only they stop for root."""
-    names = [name for name in ATTACKS if "bomb" not in name]
-    yield from fight(names, isolation.kind, interpreter, ("seccomp", "landlock"))
+def battle_in_namespaces_alone(isolation, interpreter, living):
+    """Without seccomp and landlock; without the bombs, which only they stop for root.
 
-
-def processes(size: int) -> list[str]:
-    """The processes that still live ten seconds after the run and belong to its sandbox."""
-    deadline = time.monotonic() + 10
-    while True:
-        found = []
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                line = path.read_bytes()
-            except OSError:
-                continue
-            if f'"scratch_bytes": {size}'.encode() in line:
-                found.append(line.decode(errors="replace"))
-        if not found or time.monotonic() > deadline:
-            return found
-        time.sleep(0.1)
+    Nor with attacks that merely last: they are the same without the other layers.
+    """
+    waiting = ("bomb", "endless", "loop", "slow", "deep", "flood", "laughs")
+    names = [name for name in ATTACKS if not any(word in name for word in waiting)]
+    yield from fight(names, isolation.kind, interpreter, living, ("seccomp", "landlock"))
 
 
 @pytest.mark.parametrize("name", ATTACKS)
@@ -195,13 +183,13 @@ def test_every_program_beside_an_attack_gets_its_right_verdict(battle):
 
 
 def test_no_attack_reaches_a_server_or_a_process_of_the_host(battle):
-    assert [] == battle.outside.visitors()
+    assert battle.outside.visitors() == []
     assert battle.outside.bystander.poll() is None
 
 
 def test_no_attack_leaves_a_file_or_a_process_behind(battle):
-    assert [] == battle.outside.traces()
-    assert [] == battle.left_behind
+    assert battle.outside.traces() == []
+    assert battle.left_behind == []
 
 
 @pytest.mark.slow
@@ -210,8 +198,8 @@ def test_namespaces_hold_without_seccomp_and_landlock(battle_in_namespaces_alone
     battle = battle_in_namespaces_alone
     outside = battle.outside
 
-    assert [] == [name for name, result in battle.results.items() if result.status == "passed"]
+    assert [name for name, result in battle.results.items() if result.status == "passed"] == []
     assert {"passed"} == {str(result.status) for result in battle.neighbours}
-    assert ([], [], []) == (outside.changed(), outside.visitors(), outside.traces())
+    assert (outside.changed(), outside.visitors(), outside.traces()) == ([], [], [])
     assert outside.bystander.poll() is None
-    assert [] == battle.left_behind
+    assert battle.left_behind == []

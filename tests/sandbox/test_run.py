@@ -1,5 +1,8 @@
 """What `run_programs` promises besides isolation: verdicts, reasons, order, and an early no."""
 
+import secrets
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -54,7 +57,7 @@ class TestVerdicts:
     def test_an_exception_class_of_the_program_is_an_error_with_its_name(self, one):
         result = one("class Bad(Exception): pass\ndef f(x): raise Bad('no')", "assert f(1) == 1")
 
-        assert (Status.ERROR, "Bad: no") == (result.status, result.detail.split(";")[0])
+        assert (result.status, result.detail.split(";")[0]) == (Status.ERROR, "Bad: no")
 
     def test_a_function_that_is_missing_is_a_name_error(self, one):
         result = one("def g(x): return x", "assert f(1) == 1")
@@ -67,7 +70,7 @@ class TestVerdicts:
         right = program("def f(x): return x", "assert f(1) == 1")
         statuses = [r.status for r in judge([endless, right], best_isolation, limits, workers=1)]
 
-        assert [Status.TIMEOUT, Status.PASSED] == statuses
+        assert statuses == [Status.TIMEOUT, Status.PASSED]
 
     def test_no_main_block_runs(self, one):
         source = "def f(x): return 1\nif __name__ == '__main__':\n    def f(x): return 2\n"
@@ -75,7 +78,9 @@ class TestVerdicts:
         assert one(source, "assert f(0) == 1").status is Status.PASSED
 
     def test_a_reply_may_print_and_read_its_input(self, one):
-        source = "import sys\nprint('x' * 10**6)\ndef f(x):\n    print(x)\n    return sys.stdin.read()"
+        source = (
+            "import sys\nprint('x' * 10**6)\ndef f(x):\n    print(x)\n    return sys.stdin.read()"
+        )
 
         assert one(source, "assert f(1) == ''").status is Status.PASSED
 
@@ -119,7 +124,10 @@ class TestValues:
             ("frozenset({1}), {2}, [3], (4,), {5: {6}}", "({1}, {2}, [3], (4,), {5: {6}})"),
             ("range(3)", "range(3)"),
             ("b'a', bytearray(b'b'), 1j, None, True, ...", None),
-            ("float('inf'), -0.0, 10**5000, 'é\\ud800'", "(float('inf'), 0.0, 10**5000, 'é\\ud800')"),
+            (
+                "float('inf'), -0.0, 10**5000, 'é\\ud800'",
+                "(float('inf'), 0.0, 10**5000, 'é\\ud800')",
+            ),
             ("{'a': 1}.keys()", "{'a'}"),
             ("map(str, [1])", None),
         ],
@@ -148,7 +156,7 @@ class TestValues:
 
         assert one(source, "assert f([Pair(1), Pair(2)]) == 3", names=names).status == "passed"
         refused = one(source, "assert Pair(1) == 3", names=names)
-        assert (Status.FAILED, True) == (refused.status, "not plain data" in refused.detail)
+        assert (refused.status, "not plain data" in refused.detail) == (Status.FAILED, True)
 
     def test_an_argument_that_cannot_cross_is_said(self, one):
         result = one("def f(g): return g(1)", "assert f(lambda x: x) == 1")
@@ -187,14 +195,14 @@ class TestFreshness:
         )
         results = judge([leave, look] * 3, isolation, workers=1)
 
-        assert ["passed"] * 6 == [str(result.status) for result in results], results
+        assert [str(result.status) for result in results] == ["passed"] * 6, results
 
     def test_a_test_cannot_leave_a_name_for_the_next_one(self, best_isolation, judge):
         leave = program("def f(): return 1", "left = f()")
         look = program("def f(): return 1", "assert 'left' not in globals()")
         results = judge([leave, look], best_isolation, workers=1)
 
-        assert ["passed", "passed"] == [str(result.status) for result in results]
+        assert [str(result.status) for result in results] == ["passed", "passed"]
 
 
 @pytest.mark.sandbox
@@ -216,7 +224,7 @@ class TestRuns:
             results.close()
 
     def test_no_programs_give_no_results(self, best_isolation):
-        assert [] == list(run_programs([], isolation=best_isolation, unsafe=False))
+        assert list(run_programs([], isolation=best_isolation, unsafe=False)) == []
 
     def test_it_runs_in_a_thread(self, best_isolation):
         results = []
@@ -229,7 +237,30 @@ class TestRuns:
         thread.start()
         thread.join()
 
-        assert 3 == len(results)
+        assert len(results) == 3
+
+
+@pytest.mark.sandbox
+def test_a_harness_that_is_killed_leaves_no_process_behind(isolation, living):
+    size = (5 << 20) + secrets.randbelow(1 << 20)
+    code = f"""
+from mistral_eval.answers.programs import Program
+from mistral_eval.sandbox import Isolation, Limits, run_programs
+quick = Program("q", "def f(): return 1", checks=("assert f() == 1",), names=("f",))
+loop = Program("l", "def f(): return 1", checks=("f()\\nwhile True: pass",), names=("f",))
+endless = Program("e", "while True: pass")
+kind = Isolation({isolation.kind!r}, "")
+limits = Limits(scratch_bytes={size})
+programs = [quick, loop, endless]
+for index, _ in run_programs(programs, isolation=kind, unsafe=False, workers=3, limits=limits):
+    print(index, flush=True)
+"""
+    harness = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert harness.stdout.readline() == b"0\n"
+    harness.kill()
+    harness.communicate()
+
+    assert living(size) == []
 
 
 class TestWithoutIsolation:
@@ -252,7 +283,7 @@ class TestWithoutIsolation:
         results = dict(run_programs(programs, isolation=NOTHING, unsafe=True, workers=1))
         statuses = [results[index].status for index in range(4)]
 
-        assert [Status.PASSED, Status.FAILED, Status.ERROR, Status.PASSED] == statuses
+        assert statuses == [Status.PASSED, Status.FAILED, Status.ERROR, Status.PASSED]
 
 
 class TestProbe:
@@ -271,6 +302,6 @@ class TestProbe:
         monkeypatch.setattr("mistral_eval.sandbox.isolation.find_bubblewrap", lambda: None)
         found = probe()
 
-        assert ("none", False) == (found.kind, found.available)
+        assert (found.kind, found.available) == ("none", False)
         assert "bubblewrap (bwrap) is not installed" in found.detail
         assert "namespaces: no" in found.detail

@@ -36,6 +36,7 @@ def main() -> None:
     """Enters the sandbox described by the JSON in the arguments and becomes its command."""
     plan = json.loads(sys.argv[1])
     linux = Linux()
+    linux.die_with_parent()
     user, group = os.geteuid(), os.getegid()
     linux.unshare(
         CLONE_NEWUSER
@@ -55,6 +56,7 @@ def main() -> None:
             file.write(text)
     child = os.fork()  # the first process of the new process namespace
     if child == 0:
+        linux.die_with_parent()
         _build_root(linux, plan["binds"], plan["hidden"])
         os.execve(plan["command"][0], plan["command"], plan["environment"])  # noqa: S606
     for descriptor in plan["descriptors"]:

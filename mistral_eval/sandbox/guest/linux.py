@@ -5,6 +5,7 @@ Source: the man pages unshare(2), setns(2), mount(2), pivot_root(2), capset(2), 
 
 import ctypes
 import os
+import signal
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWCGROUP = 0x02000000
@@ -25,6 +26,7 @@ MS_REC = 0x4000
 MS_PRIVATE = 0x40000
 MNT_DETACH = 0x2
 
+PR_SET_PDEATHSIG = 1
 PR_SET_SECCOMP = 22
 PR_SET_NO_NEW_PRIVS = 38
 SECCOMP_MODE_FILTER = 2
@@ -68,6 +70,10 @@ class Linux:
     def no_new_privileges(self) -> None:
         """Gives up, for good, that any later exec adds privileges."""
         self._check(self._libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
+
+    def die_with_parent(self) -> None:
+        """Has the kernel kill this process when its parent's thread ends."""
+        self._check(self._libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "pdeathsig")
 
     def drop_capabilities(self) -> None:
         """Empties this process's capability sets."""
