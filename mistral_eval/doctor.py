@@ -42,7 +42,6 @@ def examine() -> list[Finding]:
         _tiny,
         _sample,
         _hf,
-        _vllm,
         _hub,
     )
     return [look() for look in looks]
@@ -133,14 +132,6 @@ def _hf() -> Finding:
     accelerate = _version("accelerate")
     detail = "lm-eval's hf model" if accelerate else "needs the package accelerate"
     return Finding("engine hf", accelerate is not None, detail)
-
-
-def _vllm() -> Finding:
-    found = _version("vllm")
-    detail = (
-        f"vllm {found} is installed" if found else "not installed: pip install mistral-eval[vllm]"
-    )
-    return Finding("vllm", found is not None, detail)
 
 
 def _hub() -> Finding:
