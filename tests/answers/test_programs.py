@@ -1,5 +1,7 @@
 """Rows and replies become programs whose judged part never comes from the reply."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -15,7 +17,7 @@ from mistral_eval.answers.verdict import Outcome
 
 PROBLEM = {
     "task_id": "HumanEval/38",
-    "prompt": "def encode_cyclic(s):\n    return s\n\n\ndef decode_cyclic(s):\n    '''Decodes.'''\n",
+    "prompt": "def encode_cyclic(s):\n    return s\n\n\ndef decode_cyclic(s):\n    '''D'''\n",
     "test": "def check(candidate):\n    assert candidate(encode_cyclic('a')) == 'a'\n",
     "entry_point": "decode_cyclic",
     "canonical_solution": "    return s\n",
@@ -107,7 +109,7 @@ def test_pass_at_k_is_a_probability_that_grows_with_k(samples, data):
     values = [pass_at_k(samples, correct, k) for k in range(1, samples + 1)]
 
     assert all(0 <= value <= 1 for value in values)
-    assert all(later >= value - 1e-12 for value, later in zip(values, values[1:], strict=False))
+    assert all(later >= value - 1e-12 for value, later in pairwise(values))
 
 
 @pytest.mark.parametrize("numbers", [(1, 2, 1), (1, 1, 2), (1, 1, 0), (1, -1, 1)])

@@ -60,7 +60,8 @@ def test_mbpp_transcripts_agree(shared, best_isolation, judge):
     rows = pd.read_parquet(shared / "transcripts/mbpp.parquet").to_dict("records")
     programs = []
     for row in rows:
-        wrapper = ast.parse(row["test"]).body[0]
+        statements = ast.parse(row["test"]).body
+        wrapper = next(s for s in statements if isinstance(s, ast.FunctionDef))
         task = int(row["item_id"].split("/")[1])
         asserts = [ast.unparse(statement) for statement in wrapper.body]
         problem = {"task_id": task, "test_setup_code": setups[task], "test_list": asserts}
