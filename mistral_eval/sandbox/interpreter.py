@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from mistral_eval.errors import SandboxError
@@ -43,6 +44,7 @@ class Interpreter:
     library_path: str
 
 
+@cache  # asking takes a tenth of a second, and the answer does not change
 def find_interpreter() -> Interpreter:
     """Finds this process's base interpreter (never a virtual environment's) and its files.
 

@@ -50,6 +50,9 @@ class Codec:
         """
         if value is None or type(value) is bool or type(value) is float:
             return value
+        exact = _EXACT.get(type(value))
+        if exact is not None:
+            return exact(value, self.encode)
         for kind, form in _FORMS:
             if issubclass(type(value), kind):  # isinstance would believe a forged __class__
                 return form(value, self.encode)
@@ -141,6 +144,9 @@ _FORMS: tuple[tuple[type, Callable[[Any, _Each], object]], ...] = (
     (type({}.items()), _items("items")),
     (Iterator, lambda value, each: {"iterator": [each(item) for item in _taken(value)]}),
 )
+
+
+_EXACT = dict(_FORMS)  # the same forms, found at once for the types themselves
 
 
 def _dict(items: list[Any]) -> dict[object, object]:

@@ -6,7 +6,7 @@ import struct
 from .codec import FrameError, NotPlainError
 
 MAX_FRAME = 16 << 20  # bytes of one message
-_CHUNK = 1 << 16
+_CHUNK = 1 << 12
 
 
 class Pipe:
