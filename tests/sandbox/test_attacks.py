@@ -23,7 +23,8 @@ from mistral_eval.sandbox.run import judge_all
 pytestmark = pytest.mark.sandbox
 
 ATTACKS = {
-    path.name.removesuffix(".py.txt"): path for path in Path(__file__).parent.glob("attacks/*")
+    path.name.removesuffix(".py.txt"): path
+    for path in sorted(Path(__file__).parent.glob("attacks/*"))
 }
 NEIGHBOUR = Program(
     "neighbour",
@@ -141,9 +142,9 @@ def fight(names, kind, interpreter, living, without=()):
         # The odd size stands on the command line of every process of this sandbox.
         size = (4 << 20) + secrets.randbelow(1 << 20)
         limits = Limits(
-            cpu_seconds=1, wall_seconds=3, grace_seconds=1, memory_bytes=1 << 28, scratch_bytes=size
+            cpu_seconds=1, wall_seconds=2, grace_seconds=1, memory_bytes=1 << 28, scratch_bytes=size
         )
-        judged = sorted(judge_all(programs, Setup(kind, interpreter, limits, without), 2))
+        judged = sorted(judge_all(programs, Setup(kind, interpreter, limits, without), 6))
         results = [result for _, result in judged]
         attacks = dict(zip(names, results[::2], strict=True))
         yield Battle(outside, attacks, results[1::2], living(size))
