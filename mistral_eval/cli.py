@@ -153,6 +153,26 @@ def run(  # noqa: PLR0913 - one parameter per option of the command line
 
 app.command()(cli_results.table)
 app.command()(cli_results.compare)
+app.command()(cli_results.report)
+
+
+@app.command()
+def rescore(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run")],
+    *,
+    unsafe_code: Annotated[
+        bool, typer.Option("--unsafe-code", help="Run generated programs without isolation")
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print nothing but the table")
+    ] = False,
+) -> None:
+    """Judge a run's replies again, from its journal and without its model."""
+    from mistral_eval.console import Talk
+    from mistral_eval.harness.rescore import rescore as judge_again
+
+    judge_again(run, Talk(quiet=quiet), unsafe_code=unsafe_code)
+    cli_results.print_table([run], [], cli_results.Format.RICH, None)
 
 
 @app.command(name="tasks")

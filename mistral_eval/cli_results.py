@@ -1,4 +1,4 @@
-"""The commands that read finished runs: table and compare.
+"""The commands that read finished runs: table, compare and report.
 
 Each parses, calls one function and prints one thing; `cli.py` gives them their names.
 """
@@ -73,9 +73,8 @@ def table(  # noqa: PLR0913 - one parameter per option of the command line
     if list_baselines:
         _list_baselines()
         return
-    names = [name.strip() for name in (baselines or "").split(",") if name.strip()]
     options = TableOptions(delta_to=delta_to, reproduced=reproduced, groups=groups, sizes=sizes)
-    print_table(runs or [], names, fmt, output, options)
+    print_table(runs or [], _names(baselines), fmt, output, options)
 
 
 def compare(
@@ -112,6 +111,28 @@ def compare(
         raise typer.Exit(GATE_FAILED)
 
 
+def report(
+    runs: Annotated[
+        list[Path], typer.Argument(help="Folders of finished runs; the first is the reference")
+    ],
+    *,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file to write")],
+    baselines: Annotated[
+        str | None, typer.Option(help="Names or groups of published rows, separated by commas")
+    ] = None,
+) -> None:
+    """Write one HTML file: table, figures, comparison, provenance, and every question.
+
+    It needs no network and can be mailed or kept; open it in a browser.
+    """
+    from mistral_eval.console import Talk
+    from mistral_eval.page import write_report
+
+    write_report(runs, output, _names(baselines))
+    size = output.stat().st_size / 1e6
+    Talk().say(f"{output}: {size:.1f} MB")
+
+
 def print_table(
     runs: list[Path],
     baselines: list[str],
@@ -144,6 +165,10 @@ def put(rendered: object, output: Path | None) -> None:
     from mistral_eval.records import write_lines
 
     write_lines(output, [rendered.rstrip("\n")])
+
+
+def _names(listed: str | None) -> list[str]:
+    return [name.strip() for name in (listed or "").split(",") if name.strip()]
 
 
 def _list_baselines() -> None:

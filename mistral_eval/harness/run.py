@@ -1,7 +1,7 @@
 """One run, from settings to a folder: ask, answer, judge, remember."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from mistral_eval.console import Talk
 from mistral_eval.data import Source, make_source
 from mistral_eval.errors import SandboxError
 from mistral_eval.harness.asking import Asking, LoadedBenchmark, load_benchmarks
-from mistral_eval.harness.engines import open_backend
+from mistral_eval.harness.engines import Opened, open_backend
 from mistral_eval.harness.folder import is_finished, run_folder
 from mistral_eval.harness.judging import Judged, judge_benchmark
 from mistral_eval.harness.results import Finished, write_run
@@ -23,6 +23,8 @@ from mistral_eval.records import JOURNAL_FILE, make_folder
 from mistral_eval.sandbox import Isolation, probe
 from mistral_eval.settings import RunSettings
 from mistral_eval.suite import BENCHMARKS
+
+Opener = Callable[[RunSettings, Sequence[LoadedBenchmark], Talk], Opened]
 
 LABELS: dict[Kind, str] = {
     "score": "Scoring choices",
@@ -45,8 +47,25 @@ def run_suite(settings: RunSettings, talk: Talk) -> Path:
     if is_finished(folder):
         talk.say(f"This run is finished; its record is in {folder}. --fresh runs it again.")
         return folder
-    isolation = _isolation_for(settings)
+    isolation = isolation_for(settings)
     make_folder(folder)
+    complete(folder, settings, talk, isolation)
+    return folder
+
+
+def complete(
+    folder: Path,
+    settings: RunSettings,
+    talk: Talk,
+    isolation: Isolation,
+    opener: Opener = open_backend,
+) -> None:
+    """Do what a run still lacks, in its folder, with the engine that `opener` gives.
+
+    Raises:
+        MistralEvalError: anything the user can fix; nothing that was answered before is lost.
+    """
+    source = make_source(settings.data)
     clock = Clock()
     with Journal(folder / JOURNAL_FILE) as journal:
         if known := journal.count():
@@ -55,7 +74,7 @@ def run_suite(settings: RunSettings, talk: Talk) -> Path:
             loaded = _load(settings, source, talk)
             stock_tasks = load_stock(settings) if settings.stock_tasks else None
         with clock.phase("load"):
-            opened = open_backend(settings, loaded, talk)
+            opened = opener(settings, loaded, talk)
         lm = MistralLM(opened.backend, journal)
         with clock.phase("answer"):
             replies = _answer(lm, loaded, talk)
@@ -66,7 +85,6 @@ def run_suite(settings: RunSettings, talk: Talk) -> Path:
             stock = run_stock(stock_tasks, lm, settings) if stock_tasks else None
         write_run(folder, Finished(settings, opened, lm, judged, stock, clock.seconds))
     talk.say(f"The run's record is in {folder}.")
-    return folder
 
 
 class Clock:
@@ -92,7 +110,7 @@ def _load(settings: RunSettings, source: Source, talk: Talk) -> list[LoadedBench
     return loaded
 
 
-def _isolation_for(settings: RunSettings) -> Isolation:
+def isolation_for(settings: RunSettings) -> Isolation:
     """Refuse before anything is loaded where generated programs could not be isolated."""
     isolation = probe()
     codes = {benchmark.id for benchmark in BENCHMARKS if benchmark.group == "code"}
