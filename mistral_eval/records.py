@@ -66,9 +66,12 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
     except OSError as error:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
+        journal = path.parent / JOURNAL_FILE
+        safe = f"The replies are safe in {journal}: make room, then run the same command again."
+        other = "Name a file that can be written."
         raise OutputError(
-            f"{path} could not be written ({error.strerror or error}). The replies are safe in "
-            f"{path.parent / JOURNAL_FILE}: make room, then run the same command again."
+            f"{path} could not be written ({error.strerror or error}). "
+            f"{safe if journal.exists() else other}"
         ) from error
 
 

@@ -84,7 +84,7 @@ def load_samples(folder: Path) -> RunSamples:
     benchmarks = {
         task: BenchmarkSamples(
             protocol_of(run, task),
-            {str(row["doc_id"]): _outcome(row) for row in read_rows(file)},
+            {str(row["doc_id"]): outcome_of(row) for row in read_rows(file)},
         )
         for task, file in files.items()
     }
@@ -104,7 +104,8 @@ def load_all(folders: Sequence[Path]) -> tuple[RunSamples, ...]:
     )
 
 
-def _outcome(row: Mapping[str, Any]) -> QuestionOutcome:
+def outcome_of(row: Mapping[str, Any]) -> QuestionOutcome:
+    """What a comparison needs of a row of a samples file."""
     return QuestionOutcome(
         correct=row["verdict"]["outcome"] == "correct",
         stratum=row.get("stratum") or "",

@@ -20,6 +20,9 @@ MAY_IMPORT = {
     "stats": {"errors", "suite"},
     "baselines": {"errors", "suite", "json_fields"},
     "report": {"baselines", "compare", "errors", "stats", "suite"},
+    "compare": {"errors", "stats", "suite"},
+    "samples": {"compare", "errors", "records", "report", "runs"},
+    "frames": {"baselines", "errors", "records", "report", "runs", "samples", "suite"},
     "records": {"answers", "errors"},
     "journal": {"errors"},
     "data": {"errors", "locations", "protocol", "suite"},
@@ -28,7 +31,10 @@ MAY_IMPORT = {
     "adapter": {"backends", "journal"},
 }
 HEAVY = {"torch", "transformers", "lm_eval", "datasets"}
-NO_TORCH = ("answers", "baselines", "records", "report", "runs", "sandbox", "stats", "suite")
+NO_TORCH = (
+    *("answers", "baselines", "compare", "frames", "page.document", "records", "report", "runs"),
+    *("samples", "sandbox", "stats", "suite"),
+)
 
 
 def imports(file: Path) -> set[str]:

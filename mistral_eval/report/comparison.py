@@ -48,11 +48,7 @@ def render_comparison(comparisons: Sequence[Comparison], fmt: str) -> Renderable
         raise UsageError(f"A comparison can be printed as {', '.join(FORMATS)}; found {fmt!r}.")
     if fmt == "json":
         return _json(comparisons)
-    sections = [
-        section
-        for i, one in enumerate(comparisons)
-        for section in _sections(one, METHOD if i == 0 else ())
-    ]
+    sections = comparison_sections(comparisons)
     if fmt == "rich":
         return RichSections(sections)
     parts = []
@@ -60,6 +56,15 @@ def render_comparison(comparisons: Sequence[Comparison], fmt: str) -> Renderable
         parts += [f"### {escape(section.title)}", section_table(section)]
         parts += [notes_list(section.notes)] if section.notes else []
     return "\n\n".join(parts) + "\n"
+
+
+def comparison_sections(comparisons: Sequence[Comparison]) -> list[Section]:
+    """Return the tables of comparisons with one reference; the first one's notes say the method."""
+    return [
+        section
+        for i, one in enumerate(comparisons)
+        for section in _sections(one, METHOD if i == 0 else ())
+    ]
 
 
 def verdict(comparison: Comparison) -> str:

@@ -44,8 +44,13 @@ def html_fragment(view: TableView) -> str:
     """Return the tables and notes alone, for a page that brings its own style."""
     parts = [_main(view), _notes(view.notes)]
     for section in view.sections:
-        parts += [f"<h2>{escape(section.title)}</h2>", _section(section), _notes(section.notes)]
+        parts += [f"<h2>{escape(section.title)}</h2>", section_html(section)]
     return "\n".join(part for part in parts if part)
+
+
+def section_html(section: Section) -> str:
+    """Return a section's table and notes, without its title."""
+    return "\n".join(part for part in (_section(section), _notes(section.notes)) if part)
 
 
 def _main(view: TableView) -> str:

@@ -1,0 +1,107 @@
+"""Where the numbers come from: each run's time, counts, settings, versions, protocols and data."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from mistral_eval.report.view import MISSING, Section, one_line
+from mistral_eval.suite import BY_ID
+
+PHASES: Final = {
+    "build": "building the prompts",
+    "load": "loading the model",
+    "answer": "answering",
+    "judge": "judging",
+    "stock": "stock lm-eval tasks",
+}
+COUNTS: Final = {
+    "computed": "replies computed",
+    "from_journal": "replies from the journal",
+    "truncated": "prompts cut to the model's length",
+    "generated_tokens": "tokens generated",
+}
+
+
+def speed(runs: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Section:
+    """Seconds per phase and what was counted, one column per run.
+
+    A run that was resumed answered part of its questions earlier: those count as replies from the
+    journal, and their time is not in these seconds.
+    """
+    seconds = [run.get("seconds", {}) for run in runs]
+    counts = [_flat(run.get("counts", {})) for run in runs]
+    rows = [
+        (f"seconds {words}", *(_number(mine.get(key)) for mine in seconds))
+        for key, words in PHASES.items()
+    ]
+    keys = dict.fromkeys(key for mine in counts for key in mine)
+    rows += [(COUNTS.get(key, key), *(_number(mine.get(key)) for mine in counts)) for key in keys]
+    notes = ("Of a run that was resumed, the seconds are those of its last part.",)
+    return Section("Time and counts", ("", *names), tuple(rows), notes)
+
+
+def settings(runs: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Section:
+    """Everything that was asked for, and what it was run with."""
+    columns = [
+        {"date": run["date"], "engine": run["engine"]}
+        | _flat(run["settings"])
+        | {f"model: {key}": value for key, value in _flat(run.get("model", {})).items()}
+        | {f"version: {key}": value for key, value in run.get("versions", {}).items()}
+        | {f"machine: {key}": value for key, value in run.get("machine", {}).items()}
+        | {"notes": "; ".join(map(str, run.get("notes", ())))}
+        for run in runs
+    ]
+    keys = list(dict.fromkeys(key for column in columns for key in column))
+    rows = tuple((key, *(_text(column.get(key)) for column in columns)) for key in keys)
+    every = tuple(range(len(names) + 1))
+    return Section("Settings, versions, machine", ("", *names), rows, words=every)
+
+
+def protocols(run: Mapping[str, Any], name: str) -> Section:
+    """A run's benchmarks: metric, shots, the task file's hash, the rows' fingerprint."""
+    rows, notes = [], []
+    override = run["settings"].get("num_fewshot")
+    for task in run["scores"]:
+        known, data = BY_ID.get(task), run.get("data", {}).get(task, {})
+        shots = override if override is not None else (known.shots if known else None)
+        rows.append(
+            (
+                known.column if known else task,
+                known.metric if known else MISSING,
+                _text(shots),
+                str(run.get("protocol", {}).get(task, MISSING))[:16],
+                _text(data.get("name")),
+                str(data.get("sha256", MISSING))[:16],
+            )
+        )
+        notes += [one_line(str(data["footnote"]))] if data.get("footnote") else []
+    header = ("Benchmark", "Metric", "Shots", "Task file, sha256", "Data", "Rows, sha256")
+    return Section(
+        f"Protocol and data of {name}", header, tuple(rows), tuple(notes), (0, 1, 3, 4, 5)
+    )
+
+
+def _flat(value: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        name = f"{before}{key}"
+        if isinstance(item, Mapping):
+            flat |= _flat(item, "" if key == "extra" else f"{name}.")
+        else:
+            flat[name] = item
+    return flat
+
+
+def _number(value: Any) -> str:
+    if value is None:
+        return MISSING
+    if isinstance(value, float) and not value.is_integer():
+        return f"{value:,.1f}"
+    return f"{value:,.0f}" if isinstance(value, int | float) else one_line(str(value))
+
+
+def _text(value: Any) -> str:
+    if value is None or value == "":
+        return MISSING
+    if isinstance(value, list | tuple):
+        return one_line(", ".join(map(str, value)))
+    return one_line(str(value))

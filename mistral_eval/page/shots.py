@@ -1,0 +1,39 @@
+"""Few-shot blocks told from the questions they precede, each kept once."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+class Blocks:
+    """The distinct texts before the questions of a benchmark.
+
+    A prompt is cut before its question: at the last blank line before the words of the question,
+    or at the line they begin on. What cannot be cut is shown whole.
+    """
+
+    def __init__(self, column: str) -> None:
+        """`column` of a row holds the question's words; "" where none is known."""
+        self.texts: list[str] = []
+        self._column = column
+        self._places: dict[str, int] = {}
+
+    def split(self, prompt: str, doc: Mapping[str, Any]) -> tuple[int, str]:
+        """The block's number (-1: no block), and the rest of the prompt."""
+        end = self._end(prompt, str(doc.get(self._column, "")).strip())
+        if end <= 0:
+            return -1, prompt
+        block = prompt[:end]
+        place = self._places.setdefault(block, len(self.texts))
+        if place == len(self.texts):
+            self.texts.append(block)
+        return place, prompt[end:]
+
+    def _end(self, prompt: str, words: str) -> int:
+        """Where the block ends: 0 for nowhere."""
+        start = prompt.rfind(words) if words else -1
+        if start <= 0:
+            return 0
+        blank = prompt.rfind("\n\n", 0, start)
+        if blank >= 0:
+            return blank + 2
+        return prompt.rfind("\n", 0, start) + 1

@@ -1,0 +1,98 @@
+"""Drawings by matplotlib as inline SVG that follows the page: its font, its colours, its theme.
+
+Colours are stand-ins which become the page's CSS variables, so that one drawing serves light, dark
+and print; texts stay texts, so that they can be searched and read aloud.
+"""
+
+import io
+import re
+import warnings
+from collections.abc import Callable
+from html import escape
+from typing import Final
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+INK: Final = "#010101"
+QUIET: Final = "#010102"
+LINE: Final = "#010103"
+PAPER: Final = ("#020201", "#020202", "#020203", "#020204")
+RUNS: Final = ("#030301", "#030302", "#030303", "#030304", "#030305", "#030306")
+_VARIABLES: Final = {
+    INK: "--ink",
+    QUIET: "--quiet",
+    LINE: "--line",
+    **{color: f"--paper-{i}" for i, color in enumerate(PAPER)},
+    **{color: f"--run-{i}" for i, color in enumerate(RUNS)},
+}
+_STYLE: Final = {
+    "svg.fonttype": "none",
+    "font.size": 10.0,
+    "text.parse_math": False,  # names of models are not formulas
+    "text.color": INK,
+    "axes.edgecolor": LINE,
+    "axes.labelcolor": QUIET,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.grid.axis": "x",
+    "grid.color": LINE,
+    "grid.linewidth": 0.6,
+    "xtick.color": QUIET,
+    "ytick.color": INK,
+    "ytick.left": False,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "legend.frameon": False,
+    "lines.solid_capstyle": "butt",
+}
+
+
+def variable(color: str) -> str:
+    """The CSS variable that a stand-in colour becomes."""
+    return _VARIABLES[color]
+
+
+def draw(name: str, title: str, size: tuple[float, float], paint: Callable[[Axes], None]) -> str:
+    """A drawing as an SVG element.
+
+    Args:
+        name: Its id in the page, a word.
+        title: What a screen reader says; the numbers stand in a table beside the drawing.
+        size: Width and height in inches.
+        paint: Draws on the axes.
+    """
+    with warnings.catch_warnings(), mpl.rc_context({**_STYLE, "svg.hashsalt": name}):
+        warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)  # page has fonts
+        figure = Figure(figsize=size, layout="constrained")
+        paint(figure.add_subplot())
+        out = io.StringIO()
+        FigureCanvasSVG(figure).print_svg(out, metadata={"Date": None, "Creator": None})
+    return _adopted(out.getvalue(), name, title)
+
+
+def _adopted(svg: str, name: str, title: str) -> str:
+    """Drop what only files need, name the drawing, and give it the page's colours and font."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    width = re.search(r'width="([\d.]+)pt"', svg)
+    assert width is not None, "matplotlib gives an SVG its width"
+    head = (
+        f'<svg role="img" aria-labelledby="{name}-title" '
+        f'style="width: 100%; max-width: {float(width[1]) * 4 / 3:.0f}px"'
+    )
+    svg = re.sub(r'<svg(.*?) width="[^"]*"', lambda m: head + m[1], svg, count=1, flags=re.DOTALL)
+    svg = re.sub(r' height="[\d.]+pt"', "", svg, count=1)
+    label = f'<title id="{name}-title">{escape(title)}</title>'
+    svg = re.sub(r">", lambda _: f">{label}", svg, count=1)
+    svg = re.sub(r"font: ((?:\d+ )?[\d.]+px) [^;\"]*", r"font: \1 system-ui, sans-serif", svg)
+    svg = re.sub(rf'(?<=\bid=")(?!{name})', f"{name}-", svg)
+    svg = svg.replace('href="#', f'href="#{name}-').replace("url(#", f"url(#{name}-")
+    for color, variable in _VARIABLES.items():
+        svg = svg.replace(color, f"var({variable})")
+    return svg
