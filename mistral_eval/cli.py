@@ -14,6 +14,8 @@ import typer
 from mistral_eval import __version__, cli_results
 from mistral_eval.errors import MistralEvalError
 
+INTERRUPTED = 130
+
 app = typer.Typer(
     name="mistral-eval",
     help="The Mistral 7B paper's suite, its protocol and its table, on your own checkpoint.",
@@ -229,6 +231,7 @@ def main() -> None:
             raise
         sys.stderr.write(f"mistral-eval: {error}\n")
         raise SystemExit(error.exit_code) from None
-    except KeyboardInterrupt:
-        sys.stderr.write("mistral-eval: stopped; the same command goes on from here.\n")
-        raise SystemExit(130) from None
+    except SystemExit as end:
+        if end.code == INTERRUPTED:  # Typer's answer to Ctrl-C
+            sys.stderr.write("mistral-eval: stopped; the same command goes on from here.\n")
+        raise

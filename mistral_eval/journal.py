@@ -6,6 +6,7 @@ text), the generation settings and, for a sampled reply, the seed and the sample
 that stopped goes on where it stopped, and no model is ever given another model's answer.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -102,8 +103,9 @@ class Journal:
         """Flush, fold the write-ahead log into the one file, and let others in."""
         try:
             self.flush()
-            with _plain_errors(self.path):
+            with contextlib.suppress(sqlite3.OperationalError):  # somebody reads: the log stays
                 self._db.execute("PRAGMA journal_mode=DELETE")
+            with _plain_errors(self.path):
                 self._db.close()
         finally:
             self._release()

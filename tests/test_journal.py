@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+from contextlib import closing
 
 import pytest
 from hypothesis import given
@@ -87,6 +88,18 @@ def test_a_closed_journal_is_one_file_without_a_write_ahead_log(tmp_path):
     with Journal(tmp_path / "j.sqlite") as journal:
         journal.put(b"k", REPLY)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["j.lock", "j.sqlite"]
+
+
+def test_a_reader_does_not_keep_the_writer_from_closing(tmp_path):
+    journal = Journal(tmp_path / "j.sqlite")
+    journal.put(b"k", REPLY)
+    journal.flush()
+    journal._db.execute("PRAGMA busy_timeout=0")
+    with closing(sqlite3.connect(tmp_path / "j.sqlite")) as reader:
+        assert reader.execute("SELECT COUNT(*) FROM replies").fetchone() == (1,)
+        journal.close()
+    with Journal(tmp_path / "j.sqlite") as again:
+        assert again.lookup([b"k"]) == {b"k": REPLY}
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def test_the_results_file_has_lm_evals_keys(start):
             *("maj@8_flexible,verdict", "maj@8_flexible_stderr,verdict"),
         },
     }
-    assert results["n-samples"] == dict.fromkeys(TASKS, {"original": 16, "effective": 16})
+    assert results["n-samples"] == {key: {"original": 16, "effective": 16} for key in TASKS}
     assert results["n-shot"] == {"winogrande": 0, "nq": 5, "gsm8k": 8}
     assert results["configs"]["gsm8k"]["generation_kwargs"]["temperature"] == 0.6
     assert results["end_time"] >= results["start_time"] == results["date"]

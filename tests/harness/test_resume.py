@@ -1,0 +1,81 @@
+"""A run that was killed goes on where it stopped, and comes to the same."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+PROGRAM = "from mistral_eval.cli import main; main()"
+# a small budget: one reply after the other, so that a kill falls between two of them
+OPTIONS = ("run", "-t", "winogrande,gsm8k", "-m", "tiny", "--data", "sample", "-L", "2", "--quiet")
+SLOWLY = ("--batch-tokens", "8")
+
+
+def command(output: Path, *more: str) -> list[str]:
+    return [sys.executable, "-c", PROGRAM, *OPTIONS, "-o", str(output), *more]
+
+
+def replies(output: Path) -> int:
+    """How many replies are in the journal; 0 while there is none yet."""
+    for file in output.rglob("journal.sqlite"):
+        try:
+            with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=1)) as db:
+                (count,) = db.execute("SELECT COUNT(*) FROM replies").fetchone()
+                return int(count)
+        except sqlite3.Error:
+            return 0
+    return 0
+
+
+def outcome(output: Path) -> tuple[dict, dict, dict]:
+    """Scores, all results and all replies of the one run in `output`."""
+    (run,) = output.rglob("run.json")
+    (results,) = output.rglob("results_*.json")
+    samples = {
+        file.name.rpartition("_")[0]: [json.loads(line)["resps"] for line in file.open()]
+        for file in output.rglob("samples_gsm8k_*.jsonl")
+    }
+    return json.loads(run.read_text()), json.loads(results.read_text())["results"], samples
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGINT])
+def test_a_run_that_was_stopped_in_the_middle_of_generating_ends_as_an_undisturbed_one(
+    tmp_path, kind
+):
+    stopped, undisturbed = tmp_path / "stopped", tmp_path / "undisturbed"
+    process = subprocess.Popen(
+        command(stopped, *SLOWLY), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    scored = 4  # winogrande's
+    while replies(stopped) <= scored and process.poll() is None:
+        time.sleep(0.05)
+    os.kill(process.pid, kind)
+    out, err = process.communicate(timeout=60)
+    known = replies(stopped)
+    assert scored < known < scored + 16, "the kill should fall in the middle; change OPTIONS"
+    assert out == ""
+    if kind == signal.SIGINT:
+        assert process.returncode == 130
+        assert err == "mistral-eval: stopped; the same command goes on from here.\n"
+    else:
+        assert process.returncode == -signal.SIGKILL
+    assert not list(stopped.rglob("run.json"))
+
+    subprocess.run(command(stopped), check=True, capture_output=True, timeout=500)
+    subprocess.run(command(undisturbed), check=True, capture_output=True, timeout=500)
+    run, results, samples = outcome(stopped)
+    other_run, other_results, other_samples = outcome(undisturbed)
+    assert run["counts"]["from_journal"] == known
+    assert run["counts"]["computed"] == scored + 16 - known
+    assert other_run["counts"]["from_journal"] == 0
+    assert run["scores"] == other_run["scores"]
+    assert results == other_results
+    assert samples == other_samples
