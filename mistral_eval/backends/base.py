@@ -46,11 +46,15 @@ class Prepared:
 
 @dataclass(slots=True)
 class Counts:
-    """What a backend saw and did; the harness writes it to run.json."""
+    """What a backend saw and did; the harness writes it to run.json.
+
+    `engine` holds the native engine's counters (`engine.stats.Stats`): tokens computed, unique
+    tokens, tokens without sharing, seconds.
+    """
 
     truncated: int = 0
     generated_tokens: int = 0
-    extra: dict[str, float] = field(default_factory=dict)
+    engine: dict[str, float] = field(default_factory=dict)
 
 
 class Backend(Protocol):

@@ -6,7 +6,7 @@ together with its prompt and then cut, or SentencePiece's leading space would be
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lm_eval.models.utils import normalize_gen_kwargs
@@ -85,6 +85,7 @@ class NativeBackend:
             yield from self._answer_rolling([item.request for item in prepared])
         else:
             yield from self._answer_generate(prepared)
+        self.counts.engine = asdict(self.engine.stats)
 
     def encode_pair(
         self, context: str, continuation: str

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
+from mistral_eval.engine.stats import Stats
 from mistral_eval.errors import EngineError
 
 
@@ -64,6 +65,11 @@ class GenerateReply:
 
 class Engine(Protocol):
     """Answers requests. Replies come in any order; each index of the input comes once."""
+
+    @property
+    def stats(self) -> Stats:
+        """What was computed so far."""
+        ...
 
     def score(self, requests: Sequence[ScoreRequest]) -> Iterator[tuple[int, ScoreReply]]:
         """Log-likelihoods of continuations."""

@@ -21,6 +21,7 @@ from mistral_eval.engine.requests import (
     ScoreReply,
     ScoreRequest,
 )
+from mistral_eval.engine.stats import Stats
 from mistral_eval.errors import JournalError, OutputError
 from mistral_eval.harness.asking import LoadedBenchmark
 from mistral_eval.harness.engines import Opened, open_backend
@@ -44,7 +45,8 @@ def rescore(folder: Path, talk: Talk, *, unsafe_code: bool) -> None:
             "but there is none. Repeat the run's command with --fresh."
         )
     settings = settings_of(run, unsafe_code=unsafe_code)
-    complete(folder, settings, talk, isolation_for(settings), partial(_open_replay, run))
+    replay = partial(_open_replay, run)
+    complete(folder, settings, talk, isolation_for(settings), replay, earlier=run)
 
 
 def settings_of(run: Mapping[str, Any], *, unsafe_code: bool) -> RunSettings:
@@ -101,6 +103,9 @@ def _replay_hf(settings: RunSettings, fingerprint: str, model: Mapping[str, Any]
 
 class NoEngine:
     """An engine that answers nothing: every reply must come from the journal."""
+
+    def __init__(self) -> None:
+        self.stats = Stats()
 
     def score(self, requests: Sequence[ScoreRequest]) -> Iterator[tuple[int, ScoreReply]]:
         """Refuse if anything is asked."""

@@ -33,7 +33,7 @@ PACKAGES = ("torch", "lm_eval", "transformers", "datasets", "sympy", "sentencepi
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """Everything a run came to."""
+    """Everything a run came to; `earlier` is the run.json that a rescoring replaces."""
 
     settings: RunSettings
     opened: Opened
@@ -41,6 +41,7 @@ class Finished:
     judged: Sequence[Judged]
     stock: Mapping[str, Any] | None
     seconds: Mapping[str, float]
+    earlier: Mapping[str, Any] | None = None
 
 
 def write_run(folder: Path, finished: Finished) -> None:
@@ -72,7 +73,7 @@ def write_run(folder: Path, finished: Finished) -> None:
 
 def _run(folder: Path, finished: Finished, results_name: str, now: datetime) -> dict[str, Any]:
     backend = finished.opened.backend
-    return {
+    run = {
         "format": RUN_FORMAT,
         "status": "finished",
         "id": folder.name,
@@ -108,6 +109,10 @@ def _run(folder: Path, finished: Finished, results_name: str, now: datetime) -> 
         },
         "results_file": results_name,
     }
+    if finished.earlier:  # who computed, when and how fast is not what judging again changes
+        kept = ("date", "settings", "machine", "counts", "seconds", "notes")
+        run |= {key: finished.earlier[key] for key in kept} | {"rescored": run["date"]}
+    return run
 
 
 def _results(

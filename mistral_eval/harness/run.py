@@ -1,7 +1,7 @@
 """One run, from settings to a folder: ask, answer, judge, remember."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -59,8 +59,11 @@ def complete(
     talk: Talk,
     isolation: Isolation,
     opener: Opener = open_backend,
+    earlier: Mapping[str, Any] | None = None,
 ) -> None:
     """Do what a run still lacks, in its folder, with the engine that `opener` gives.
+
+    `earlier` is the run.json of a run that is judged again.
 
     Raises:
         MistralEvalError: anything the user can fix; nothing that was answered before is lost.
@@ -83,7 +86,7 @@ def complete(
             judged = _judge(loaded, replies, context, talk)
         with clock.phase("stock"):
             stock = run_stock(stock_tasks, lm, settings) if stock_tasks else None
-        write_run(folder, Finished(settings, opened, lm, judged, stock, clock.seconds))
+        write_run(folder, Finished(settings, opened, lm, judged, stock, clock.seconds, earlier))
     talk.say(f"The run's record is in {folder}.")
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from mistral_eval.backends.native import NativeBackend
 from mistral_eval.engine.requests import GenerateReply
+from mistral_eval.engine.stats import Stats
 from mistral_eval.errors import EngineError
 
 GREEDY = {"until": ["\n\n"], "max_gen_toks": 8, "do_sample": False}
@@ -16,6 +17,8 @@ BODY = "    if items:\n        return items[0]\n    return None\n"
 
 class Scripted:
     """An engine that writes given ids: the model's part of a reply, so that text can be tested."""
+
+    stats = Stats()
 
     def __init__(self, script: Sequence[int]) -> None:
         self.script = script
