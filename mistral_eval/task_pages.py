@@ -11,6 +11,7 @@ from mistral_eval.locations import tasks_folder
 from mistral_eval.settings import nearest
 from mistral_eval.suite import BENCHMARKS, BY_ID
 
+RULE = "-" * 27  # before and after a prompt: its last line break is seen
 PROTOCOL_KEYS = (
     "dataset_path",
     "dataset_name",
@@ -57,8 +58,8 @@ def task_page(name: str) -> str:
     lines += [f"{key}: {config[key]!r}" for key in PROTOCOL_KEYS if key in config]
     lines.append(f"the cell: {loaded.benchmark.metric} over {loaded.benchmark.n} questions")
     first = loaded.questions[0].instances
-    lines += ["", "First prompt of the sample:", "-" * 27, str(first[0].args[0])]
+    lines += ["", "First prompt of the sample:", RULE, str(first[0].args[0]), RULE]
     if len(first) > 1:
-        lines += ["-" * 27, "Continuations:"]
+        lines.append("Continuations:")
         lines += [repr(instance.args[1]) for instance in first]
     return "\n".join(lines)
