@@ -15,6 +15,8 @@ from mistral_eval.locations import tasks_folder
 from mistral_eval.settings import Limit, choose
 from mistral_eval.suite import BY_ID, Benchmark
 
+FEWSHOT_SEED = 1234  # lm-eval's default
+
 
 @dataclass(slots=True)
 class Question:
@@ -101,6 +103,7 @@ def _load(benchmark: Benchmark, asking: Asking) -> LoadedBenchmark:
     if asking.num_fewshot is not None:
         config["num_fewshot"] = asking.num_fewshot
     task = ConfigurableTask(config=config)
+    task.set_fewshot_seed(seed=FEWSHOT_SEED)  # shots are fixed, save where --num-fewshot adds some
     loaded = LoadedBenchmark(benchmark, task, recognised[benchmark.id], len(task.eval_docs), [])
     docs = task.eval_docs
     for doc_id in choose([loaded.stratum(doc) for doc in docs], asking.limit):

@@ -49,10 +49,17 @@ class Judged:
         )
 
     def _notes(self) -> tuple[str, ...]:
+        """What a reader must know of this cell: other shots, rows that are not the hub's."""
+        benchmark, fingerprint = self.loaded.benchmark, self.loaded.fingerprint
         shots = self.loaded.task.config.num_fewshot
-        if shots == self.loaded.benchmark.shots:
-            return ()
-        return (f"{shots}-shot, not the paper's {self.loaded.benchmark.shots}-shot",)
+        notes = []
+        if shots != benchmark.shots:
+            notes.append(
+                f"{benchmark.column}: {shots}-shot, not the paper's {benchmark.shots}-shot"
+            )
+        if not (fingerprint.is_hub or fingerprint.name == "sample"):
+            notes.append(fingerprint.footnote)
+        return tuple(notes)
 
 
 def judge_benchmark(

@@ -11,6 +11,7 @@ from typing import Any
 
 from mistral_eval import __version__
 from mistral_eval.adapter import MistralLM
+from mistral_eval.harness.asking import FEWSHOT_SEED
 from mistral_eval.harness.engines import Opened
 from mistral_eval.harness.judging import Judged
 from mistral_eval.locations import tasks_folder
@@ -155,7 +156,7 @@ def _results(
             "random_seed": settings.seed,
             "numpy_seed": settings.seed,
             "torch_seed": settings.seed,
-            "fewshot_seed": None,
+            "fewshot_seed": FEWSHOT_SEED,
         },
         "git_hash": None,
         "date": started,

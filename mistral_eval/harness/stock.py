@@ -11,9 +11,8 @@ from lm_eval.tasks import TaskManager
 
 from mistral_eval.adapter import MistralLM
 from mistral_eval.errors import DataError, SandboxError, UsageError
+from mistral_eval.harness.asking import FEWSHOT_SEED
 from mistral_eval.settings import STOCK_PREFIX, RunSettings, nearest
-
-FEWSHOT_SEED = 1234  # lm-eval's default
 
 
 def load_stock(settings: RunSettings) -> Mapping[str, Any]:

@@ -45,7 +45,7 @@ def make_tiny(seed: int = 0) -> Checkpoint:
         name: _draw(stream, name, shape) for name, shape in expected_shapes(TINY_CONFIG).items()
     }
     digests = {name: tensor_digest(tensor) for name, tensor in weights.items()}
-    note = f"tiny: random weights of seed {seed}; its scores are chance"
+    note = f"random weights of seed {seed}: its scores are chance"
     return Checkpoint(TINY_CONFIG, weights, model_fingerprint(TINY_CONFIG, digests), (), (note,))
 
 

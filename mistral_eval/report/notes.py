@@ -21,6 +21,7 @@ METRIC_WORDS: Final[Mapping[str, str]] = {
     "acc_macro": "mean over subjects",
     "acc": "plain likelihood",
     "acc_norm": "likelihood per character",
+    "maj@8_flexible": "vote over the last numbers",
 }
 
 
