@@ -1,6 +1,6 @@
 """Where the numbers come from: each run's time, counts, settings, versions, protocols and data."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from mistral_eval.report.view import MISSING, Section, one_line
@@ -18,6 +18,34 @@ COUNTS: Final = {
     "from_journal": "replies from the journal",
     "truncated": "prompts cut to the model's length",
     "generated_tokens": "tokens generated",
+    "engine.score_naive": "tokens of scored prompts, without sharing",
+    "engine.score_unique": "tokens of scored prompts, each prefix once",
+    "engine.score_computed": "tokens of scored prompts, computed",
+    "engine.prompt_naive": "tokens of prompts to continue, without sharing",
+    "engine.prompt_unique": "tokens of prompts to continue, each prefix once",
+    "engine.prompt_computed": "tokens of prompts to continue, computed",
+    "engine.generated": "tokens drawn",
+    "engine.score_seconds": "seconds scoring",
+    "engine.generate_seconds": "seconds generating",
+}
+
+
+def _saved(counts: Mapping[str, Any]) -> float | None:
+    """Share of the prompts' tokens that sharing saved, in percent."""
+    naive = sum(counts.get(f"engine.{kind}_naive", 0) for kind in ("score", "prompt"))
+    computed = sum(counts.get(f"engine.{kind}_computed", 0) for kind in ("score", "prompt"))
+    return 100.0 * (1 - computed / naive) if naive else None
+
+
+def _drawn(counts: Mapping[str, Any]) -> float | None:
+    """Tokens drawn per second of generation."""
+    seconds = counts.get("engine.generate_seconds", 0)
+    return counts.get("engine.generated", 0) / seconds if seconds else None
+
+
+RATIOS: Final[Mapping[str, Callable[[Mapping[str, Any]], float | None]]] = {
+    "prompt tokens saved by sharing, %": _saved,
+    "tokens drawn a second": _drawn,
 }
 
 
@@ -35,6 +63,11 @@ def speed(runs: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Section:
     ]
     keys = dict.fromkeys(key for mine in counts for key in mine)
     rows += [(COUNTS.get(key, key), *(_number(mine.get(key)) for mine in counts)) for key in keys]
+    rows += [
+        (words, *(_number(ratio(mine)) for mine in counts))
+        for words, ratio in RATIOS.items()
+        if any(ratio(mine) is not None for mine in counts)
+    ]
     notes = ("Of a run that was resumed, the seconds are those of its last part.",)
     return Section("Time and counts", ("", *names), tuple(rows), notes)
 
@@ -42,7 +75,7 @@ def speed(runs: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Section:
 def settings(runs: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Section:
     """Everything that was asked for, and what it was run with."""
     columns = [
-        {"date": run["date"], "engine": run["engine"]}
+        {"date": run["date"], "rescored": run.get("rescored"), "engine": run["engine"]}
         | _flat(run["settings"])
         | {f"model: {key}": value for key, value in _flat(run.get("model", {})).items()}
         | {f"version: {key}": value for key, value in run.get("versions", {}).items()}
@@ -85,7 +118,7 @@ def _flat(value: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     for key, item in value.items():
         name = f"{before}{key}"
         if isinstance(item, Mapping):
-            flat |= _flat(item, "" if key == "extra" else f"{name}.")
+            flat |= _flat(item, f"{name}.")
         else:
             flat[name] = item
     return flat

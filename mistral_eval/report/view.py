@@ -4,7 +4,6 @@ Every format renders this one structure, so that none of them decides what is sa
 """
 
 import difflib
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
@@ -133,15 +132,36 @@ def build_rows(
 
 
 def run_labels(runs: Sequence[RunScores]) -> tuple[str, ...]:
-    """Return one label per run: its name, and its seed or folder where names repeat."""
+    """Return one label per run: its name, and where names repeat its seed, folder or number."""
     labels = [one_line(run.name) for run in runs]
-    for extend in (lambda run: f"seed {run.seed}", lambda run: run.path):
-        seen = Counter(labels)
-        labels = [
-            f"{label}, {extend(run)}" if seen[label] > 1 else label
-            for label, run in zip(labels, runs, strict=True)
-        ]
-    return tuple(labels)
+    labels = _told_apart(labels, [f"seed {run.seed}" for run in runs])
+    labels = _told_apart(labels, _tails([run.path for run in runs]))
+    earlier = [labels[:place].count(label) for place, label in enumerate(labels)]
+    return tuple(
+        f"{label} ({before + 1})" if before else label
+        for label, before in zip(labels, earlier, strict=True)
+    )
+
+
+def _told_apart(labels: Sequence[str], marks: Sequence[str]) -> list[str]:
+    """Add its mark to each label that others have too, if the marks differ."""
+    found: dict[str, set[str]] = {}
+    for label, mark in zip(labels, marks, strict=True):
+        found.setdefault(label, set()).add(mark)
+    return [
+        f"{label}, {mark}" if len(found[label]) > 1 else label
+        for label, mark in zip(labels, marks, strict=True)
+    ]
+
+
+def _tails(paths: Sequence[str]) -> list[str]:
+    """The last parts of paths, as many as it takes to tell different paths apart."""
+    parts = [[part for part in path.split("/") if part] for path in paths]
+    for many in range(1, max(map(len, parts), default=1)):
+        tails = ["/".join(part[-many:]) for part in parts]
+        if len(set(tails)) == len(set(paths)):
+            return tails
+    return list(paths)
 
 
 def one_line(name: str) -> str:

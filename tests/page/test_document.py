@@ -80,3 +80,19 @@ def test_a_drawing_is_sound_xml_in_the_page_s_colours_with_its_texts_as_texts():
     assert root.find("{http://www.w3.org/2000/svg}title").text == name
     assert "var(--run-0)" in drawn
     assert set(re.findall(r"#[0-9a-f]{6}\b", drawn)) <= {"#ffffff", "#000000"}
+
+
+def test_tokens_saved_and_speed_are_computed_from_the_run_s_counts():
+    from mistral_eval.page.provenance import speed
+
+    engine = {
+        **{"score_naive": 700, "score_unique": 150, "score_computed": 160},
+        **{"prompt_naive": 300, "prompt_unique": 85, "prompt_computed": 90},
+        **{"generated": 50, "score_seconds": 1.0, "generate_seconds": 2.5},
+    }
+    counted = {"seconds": {"answer": 3.5}, "counts": {"computed": 12, "engine": engine}}
+    rows = {row[0]: row[1:] for row in speed([counted, {}], ["a", "b"]).rows}
+    assert rows["prompt tokens saved by sharing, %"] == ("75", "—")
+    assert rows["tokens drawn a second"] == ("20", "—")
+    assert rows["seconds answering"] == ("3.5", "—")
+    assert rows["replies computed"] == ("12", "—")

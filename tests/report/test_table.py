@@ -236,7 +236,7 @@ class TestLabels:
     def test_repeated_names_get_their_seed_then_their_folder(self):
         twins = [whole_run("m", seed=0), whole_run("m", seed=1), whole_run("m", seed=1, path="z")]
         labels = [row.label for row in view([], twins).rows]
-        assert labels == ["m, seed 0", "m, seed 1, results/m/b", "m, seed 1, z"]
+        assert labels == ["m, seed 0", "m, seed 1, b", "m, seed 1, z"]
 
     def test_line_breaks_and_controls_of_a_name_do_not_reach_the_table(self):
         label = view([], [whole_run("a\nb\x1b[31m\x00")]).rows[0].label

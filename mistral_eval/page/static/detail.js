@@ -43,7 +43,12 @@ async function prompt(questions, question) {
   const before = shots ? fold(`Shots and instruction, ${size}`, false, block(shots)) : null;
   if (question.more.d)
     return fold("Prompt of the first choice", false, before, block(question.prompt));
-  return element("div", { class: "prompt" }, before, block(question.prompt));
+  return element(
+    "div",
+    { class: question.more.k ? "prompt code" : "prompt" },
+    before,
+    block(question.prompt),
+  );
 }
 
 function reference({ more }) {
@@ -168,7 +173,7 @@ function votes(samples) {
     element(
       "p",
       { class: "about" },
-      "By the answer's text; equal values written differently vote together.",
+      "Counted by the answer's text; in the vote, equal values written differently count together.",
     ),
   );
 }
