@@ -1,7 +1,8 @@
-"""What `--model tiny` answers to some of the sample's requests: `python tests/harness/make_golden.py`.
+"""What `--model tiny` answers to some of the sample's requests.
 
-Writes tests/golden/tiny.json, which test_golden.py compares with: per multiple-choice benchmark the
-log-likelihoods of a few questions, per generating benchmark the first greedy ids of a few prompts.
+`python tests/harness/make_golden.py` writes tests/golden/tiny.json, which test_golden.py compares
+with: of each multiple-choice benchmark the log-likelihoods of a few questions, of each other one
+the first greedy ids after a few prompts.
 Run it when the tiny model or a prompt was changed on purpose, and say so in the commit.
 """
 
