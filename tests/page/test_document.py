@@ -86,9 +86,15 @@ def test_tokens_saved_and_speed_are_computed_from_the_run_s_counts():
     from mistral_eval.page.provenance import speed
 
     engine = {
-        **{"score_naive": 700, "score_unique": 150, "score_computed": 160},
-        **{"prompt_naive": 300, "prompt_unique": 85, "prompt_computed": 90},
-        **{"generated": 50, "score_seconds": 1.0, "generate_seconds": 2.5},
+        "score_naive": 700,
+        "score_unique": 150,
+        "score_computed": 160,
+        "prompt_naive": 300,
+        "prompt_unique": 85,
+        "prompt_computed": 90,
+        "generated": 50,
+        "score_seconds": 1.0,
+        "generate_seconds": 2.5,
     }
     counted = {"seconds": {"answer": 3.5}, "counts": {"computed": 12, "engine": engine}}
     rows = {row[0]: row[1:] for row in speed([counted, {}], ["a", "b"]).rows}
