@@ -76,7 +76,7 @@ def entry(
     del version, debug  # `main` reads --debug: by then the command has ended
 
 
-@app.command()
+@app.command(short_help="Run benchmarks; print the table with this model's row")
 def run(  # noqa: PLR0913 - one parameter per option of the command line
     *,
     tasks: Tasks,
@@ -105,6 +105,9 @@ def run(  # noqa: PLR0913 - one parameter per option of the command line
         ),
     ] = None,
     output_path: Output = Path("results"),
+    verify: Annotated[
+        int, typer.Option(help="Answer this many requests again on the plain path, and compare")
+    ] = 0,
     unsafe_code: Annotated[
         bool, typer.Option("--unsafe-code", help="Run generated programs without isolation")
     ] = False,
@@ -145,6 +148,7 @@ def run(  # noqa: PLR0913 - one parameter per option of the command line
         data_unpinned=data_unpinned,
         output_path=output_path,
         fresh=fresh,
+        verify=verify,
     )
     from mistral_eval.harness.run import run_suite
 
@@ -153,12 +157,12 @@ def run(  # noqa: PLR0913 - one parameter per option of the command line
     cli_results.print_table([folder], [], fmt, None)
 
 
-app.command()(cli_results.table)
-app.command()(cli_results.compare)
-app.command()(cli_results.report)
+app.command(short_help="Print the paper's Table 2, and finished runs beside it")(cli_results.table)
+app.command(short_help="Say where runs differ, paired by question")(cli_results.compare)
+app.command(short_help="Write one HTML file to look at in a browser")(cli_results.report)
 
 
-@app.command()
+@app.command(short_help="Judge a run's replies again, without its model")
 def rescore(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run")],
     *,
@@ -177,7 +181,7 @@ def rescore(
     cli_results.print_table([run], [], cli_results.Format.RICH, None)
 
 
-@app.command(name="tasks")
+@app.command(name="tasks", short_help="List the suite, or show one benchmark's protocol")
 def list_tasks(
     name: Annotated[
         str | None, typer.Argument(help="A benchmark, for its protocol and prompt")
@@ -202,7 +206,7 @@ def list_tasks(
     show(task_page(name))
 
 
-@app.command()
+@app.command(short_help="Say what this machine offers, and what is missing")
 def doctor(
     *,
     as_json: Annotated[
