@@ -38,6 +38,7 @@ class MistralLM(LM):
         self.watch = watch
         self.computed = 0
         self.reused = 0
+        self.asked: list[tuple[Kind, Ask]] = []  # what was answered, for those who check it
 
     @classmethod
     def create_from_arg_string(
@@ -91,6 +92,7 @@ class MistralLM(LM):
             key: item for key, item in zip(keys, prepared, strict=True) if key not in known
         }  # equal requests are computed once
         self.reused += len(known)
+        self.asked += [(kind, ask) for ask in asks]
         self._compute(kind, missing, known)
         return [known[key] for key in keys]
 

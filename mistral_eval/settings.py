@@ -34,6 +34,7 @@ class RunSettings:
         limit: Questions of each benchmark (a count, or a fraction of its test set), or None.
         model_args: What a checkpoint's own files leave open, e.g. {"rope_theta": "10000"}.
         num_fewshot: Overrides the protocol's shots; the table then says so.
+        verify: How many requests are answered again on the native engine's plain path.
     """
 
     tasks: tuple[str, ...]
@@ -52,6 +53,7 @@ class RunSettings:
     data_unpinned: bool = False
     output_path: Path = Path("results")
     fresh: bool = False
+    verify: int = 0
 
     def __post_init__(self) -> None:
         _one_of("engine", self.engine, ENGINES)
@@ -60,10 +62,20 @@ class RunSettings:
             raise UsageError(f"--batch-tokens must be 1 or more, got {self.batch_tokens}.")
         if self.num_fewshot is not None and self.num_fewshot < 0:
             raise UsageError(f"--num-fewshot must be 0 or more, got {self.num_fewshot}.")
+        self._check_verify()
         if self.stock_tasks and self.engine in ("oracle", "oracle-wrong"):
             raise UsageError(
                 f"The oracle knows the answers to the paper's benchmarks, not to "
                 f"{self.stock_tasks[0]}. Give --engine native, hf or random for stock tasks."
+            )
+
+    def _check_verify(self) -> None:
+        if self.verify < 0:
+            raise UsageError(f"--verify must be 0 or more, got {self.verify}.")
+        if self.verify and self.engine not in ("auto", "native"):
+            raise UsageError(
+                "--verify compares the native engine with its own plain path, which --engine "
+                f"{self.engine} does not have. Leave out one of the two."
             )
 
     def as_json(self) -> dict[str, Any]:
@@ -83,7 +95,7 @@ class RunSettings:
         deciding = {
             key: value
             for key, value in self.as_json().items()
-            if key not in ("output_path", "fresh", "batch_tokens", "unsafe_code")
+            if key not in ("output_path", "fresh", "batch_tokens", "unsafe_code", "verify")
         }
         text = json.dumps([deciding, dict(stamps)], sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]

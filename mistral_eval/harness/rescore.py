@@ -58,6 +58,7 @@ def settings_of(run: Mapping[str, Any], *, unsafe_code: bool) -> RunSettings:
     kept["tasks"] = tuple(kept["tasks"])
     kept["output_path"] = Path(kept["output_path"])
     kept["unsafe_code"] = unsafe_code
+    kept["verify"] = 0  # there is no model to verify with
     return RunSettings(**kept)
 
 

@@ -34,7 +34,10 @@ PACKAGES = ("torch", "lm_eval", "transformers", "datasets", "sympy", "sentencepi
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """Everything a run came to; `earlier` is the run.json that a rescoring replaces."""
+    """Everything a run came to.
+
+    `earlier` is the run.json that a rescoring replaces, `verified` what `--verify` found.
+    """
 
     settings: RunSettings
     opened: Opened
@@ -43,6 +46,7 @@ class Finished:
     stock: Mapping[str, Any] | None
     seconds: Mapping[str, float]
     earlier: Mapping[str, Any] | None = None
+    verified: Mapping[str, Any] | None = None
 
 
 def write_run(folder: Path, finished: Finished) -> None:
@@ -102,6 +106,7 @@ def _run(folder: Path, finished: Finished, results_name: str, now: datetime) -> 
             **asdict(backend.counts),
         },
         "seconds": dict(finished.seconds),
+        "verify": finished.verified or (finished.earlier or {}).get("verify"),
         "scores": {j.loaded.benchmark.id: asdict(j.cell) for j in finished.judged},
         "strata": {j.loaded.benchmark.id: dict(j.strata) for j in finished.judged if j.strata},
         "stock": {

@@ -17,9 +17,10 @@ from mistral_eval.harness.folder import is_finished, run_folder
 from mistral_eval.harness.judging import Judged, judge_benchmark
 from mistral_eval.harness.results import Finished, write_run
 from mistral_eval.harness.stock import load_stock, run_stock
+from mistral_eval.harness.verify import is_verified, native_engine, verify
 from mistral_eval.journal import Journal
 from mistral_eval.protocol import JudgeContext
-from mistral_eval.records import JOURNAL_FILE, make_folder
+from mistral_eval.records import JOURNAL_FILE, make_folder, read_run
 from mistral_eval.sandbox import Isolation, probe
 from mistral_eval.settings import RunSettings
 from mistral_eval.suite import BENCHMARKS
@@ -44,12 +45,13 @@ def run_suite(settings: RunSettings, talk: Talk) -> Path:
     """
     source = make_source(settings.data)
     folder = run_folder(settings, source)
-    if is_finished(folder):
+    earlier = read_run(folder) if is_finished(folder) else None
+    if earlier and is_verified(earlier, settings.verify):
         talk.say(f"This run is finished; its record is in {folder}. --fresh runs it again.")
         return folder
     isolation = isolation_for(settings)
     make_folder(folder)
-    complete(folder, settings, talk, isolation)
+    complete(folder, settings, talk, isolation, earlier=earlier)
     return folder
 
 
@@ -63,7 +65,7 @@ def complete(
 ) -> None:
     """Do what a run still lacks, in its folder, with the engine that `opener` gives.
 
-    `earlier` is the run.json of a run that is judged again.
+    `earlier` is the run.json of a finished run whose replies are judged or verified again.
 
     Raises:
         MistralEvalError: anything the user can fix; nothing that was answered before is lost.
@@ -78,15 +80,19 @@ def complete(
             stock_tasks = load_stock(settings) if settings.stock_tasks else None
         with clock.phase("load"):
             opened = opener(settings, loaded, talk)
+        if settings.verify:
+            native_engine(opened.backend)
         lm = MistralLM(opened.backend, journal)
         with clock.phase("answer"):
             replies = _answer(lm, loaded, talk)
+        with clock.phase("stock"):
+            stock = run_stock(stock_tasks, lm, settings) if stock_tasks else None
+        verified = _verify(lm, settings, clock, talk)
         context = JudgeContext(isolation=isolation, unsafe=settings.unsafe_code)
         with clock.phase("judge"):
             judged = _judge(loaded, replies, context, talk)
-        with clock.phase("stock"):
-            stock = run_stock(stock_tasks, lm, settings) if stock_tasks else None
-        write_run(folder, Finished(settings, opened, lm, judged, stock, clock.seconds, earlier))
+        seconds = clock.seconds
+        write_run(folder, Finished(settings, opened, lm, judged, stock, seconds, earlier, verified))
     talk.say(f"The run's record is in {folder}.")
 
 
@@ -150,6 +156,21 @@ def _answer(lm: MistralLM, loaded: Sequence[LoadedBenchmark], talk: Talk) -> lis
                 for question in benchmark.questions
             ]
     return [replies[id(benchmark)] for benchmark in loaded]
+
+
+def _verify(
+    lm: MistralLM, settings: RunSettings, clock: Clock, talk: Talk
+) -> Mapping[str, Any] | None:
+    if not settings.verify:
+        return None
+    with clock.phase("verify"):
+        verified = verify(lm, settings.verify, settings.seed)
+    count = sum(verified["requests"].values())
+    talk.say(
+        f"Verified {count} requests on the plain path: log-probabilities differ by "
+        f"{verified['largest_difference']:.1e} at most."
+    )
+    return verified
 
 
 def _kind(benchmark: LoadedBenchmark) -> Kind:
