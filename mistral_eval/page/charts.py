@@ -80,17 +80,18 @@ def sizes_chart(rows: Sequence[RowView], known: Sequence[Baseline], group: Group
             axes.annotate(
                 f"Llama 2 {size:.0f}B",
                 (size, score),
-                (0, -14),
+                (0, 6) if size == scale.sizes[-1] else (6, -10),
                 textcoords="offset points",
                 fontsize=8,
                 color=QUIET,
-                ha="left" if size == scale.sizes[0] else "right",
+                ha="right" if size == scale.sizes[-1] else "left",
             )
         for row, interval in scored:
-            size = min(max(scale.size_of(interval.value), scale.sizes[0]), scale.sizes[-1])
+            size = scale.size_of(interval.value)
             axes.axhspan(interval.low, interval.high, color=colors[row.id], alpha=0.18, linewidth=0)
             axes.axhline(interval.value, color=colors[row.id], linewidth=1.1)
-            axes.plot([size], [interval.value], "D", color=colors[row.id], markersize=5)
+            if scale.sizes[0] <= size <= scale.sizes[-1]:  # elsewhere there is no size to show
+                axes.plot([size], [interval.value], "D", color=colors[row.id], markersize=5)
             axes.annotate(
                 short(row.label),
                 (scale.sizes[0], interval.value),

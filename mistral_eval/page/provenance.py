@@ -75,8 +75,10 @@ def speed(runs: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Section:
 def settings(runs: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Section:
     """Everything that was asked for, and what it was run with."""
     columns = [
-        {"date": run["date"], "rescored": run.get("rescored"), "engine": run["engine"]}
+        {"date": run["date"]}
+        | ({"rescored": run["rescored"]} if "rescored" in run else {})
         | _flat(run["settings"])
+        | {"engine": f"{run['settings']['engine']}: {run['engine']}"}
         | {f"model: {key}": value for key, value in _flat(run.get("model", {})).items()}
         | {f"version: {key}": value for key, value in run.get("versions", {}).items()}
         | {f"machine: {key}": value for key, value in run.get("machine", {}).items()}

@@ -1,5 +1,7 @@
 """The report as a reader meets it: in a real browser, from a file, without a network."""
 
+import json
+import shutil
 import time
 
 import pytest
@@ -280,6 +282,17 @@ def test_on_paper_the_question_is_printed_without_the_list(browser, report):
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     visible = "return document.getElementById(arguments[0]).checkVisibility()"
     assert (page.js(visible, "list"), page.js(visible, "question")) == (False, True)
+
+
+def test_a_run_of_stock_tasks_alone_has_a_report_without_questions(browser, sample_runs, tmp_path):
+    folder = shutil.copytree(sample_runs["random"], tmp_path / "run")
+    run = json.loads((folder / "run.json").read_text()) | {"scores": {}, "strata": {}}
+    (folder / "run.json").write_text(json.dumps(run))
+    write_report([folder], tmp_path / "report.html")
+    page = Page(browser, tmp_path / "report.html")
+    page.count(0)
+    page.press("j")
+    assert page.errors() == []
 
 
 @pytest.mark.slow
