@@ -1,7 +1,7 @@
 """Runs a generated program in isolation and brings back a verdict it cannot forge."""
 
-from .isolation import Isolation, probe
+from .isolation import CHOICES, Isolation, probe
 from .results import Limits, ProgramResult, Status
 from .run import run_programs
 
-__all__ = ["Isolation", "Limits", "ProgramResult", "Status", "probe", "run_programs"]
+__all__ = ["CHOICES", "Isolation", "Limits", "ProgramResult", "Status", "probe", "run_programs"]

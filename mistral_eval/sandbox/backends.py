@@ -1,4 +1,4 @@
-"""How a zygote is started: under bubblewrap, in namespaces of our own making, or unguarded."""
+"""How a zygote is started: under bubblewrap, in our own namespaces, in a container, unguarded."""
 
 import json
 import os
@@ -7,6 +7,8 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from . import containers
+from .containers import Container
 from .interpreter import Interpreter
 from .results import Limits
 
@@ -24,8 +26,8 @@ _MODULES = {"program": "zygote", "judge": "judge"}  # of the guest, by role
 class Setup:
     """How sandboxed processes are started in one run.
 
-    `kind` is 'bubblewrap', 'namespaces' or 'none'. `without` names layers (seccomp, landlock)
-    to leave out: the tests show that the others hold alone.
+    `kind` is 'bubblewrap', 'namespaces', 'docker', 'podman' or 'none'. `without` names layers
+    (seccomp, landlock) to leave out: the tests show that the others hold alone.
     """
 
     kind: str
@@ -36,10 +38,11 @@ class Setup:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """One command that starts a zygote, with its whole environment."""
+    """One command that starts a zygote, with its whole environment; `container` if it is in one."""
 
     command: tuple[str, ...]
     environment: dict[str, str]
+    container: Container | None = None
 
 
 def start_command(setup: Setup, role: str, control: int) -> Start:
@@ -48,14 +51,20 @@ def start_command(setup: Setup, role: str, control: int) -> Start:
     Args:
         setup: The run's way of starting.
         role: 'program' for a zygote, or 'judge'.
-        control: The number of the inherited socket to the harness.
+        control: The number of the inherited socket to the harness; in a container nothing is
+            inherited, so `Container.hand_over` must follow.
+
+    Raises:
+        SandboxError: A container's engine does not work here.
     """
     kind, interpreter = setup.kind, setup.interpreter
-    isolated = kind != "none"
-    folder = _INSIDE if isolated else str(_GUEST.parent)
+    folder = str(_GUEST.parent) if kind == "none" else _INSIDE
+    contained = kind in containers.KINDS
     settings = {
-        "control": control,
-        "isolated": isolated,
+        "control": containers.CONTROL if contained else control,
+        "world": {"none": "host"}.get(kind, "container" if contained else "namespaces"),
+        # A container shows more than we put there: /proc, /sys, /dev, /etc.
+        "readable": list(interpreter.files) if contained else ["/"],
         "limits": asdict(setup.limits),
         "without": setup.without,
         "path": folder,
@@ -68,6 +77,11 @@ def start_command(setup: Setup, role: str, control: int) -> Start:
     if kind == "none":
         return Start(python, environment)
     files = {**interpreter.files, f"{_INSIDE}/guest": str(_GUEST.resolve())}
+    if contained:
+        wall = containers.Wall(interpreter, files, environment, setup.limits)
+        container = Container(kind, wall)
+        # The engine's own command is this user's, and wants the whole environment.
+        return Start((*container.command, *python), dict(os.environ), container)
     if kind == "bubblewrap":
         return Start((*_bubblewrap(files, interpreter, environment), *python), environment)
     plan = {

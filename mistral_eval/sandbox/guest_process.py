@@ -25,25 +25,25 @@ class GuestProcess:
             setup: The run's way of starting.
             role: 'program' or 'judge'.
         """
-        self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.control, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  closed with the rest
         self._received = b""
         self._jobs = 0
-        with theirs:
-            start = start_command(setup, role, theirs.fileno())
-            try:
-                self._process = subprocess.Popen(  # noqa: S603  our own command
-                    start.command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=self._errors,
-                    env=start.environment,
-                    cwd="/",
-                    pass_fds=[theirs.fileno()],
-                    start_new_session=True,
-                )
-            except OSError as error:
-                raise SandboxError(f"the sandbox did not start: {error}") from error
+        start = start_command(setup, role, self._theirs.fileno())
+        self._container = start.container
+        try:
+            self._process = subprocess.Popen(  # noqa: S603  our own command
+                start.command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=self._errors,
+                env=start.environment,
+                cwd="/",
+                pass_fds=[] if start.container else [self._theirs.fileno()],
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise SandboxError(f"the sandbox did not start: {error}") from error
 
     def wait_until_ready(self) -> tuple[str, ...]:
         """Waits for the first line; gives what the process cannot enforce.
@@ -51,6 +51,9 @@ class GuestProcess:
         Raises:
             SandboxError: It ended or stayed silent; the text holds what it wrote.
         """
+        if self._container and not self._container.hand_over(self._theirs.fileno(), self._process):
+            raise SandboxError(f"the container did not start: {self._said()}")
+        self._theirs.close()
         self.control.settimeout(_START_SECONDS)
         try:
             while b"\n" not in self._received:
@@ -62,7 +65,8 @@ class GuestProcess:
             raise SandboxError(f"the sandbox did not start: {self._said()}") from error
         line, self._received = self._received.split(b"\n", 1)
         self.control.setblocking(False)
-        return tuple(json.loads(line)["missing"])
+        missing = tuple(json.loads(line)["missing"])
+        return missing + (self._container.unbounded if self._container else ())
 
     def start_job(self, descriptors: list[int]) -> None:
         """Hands over a job's open files; this side's copies stay open."""
@@ -97,6 +101,9 @@ class GuestProcess:
     def close(self) -> None:
         """Ends the process and, with its process namespace, everything in it."""
         self.control.close()
+        self._theirs.close()
+        if self._container:
+            self._container.close(self._process)
         self._process.kill()
         self._process.wait()
         self._errors.close()

@@ -9,18 +9,27 @@ from mistral_eval.answers.programs import Program
 from mistral_eval.errors import SandboxError
 
 from .backends import Setup, find_bubblewrap
+from .containers import KINDS as CONTAINERS
 from .interpreter import Interpreter, find_interpreter
 from .results import Limits, Status
 from .slot import Slot
 
+AUTOMATIC = ("bubblewrap", "namespaces")
+CHOICES = ("auto", *AUTOMATIC, *CONTAINERS)
 _TRIAL_SECONDS = 120.0
+_MEANS = {
+    "bubblewrap": "bubblewrap",
+    "namespaces": "Linux namespaces, set up directly",
+    "docker": "docker, in a container for each worker",
+    "podman": "podman, in a container for each worker",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Isolation:
     """What keeps a generated program away from this machine.
 
-    `kind` is 'bubblewrap', 'namespaces' or 'none'; `detail` says it in a sentence; `missing`
+    `kind` is one of `CHOICES` but 'auto', or 'none'; `detail` says it in a sentence; `missing`
     names what could not be enforced.
     """
 
@@ -42,27 +51,56 @@ def advice() -> str:
     )
 
 
-def probe() -> Isolation:
-    """Tries bubblewrap, then plain namespaces, each with a small program judged to the end."""
+def probe(choice: str = "auto") -> Isolation:
+    """Finds the isolation to use, by judging a small program to the end under it.
+
+    Args:
+        choice: One of `CHOICES`. 'auto' tries bubblewrap, then plain namespaces, and gives 'none'
+            where neither works.
+
+    Raises:
+        SandboxError: Another choice, and it does not work here; the text says what to do.
+    """
+    if choice == "auto":
+        return _find_any()
+    assert choice in CHOICES, f"one of {CHOICES}, not {choice!r}"
+    try:
+        return _find_one(choice, find_interpreter())
+    except SandboxError as error:
+        raise SandboxError(
+            f"--sandbox {choice} was asked for, but a small program could not be run under it: "
+            f"{error}. Repair that, or leave the choice to --sandbox auto (mistral-eval doctor "
+            "says what works here)."
+        ) from error
+
+
+def _find_any() -> Isolation:
+    """The first of `AUTOMATIC` that works."""
     reasons = []
-    if find_bubblewrap() is None:
-        reasons.append("bubblewrap (bwrap) is not installed")
     try:
         interpreter = find_interpreter()
     except SandboxError as error:
         return Isolation("none", str(error), ("namespaces",))
-    for kind in ("bubblewrap", "namespaces"):
-        if kind == "bubblewrap" and find_bubblewrap() is None:
-            continue
+    for kind in AUTOMATIC:
         try:
-            missing = try_kind(kind, interpreter)
+            return _find_one(kind, interpreter)
         except SandboxError as error:
             reasons.append(f"{kind}: {error}")
-            continue
-        if "seccomp" in missing and os.geteuid() == 0:
-            missing += ("limit on processes (not kept by the kernel for root)",)
-        return Isolation(kind, _sentence(kind, missing), missing)
     return Isolation("none", "; ".join(reasons), ("namespaces",))
+
+
+def _find_one(kind: str, interpreter: Interpreter) -> Isolation:
+    """That kind, if it works.
+
+    Raises:
+        SandboxError: It does not.
+    """
+    if kind == "bubblewrap" and find_bubblewrap() is None:
+        raise SandboxError("bubblewrap (bwrap) is not installed (apt-get install bubblewrap)")
+    missing = try_kind(kind, interpreter)
+    if "seccomp" in missing and os.geteuid() == 0 and kind in AUTOMATIC:
+        missing += ("limit on processes (not kept by the kernel for root)",)
+    return Isolation(kind, _sentence(kind, missing), missing)
 
 
 def try_kind(kind: str, interpreter: Interpreter) -> tuple[str, ...]:
@@ -92,6 +130,7 @@ def try_kind(kind: str, interpreter: Interpreter) -> tuple[str, ...]:
 
 
 def _sentence(kind: str, missing: tuple[str, ...]) -> str:
-    means = "bubblewrap" if kind == "bubblewrap" else "Linux namespaces, set up directly"
     besides = [name for name in ("seccomp", "landlock") if name not in missing]
-    return f"programs run under {means}" + (f" with {' and '.join(besides)}" if besides else "")
+    return f"programs run under {_MEANS[kind]}" + (
+        f" with {' and '.join(besides)}" if besides else ""
+    )

@@ -130,6 +130,8 @@ class Slot:
         verdict = job.lines["judge"]
         if verdict and verdict["status"] not in _REUSABLE:
             self._replace("judge")
+        if job.lines["program"].get("spent"):
+            self._replace("program")
         seconds = time.monotonic() - job.started
         status, detail = self._read(job, seconds)
         return job.index, ProgramResult(status, detail, seconds)

@@ -22,7 +22,7 @@ def interpreter() -> Interpreter:
     return find_interpreter()
 
 
-@pytest.fixture(scope="session", params=["bubblewrap", "namespaces"])
+@pytest.fixture(scope="session", params=["bubblewrap", "namespaces", "podman"])
 def isolation(request, interpreter) -> Isolation:
     """Each kind of isolation in turn; skips where this machine lacks it.
 

@@ -7,6 +7,7 @@ nothing can be given back.
 import errno
 import os
 import resource
+import stat
 import struct
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +22,7 @@ SCRATCH = "/tmp"  # noqa: S108  the sandbox's own, a fresh tmpfs for each progra
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _RULE_PATH_BENEATH = 1
 _READ = 0b1100  # read files, list folders
+_READ_FILE = 0b0100
 _ALL_RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 5: (1 << 16) - 1}
 _TCP = 0b11  # bind, connect: from ABI 4
 _SCOPES = 0b11  # abstract unix sockets, signals: from ABI 6
@@ -40,13 +42,16 @@ class Confinement:
         """Prepares the filters.
 
         Args:
-            settings: `limits` (cpu_seconds, memory_bytes, file_bytes, open_files); `isolated`,
-                whether this runs inside namespaces, without which landlock and the capabilities
-                are left alone; `without`, the layers that a test leaves out.
+            settings: `limits` (cpu_seconds, memory_bytes, file_bytes, open_files); `world`, where
+                this runs: 'namespaces', 'container' or 'host', on which landlock and the
+                capabilities are left alone; `readable`, the files and folders that landlock opens;
+                `without`, the layers that a test leaves out.
             judge: Whether this is a judge, which receives open files and has no scratch folder.
         """
         self._limits: dict[str, int] = settings["limits"]
-        self._isolated: bool = settings["isolated"]
+        self._isolated: bool = settings["world"] != "host"
+        self._in_container: bool = settings["world"] == "container"
+        self._readable: list[str] = settings["readable"]
         self._without: list[str] = settings["without"]
         self._judge = judge
         self._linux = Linux()
@@ -73,6 +78,8 @@ class Confinement:
             wanted[resource.RLIMIT_AS] = self._limits["memory_bytes"]
             wanted[resource.RLIMIT_DATA] = self._limits["memory_bytes"]
             self._linux.no_new_privileges()
+        if self._in_container:  # whose /proc a program sees
+            self._linux.hide()
         for kind, value in wanted.items():
             resource.setrlimit(kind, (value, value))
 
@@ -140,11 +147,13 @@ class Confinement:
             attributes += struct.pack("=Q", _SCOPES)
         ruleset = self._linux.syscall("landlock", _CREATE_RULESET, attributes, len(attributes), 0)
         own = rights & ~(_ON_DEVICES | _MAKE_DEVICES | _EXECUTE)
-        for path, granted in (("/", _READ), (SCRATCH, _READ if self._judge else own)):
-            folder = os.open(path, os.O_PATH | os.O_CLOEXEC)
-            rule = struct.pack("=Qi", granted, folder)
+        granted = dict.fromkeys(self._readable, _READ) | {SCRATCH: _READ if self._judge else own}
+        for path, wanted in granted.items():
+            place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+            possible = wanted if stat.S_ISDIR(os.fstat(place).st_mode) else wanted & _READ_FILE
+            rule = struct.pack("=Qi", possible, place)
             self._linux.syscall("landlock", _ADD_RULE, ruleset, _RULE_PATH_BENEATH, rule, 0)
-            os.close(folder)
+            os.close(place)
         return ruleset
 
 

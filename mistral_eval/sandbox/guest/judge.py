@@ -20,6 +20,7 @@ from typing import NoReturn
 
 from .codec import Codec, FrameError, NotPlainError
 from .confine import Confinement
+from .control import connect, end_with, open_null, silence
 from .pipe import Pipe
 
 _UNTRUSTED = ("source", "setup", "names")  # the part of a job that goes to the program's process
@@ -51,16 +52,18 @@ def main() -> None:
     settings = json.loads(sys.argv[1])
     os.environ.clear()
     sys.path[:] = [folder for folder in sys.path if folder != settings["path"]]
-    control = socket.socket(fileno=settings["control"])
+    control, null = connect(settings["control"]), open_null()
     confinement = Confinement(settings, judge=True)
     confinement.begin()
     confinement.prepare()
     confinement.lock()
     confinement.release()
+    if settings["world"] == "container":
+        end_with(control)
     signal.signal(signal.SIGXCPU, _out_of_time)
     gc.freeze()
     _send(control, {"missing": confinement.missing})
-    os.dup2(0, 2)  # until here errors went to the harness
+    silence(null)  # until here errors went to the harness
     while True:
         data, descriptors, _, _ = socket.recv_fds(control, 4096, 3)
         if not data:

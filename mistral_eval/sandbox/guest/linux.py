@@ -27,6 +27,7 @@ MS_PRIVATE = 0x40000
 MNT_DETACH = 0x2
 
 PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
 PR_SET_SECCOMP = 22
 PR_SET_NO_NEW_PRIVS = 38
 SECCOMP_MODE_FILTER = 2
@@ -74,6 +75,10 @@ class Linux:
     def die_with_parent(self) -> None:
         """Has the kernel kill this process when its parent's thread ends."""
         self._check(self._libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "pdeathsig")
+
+    def hide(self) -> None:
+        """Closes this process's memory and files in /proc to others of the same user."""
+        self._check(self._libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0), "dumpable")
 
     def drop_capabilities(self) -> None:
         """Empties this process's capability sets."""

@@ -45,7 +45,7 @@ _ALLOWED: dict[str, tuple[int | None, int | None]] = {
     "getpid": (39, 172), "getppid": (110, 173), "gettid": (186, 178), "getpgrp": (111, None),
     "getuid": (102, 174), "geteuid": (107, 175), "getgid": (104, 176), "getegid": (108, 177),
     "uname": (63, 160), "sysinfo": (99, 179), "getrusage": (98, 165), "getrlimit": (97, 163),
-    "setrlimit": (160, 164), "prlimit64": (302, 261), "sched_getaffinity": (204, 123),
+    "setrlimit": (160, 164), "sched_getaffinity": (204, 123),
     "sched_yield": (24, 124), "getrandom": (318, 278),
     # the C library's own needs
     "futex": (202, 98), "set_robust_list": (273, 99), "get_robust_list": (274, 100),
@@ -54,11 +54,13 @@ _ALLOWED: dict[str, tuple[int | None, int | None]] = {
 }  # fmt: skip
 
 # name: (numbers, argument's index, its allowed values). ioctl: TCGETS, TIOCGWINSZ, FIONREAD,
-# FIONBIO, FIOCLEX; socketpair: AF_UNIX, for event loops; sendto: to no address.
+# FIONBIO, FIOCLEX; socketpair: AF_UNIX, for event loops; sendto: to no address; prlimit64: of the
+# caller itself.
 _BY_ARGUMENT: dict[str, tuple[tuple[int, int], int, tuple[int, ...]]] = {
     "ioctl": ((16, 29), 1, (0x5401, 0x5413, 0x541B, 0x5421, 0x5451)),
     "socketpair": ((53, 199), 0, (1,)),
     "sendto": ((44, 206), 4, (0,)),
+    "prlimit64": ((302, 261), 0, (0,)),
 }
 
 _JUDGE = {"recvmsg": (47, 212), "sendmsg": (46, 211)}
