@@ -3,25 +3,29 @@
 A reply counts only after it is here. The key says which reply a request may be given: the model's
 fingerprint (weights, tokenizer, dtype, engine), the token ids (or the text, for engines that speak
 text), the generation settings and, for a sampled reply, the seed and the sample's name. So a run
-that stopped goes on where it stopped, and no model is ever given another model's answer.
+that stopped goes on where it stopped, and no model is ever given another model's answer. Each row
+has a checksum: what a disk spoilt is never read as a reply, and what it spared is recovered.
 """
 
 import contextlib
 import fcntl
 import hashlib
+import itertools
 import json
 import os
+import shutil
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from mistral_eval.errors import JournalError
+from mistral_eval.journal_pages import checksum, readable_rows
 
 APPLICATION_ID = 0x4D45564A  # "MEVJ", in the file's header: `file` and we know it again
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 COMMIT_ROWS = 512
 COMMIT_SECONDS = 2.0
 LOOKUP_ROWS = 500  # keys per SELECT; SQLite's own limit on variables is higher
@@ -29,7 +33,8 @@ LOOKUP_ROWS = 500  # keys per SELECT; SQLite's own limit on variables is higher
 # One transaction: a file that was being made when its process died is empty, not half a journal.
 SCHEMA = f"""
 BEGIN;
-CREATE TABLE replies (key BLOB PRIMARY KEY, reply TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE replies (key BLOB PRIMARY KEY, reply TEXT NOT NULL, checksum INTEGER NOT NULL)
+  WITHOUT ROWID;
 PRAGMA application_id={APPLICATION_ID};
 PRAGMA user_version={SCHEMA_VERSION};
 COMMIT;
@@ -45,21 +50,27 @@ def request_key(fingerprint: str, kind: str, *parts: object) -> bytes:
 class Journal:
     """Replies by key, written in batches; one process at a time.
 
+    A damaged journal is put aside and what can be read of it goes on in a new one; `recovered` says
+    so in a sentence.
+
     Args:
         path: the SQLite file; made if absent.
 
     Raises:
-        JournalError: the file is no journal, of another version, damaged, or in use.
+        JournalError: the file is no journal, of another version, or in use.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = _take_lock(path.with_suffix(".lock"))
-        self._pending: list[tuple[bytes, str]] = []
+        self._pending: list[tuple[bytes, bytes]] = []
         self._last_commit = time.monotonic()
         self.written = 0
+        self.recovered: str | None = None
         try:
-            self._db = _open(path)
+            self._db, self.recovered = _open(path, _noted(self._lock))
+            self._durable = self.count()
+            self._note()
         except BaseException:
             self._release()
             raise
@@ -80,7 +91,7 @@ class Journal:
 
     def put(self, key: bytes, reply: Mapping[str, Any]) -> None:
         """Remember a reply; it is durable after the next commit, at the latest at `flush`."""
-        self._pending.append((key, json.dumps(reply, separators=(",", ":"))))
+        self._pending.append((key, json.dumps(reply, separators=(",", ":")).encode("ascii")))
         due = time.monotonic() - self._last_commit > COMMIT_SECONDS
         if len(self._pending) >= COMMIT_ROWS or due:
             self.flush()
@@ -89,13 +100,15 @@ class Journal:
         """Make everything that was put durable."""
         if self._pending:
             with _plain_errors(self.path), self._db:
-                self._db.executemany("INSERT OR REPLACE INTO replies VALUES (?, ?)", self._pending)
+                _insert(self._db, self._pending)
             self.written += len(self._pending)
+            self._durable += len(self._pending)
             self._pending.clear()
+            self._note()
         self._last_commit = time.monotonic()
 
     def count(self) -> int:
-        """How many replies are durable. (No `__len__`: an empty journal is not no journal.)"""
+        """How many replies are durable; no `__len__`, since an empty journal is not no journal."""
         with _plain_errors(self.path):
             return int(self._db.execute("SELECT COUNT(*) FROM replies").fetchone()[0])
 
@@ -105,10 +118,17 @@ class Journal:
             self.flush()
             with contextlib.suppress(sqlite3.OperationalError):  # somebody reads: the log stays
                 self._db.execute("PRAGMA journal_mode=DELETE")
-            with _plain_errors(self.path):
-                self._db.close()
         finally:
-            self._release()
+            try:
+                with _plain_errors(self.path):
+                    self._db.close()
+            finally:
+                self._release()
+
+    def _note(self) -> None:
+        """Keep beside the file how many replies it holds: a damaged one cannot tell any more."""
+        with contextlib.suppress(OSError):  # a full disk: the number only helps a sentence
+            os.pwrite(self._lock, f"{self._durable:12}\n".encode(), 0)
 
     def _release(self) -> None:
         os.close(self._lock)
@@ -162,43 +182,99 @@ def _take_lock(path: Path) -> int:
     return handle
 
 
-def _open(path: Path) -> sqlite3.Connection:
-    is_new = not path.exists() or path.stat().st_size == 0
+def _noted(lock: int) -> int:
+    """How many replies the journal held when somebody last wrote to it; 0 where nobody noted it."""
+    text = os.pread(lock, 64, 0).strip()
+    return int(text) if text.isdigit() else 0
+
+
+def _open(path: Path, noted: int) -> tuple[sqlite3.Connection, str | None]:
+    """The database, and a sentence if it had to be recovered."""
+    is_new = not path.exists() or (path.stat().st_size == 0 and noted == 0)
+    said = None
+    if not is_new and not _is_sound(path):
+        said = _recover(path, noted)
     with _plain_errors(path):
         db = sqlite3.connect(path, isolation_level="DEFERRED")
         if is_new:
             db.executescript(SCHEMA)
-        else:
-            _check(db, path)
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=FULL")
-    return db
+    return db, said
 
 
-def _check(db: sqlite3.Connection, path: Path) -> None:
-    """Recognise a foreign, newer or damaged file instead of misreading it."""
+def _is_sound(path: Path) -> bool:
+    """Whether the journal can be used as it is; False if it is damaged.
+
+    Raises:
+        JournalError: the file is no journal, or one of another version.
+    """
+    _refuse_foreign(path)
     try:
-        found = (_pragma(db, "application_id"), _pragma(db, "user_version"))
-        healthy = db.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok"
-    except sqlite3.DatabaseError as error:
-        db.close()
-        raise JournalError(
-            f"{path} should be this run's journal, but SQLite cannot read it ({error}). Move it "
-            "aside, or start again with --fresh."
-        ) from error
-    if found != (APPLICATION_ID, SCHEMA_VERSION):
-        db.close()
+        with contextlib.closing(sqlite3.connect(path)) as db:
+            if db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+                return False
+            rows = db.execute("SELECT key, CAST(reply AS BLOB), checksum FROM replies")
+            return all(checksum(key, reply) == found for key, reply, found in rows)
+    except sqlite3.OperationalError as error:
+        if "malformed" in str(error) or "no such" in str(error):
+            return False
+        with _plain_errors(path):  # no permission, no memory: nothing is wrong with the file
+            raise
+    except sqlite3.DatabaseError:
+        return False
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Recognise a foreign or newer file instead of misreading it; one with our replies is ours."""
+    with path.open("rb") as file:
+        header = file.read(100)
+    found = (int.from_bytes(header[68:72], "big"), int.from_bytes(header[60:64], "big"))
+    if found == (APPLICATION_ID, SCHEMA_VERSION) or not header:
+        return
+    if found[0] != APPLICATION_ID and next(readable_rows(path), None) is not None:
+        return  # its first page is spoilt
+    if header.startswith(b"SQLite format 3\0"):
         raise JournalError(
             f"{path} is not a journal of this version: expected application id "
             f"{APPLICATION_ID:#x} and schema {SCHEMA_VERSION}, found {found[0]:#x} and {found[1]}. "
             "Move it aside, or start again with --fresh."
         )
-    if not healthy:
-        db.close()
-        raise JournalError(
-            f"The journal {path} is damaged. Move it aside, or start again with --fresh."
-        )
+    raise JournalError(
+        f"{path} should be this run's journal, but it is no SQLite file and holds no reply. "
+        "Move it aside, or start again with --fresh."
+    )
 
 
-def _pragma(db: sqlite3.Connection, name: str) -> int:
-    return int(db.execute(f"PRAGMA {name}").fetchone()[0])
+def _recover(path: Path, noted: int) -> str:
+    """Put the damaged file aside and what can be read of it into a new one; says what happened."""
+    rows = dict(readable_rows(path))
+    fresh = path.with_suffix(".recovering")
+    fresh.unlink(missing_ok=True)
+    with _plain_errors(path), contextlib.closing(sqlite3.connect(fresh)) as db:
+        db.executescript(SCHEMA)
+        with db:
+            _insert(db, rows.items())
+    aside = next(
+        name
+        for number in itertools.count(1)
+        if not (name := path.with_suffix(f".damaged-{number}")).exists()
+    )
+    shutil.copy2(path, aside)
+    log = path.with_name(f"{path.name}-wal")
+    if log.exists():  # SQLite must not apply it to the new file
+        log.rename(aside.with_name(f"{aside.name}-wal"))
+    path.with_name(f"{path.name}-shm").unlink(missing_ok=True)
+    fresh.replace(path)
+    lost = f"{max(0, noted - len(rows))} are lost" if noted else "how many are lost is not known"
+    return (
+        f"The journal {path} was damaged: {len(rows)} of its replies were recovered, {lost} and "
+        f"will be computed again. The damaged file is kept as {aside}."
+    )
+
+
+def _insert(db: sqlite3.Connection, rows: Iterable[tuple[bytes, bytes]]) -> None:
+    db.executemany(
+        "INSERT OR REPLACE INTO replies VALUES (?, CAST(? AS TEXT), ?)",
+        ((key, reply, checksum(key, reply)) for key, reply in rows),
+    )
