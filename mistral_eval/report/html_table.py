@@ -9,7 +9,7 @@ from mistral_eval.report.view import CellView, RowView, Section, TableView, poin
 STYLE: Final = """
 :root { color-scheme: light dark;
   --page: #fff; --quiet: #5c6370; --line: #d5d8de; --run: #eef4ff; }
-@media (prefers-color-scheme: dark) {
+@media screen and (prefers-color-scheme: dark) {
   :root { --page: #14171c; --quiet: #a3abb8; --line: #3a3f4a; --run: #1c2738; } }
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 90rem;
   padding: 0 1rem; background: var(--page); }
@@ -26,7 +26,8 @@ tbody th { font-weight: 400; } tr.run th { font-weight: 600; }
 tr.run, tr.run th:first-child { background: var(--run); }
 small { display: block; color: var(--quiet); font-weight: 400; }
 ul { color: var(--quiet); padding-left: 1.2rem; overflow-wrap: anywhere; }
-@media print { body { margin: 0; max-width: none; } .scroll { overflow: visible; } }
+@media print { :root { color-scheme: light; } body { margin: 0; max-width: none; }
+  .scroll { overflow: visible; } }
 """.strip()
 
 

@@ -276,10 +276,13 @@ def test_every_control_and_drawing_has_a_name_for_a_screen_reader(browser, repor
     assert [role for role, name in named if not name.strip()] == []
 
 
-def test_on_paper_the_question_is_printed_without_the_list(browser, report):
-    page = Page(browser, report, "#q=nq/0")
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_on_paper_the_question_is_printed_dark_on_light_without_the_list(browser, report, dark):
+    page = Page(browser, report, "#q=nq/0", dark=dark)
     page.heading("NQ 0")
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": [scheme]})
+    assert sum(_channels(page.js("return getComputedStyle(document.body).color"))) < 200
     visible = "return document.getElementById(arguments[0]).checkVisibility()"
     assert (page.js(visible, "list"), page.js(visible, "question")) == (False, True)
 
