@@ -191,15 +191,19 @@ def _noted(lock: int) -> int:
 def _open(path: Path, noted: int) -> tuple[sqlite3.Connection, str | None]:
     """The database, and a sentence if it had to be recovered."""
     is_new = not path.exists() or (path.stat().st_size == 0 and noted == 0)
+    has_log = path.with_name(f"{path.name}-wal").exists()  # its process was killed
+    spared = dict(readable_rows(path)) if has_log else {}  # SQLite drops a log it cannot follow
     said = None
     if not is_new and not _is_sound(path):
-        said = _recover(path, noted)
+        said = _recover(path, noted, spared)
     with _plain_errors(path):
         db = sqlite3.connect(path, isolation_level="DEFERRED")
         if is_new:
             db.executescript(SCHEMA)
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=FULL")
+        with db:
+            _insert(db, spared.items(), otherwise="IGNORE")
     return db, said
 
 
@@ -246,9 +250,9 @@ def _refuse_foreign(path: Path) -> None:
     )
 
 
-def _recover(path: Path, noted: int) -> str:
+def _recover(path: Path, noted: int, spared: Mapping[bytes, bytes]) -> str:
     """Put the damaged file aside and what can be read of it into a new one; says what happened."""
-    rows = dict(readable_rows(path))
+    rows = {**spared, **dict(readable_rows(path))}
     fresh = path.with_suffix(".recovering")
     fresh.unlink(missing_ok=True)
     with _plain_errors(path), contextlib.closing(sqlite3.connect(fresh)) as db:
@@ -273,8 +277,10 @@ def _recover(path: Path, noted: int) -> str:
     )
 
 
-def _insert(db: sqlite3.Connection, rows: Iterable[tuple[bytes, bytes]]) -> None:
+def _insert(
+    db: sqlite3.Connection, rows: Iterable[tuple[bytes, bytes]], otherwise: str = "REPLACE"
+) -> None:
     db.executemany(
-        "INSERT OR REPLACE INTO replies VALUES (?, CAST(? AS TEXT), ?)",
+        f"INSERT OR {otherwise} INTO replies VALUES (?, CAST(? AS TEXT), ?)",  # noqa: S608 - ours
         ((key, reply, checksum(key, reply)) for key, reply in rows),
     )
