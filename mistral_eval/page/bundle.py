@@ -8,6 +8,7 @@ kilobytes that the page inflates when it needs them.
 import base64
 import itertools
 import json
+import math
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -109,7 +110,8 @@ def bundle(benchmark: str, files: Sequence[Path | None]) -> Bundle:
 
 def packed(value: object) -> str:
     """JSON, deflated, in base64: what `inflate` in store.js reads."""
-    text = json.dumps(value, separators=(",", ":"))  # ASCII: lone surrogates survive as escapes
+    # ASCII, so that lone surrogates survive as escapes
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
     return base64.b64encode(zlib.compress(text.encode("ascii"), 9)).decode("ascii")
 
 
@@ -162,7 +164,7 @@ def _answer(benchmark: str, row: Mapping[str, Any]) -> list[Any]:
     verdict = row["verdict"]
     letter = LETTERS[verdict["outcome"]]
     if _is_choice(row):
-        logprobs = [round(float(choice[0][0]), DIGITS) for choice in row["resps"]]
+        logprobs = [_rounded(float(choice[0][0])) for choice in row["resps"]]
         if benchmark in CHOICES:  # the chosen text's place says it all, its reason too
             texts = CHOICES[benchmark](row["doc"]).texts
             return [letter, texts.index(verdict["answer"]), "", [], logprobs]
@@ -173,6 +175,11 @@ def _answer(benchmark: str, row: Mapping[str, Any]) -> list[Any]:
         for sample, reply in itertools.zip_longest(verdict["samples"], replies, fillvalue=verdict)
     ]
     return [letter, verdict["answer"], verdict["reason"], samples, []]
+
+
+def _rounded(logprob: float) -> float | None:
+    """A log-likelihood as JSON can hold it; None for minus infinity."""
+    return round(logprob, DIGITS) if math.isfinite(logprob) else None
 
 
 def _is_choice(row: Mapping[str, Any]) -> bool:

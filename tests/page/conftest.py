@@ -30,6 +30,10 @@ def hostile_run(sample_runs, tmp_path_factory) -> Path:
     run["engine"] = "native"
     run["settings"]["model"] = "<script>window.pwned = 8</script>$\\frac{1$"
     (folder / RUN_FILE).write_text(json.dumps(run))
+    mmlu = next(folder.glob("samples_mmlu_*.jsonl"))
+    first, *rows = list(read_rows(mmlu))
+    first["resps"] = [[["-inf", "False"]], *first["resps"][1:]]
+    mmlu.write_text("".join(json.dumps(row) + "\n" for row in (first, *rows)))
     for task in ("gsm8k", "nq"):
         file = next(folder.glob(f"samples_{task}_*.jsonl"))
         rows = list(read_rows(file))

@@ -168,11 +168,23 @@ def test_a_choice_shows_its_likelihood_and_marks_gold_and_chosen(browser, report
         f"{'chosen ' if letter == chosen else ''}{float(reply[0][0]):.2f}"
         for letter, reply in zip("ABCD", first["resps"], strict=True)
     ]
+    assert cells[0][3].endswith("-∞")  # a likelihood of zero is a number too
 
 
 def test_a_link_to_no_question_says_so(browser, report):
     page = Page(browser, report, "#q=mmlu/99999")
     page.until("return document.querySelector('#question [role=alert]')?.textContent")
+    assert page.errors() == []
+
+
+def test_a_link_with_filters_that_do_not_exist_shows_everything(browser, report, sample_runs):
+    page = Page(browser, report, "#b=../../etc&v=zz&f=constructor&r=-7&s=none&q=__proto__/1")
+    page.until("return document.querySelector('#question [role=alert]')?.textContent")
+    everything = int(page.js("return document.querySelectorAll('#benchmark option').length"))
+    assert everything == 5
+    count = page.js("return document.getElementById('count').textContent")
+    shown, total = (part.split()[0] for part in count.split(" of "))
+    assert shown == total
     assert page.errors() == []
 
 

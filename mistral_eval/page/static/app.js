@@ -63,8 +63,12 @@ class App {
   /** Take a state, and show it. */
   go(wanted, write = true) {
     this.state = { b: "", v: "", s: "", f: "", t: "", q: "", ...wanted, r: Number(wanted.r) || 0 };
-    for (const [key, id] of Object.entries(FIELDS)) $(id).value = this.state[key];
+    for (const [key, id] of Object.entries(FIELDS)) {
+      $(id).value = this.state[key];
+      if (id !== "subject") this.state[key] = $(id).value; // an unknown filter is none
+    }
     $("run").value = this.state.r;
+    this.state.r = Number($("run").value) || 0;
     this.subjects();
     if (write) this.write();
     this.refresh();

@@ -100,12 +100,13 @@ function likelihood(answer, place, text, per) {
   const value = answer[4][place];
   const chosen = answer[1] === place;
   const length = [...text.replace(/^ /, "")].length;
+  const digits = value !== null && value > -1e5 ? value.toFixed(2) : value?.toExponential(0);
   return element(
     "td",
     { class: chosen ? "is-chosen" : "" },
     chosen ? element("b", null, "chosen ") : null,
-    Math.abs(value) < 1e5 ? value.toFixed(2) : value.toExponential(0),
-    per && length ? element("small", null, (value / length).toFixed(3)) : null,
+    digits ?? "-∞",
+    per && length && value !== null ? element("small", null, (value / length).toFixed(3)) : null,
   );
 }
 
