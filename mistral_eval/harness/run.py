@@ -16,7 +16,7 @@ from mistral_eval.harness.engines import Opened, open_backend
 from mistral_eval.harness.folder import is_finished, run_folder
 from mistral_eval.harness.judging import Judged, judge_benchmark
 from mistral_eval.harness.results import Finished, write_run
-from mistral_eval.harness.stock import load_stock, run_stock
+from mistral_eval.harness.stock import load_stock, run_stock, stock_lines
 from mistral_eval.harness.verify import is_verified, native_engine, verify
 from mistral_eval.journal import Journal
 from mistral_eval.protocol import JudgeContext
@@ -93,6 +93,8 @@ def complete(
             judged = _judge(loaded, replies, context, talk)
         seconds = clock.seconds
         write_run(folder, Finished(settings, opened, lm, judged, stock, seconds, earlier, verified))
+    for line in stock_lines(stock):
+        talk.say(line)
     talk.say(f"The run's record is in {folder}.")
 
 

@@ -64,6 +64,19 @@ def run_stock(loaded: Mapping[str, Any], lm: MistralLM, settings: RunSettings) -
     return results
 
 
+def stock_lines(results: Mapping[str, Any] | None) -> list[str]:
+    """A line of scores for each stock task: the paper's table has no column for them."""
+    lines = []
+    for name, metrics in (results or {}).get("results", {}).items():
+        scores = [
+            f"{key} {value:.4g}"
+            for key, value in metrics.items()
+            if "," in key and isinstance(value, int | float)
+        ]
+        lines.append(f"{STOCK_PREFIX}{name}: {'; '.join(scores)}")
+    return lines
+
+
 def _prepare(name: str, task: Any, settings: RunSettings) -> None:
     """What `simple_evaluate` does to each task before it evaluates."""
     if getattr(task, "UNSAFE_CODE", False) and not settings.unsafe_code:

@@ -55,6 +55,14 @@ def test_a_stock_task_scores_as_the_benchmark_of_the_same_prompt(cli, local_arc,
         )
 
 
+def test_a_stock_tasks_scores_are_told(cli, local_arc, tmp_path):
+    """The paper's table has no column for them."""
+    options = ("--engine", "random", "--data", "sample", "-o", tmp_path)
+    code, _, err = cli("run", "-t", "lm_eval:arc_easy", *options)
+    assert code == 0
+    assert "lm_eval:arc_easy: acc,none 0." in err
+
+
 def test_a_stock_name_that_lm_eval_does_not_know_is_refused_before_the_model_loads(
     cli, tmp_path, monkeypatch
 ):
