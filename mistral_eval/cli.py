@@ -5,14 +5,30 @@ Data goes to stdout, talk to stderr. Exit codes: 0 done, 1 the user can fix it, 
 command runs.
 """
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mistral_eval import __version__, cli_results
-from mistral_eval.errors import MistralEvalError
+from mistral_eval import __version__, cli_plan, cli_results
+from mistral_eval.cli_options import (
+    AsJson,
+    BatchTokens,
+    Data,
+    DataUnpinned,
+    Device,
+    Dtype,
+    Limit,
+    Model,
+    ModelArgs,
+    NumFewshot,
+    Quiet,
+    Revision,
+    Tasks,
+)
+from mistral_eval.errors import MistralEvalError, StoppedError
 
 INTERRUPTED = 130
 
@@ -27,28 +43,12 @@ app = typer.Typer(
 )
 
 
-Tasks = Annotated[
-    str,
-    typer.Option(
-        "--tasks",
-        "-t",
-        help="paper, or names such as mmlu,gsm8k; a stock lm-eval task: lm_eval:NAME",
-    ),
-]
-Model = Annotated[
-    str,
-    typer.Option("--model", "-m", help="A hub id, a folder, or tiny (random, made on the spot)"),
-]
 Engine = Annotated[
     str,
     typer.Option(help="auto, native, hf, oracle, oracle-wrong, random"),
 ]
-Data = Annotated[
-    str, typer.Option(help="hub, sample (16 real questions each, bundled), or a folder of parquet")
-]
-Limit = Annotated[
-    str | None,
-    typer.Option("--limit", "-L", help="Questions of each benchmark in all, or a fraction"),
+Sandbox = Annotated[
+    str, typer.Option(help="Isolates programs: auto, bubblewrap, namespaces, podman, docker")
 ]
 Output = Annotated[
     Path, typer.Option("--output-path", "--output_path", "-o", help="Where runs are kept")
@@ -84,26 +84,13 @@ def run(  # noqa: PLR0913 - one parameter per option of the command line
     engine: Engine = "auto",
     data: Data = "hub",
     limit: Limit = None,
-    revision: Annotated[
-        str | None, typer.Option(help="Branch, tag or commit of a hub model")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16")] = "auto",
-    batch_tokens: Annotated[
-        int | None,
-        typer.Option("--batch-tokens", help="Tokens computed at once; default: fits memory"),
-    ] = None,
+    revision: Revision = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    batch_tokens: BatchTokens = None,
     seed: Annotated[int, typer.Option(help="Names the samples that are drawn")] = 0,
-    num_fewshot: Annotated[
-        int | None,
-        typer.Option("--num-fewshot", "--num_fewshot", "-f", help="Departs from the paper's shots"),
-    ] = None,
-    model_args: Annotated[
-        str | None,
-        typer.Option(
-            "--model-args", "--model_args", help="What the checkpoint leaves open: key=value,…"
-        ),
-    ] = None,
+    num_fewshot: NumFewshot = None,
+    model_args: ModelArgs = None,
     output_path: Output = Path("results"),
     verify: Annotated[
         int, typer.Option(help="Answer this many requests again on the plain path, and compare")
@@ -111,18 +98,13 @@ def run(  # noqa: PLR0913 - one parameter per option of the command line
     unsafe_code: Annotated[
         bool, typer.Option("--unsafe-code", help="Run generated programs without isolation")
     ] = False,
-    data_unpinned: Annotated[
-        bool, typer.Option("--data-unpinned", help="Accept rows whose fingerprint is not known")
-    ] = False,
+    sandbox: Sandbox = "auto",
+    data_unpinned: DataUnpinned = False,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start again, keeping the earlier run")
     ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document instead")
-    ] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Print nothing but the table")
-    ] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Run benchmarks under the paper's protocol and print the paper's table with this model's row.
 
@@ -145,6 +127,7 @@ def run(  # noqa: PLR0913 - one parameter per option of the command line
         model_args=parse_model_args(model_args),
         num_fewshot=num_fewshot,
         unsafe_code=unsafe_code,
+        sandbox=sandbox,
         data_unpinned=data_unpinned,
         output_path=output_path,
         fresh=fresh,
@@ -157,6 +140,7 @@ def run(  # noqa: PLR0913 - one parameter per option of the command line
     cli_results.print_table([folder], [], fmt, None)
 
 
+app.command(short_help="Say what a run would cost; runs nothing")(cli_plan.plan)
 app.command(short_help="Print the paper's Table 2, and finished runs beside it")(cli_results.table)
 app.command(short_help="Say where runs differ, paired by question")(cli_results.compare)
 app.command(short_help="Write one HTML file to look at in a browser")(cli_results.report)
@@ -169,15 +153,14 @@ def rescore(
     unsafe_code: Annotated[
         bool, typer.Option("--unsafe-code", help="Run generated programs without isolation")
     ] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Print nothing but the table")
-    ] = False,
+    sandbox: Sandbox = "auto",
+    quiet: Quiet = False,
 ) -> None:
     """Judge a run's replies again, from its journal and without its model."""
     from mistral_eval.console import Talk
     from mistral_eval.harness.rescore import rescore as judge_again
 
-    judge_again(run, Talk(quiet=quiet), unsafe_code=unsafe_code)
+    judge_again(run, Talk(quiet=quiet), unsafe_code=unsafe_code, sandbox=sandbox)
     cli_results.print_table([run], [], cli_results.Format.RICH, None)
 
 
@@ -209,9 +192,7 @@ def list_tasks(
 @app.command(short_help="Say what this machine offers, and what is missing")
 def doctor(
     *,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document instead")
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Say what this machine offers: devices, engines, sandbox, data, and what is missing."""
     from mistral_eval.console import show
@@ -234,8 +215,15 @@ def main() -> None:
         if "--debug" in sys.argv[1:]:
             raise
         sys.stderr.write(f"mistral-eval: {error}\n")
+        if isinstance(error, StoppedError):
+            sys.stderr.write(f"  {_same_command(sys.argv[1:])}\n")
         raise SystemExit(error.exit_code) from None
     except SystemExit as end:
         if end.code == INTERRUPTED:  # Typer's answer to Ctrl-C
             sys.stderr.write("mistral-eval: stopped; the same command goes on from here.\n")
         raise
+
+
+def _same_command(arguments: list[str]) -> str:
+    """The command that goes on: this one, which must not start again a second time."""
+    return shlex.join(["mistral-eval", *(one for one in arguments if one != "--fresh")])

@@ -37,6 +37,18 @@ class Budget:
     cached: int
 
 
+def room_of(cluster: Cluster, max_tokens: Sequence[int], budget: Budget) -> Room:
+    """The cache that a cluster needs under a budget; `max_tokens` by the cluster's requests."""
+    questions = cluster.questions
+    samples = min(max(len(question.requests) for question in questions), budget.rows)
+    tail = max(len(question.tail) for question in questions)
+    new = max(max_tokens[n] for question in questions for n in question.requests)
+    cost = tail + samples * new
+    count = sum(-(-len(question.requests) // samples) for question in questions)
+    at_once = min(budget.rows // samples, budget.cached // cost, count)
+    return Room(max(1, at_once), samples, len(cluster.root), tail, new)
+
+
 class SharedGenerator:
     """Generates cluster after cluster; replies do not depend on the budget."""
 
@@ -67,7 +79,7 @@ class _ClusterRun:
         self._generator, self._model = generator, generator.model
         self._running = running
         self._root = cluster.root
-        room = self._room(cluster)
+        room = room_of(cluster, [item.request.max_tokens for item in running], generator.budget)
         self._waiting = deque(
             Question(question.tail, question.requests[n : n + room.samples])
             for question in cluster.questions
@@ -88,16 +100,6 @@ class _ClusterRun:
                 yield from self._admit(free[: len(self._waiting)])
             else:
                 yield from self._step()
-
-    def _room(self, cluster: Cluster) -> Room:
-        questions, budget = cluster.questions, self._generator.budget
-        samples = min(max(len(question.requests) for question in questions), budget.rows)
-        tail = max(len(question.tail) for question in questions)
-        new = max(self._running[n].request.max_tokens for q in questions for n in q.requests)
-        cost = tail + samples * new
-        count = sum(-(-len(question.requests) // samples) for question in questions)
-        at_once = min(budget.rows // samples, budget.cached // cost, count)
-        return Room(max(1, at_once), samples, len(cluster.root), tail, new)
 
     def _admit(self, places: list[int]) -> Replies:
         """Prefill one waiting question for each place and draw its samples' first tokens."""

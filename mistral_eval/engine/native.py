@@ -7,6 +7,7 @@ Replies do not depend on the order of the requests, on what stands beside them, 
 from collections.abc import Iterator, Mapping, Sequence
 from time import perf_counter
 
+import torch
 from torch import Tensor
 
 from mistral_eval.engine.checks import check_generate_requests, check_score_requests
@@ -23,6 +24,22 @@ from mistral_eval.model.transformer import Transformer
 _CACHED_A_TOKEN = 64  # keys and values that samples may hold, per token of the budget
 _TOKENS_A_ROW = 8  # a decoding step is cheap in tokens but not in memory: one row per 8 tokens
 _DEFAULT_TOKENS = {"cpu": 1024, "cuda": 8192}
+
+
+def default_batch_tokens(device: torch.device) -> int:
+    """Tokens of one forward pass, where nobody chooses."""
+    return _DEFAULT_TOKENS.get(device.type, 1024)
+
+
+def generation_budget(
+    config: ModelConfig, dtype: torch.dtype, device: torch.device, batch_tokens: int
+) -> Budget:
+    """What generation may hold at once: bounded by the token budget and by the free memory."""
+    return Budget(
+        rows=max(1, batch_tokens // _TOKENS_A_ROW),
+        tokens=batch_tokens,
+        cached=min(batch_tokens * _CACHED_A_TOKEN, cached_tokens(config, dtype, device)),
+    )
 
 
 class NativeEngine:
@@ -52,7 +69,7 @@ class NativeEngine:
         """
         self.model = Transformer(config, weights, n_words)
         if batch_tokens is None:
-            batch_tokens = _DEFAULT_TOKENS.get(self.model.device.type, 1024)
+            batch_tokens = default_batch_tokens(self.model.device)
         if batch_tokens < 1:
             raise EngineError(
                 f"expected a budget of 1 or more tokens a batch, found {batch_tokens}"
@@ -85,15 +102,9 @@ class NativeEngine:
         check_generate_requests(requests, self.model.config.context_len, self.model.n_words)
         self.stats.prompt_unique += unique_tokens(requests)
         self.stats.prompt_naive += sum(len(request.prompt) for request in requests)
-        budget = Budget(
-            rows=max(1, self.batch_tokens // _TOKENS_A_ROW),
-            tokens=self.batch_tokens,
-            cached=min(
-                self.batch_tokens * _CACHED_A_TOKEN,
-                cached_tokens(self.model.config, self.model.dtype, self.model.device),
-            ),
-        )
-        generator = SharedGenerator(self.model, self.eos_id, budget, self.stats)
+        model = self.model
+        budget = generation_budget(model.config, model.dtype, model.device, self.batch_tokens)
+        generator = SharedGenerator(model, self.eos_id, budget, self.stats)
         started = perf_counter()
         for reply in generator.run(requests):
             self.stats.generate_seconds += perf_counter() - started

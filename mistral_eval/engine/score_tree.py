@@ -83,6 +83,11 @@ class PackAttend:
         return _View(low, additive_mask(mask.to(self._stack.keys.device), self._stack.keys.dtype))
 
 
+def default_group_tokens(device: torch.device) -> int:
+    """Tokens of one attention call at most, where nobody chooses."""
+    return _GROUP_TOKENS.get(device.type, 64)
+
+
 def score_tree(
     model: Transformer,
     requests: Sequence[ScoreRequest],
@@ -100,7 +105,7 @@ def score_tree(
         group_tokens: tokens of one attention call at most; None chooses by device.
     """
     if group_tokens is None:
-        group_tokens = _GROUP_TOKENS.get(model.device.type, 64)
+        group_tokens = default_group_tokens(model.device)
     tree = build_tree(requests)
     stats.score_unique += len(tree.tokens)
     stats.score_naive += tree.naive_tokens

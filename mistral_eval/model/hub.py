@@ -107,6 +107,11 @@ def files_to_fetch(ref: str, files: Iterable[RemoteFile]) -> list[RemoteFile]:
     return [top[name] for name in sorted(names)]
 
 
+def small_files() -> list[str]:
+    """Patterns of a repository's files that describe a model without holding weights."""
+    return [*sorted(_SMALL), "tokenizer.model*", "tekken.json", "tokenizer.json"]
+
+
 def _is_cached(ref: str, name: str, commit: str | None) -> bool:
     """Whether the cache holds this file of this commit."""
     return isinstance(try_to_load_from_cache(ref, name, revision=commit), str)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mistral_eval.model.attention import attention
+from mistral_eval.model.config import ModelConfig
 from mistral_eval.model.transformer import Transformer
 from mistral_eval.model.window import additive_mask, first_visible, visible
 
@@ -27,6 +28,15 @@ class Room:
     root: int
     tail: int
     new: int
+
+
+def cache_bytes(config: ModelConfig, room: Room, dtype: torch.dtype) -> int:
+    """Memory of the cache with this room, in bytes: keys and values of all layers."""
+    shared = room.root + room.questions * room.tail
+    cells = room.questions * room.samples
+    rings = (room.new if w is None else min(w, room.new) for w in config.sliding_window)
+    tokens = sum(shared + cells * size for size in rings)
+    return 2 * config.n_kv_heads * config.head_dim * tokens * dtype.itemsize
 
 
 class SharedCache:

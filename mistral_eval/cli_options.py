@@ -1,0 +1,47 @@
+"""Options that several commands take, with one spelling and one help text."""
+
+from typing import Annotated
+
+import typer
+
+Tasks = Annotated[
+    str,
+    typer.Option(
+        "--tasks",
+        "-t",
+        help="paper, or names such as mmlu,gsm8k; a stock lm-eval task: lm_eval:NAME",
+    ),
+]
+Model = Annotated[
+    str,
+    typer.Option("--model", "-m", help="A hub id, a folder, or tiny (random, made on the spot)"),
+]
+Data = Annotated[
+    str, typer.Option(help="hub, sample (16 real questions each, bundled), or a folder of parquet")
+]
+Limit = Annotated[
+    str | None,
+    typer.Option("--limit", "-L", help="Questions of each benchmark in all, or a fraction"),
+]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1")]
+Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16")]
+BatchTokens = Annotated[
+    int | None,
+    typer.Option("--batch-tokens", help="Tokens computed at once; default: fits memory"),
+]
+NumFewshot = Annotated[
+    int | None,
+    typer.Option("--num-fewshot", "--num_fewshot", "-f", help="Departs from the paper's shots"),
+]
+ModelArgs = Annotated[
+    str | None,
+    typer.Option(
+        "--model-args", "--model_args", help="What the checkpoint leaves open: key=value,…"
+    ),
+]
+DataUnpinned = Annotated[
+    bool, typer.Option("--data-unpinned", help="Accept rows whose fingerprint is not known")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the table")]
