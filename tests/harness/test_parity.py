@@ -95,7 +95,7 @@ def _compare(both: Both, names: tuple[str, ...], limit: int, output: Path) -> No
         both.hf,
         {"tasks": {one.benchmark.id: one.task for one in loaded}},
         samples={one.benchmark.id: [q.doc_id for q in one.questions] for one in loaded},
-        bootstrap_iters=0,
+        bootstrap_iters=1,  # 0 leaves out standard errors; means need no bootstrap
     )
     both.theirs.update(theirs["results"])
     both.their_samples.update(theirs["samples"])
