@@ -1,6 +1,8 @@
 """How many tokens' keys and values the machine can hold beside the weights."""
 
 import os
+import resource
+import sys
 from pathlib import Path
 
 import torch
@@ -30,3 +32,9 @@ def free_bytes(device: torch.device) -> int:
 def cached_tokens(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> int:
     """Tokens whose keys and values fit in a prudent share of the free memory."""
     return int(_SHARE * free_bytes(device)) // bytes_per_token(config, dtype)
+
+
+def peak_bytes() -> int:
+    """The largest resident memory of this process so far; Linux counts in KiB, macOS in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

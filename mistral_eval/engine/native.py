@@ -6,20 +6,24 @@ Replies do not depend on the order of the requests, on what stands beside them, 
 
 from collections.abc import Iterator, Mapping, Sequence
 from time import perf_counter
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from mistral_eval.engine.checks import check_generate_requests, check_score_requests
 from mistral_eval.engine.generate_shared import Budget, SharedGenerator
-from mistral_eval.engine.memory import cached_tokens
+from mistral_eval.engine.memory import cached_tokens, peak_bytes
 from mistral_eval.engine.prompts import unique_tokens
 from mistral_eval.engine.requests import GenerateReply, GenerateRequest, ScoreReply, ScoreRequest
 from mistral_eval.engine.score_tree import score_tree
 from mistral_eval.engine.stats import Stats
-from mistral_eval.errors import EngineError
+from mistral_eval.errors import EngineError, ResourceError
 from mistral_eval.model.config import ModelConfig
 from mistral_eval.model.transformer import Transformer
+
+Request_contra = TypeVar("Request_contra", contravariant=True)
+Reply_co = TypeVar("Reply_co", covariant=True)
 
 _CACHED_A_TOKEN = 64  # keys and values that samples may hold, per token of the budget
 _TOKENS_A_ROW = 8  # a decoding step is cheap in tokens but not in memory: one row per 8 tokens
@@ -40,6 +44,14 @@ def generation_budget(
         tokens=batch_tokens,
         cached=min(batch_tokens * _CACHED_A_TOKEN, cached_tokens(config, dtype, device)),
     )
+
+
+class _Answer(Protocol[Request_contra, Reply_co]):
+    """Answers requests under the engine's budget; `again` after memory ran out."""
+
+    def __call__(
+        self, requests: Sequence[Request_contra], *, again: bool
+    ) -> Iterator[tuple[int, Reply_co]]: ...
 
 
 class NativeEngine:
@@ -86,11 +98,13 @@ class NativeEngine:
                 are not finite.
         """
         check_score_requests(requests, self.model.config.context_len, self.model.n_words)
+        replies = self._sturdy(requests, self._scores)
         started = perf_counter()
-        for reply in score_tree(self.model, requests, self.batch_tokens, self.stats):
+        for reply in replies:
             self.stats.score_seconds += perf_counter() - started
             yield reply
             started = perf_counter()
+        self._note_peak()
 
     def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[tuple[int, GenerateReply]]:
         """Continuations of prompts.
@@ -100,13 +114,67 @@ class NativeEngine:
                 are not finite.
         """
         check_generate_requests(requests, self.model.config.context_len, self.model.n_words)
-        self.stats.prompt_unique += unique_tokens(requests)
-        self.stats.prompt_naive += sum(len(request.prompt) for request in requests)
-        model = self.model
-        budget = generation_budget(model.config, model.dtype, model.device, self.batch_tokens)
-        generator = SharedGenerator(model, self.eos_id, budget, self.stats)
+        replies = self._sturdy(requests, self._generations)
         started = perf_counter()
-        for reply in generator.run(requests):
+        for reply in replies:
             self.stats.generate_seconds += perf_counter() - started
             yield reply
             started = perf_counter()
+        self._note_peak()
+
+    def _scores(
+        self, requests: Sequence[ScoreRequest], *, again: bool
+    ) -> Iterator[tuple[int, ScoreReply]]:
+        return score_tree(self.model, requests, self.batch_tokens, self.stats, again=again)
+
+    def _generations(
+        self, requests: Sequence[GenerateRequest], *, again: bool
+    ) -> Iterator[tuple[int, GenerateReply]]:
+        if not again:
+            self.stats.prompt_unique += unique_tokens(requests)
+            self.stats.prompt_naive += sum(len(request.prompt) for request in requests)
+        model = self.model
+        budget = generation_budget(model.config, model.dtype, model.device, self.batch_tokens)
+        return SharedGenerator(model, self.eos_id, budget, self.stats).run(requests)
+
+    def _sturdy(
+        self, requests: Sequence[Request_contra], answer: "_Answer[Request_contra, Reply_co]"
+    ) -> Iterator[tuple[int, Reply_co]]:
+        """Replies; what is missing when the device's memory runs out is asked again, by halves.
+
+        Replies do not depend on the budget, so those that are out already stay.
+        """
+        left, again = list(range(len(requests))), False
+        while left:
+            done: set[int] = set()
+            try:
+                for n, reply in answer([requests[index] for index in left], again=again):
+                    done.add(n)
+                    yield left[n], reply
+            except torch.OutOfMemoryError as error:
+                reason = str(error).partition("\n")[0]
+            left = [index for n, index in enumerate(left) if n not in done]
+            if left:
+                self._halve(reason)
+                again = True
+
+    def _note_peak(self) -> None:
+        self.stats.peak_bytes = peak_bytes()
+        if self.model.device.type == "cuda":
+            self.stats.peak_device_bytes = torch.cuda.max_memory_allocated(self.model.device)
+
+    def _halve(self, reason: str) -> None:
+        """Half the budget from now on, once the failed pass has let go of its memory.
+
+        Raises:
+            ResourceError: there is nothing to halve.
+        """
+        if self.batch_tokens == 1:
+            raise ResourceError(
+                f"{self.model.device} cannot hold a single token beside the weights ({reason}): "
+                "free its memory, or take a smaller --dtype or another --device."
+            )
+        self.batch_tokens = max(1, self.batch_tokens // 2)
+        self.stats.halvings += 1
+        if self.model.device.type == "cuda":
+            torch.cuda.empty_cache()

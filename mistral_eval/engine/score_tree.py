@@ -94,6 +94,8 @@ def score_tree(
     batch_tokens: int,
     stats: Stats,
     group_tokens: int | None = None,
+    *,
+    again: bool = False,
 ) -> Iterator[tuple[int, ScoreReply]]:
     """Score requests, computing each distinct prefix once.
 
@@ -103,12 +105,14 @@ def score_tree(
         batch_tokens: tokens of one forward pass.
         stats: counts what is computed.
         group_tokens: tokens of one attention call at most; None chooses by device.
+        again: these requests were counted before, and memory ran out.
     """
     if group_tokens is None:
         group_tokens = default_group_tokens(model.device)
     tree = build_tree(requests)
-    stats.score_unique += len(tree.tokens)
-    stats.score_naive += tree.naive_tokens
+    if not again:
+        stats.score_unique += len(tree.tokens)
+        stats.score_naive += tree.naive_tokens
     stack = Stack(model, tree.height + group_tokens)
     tally = Tally(requests)
     for pack in cut_packs(tree, batch_tokens, group_tokens):

@@ -18,6 +18,11 @@ class Stats:
         generated: tokens drawn, EOS included.
         score_seconds: wall time spent scoring.
         generate_seconds: wall time spent generating.
+        halvings: how often the device's memory ran out and the token budget was halved; what had
+            been computed for requests without a reply was then computed again, and counts twice as
+            computed, once as unique.
+        peak_bytes: the process's largest resident memory so far.
+        peak_device_bytes: the largest memory held by tensors on a CUDA device so far; else 0.
     """
 
     score_computed: int = 0
@@ -29,3 +34,6 @@ class Stats:
     generated: int = 0
     score_seconds: float = 0.0
     generate_seconds: float = 0.0
+    halvings: int = 0
+    peak_bytes: int = 0
+    peak_device_bytes: int = 0
