@@ -15,6 +15,7 @@ from lm_eval.utils import simple_parse_args_string
 
 from mistral_eval.backends.base import Ask, Backend, Kind, Prepared, ReplyRecord
 from mistral_eval.journal import Journal, request_key
+from mistral_eval.other_runs import OtherRuns
 
 Watch = Callable[[Kind, int, int], None]
 
@@ -27,17 +28,24 @@ class MistralLM(LM):
         backend: answers what the journal does not know.
         journal: where replies are kept; None keeps nothing (stock lm-eval's own runs).
         watch: told (kind, requests done, requests in all) as replies come in.
+        others: asked for what the journal does not know, before it is computed.
     """
 
     def __init__(
-        self, backend: Backend, journal: Journal | None = None, watch: Watch | None = None
+        self,
+        backend: Backend,
+        journal: Journal | None = None,
+        watch: Watch | None = None,
+        others: OtherRuns | None = None,
     ) -> None:
         super().__init__()
         self.backend = backend
         self.journal = journal
         self.watch = watch
+        self.others = others
         self.computed = 0
         self.reused = 0
+        self.from_other_runs = 0
         self.asked: list[tuple[Kind, Ask]] = []  # what was answered, for those who check it
 
     @classmethod
@@ -88,13 +96,24 @@ class MistralLM(LM):
         known: dict[bytes, ReplyRecord] = (
             self.journal.lookup(keys) if self.journal is not None else {}
         )
+        self.reused += len(known)
+        self._borrow(keys, known)
         missing = {
             key: item for key, item in zip(keys, prepared, strict=True) if key not in known
         }  # equal requests are computed once
-        self.reused += len(known)
         self.asked += [(kind, ask) for ask in asks]
         self._compute(kind, missing, known)
         return [known[key] for key in keys]
+
+    def _borrow(self, keys: Sequence[bytes], known: dict[bytes, ReplyRecord]) -> None:
+        """Take over what other runs of this model were answered to the very same requests."""
+        if self.others is None or self.journal is None:
+            return
+        found = self.others.lookup([key for key in dict.fromkeys(keys) if key not in known])
+        for key, reply in found.items():
+            self.journal.put(key, reply)
+        self.from_other_runs += len(found)
+        known.update(found)
 
     def _compute(
         self, kind: Kind, missing: dict[bytes, Prepared], known: dict[bytes, ReplyRecord]

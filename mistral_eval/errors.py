@@ -15,6 +15,7 @@ MistralEvalError            exit code 1: the user can fix it
 ├── EngineError             an engine that cannot serve, or answered nonsense
 ├── SandboxError            no isolation for generated programs
 ├── JournalError            a journal that is not ours, damaged, or in use
+├── StoppedError            Ctrl-C (exit code 130) or SIGTERM (143)
 ├── BaselineError           a published number without its source
 └── OutputError             results that could not be written
 """
@@ -70,6 +71,14 @@ class SandboxError(MistralEvalError):
 
 class JournalError(MistralEvalError):
     """A journal is damaged, foreign, or in use by another process."""
+
+
+class StoppedError(MistralEvalError):
+    """A signal ended the run; what was answered is kept. `exit_code` is 128 and the signal."""
+
+    def __init__(self, sentence: str, number: int) -> None:
+        super().__init__(sentence)
+        self.exit_code = 128 + number
 
 
 class BaselineError(MistralEvalError):

@@ -47,6 +47,25 @@ def request_key(fingerprint: str, kind: str, *parts: object) -> bytes:
     return hashlib.sha256(text.encode("ascii")).digest()
 
 
+def read_replies(db: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, Any]:
+    """The replies to `keys` that a journal's database has.
+
+    Raises:
+        sqlite3.DatabaseError: a row is not what was written.
+    """
+    found: dict[bytes, Any] = {}
+    unique = list(dict.fromkeys(keys))
+    for start in range(0, len(unique), LOOKUP_ROWS):
+        part = unique[start : start + LOOKUP_ROWS]
+        marks = ",".join("?" * len(part))
+        query = f"SELECT key, CAST(reply AS BLOB), checksum FROM replies WHERE key IN ({marks})"  # noqa: S608 - only question marks
+        for key, reply, kept in db.execute(query, part):
+            if checksum(key, reply) != kept:
+                raise sqlite3.DatabaseError("a reply's checksum does not fit")
+            found[key] = json.loads(reply)
+    return found
+
+
 class Journal:
     """Replies by key, written in batches; one process at a time.
 
@@ -68,7 +87,7 @@ class Journal:
         self.written = 0
         self.recovered: str | None = None
         try:
-            self._db, self.recovered = _open(path, _noted(self._lock))
+            self._db, self.recovered = _open(path, count_noted(path))
             self._durable = self.count()
             self._note()
         except BaseException:
@@ -77,17 +96,8 @@ class Journal:
 
     def lookup(self, keys: Sequence[bytes]) -> dict[bytes, Any]:
         """The replies already known among `keys`."""
-        found: dict[bytes, Any] = {}
-        unique = list(dict.fromkeys(keys))
         with _plain_errors(self.path):
-            for start in range(0, len(unique), LOOKUP_ROWS):
-                part = unique[start : start + LOOKUP_ROWS]
-                marks = ",".join("?" * len(part))
-                query = f"SELECT key, reply FROM replies WHERE key IN ({marks})"  # noqa: S608 - only question marks
-                found.update(
-                    (key, json.loads(reply)) for key, reply in self._db.execute(query, part)
-                )
-        return found
+            return read_replies(self._db, keys)
 
     def put(self, key: bytes, reply: Mapping[str, Any]) -> None:
         """Remember a reply; it is durable after the next commit, at the latest at `flush`."""
@@ -182,9 +192,10 @@ def _take_lock(path: Path) -> int:
     return handle
 
 
-def _noted(lock: int) -> int:
-    """How many replies the journal held when somebody last wrote to it; 0 where nobody noted it."""
-    text = os.pread(lock, 64, 0).strip()
+def count_noted(path: Path) -> int:
+    """How many replies a journal held when last written to, by its lock file; 0 if unknown."""
+    lock = path.with_suffix(".lock")
+    text = lock.read_bytes().strip() if lock.is_file() else b""
     return int(text) if text.isdigit() else 0
 
 

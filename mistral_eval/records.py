@@ -63,9 +63,8 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)  # noqa: PTH101 - mkstemp gives a str, and results are public
         os.replace(temporary, path)  # noqa: PTH105 - the atomic rename is the point
+        temporary = None
     except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
         journal = path.parent / JOURNAL_FILE
         safe = f"The replies are safe in {journal}: make room, then run the same command again."
         other = "Name a file that can be written."
@@ -73,6 +72,9 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
             f"{path} could not be written ({error.strerror or error}). "
             f"{safe if journal.exists() else other}"
         ) from error
+    finally:  # also where a signal ends the run
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
 
 
 def make_folder(path: Path) -> None:

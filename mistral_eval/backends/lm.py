@@ -33,11 +33,11 @@ class LmBackend:
     counts: Counts = field(default_factory=Counts)
 
     def prepare(self, kind: Kind, ask: Ask) -> Prepared:
-        """The text; for a sampled reply also the sample's name and the seed."""
+        """The text and the seed; for a sampled reply also the sample's name."""
         instance = ask.instance
-        parts: tuple[object, ...] = tuple(instance.args)
+        parts: tuple[object, ...] = (self.seed, *instance.args)
         if kind == "generate" and instance.args[1].get("do_sample"):
-            parts = (*parts, ask.name, self.seed)
+            parts = (*parts, ask.name)
         return Prepared(parts, instance)
 
     def answer(self, kind: Kind, prepared: Sequence[Prepared]) -> Iterator[tuple[int, ReplyRecord]]:

@@ -38,7 +38,7 @@ class NativeBackend:
         tokenizer: the checkpoint's.
         context_len: tokens the model can see; longer requests lose their left end, counted.
         model_fingerprint: identity of weights, tokenizer and dtype.
-        seed: names the draws of sampled replies.
+        seed: names the draws of sampled replies; runs of two seeds share no reply at all.
         notes: sentences about the checkpoint, for the table.
         info: what lm-eval's results say of a model: its parameters, dtype and context length.
     """
@@ -69,11 +69,11 @@ class NativeBackend:
         arguments = ask.instance.args
         if kind == "score":
             request = self._fit(*self.encode_pair(arguments[0], arguments[1]))
-            return Prepared((request.context, request.continuation), request)
+            return Prepared((self.seed, request.context, request.continuation), request)
         if kind == "rolling":
             windows = self._windows(arguments[0])
             parts = tuple((window.context, window.continuation) for window in windows)
-            return Prepared(parts, windows)
+            return Prepared((self.seed, *parts), windows)
         return self._prepare_generate(arguments[0], arguments[1], ask)
 
     def answer(self, kind: Kind, prepared: Sequence[Prepared]) -> Iterator[tuple[int, ReplyRecord]]:
@@ -172,7 +172,7 @@ class NativeBackend:
             stops.watch(self.tokenizer, ids) if stops.until else None,
         )
         drawn = (sampling.temperature, sampling.top_p, sampling.top_k, key)
-        return Prepared((ids, max_tokens, stops.until, *drawn), (request, stops))
+        return Prepared((self.seed, ids, max_tokens, stops.until, *drawn), (request, stops))
 
     def _answer_generate(self, prepared: Sequence[Prepared]) -> Iterator[tuple[int, ReplyRecord]]:
         requests = [item.request[0] for item in prepared]

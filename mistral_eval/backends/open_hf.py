@@ -108,7 +108,9 @@ def _load(
             "with config.json, weights and tokenizer; try --engine native."
         ) from error
     digest = _files_digest(folder)
-    return LmBackend(lm, "hf", f"hf {digest} {dtype} {sorted(arguments.items())}", seed)
+    return LmBackend(
+        lm, "hf", f"hf {digest} {dtype} {device.type} {sorted(arguments.items())}", seed
+    )
 
 
 def _files_digest(folder: Path) -> str:

@@ -73,7 +73,7 @@ def open_native(
         engine,
         tokenizer,
         checkpoint.config.context_len,
-        f"{checkpoint.fingerprint} {tokenizer.fingerprint} {weight.dtype}",
+        f"{checkpoint.fingerprint} {tokenizer.fingerprint} {weight.dtype} {where.type}",
         seed,
         notes=notes,
         info={

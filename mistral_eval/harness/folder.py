@@ -1,5 +1,6 @@
 """Which folder a run lives in: the same command on the same files finds its own again."""
 
+import re
 from pathlib import Path
 
 from mistral_eval import __version__
@@ -24,6 +25,11 @@ def run_folder(settings: RunSettings, source: Source) -> Path:
 def is_finished(folder: Path) -> bool:
     """Whether the folder holds a run with all its scores."""
     return (folder / RUN_FILE).is_file() and read_run(folder).get("status") == "finished"
+
+
+def is_another_attempt(folder: Path) -> bool:
+    """Whether the run was started again with --fresh: then every reply is to be its own."""
+    return re.search(r"-attempt\d+$", folder.name) is not None
 
 
 def _attempt(parent: Path, name: str, attempt: int) -> Path:

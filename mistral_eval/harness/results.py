@@ -103,6 +103,7 @@ def _run(folder: Path, finished: Finished, results_name: str, now: datetime) -> 
         "counts": {
             "computed": finished.lm.computed,
             "from_journal": finished.lm.reused,
+            "from_other_runs": finished.lm.from_other_runs,
             **asdict(backend.counts),
         },
         "seconds": dict(finished.seconds),

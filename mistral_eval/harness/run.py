@@ -13,12 +13,14 @@ from mistral_eval.data import Source, make_source
 from mistral_eval.errors import SandboxError
 from mistral_eval.harness.asking import Asking, LoadedBenchmark, load_benchmarks
 from mistral_eval.harness.engines import Opened, open_backend
-from mistral_eval.harness.folder import is_finished, run_folder
+from mistral_eval.harness.folder import is_another_attempt, is_finished, run_folder
 from mistral_eval.harness.judging import Judged, judge_benchmark
 from mistral_eval.harness.results import Finished, write_run
 from mistral_eval.harness.stock import load_stock, run_stock, stock_lines
+from mistral_eval.harness.stopping import stoppable
 from mistral_eval.harness.verify import is_verified, native_engine, verify
 from mistral_eval.journal import Journal
+from mistral_eval.other_runs import OtherRuns
 from mistral_eval.protocol import JudgeContext
 from mistral_eval.records import JOURNAL_FILE, make_folder, read_run
 from mistral_eval.sandbox import Isolation, probe
@@ -72,7 +74,10 @@ def complete(
     """
     source = make_source(settings.data)
     clock = Clock()
-    with Journal(folder / JOURNAL_FILE) as journal:
+    others = None if earlier or is_another_attempt(folder) else OtherRuns(folder, talk.say)
+    with stoppable(folder), Journal(folder / JOURNAL_FILE) as journal:
+        if journal.recovered:
+            talk.say(journal.recovered)
         if known := journal.count():
             talk.say(f"Going on with {known} replies of {folder}.")
         with clock.phase("build"):
@@ -82,7 +87,7 @@ def complete(
             opened = opener(settings, loaded, talk)
         if settings.verify:
             native_engine(opened.backend)
-        lm = MistralLM(opened.backend, journal)
+        lm = MistralLM(opened.backend, journal, others=others)
         with clock.phase("answer"):
             replies = _answer(lm, loaded, talk)
         with clock.phase("stock"):

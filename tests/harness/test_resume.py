@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import sqlite3
 import subprocess
@@ -46,7 +47,7 @@ def outcome(output: Path) -> tuple[dict, dict, dict]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_was_stopped_in_the_middle_of_generating_ends_as_an_undisturbed_one(
     tmp_path, kind
 ):
@@ -62,11 +63,17 @@ def test_a_run_that_was_stopped_in_the_middle_of_generating_ends_as_an_undisturb
     known = replies(stopped)
     assert scored < known < scored + 16, "the kill should fall in the middle; change OPTIONS"
     assert out == ""
-    if kind == signal.SIGINT:
-        assert process.returncode == 130
-        assert err == "mistral-eval: stopped; the same command goes on from here.\n"
-    else:
+    if kind == signal.SIGKILL:
         assert process.returncode == -signal.SIGKILL
+    else:
+        (journal,) = stopped.rglob("journal.sqlite")
+        goes_on = shlex.join(["mistral-eval", *command(stopped, *SLOWLY)[3:]])
+        assert process.returncode == 128 + kind
+        assert err == (
+            f"mistral-eval: Stopped by {kind.name}. {known} replies are in {journal}; "
+            f"the same command goes on from there.\n  {goes_on}\n"
+        )
+        assert not list(stopped.rglob("*-wal"))
     assert not list(stopped.rglob("run.json"))
 
     subprocess.run(command(stopped), check=True, capture_output=True, timeout=500)
