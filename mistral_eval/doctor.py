@@ -7,12 +7,15 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 from mistral_eval import __version__
 from mistral_eval.errors import MistralEvalError
+
+if TYPE_CHECKING:
+    from mistral_eval.sandbox import Isolation
 
 GIB = 1 << 30
 MODEL_BYTES = 15 * GIB  # Mistral 7B in bfloat16, downloaded
@@ -33,18 +36,9 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Look at everything; a part that is missing is a finding, not an error."""
-    looks: tuple[Callable[[], Finding], ...] = (
-        _versions,
-        _device,
-        _memory,
-        _disk,
-        _sandbox,
-        _tiny,
-        _sample,
-        _hf,
-        _hub,
-    )
-    return [look() for look in looks]
+    before: tuple[Callable[[], Finding], ...] = (_versions, _device, _memory, _disk, _sandbox)
+    after: tuple[Callable[[], Finding], ...] = (_tiny, _sample, _hf, _hub)
+    return [look() for look in before] + _sandboxes() + [look() for look in after]
 
 
 def render(findings: list[Finding]) -> Table:
@@ -105,8 +99,30 @@ def _sandbox() -> Finding:
     from mistral_eval.sandbox import probe
 
     isolation = probe()
+    return Finding("sandbox", isolation.available, f"{isolation.kind}: {_told(isolation)}")
+
+
+def _sandboxes() -> list[Finding]:
+    """What `--sandbox` would give for each choice."""
+    from mistral_eval.sandbox import CHOICES
+
+    return [_choice(name) for name in CHOICES if name != "auto"]
+
+
+def _choice(name: str) -> Finding:
+    from mistral_eval.sandbox import try_choice
+
+    title = f"sandbox {name}"
+    try:
+        isolation = try_choice(name)
+    except MistralEvalError as error:
+        return Finding(title, ok=False, detail=str(error))
+    return Finding(title, ok=True, detail=_told(isolation))
+
+
+def _told(isolation: "Isolation") -> str:
     missing = f" Not enforced: {', '.join(isolation.missing)}." if isolation.missing else ""
-    return Finding("sandbox", isolation.available, f"{isolation.kind}: {isolation.detail}{missing}")
+    return f"{isolation.detail}.{missing}"
 
 
 def _tiny() -> Finding:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mistral_eval.errors import UsageError
+from mistral_eval.sandbox import CHOICES
 from mistral_eval.suite import BY_ID, SUITES
 
 ENGINES = ("auto", "native", "hf", "oracle", "oracle-wrong", "random")
@@ -34,6 +35,7 @@ class RunSettings:
         limit: Questions of each benchmark (a count, or a fraction of its test set), or None.
         model_args: What a checkpoint's own files leave open, e.g. {"rope_theta": "10000"}.
         num_fewshot: Overrides the protocol's shots; the table then says so.
+        sandbox: How generated programs are isolated, one of `sandbox.CHOICES`.
         verify: How many requests are answered again on the native engine's plain path.
     """
 
@@ -50,6 +52,7 @@ class RunSettings:
     model_args: Mapping[str, str] = field(default_factory=dict)
     num_fewshot: int | None = None
     unsafe_code: bool = False
+    sandbox: str = "auto"
     data_unpinned: bool = False
     output_path: Path = Path("results")
     fresh: bool = False
@@ -58,6 +61,7 @@ class RunSettings:
     def __post_init__(self) -> None:
         _one_of("engine", self.engine, ENGINES)
         _one_of("dtype", self.dtype, DTYPES)
+        _one_of("sandbox", self.sandbox, CHOICES)
         if self.batch_tokens is not None and self.batch_tokens < 1:
             raise UsageError(f"--batch-tokens must be 1 or more, got {self.batch_tokens}.")
         if self.num_fewshot is not None and self.num_fewshot < 0:
@@ -95,7 +99,8 @@ class RunSettings:
         deciding = {
             key: value
             for key, value in self.as_json().items()
-            if key not in ("output_path", "fresh", "batch_tokens", "unsafe_code", "verify")
+            if key
+            not in ("output_path", "fresh", "batch_tokens", "unsafe_code", "sandbox", "verify")
         }
         text = json.dumps([deciding, dict(stamps)], sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -30,7 +30,7 @@ from mistral_eval.records import JOURNAL_FILE, read_run
 from mistral_eval.settings import MODEL_FREE, RunSettings
 
 
-def rescore(folder: Path, talk: Talk, *, unsafe_code: bool) -> None:
+def rescore(folder: Path, talk: Talk, *, unsafe_code: bool, sandbox: str = "auto") -> None:
     """Judge a finished run's replies again and write its results anew; the old files stay.
 
     Raises:
@@ -44,20 +44,20 @@ def rescore(folder: Path, talk: Talk, *, unsafe_code: bool) -> None:
             f"{folder} should hold the run's {JOURNAL_FILE}, from which verdicts are made again, "
             "but there is none. Repeat the run's command with --fresh."
         )
-    settings = settings_of(run, unsafe_code=unsafe_code)
+    settings = settings_of(run, unsafe_code=unsafe_code, sandbox=sandbox)
     replay = partial(_open_replay, run)
     complete(folder, settings, talk, isolation_for(settings), replay, earlier=run)
 
 
-def settings_of(run: Mapping[str, Any], *, unsafe_code: bool) -> RunSettings:
-    """The settings that run.json keeps, as `RunSettings`."""
+def settings_of(run: Mapping[str, Any], *, unsafe_code: bool, sandbox: str) -> RunSettings:
+    """The settings that run.json keeps, as `RunSettings`; how programs run is said anew."""
     kept = dict(run["settings"])
     limit = kept["limit"]
     if isinstance(limit, float):
         kept["limit"] = Fraction(str(limit))
     kept["tasks"] = tuple(kept["tasks"])
     kept["output_path"] = Path(kept["output_path"])
-    kept["unsafe_code"] = unsafe_code
+    kept |= {"unsafe_code": unsafe_code, "sandbox": sandbox}
     kept["verify"] = 0  # there is no model to verify with
     return RunSettings(**kept)
 

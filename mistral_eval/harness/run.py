@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def complete(
     folder: Path,
     settings: RunSettings,
     talk: Talk,
-    isolation: Isolation,
+    isolation: Isolation | None,
     opener: Opener = open_backend,
     earlier: Mapping[str, Any] | None = None,
 ) -> None:
@@ -126,12 +127,18 @@ def _load(settings: RunSettings, source: Source, talk: Talk) -> list[LoadedBench
     return loaded
 
 
-def isolation_for(settings: RunSettings) -> Isolation:
-    """Refuse before anything is loaded where generated programs could not be isolated."""
-    isolation = probe()
+def isolation_for(settings: RunSettings) -> Isolation | None:
+    """How generated programs will be isolated; None if none are to run.
+
+    Raises:
+        SandboxError: They cannot be, which is said before anything is loaded.
+    """
     codes = {benchmark.id for benchmark in BENCHMARKS if benchmark.group == "code"}
     wanted = [name for name in settings.tasks if name in codes]
-    if wanted and not isolation.available and not settings.unsafe_code:
+    if not wanted:
+        return None
+    isolation = probe(settings.sandbox)
+    if not isolation.available and not settings.unsafe_code:
         others = ",".join(name for name in settings.tasks if name not in codes)
         rest = f"--tasks {others} still runs; " if others else ""
         raise SandboxError(
@@ -191,9 +198,17 @@ def _judge(
     context: JudgeContext,
     talk: Talk,
 ) -> list[Judged]:
-    judged = []
+    """Verdicts of all benchmarks; the bar counts questions, in a benchmark by what it reports."""
+    judged: list[Judged] = []
+    total, before = sum(len(benchmark.questions) for benchmark in loaded), 0
     with talk.progress("Judging") as steps:
-        for done, (benchmark, answers) in enumerate(zip(loaded, replies, strict=True), 1):
-            judged.append(judge_benchmark(benchmark, answers, context))
-            steps.update(done, len(loaded))
+        for benchmark, answers in zip(loaded, replies, strict=True):
+            count = len(benchmark.questions)
+
+            def advance(done: int, of: int, before: int = before, count: int = count) -> None:
+                steps.update(before + count * done // of, total)
+
+            judged.append(judge_benchmark(benchmark, answers, replace(context, on_done=advance)))
+            before += count
+            steps.update(before, total)
     return judged

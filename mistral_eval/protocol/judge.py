@@ -30,11 +30,14 @@ class JudgeContext:
         isolation: What `sandbox.probe()` found; None asks it when programs are to be run.
         unsafe: Run generated programs without isolation.
         workers: Processes to judge with; None takes one per core.
+        on_done: Called with (done, in all) while programs run and formulas are compared; the
+            other benchmarks are judged too fast to report.
     """
 
     isolation: Isolation | None = None
     unsafe: bool = False
     workers: int | None = None
+    on_done: Callable[[int, int], None] | None = None
 
 
 DEFAULT: Final = JudgeContext()
@@ -126,14 +129,17 @@ def _program(
     make = programs.humaneval_program if benchmark == "humaneval" else programs.mbpp_program
     texts = [reply for samples in replies for reply in samples]
     rows = [doc for doc, samples in zip(docs, replies, strict=True) for _ in samples]
-    results = dict(
-        run_programs(
-            [make(row, text) for row, text in zip(rows, texts, strict=True)],
-            isolation=context.isolation or probe(),
-            unsafe=context.unsafe,
-            workers=context.workers,
-        )
+    running = run_programs(
+        [make(row, text) for row, text in zip(rows, texts, strict=True)],
+        isolation=context.isolation or probe(),
+        unsafe=context.unsafe,
+        workers=context.workers,
     )
+    results = {}
+    for place, result in running:
+        results[place] = result
+        if context.on_done:
+            context.on_done(len(results), len(texts))
     judged = iter(
         programs.program_verdict(text, results[place].status, results[place].detail)
         for place, text in enumerate(texts)
@@ -153,7 +159,7 @@ def _math(
     """A vote over final answers that are equivalent; all comparisons go through one checker."""
     solutions = [gold for doc in docs for gold in golds.TEXTS[benchmark](doc)]
     with maths.MathChecker(workers=context.workers) as checker:
-        return maths.judge_math(replies, solutions, checker)
+        return maths.judge_math(replies, solutions, checker, on_done=context.on_done)
 
 
 def _gsm8k(

@@ -1,7 +1,16 @@
 """Runs a generated program in isolation and brings back a verdict it cannot forge."""
 
-from .isolation import CHOICES, Isolation, probe
+from .isolation import CHOICES, Isolation, probe, try_choice
 from .results import Limits, ProgramResult, Status
 from .run import run_programs
 
-__all__ = ["CHOICES", "Isolation", "Limits", "ProgramResult", "Status", "probe", "run_programs"]
+__all__ = [
+    "CHOICES",
+    "Isolation",
+    "Limits",
+    "ProgramResult",
+    "Status",
+    "probe",
+    "run_programs",
+    "try_choice",
+]

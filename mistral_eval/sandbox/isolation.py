@@ -63,9 +63,8 @@ def probe(choice: str = "auto") -> Isolation:
     """
     if choice == "auto":
         return _find_any()
-    assert choice in CHOICES, f"one of {CHOICES}, not {choice!r}"
     try:
-        return _find_one(choice, find_interpreter())
+        return try_choice(choice)
     except SandboxError as error:
         raise SandboxError(
             f"--sandbox {choice} was asked for, but a small program could not be run under it: "
@@ -77,24 +76,22 @@ def probe(choice: str = "auto") -> Isolation:
 def _find_any() -> Isolation:
     """The first of `AUTOMATIC` that works."""
     reasons = []
-    try:
-        interpreter = find_interpreter()
-    except SandboxError as error:
-        return Isolation("none", str(error), ("namespaces",))
     for kind in AUTOMATIC:
         try:
-            return _find_one(kind, interpreter)
+            return try_choice(kind)
         except SandboxError as error:
             reasons.append(f"{kind}: {error}")
     return Isolation("none", "; ".join(reasons), ("namespaces",))
 
 
-def _find_one(kind: str, interpreter: Interpreter) -> Isolation:
-    """That kind, if it works.
+def try_choice(kind: str) -> Isolation:
+    """That kind of `CHOICES`, if it works.
 
     Raises:
         SandboxError: It does not.
     """
+    assert kind in _MEANS, f"one of {', '.join(_MEANS)}, not {kind!r}"
+    interpreter = find_interpreter()
     if kind == "bubblewrap" and find_bubblewrap() is None:
         raise SandboxError("bubblewrap (bwrap) is not installed (apt-get install bubblewrap)")
     missing = try_kind(kind, interpreter)

@@ -10,13 +10,14 @@ import socket
 import subprocess
 import sys
 import tempfile
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from mistral_eval.answers.programs import Program
-from mistral_eval.sandbox import Limits, ProgramResult
+from mistral_eval.sandbox import Limits
 from mistral_eval.sandbox.backends import Setup
 from mistral_eval.sandbox.run import judge_all
 
@@ -25,6 +26,12 @@ pytestmark = pytest.mark.sandbox
 ATTACKS = {
     path.name.removesuffix(".py.txt"): path
     for path in sorted(Path(__file__).parent.glob("attacks/*"))
+}
+REACHING_OUT = {
+    *("always_equal", "background_process", "chroot_escape", "dns", "environment", "file_walk"),
+    *("kill_parent", "memory_walk", "mounts", "nested_namespaces", "other_sockets", "proc_walk"),
+    *("own_privileges", "ptrace", "signal_handlers", "subprocesses", "symlinks", "tcp", "udp"),
+    *("unix_datagrams", "unix_sockets", "write_everywhere", "write_outside", "zygote"),
 }
 NEIGHBOUR = Program(
     "neighbour",
@@ -119,20 +126,13 @@ class Outside:
         return [place for place in places if (Path(place) / self.marker).exists()]
 
 
-@dataclass
-class Battle:
-    """How the attacks, and the programs between them, came out."""
-
-    outside: Outside
-    results: dict[str, ProgramResult]
-    neighbours: list[ProgramResult]
-    left_behind: list[str]
-
-
 def fight(names, kind, interpreter, living, without=()):
-    """Judges the named attacks, with a correct program after each; yields a Battle."""
-    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        outside = Outside(Path(folder))
+    """Judges the named attacks, with a correct program after each; says how it came out."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        closing(Outside(Path(folder))) as outside,
+        pytest.MonkeyPatch.context() as patch,
+    ):
         patch.setenv("MISTRAL_EVAL_TEST", outside.secret)
         check = f"assert solve(3) == {outside.secret!r}"
         programs = []
@@ -145,62 +145,66 @@ def fight(names, kind, interpreter, living, without=()):
             cpu_seconds=1, wall_seconds=2, grace_seconds=1, memory_bytes=1 << 28, scratch_bytes=size
         )
         judged = sorted(judge_all(programs, Setup(kind, interpreter, limits, without), 6))
-        results = [result for _, result in judged]
-        attacks = dict(zip(names, results[::2], strict=True))
-        yield Battle(outside, attacks, results[1::2], living(size))
-        outside.close()
+        results = [(str(result.status), result.detail) for _, result in judged]
+        return {
+            "secret": outside.secret,
+            "attacks": dict(zip(names, results[::2], strict=True)),
+            "neighbours": [status for status, _ in results[1::2]],
+            "left behind": living(size),
+            "changed": outside.changed(),
+            "visitors": outside.visitors(),
+            "traces": outside.traces(),
+            "bystander": outside.bystander.poll(),
+        }
 
 
 @pytest.fixture(scope="module")
-def battle(isolation, interpreter, living):
-    yield from fight(list(ATTACKS), isolation.kind, interpreter, living)
-
-
-@pytest.fixture(scope="module")
-def battle_in_namespaces_alone(isolation, interpreter, living):
-    """Without seccomp and landlock; without the bombs, which only they stop for root.
-
-    Nor with attacks that merely last: they are the same without the other layers.
-    """
-    waiting = ("bomb", "endless", "loop", "slow", "deep", "flood", "laughs")
-    names = [name for name in ATTACKS if not any(word in name for word in waiting)]
-    yield from fight(names, isolation.kind, interpreter, living, ("seccomp", "landlock"))
+def battle(isolation, interpreter, living, once):
+    kind = isolation.kind
+    return once(f"battle-{kind}", lambda: fight(list(ATTACKS), kind, interpreter, living))
 
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_an_attack_does_not_pass_and_changes_nothing(battle, name):
     """The verdict is one that the attack's second line names; its folder is as it was."""
     expected = re.search("# expected: (.*)", ATTACKS[name].read_text(encoding="utf-8"))[1].split()
-    result = battle.results[name]
+    status, detail = battle["attacks"][name]
 
     assert "passed" not in expected
-    assert result.status in expected, result
-    assert battle.outside.secret not in result.detail.split("; first failing check")[0]
-    assert name not in battle.outside.changed()
+    assert status in expected, detail
+    assert battle["secret"] not in detail.split("; first failing check")[0]
+    assert name not in battle["changed"]
 
 
 def test_every_program_beside_an_attack_gets_its_right_verdict(battle):
-    assert {"passed"} == {str(result.status) for result in battle.neighbours}
+    assert {"passed"} == set(battle["neighbours"])
 
 
 def test_no_attack_reaches_a_server_or_a_process_of_the_host(battle):
-    assert battle.outside.visitors() == []
-    assert battle.outside.bystander.poll() is None
+    assert battle["visitors"] == []
+    assert battle["bystander"] is None
 
 
 def test_no_attack_leaves_a_file_or_a_process_behind(battle):
-    assert battle.outside.traces() == []
-    assert battle.left_behind == []
+    assert battle["traces"] == []
+    assert battle["left behind"] == []
 
 
 @pytest.mark.slow
-def test_namespaces_hold_without_seccomp_and_landlock(battle_in_namespaces_alone):
-    """Each layer holds alone: nothing passes, nothing changes, neighbours are judged rightly."""
-    battle = battle_in_namespaces_alone
-    outside = battle.outside
+def test_namespaces_hold_without_seccomp_and_landlock(isolation, interpreter, living):
+    """Each layer holds alone: nothing passes, nothing changes, neighbours are judged rightly.
 
-    assert [name for name, result in battle.results.items() if result.status == "passed"] == []
-    assert {"passed"} == {str(result.status) for result in battle.neighbours}
-    assert (outside.changed(), outside.visitors(), outside.traces()) == ([], [], [])
-    assert outside.bystander.poll() is None
-    assert battle.left_behind == []
+    The bombs are left out, which for root only the other layers stop, and the attacks that merely
+    last, which are the same without them.
+    """
+    waiting = ("bomb", "endless", "loop", "slow", "deep", "flood", "laughs")
+    names = [name for name in ATTACKS if not any(word in name for word in waiting)]
+    if isolation.kind == "podman":  # a second for each, so only those that reach out
+        names = [name for name in names if name in REACHING_OUT]
+    battle = fight(names, isolation.kind, interpreter, living, ("seccomp", "landlock"))
+
+    assert [name for name, (status, _) in battle["attacks"].items() if status == "passed"] == []
+    assert {"passed"} == set(battle["neighbours"])
+    places = ("changed", "visitors", "traces", "left behind")
+    assert [battle[place] for place in places] == [[], [], [], []]
+    assert battle["bystander"] is None
