@@ -16,6 +16,7 @@ from mistral_eval import __version__, cli_plan, cli_results, cli_samples
 from mistral_eval.cli_options import (
     AsJson,
     BatchTokens,
+    Config,
     Data,
     DataUnpinned,
     Device,
@@ -103,6 +104,7 @@ def run(  # noqa: PLR0913 - one parameter per option of the command line
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start again, keeping the earlier run")
     ] = False,
+    config: Config = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -110,6 +112,7 @@ def run(  # noqa: PLR0913 - one parameter per option of the command line
 
     The same command goes on where it stopped, and prints the table at once when it is done.
     """
+    del config  # its callback has put it in the place of the defaults
     from mistral_eval.console import Talk
     from mistral_eval.settings import RunSettings, parse_limit, parse_model_args, parse_tasks
 

@@ -1,8 +1,11 @@
 """Options that several commands take, with one spelling and one help text."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
+
+WHOLE_NUMBERS = ("batch_tokens", "seed", "num_fewshot", "verify")
 
 Tasks = Annotated[
     str,
@@ -42,6 +45,34 @@ ModelArgs = Annotated[
 ]
 DataUnpinned = Annotated[
     bool, typer.Option("--data-unpinned", help="Accept rows whose fingerprint is not known")
+]
+
+
+def _use_config(ctx: typer.Context, path: Path | None) -> Path | None:
+    """Take what the file says for what the command line leaves out."""
+    if path is None:
+        return None
+    from mistral_eval.config_file import Option, read_config
+
+    options = {}
+    for param in ctx.command.params:
+        names = [name[2:].replace("-", "_") for name in param.opts if name.startswith("--")]
+        takes = "flag" if getattr(param, "is_flag", False) else "text"
+        takes = "number" if param.name in WHOLE_NUMBERS else takes
+        if param.name not in (None, "config", "help"):
+            options.update(dict.fromkeys(names, Option(str(param.name), takes)))
+    ctx.default_map = read_config(path, options)
+    return path
+
+
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        callback=_use_config,
+        is_eager=True,
+        help="Options from a YAML file or a run.json; the command line wins",
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the table")]
