@@ -13,7 +13,7 @@ from typing import Any
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
-from mistral_eval.backends.base import Backend
+from mistral_eval.backends.base import Backend, Kind, Prepared, ReplyRecord
 from mistral_eval.console import Talk
 from mistral_eval.engine.requests import (
     GenerateReply,
@@ -70,7 +70,7 @@ def _open_replay(
 ) -> Opened:
     """The run's engine without its model: it can name its replies, but not make one."""
     if run["engine"] in MODEL_FREE:
-        return open_backend(settings, loaded, talk)
+        return Opened(Recorded(open_backend(settings, loaded, talk).backend))
     model = dict(run["model"])
     fingerprint = model.pop("fingerprint")
     make: Callable[..., Backend] = _replay_native if run["engine"] == "native" else _replay_hf
@@ -100,6 +100,21 @@ def _replay_hf(settings: RunSettings, fingerprint: str, model: Mapping[str, Any]
 
     del model
     return LmBackend(NoLM(), "hf", fingerprint, settings.seed)
+
+
+class Recorded:
+    """Names requests as another backend does, and answers none."""
+
+    def __init__(self, inner: Backend) -> None:
+        self.name = inner.name
+        self.counts = inner.counts
+        self.fingerprint = inner.fingerprint
+        self.prepare = inner.prepare
+
+    def answer(self, kind: Kind, prepared: Sequence[Prepared]) -> Iterator[tuple[int, ReplyRecord]]:
+        """Refuse if anything is asked."""
+        del kind
+        return refuse(len(prepared))
 
 
 class NoEngine:
@@ -141,7 +156,8 @@ def refuse(count: int) -> Iterator[Any]:
     """
     if count:
         raise JournalError(
-            f"{count} replies that these questions need are not in the journal: the protocol, the "
-            "data or the tokenizer has changed since the run. Repeat the run's command."
+            f"The journal lacks {count} of the replies that these questions need: the protocol, "
+            "the data or the tokenizer has changed since the run. Repeat the run's command with "
+            "--fresh."
         )
     return iter(())
