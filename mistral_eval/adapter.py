@@ -4,7 +4,8 @@ Text goes in, the journal is asked first, what it does not know is computed and 
 out. Registered with lm-eval as `mistral`.
 """
 
-from collections import Counter
+import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
@@ -47,6 +48,9 @@ class MistralLM(LM):
         self.reused = 0
         self.from_other_runs = 0
         self.asked: list[tuple[Kind, Ask]] = []  # what was answered, for those who check it
+        self.seconds: defaultdict[str, float] = defaultdict(
+            float
+        )  # by task: spent until its replies came
 
     @classmethod
     def create_from_arg_string(
@@ -99,7 +103,9 @@ class MistralLM(LM):
         self.reused += len(known)
         self._borrow(keys, known)
         missing = {
-            key: item for key, item in zip(keys, prepared, strict=True) if key not in known
+            key: (item, ask)
+            for key, item, ask in zip(keys, prepared, asks, strict=True)
+            if key not in known
         }  # equal requests are computed once
         self.asked += [(kind, ask) for ask in asks]
         self._compute(kind, missing, known)
@@ -116,13 +122,20 @@ class MistralLM(LM):
         known.update(found)
 
     def _compute(
-        self, kind: Kind, missing: dict[bytes, Prepared], known: dict[bytes, ReplyRecord]
+        self,
+        kind: Kind,
+        missing: dict[bytes, tuple[Prepared, Ask]],
+        known: dict[bytes, ReplyRecord],
     ) -> None:
         names = list(missing)
         total = len(known) + len(names)
         self._tell(kind, len(known), total)
-        for index, reply in self.backend.answer(kind, list(missing.values())):
+        last = time.monotonic()
+        for index, reply in self.backend.answer(kind, [item for item, _ in missing.values()]):
             key = names[index]
+            now = time.monotonic()
+            self.seconds[str(missing[key][1].instance.task_name)] += now - last
+            last = now
             if self.journal is not None:
                 self.journal.put(key, reply)
             known[key] = reply

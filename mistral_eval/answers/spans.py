@@ -31,8 +31,9 @@ def normalise(text: str) -> str:
 def judge(text: str, golds: Sequence[str]) -> Verdict:
     """Judge a reply that was already cut (see `cut`) against all accepted answers.
 
-    A gold answer that normalises to nothing (two NQ questions have only such) is compared with the
-    reply as stripped raw strings. An empty reply is `no_answer`.
+    A gold answer that normalises to nothing (`---`, `A+`; two NQ questions have only such) is
+    compared as a stripped raw string, in lower case: else a reply of `the` would equal it. An empty
+    reply is `no_answer`.
     """
     answer = text.strip()
     if not answer:
@@ -40,7 +41,7 @@ def judge(text: str, golds: Sequence[str]) -> Verdict:
     normalised = normalise(answer)
     for gold in golds:
         wanted = normalise(gold)
-        if normalised == wanted if wanted else answer == gold.strip():
+        if normalised == wanted if wanted else answer.lower() == gold.strip().lower():
             return Verdict(Outcome.CORRECT, answer, f"equals the gold answer {gold!r}")
     return Verdict(Outcome.WRONG, answer, f"equals none of {len(golds)} gold answers")
 

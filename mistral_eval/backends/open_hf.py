@@ -8,12 +8,14 @@ continuation alone, which loses the space its first piece stands for (HumanEval 
 import hashlib
 import tempfile
 from collections.abc import Iterable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
+from transformers import GenerationConfig
 
 from mistral_eval.backends.lm import LmBackend
 from mistral_eval.backends.open_native import TINY, choose_device, tiny_model
@@ -27,7 +29,21 @@ CHUNK = 1 << 24
 
 
 class AnchoredHFLM(HFLM):
-    """lm-eval's `hf` model, decoding generated ids as they read after other text."""
+    """lm-eval's `hf` model, decoding generated ids as they read after other text.
+
+    What the checkpoint's generation_config.json asks for (penalties, cuts) is dropped, all but its
+    special ids: the protocol alone says how a reply is drawn.
+    """
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        theirs = self.model.generation_config
+        self.model.generation_config = GenerationConfig(
+            bos_token_id=theirs.bos_token_id,
+            eos_token_id=theirs.eos_token_id,
+            pad_token_id=theirs.pad_token_id,
+            top_k=0,
+        )
 
     def tok_decode(self, tokens: Iterable[int] | int, *, skip_special_tokens: bool = True) -> str:
         """Text of ids that follow a prompt; a single id (lm-eval asks for EOS) as it is."""
@@ -101,25 +117,26 @@ def _load(
         raise UsageError(
             f"lm-eval's hf model does not take these --model-args: {error}."
         ) from error
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
         first = str(error).strip().partition("\n")[0]
         raise EngineError(
-            f"transformers cannot load {folder} ({first}). --engine hf wants a Hugging Face folder "
-            "with config.json, weights and tokenizer; try --engine native."
+            f"transformers cannot load {folder} with {dict(arguments)} ({first}). The hf engine "
+            "wants a Hugging Face folder with config.json, weights that fit it, and a tokenizer."
         ) from error
-    digest = _files_digest(folder)
-    return LmBackend(
-        lm, "hf", f"hf {digest} {dtype} {device.type} {sorted(arguments.items())}", seed
-    )
+    identity = _identity(folder, dtype, device, arguments)
+    return LmBackend(lm, "hf", f"hf {identity}", seed)
 
 
-def _files_digest(folder: Path) -> str:
-    """sha256 over the names and bytes of everything transformers may read."""
+def _identity(folder: Path, dtype: str, device: torch.device, arguments: Mapping[str, Any]) -> str:
+    """What a reply depends on: files, also those that arguments point to, and the libraries."""
     digest = hashlib.sha256()
-    for file in sorted(folder.iterdir()):
-        if file.suffix in (".json", ".safetensors", ".bin", ".model") and file.is_file():
-            digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
-            with file.open("rb") as content:
-                while chunk := content.read(CHUNK):
-                    digest.update(chunk)
-    return digest.hexdigest()
+    for part in (folder, *(Path(str(value)) for value in arguments.values())):
+        for file in sorted(part.rglob("*")) if part.is_dir() else [part]:
+            if file.is_file():
+                digest.update(f"{file.relative_to(part)}\0{file.stat().st_size}\0".encode())
+                with file.open("rb") as content:
+                    while chunk := content.read(CHUNK):
+                        digest.update(chunk)
+    libraries = [f"{name} {version(name)}" for name in ("lm_eval", "torch", "transformers")]
+    given = str(sorted(arguments.items()))
+    return " ".join([digest.hexdigest(), dtype, device.type, given, *libraries])

@@ -1,10 +1,13 @@
 """Which folder a run lives in: the same command on the same files finds its own again."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from mistral_eval import __version__
 from mistral_eval.data import Source
+from mistral_eval.data.sources import SUFFIXES
+from mistral_eval.data.task_file import data_spec
 from mistral_eval.locations import tasks_folder
 from mistral_eval.records import RUN_FILE, read_run, text_hash
 from mistral_eval.settings import RunSettings
@@ -45,19 +48,28 @@ def _stamps(settings: RunSettings, source: Source) -> dict[str, object]:
             for name in settings.own_tasks
         },
     }
-    model = Path(settings.model).expanduser()
-    if model.exists():
-        stamps["model"] = _files(model)
+    for name, value in (("model", settings.model), *sorted(settings.model_args.items())):
+        path = Path(value).expanduser()
+        if path.exists():
+            stamps[name] = _stamp(path.glob("*") if path.is_dir() else [path])
     if source.kind == "folder" and source.folder is not None:
-        stamps["data"] = _files(source.folder)
+        specs = [data_spec(name) for name in settings.own_tasks]
+        stamps["data"] = _stamp(
+            source.folder / pattern.format(config=config) / f"{split}{suffix}"
+            for spec in specs
+            for pattern in spec.folders
+            for config in spec.configs
+            for split in spec.splits
+            for suffix in SUFFIXES
+        )
     return stamps
 
 
-def _files(folder: Path) -> list[tuple[str, int, int]]:
-    """Names, sizes and times of a folder's files."""
+def _stamp(files: Iterable[Path]) -> list[tuple[str, int, int]]:
+    """Names, sizes and times of those that are files: what a run reads, not what lies beside it."""
     found = []
-    for file in sorted(folder.rglob("*")) if folder.is_dir() else [folder]:
+    for file in sorted(files):
         if file.is_file():
             status = file.stat()
-            found.append((str(file.relative_to(folder)), status.st_size, status.st_mtime_ns))
+            found.append((str(file), status.st_size, status.st_mtime_ns))
     return found

@@ -107,6 +107,9 @@ def _run(folder: Path, finished: Finished, results_name: str, now: datetime) -> 
             **asdict(backend.counts),
         },
         "seconds": dict(finished.seconds),
+        "seconds_by_task": {
+            name: round(seconds, 3) for name, seconds in finished.lm.seconds.items()
+        },
         "verify": finished.verified or (finished.earlier or {}).get("verify"),
         "scores": {j.loaded.benchmark.id: asdict(j.cell) for j in finished.judged},
         "strata": {j.loaded.benchmark.id: dict(j.strata) for j in finished.judged if j.strata},
@@ -117,7 +120,7 @@ def _run(folder: Path, finished: Finished, results_name: str, now: datetime) -> 
         "results_file": results_name,
     }
     if finished.earlier:  # who computed, when and how fast is not what judging again changes
-        kept = ("date", "settings", "machine", "counts", "seconds", "notes")
+        kept = ("date", "settings", "machine", "counts", "seconds", "seconds_by_task", "notes")
         run |= {key: finished.earlier[key] for key in kept} | {"rescored": run["date"]}
     return run
 

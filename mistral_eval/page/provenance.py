@@ -49,6 +49,11 @@ RATIOS: Final[Mapping[str, Callable[[Mapping[str, Any]], float | None]]] = {
 }
 
 
+def column(task: str) -> str:
+    """A task's name as the table prints it."""
+    return BY_ID[task].column if task in BY_ID else task
+
+
 def speed(runs: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Section:
     """Seconds per phase and what was counted, one column per run.
 
@@ -61,6 +66,11 @@ def speed(runs: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Section:
         (f"seconds {words}", *(_number(mine.get(key)) for mine in seconds))
         for key, words in PHASES.items()
     ]
+    by_task = [run.get("seconds_by_task", {}) for run in runs]
+    rows += [
+        (f"seconds answering {column(task)}", *(_number(mine.get(task)) for mine in by_task))
+        for task in dict.fromkeys(task for mine in by_task for task in mine)
+    ]
     keys = dict.fromkeys(key for mine in counts for key in mine)
     rows += [(COUNTS.get(key, key), *(_number(mine.get(key)) for mine in counts)) for key in keys]
     rows += [
@@ -68,8 +78,11 @@ def speed(runs: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Section:
         for words, ratio in RATIOS.items()
         if any(ratio(mine) is not None for mine in counts)
     ]
-    notes = ("Of a run that was resumed, the seconds are those of its last part.",)
-    return Section("Time and counts", ("", *names), tuple(rows), notes)
+    note = (
+        "Of a run that was resumed, the seconds are those of its last part. Benchmarks are "
+        "answered together: a reply's seconds are those since the reply before it."
+    )
+    return Section("Time and counts", ("", *names), tuple(rows), (note,))
 
 
 def settings(runs: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Section:

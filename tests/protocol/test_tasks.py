@@ -17,7 +17,7 @@ DECIDING = {
     "metric_list", "metadata",
 }  # fmt: skip
 GREEDY = {"do_sample": False, "temperature": 0.0, "top_p": 1.0}
-DRAWN = {"do_sample": True, "temperature": 0.6, "top_p": 0.95}
+DRAWN = {"do_sample": True, "temperature": 0.6, "top_p": 0.95, "top_k": 0}
 HUMANEVAL_STOPS = ["\nclass", "\ndef", "\n#", "\nif", "\nprint"]
 GENERATION = {
     "nq": {"until": ["\n"], "max_gen_toks": 32, **GREEDY},
