@@ -24,11 +24,13 @@ MAY_IMPORT = {
     "samples": {"compare", "errors", "records", "report", "runs"},
     "frames": {"baselines", "errors", "records", "report", "runs", "samples", "suite"},
     "records": {"answers", "errors"},
-    "journal": {"errors"},
+    "journal_pages": set(),
+    "journal": {"errors", "journal_pages"},
+    "other_runs": {"journal", "records"},
     "data": {"errors", "locations", "protocol", "suite"},
     "protocol": {"answers", "data", "errors", "sandbox", "suite"},
     "backends": {"engine", "errors", "model"},
-    "adapter": {"backends", "journal"},
+    "adapter": {"backends", "journal", "other_runs"},
 }
 HEAVY = {"torch", "transformers", "lm_eval", "datasets"}
 NO_TORCH = (
