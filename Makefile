@@ -46,6 +46,7 @@ fix: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/overhead.py --short
 	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/vs_lm_eval.py --short
 
 $(VENV)/.pip:
 	$(PYTHON) -m venv $(VENV)

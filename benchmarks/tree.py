@@ -1,0 +1,119 @@
+"""The whole suite's requests and their prefix tree: seconds and peak memory.
+
+    python benchmarks/tree.py DATA [--json]
+
+DATA is the folder with the parquet test sets. Mistral's v1 tokenizer. Each step runs in a process
+of its own, so that its peak memory is its own: `requests` builds and encodes every request of the
+twelve benchmarks, `scores` also builds the tree of all score requests, `prompts` also counts the
+tree of all prompts.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from time import perf_counter, process_time
+
+import torch
+
+from mistral_eval.backends.native import NativeBackend
+from mistral_eval.data import make_source
+from mistral_eval.engine.prompts import unique_tokens
+from mistral_eval.engine.requests import GenerateRequest, ScoreRequest
+from mistral_eval.engine.tree import build_tree
+from mistral_eval.harness.asking import Asking, load_benchmarks
+from mistral_eval.harness.plan import requests_of
+from mistral_eval.harness.rescore import NoEngine
+from mistral_eval.model.outline import read_outline
+from mistral_eval.suite import BENCHMARKS
+
+STEPS = ("requests", "scores", "prompts")
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One process: seconds of CPU until its requests were there, of the step, and its peak."""
+
+    step: str
+    requests: int
+    tokens: int
+    unique: int
+    request_seconds: float
+    seconds: float
+    cpu_seconds: float
+    peak_mib: float
+
+
+def gather(data: str) -> tuple[list[ScoreRequest], list[GenerateRequest]]:
+    """All requests of the twelve benchmarks, in token ids."""
+    outline = read_outline("tiny", device=torch.device("cpu"))
+    backend = NativeBackend(NoEngine(), outline.tokenizer, outline.config.context_len, "tree")
+    asking = Asking(make_source(data), None, None, unpinned=False)
+    scores: list[ScoreRequest] = []
+    generations: list[GenerateRequest] = []
+    for benchmark in load_benchmarks([one.id for one in BENCHMARKS], asking):
+        found = requests_of(benchmark, backend)
+        scores += found.scores
+        generations += found.generations
+    return scores, generations
+
+
+def measure(step: str, data: str) -> Measured:
+    """Run one step in this process."""
+    start = process_time()
+    scores, generations = gather(data)
+    built = process_time()
+    tokens = sum(len(r.context) + len(r.continuation) - 1 for r in scores)
+    tokens += sum(len(r.prompt) for r in generations)
+    unique = 0
+    begin, busy = perf_counter(), process_time()
+    if step == "scores":
+        tree = build_tree(scores)
+        tokens, unique = tree.naive_tokens, len(tree.tokens)
+    elif step == "prompts":
+        tokens, unique = sum(len(r.prompt) for r in generations), unique_tokens(generations)
+    end, idle = perf_counter(), process_time()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    count = {"requests": len(scores) + len(generations), "scores": len(scores)}
+    return Measured(
+        step=step,
+        requests=count.get(step, len(generations)),
+        tokens=tokens,
+        unique=unique,
+        request_seconds=built - start,
+        seconds=end - begin,
+        cpu_seconds=idle - busy,
+        peak_mib=peak,
+    )
+
+
+def main() -> None:
+    """Start a process a step, and print what each measured."""
+    data, flags = sys.argv[1], sys.argv[2:]
+    if flags[:1] == ["--step"]:
+        print(json.dumps(asdict(measure(flags[1], data))))
+        return
+    found = []
+    for step in STEPS:
+        command = [sys.executable, __file__, data, "--step", step]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        found.append(Measured(**json.loads(done.stdout.splitlines()[-1])))
+    if "--json" in flags:
+        print(json.dumps([asdict(one) for one in found], indent=2))
+        return
+    print(
+        "| step | requests | tokens | unique | requests, CPU s | step, s (CPU) | peak, MiB |\n"
+        "| :-- | --: | --: | --: | --: | --: | --: |"
+    )
+    for one in found:
+        print(
+            f"| {one.step} | {one.requests:,} | {one.tokens:,} | {one.unique or ''} "
+            f"| {one.request_seconds:.1f} | {one.seconds:.1f} ({one.cpu_seconds:.1f}) "
+            f"| {one.peak_mib:,.0f} |"
+        )
+
+
+if __name__ == "__main__":
+    main()

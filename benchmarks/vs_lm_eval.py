@@ -1,0 +1,280 @@
+"""The native engine against lm-eval's `hf` model: the same weights, the same requests, in turn.
+
+    python benchmarks/vs_lm_eval.py [--data DIR] [--short] [--only mmlu,gsm8k] [--json FILE]
+                                    [--threads N] [--cpu] [--questions N]
+
+Both get lm-eval's instances and give lm-eval's answers, so text, tokenizer and tokens are inside
+the time of either. The model is a Mistral of 60 million random parameters in float32. `hf` runs at
+the best of the batch sizes 1, 4 and 16, found on some of the questions. Generations are sampled
+with either's own noise: their number of tokens is bounded alike, their text differs. DIR holds the
+test sets in the hub's layout, by default `shared/data` beside the checkout. `--short` asks few
+questions, for `make bench`; `--cpu` counts seconds of CPU instead of the clock's, which says more
+on a busy machine, with one thread.
+"""
+
+import argparse
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from time import perf_counter, process_time
+from typing import Any
+
+import numpy as np
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+from machine import machine
+
+from mistral_eval.adapter import MistralLM
+from mistral_eval.backends.base import Ask
+from mistral_eval.backends.native import NativeBackend
+from mistral_eval.backends.open_native import open_native
+from mistral_eval.data import make_source
+from mistral_eval.engine.calibrate import random_weights
+from mistral_eval.engine.requests import ScoreRequest
+from mistral_eval.engine.tree import build_tree
+from mistral_eval.harness.asking import Asking, load_benchmarks
+from mistral_eval.model.checkpoint import Checkpoint
+from mistral_eval.model.config import ModelConfig
+from mistral_eval.model.export import save_hf
+from mistral_eval.model.tiny import tiny_tokenizer_file
+
+BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
+CONFIG = ModelConfig(
+    dim=512,
+    n_layers=8,
+    head_dim=64,
+    hidden_dim=1792,
+    n_heads=8,
+    n_kv_heads=2,
+    norm_eps=1e-5,
+    vocab_size=32000,
+    rope_theta=10000.0,
+    context_len=8192,
+    sliding_window=(4096,) * 8,
+)
+Answers = list[Any]  # (log-likelihood, is greedy), or texts
+BATCHES = (1, 4, 16)
+NEW_TOKENS = 64
+# questions asked: in full, and in the short form
+QUESTIONS = {
+    "mmlu": (135, 12),  # the whole of anatomy
+    "arc_challenge": (300, 24),
+    "arc_easy": (300, 24),
+    "hellaswag": (100, 8),
+    "winogrande": (300, 32),
+    "piqa": (200, 16),
+    "gsm8k": (16, 2),
+    "math": (32, 2),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One benchmark: seconds of either, and how far the values lie apart.
+
+    `share` is useful arithmetic (linear layers, attention over the keys that count, LM head over
+    the rows that count) per second of ours, over the matrix rate measured just before; None for
+    generations, as is `difference`.
+    """
+
+    benchmark: str
+    questions: int
+    requests: int
+    ours: float
+    hf: float
+    batch_size: int
+    difference: float | None
+    share: float | None
+
+    @property
+    def ratio(self) -> float:
+        """How many times as fast ours is."""
+        return self.hf / self.ours
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """Both engines on the same weights, and the clock they are measured with."""
+
+    native: NativeBackend
+    hf: HFLM
+    clock: Callable[[], float]
+
+    def timed(self, ask: Callable[[], Answers]) -> tuple[Answers, float]:
+        """The answers and the seconds they took."""
+        start = self.clock()
+        answers = ask()
+        return answers, self.clock() - start
+
+    def matrix_rate(self, size: int = 2048, seconds: float = 1.0) -> float:
+        """FLOP a second of square float32 products, the best of those that fit in the time."""
+        left, right = torch.randn(size, size), torch.randn(size, size)
+        best, begin = float("inf"), self.clock()
+        while self.clock() - begin < seconds:
+            start = self.clock()
+            torch.mm(left, right)
+            best = min(best, self.clock() - start)
+        return 2 * size**3 / best
+
+
+def open_models(folder: Path, clock: Callable[[], float]) -> Models:
+    """Write the random weights once, and open them with both."""
+    weights = random_weights(CONFIG, torch.float32, torch.device("cpu"))
+    save_hf(Checkpoint(CONFIG, weights, "vs_lm_eval"), folder, tokenizer_file=tiny_tokenizer_file())
+    hf = HFLM(
+        pretrained=str(folder), device="cpu", dtype="float32", batch_size=1, add_bos_token=True
+    )
+    return Models(open_native(str(folder), dtype="float32", device="cpu"), hf, clock)
+
+
+def questions_of(name: str, data: str, count: int) -> list[list[Instance]]:
+    """The instances of `count` questions, each k times where k samples are drawn."""
+    limit = None if name == "mmlu" else count
+    (loaded,) = load_benchmarks((name,), Asking(make_source(data), limit, None, unpinned=False))
+    chosen = [q for q in loaded.questions if loaded.stratum(q.doc) in ("anatomy", None)] or (
+        loaded.questions
+    )
+    found = []
+    for question in chosen[:count]:
+        instances = [_shortened(instance) for instance in question.instances]
+        found.append([one for one in instances for _ in range(one.repeats or 1)])
+    return found
+
+
+def _shortened(instance: Instance) -> Instance:
+    """A generation of `NEW_TOKENS` at most; a score as it is."""
+    if instance.request_type != "generate_until":
+        return instance
+    context, settings = instance.args
+    return replace(instance, arguments=(context, {**settings, "max_gen_toks": NEW_TOKENS}))
+
+
+def ask_hf(hf: HFLM, instances: Sequence[Instance], batch_size: int) -> Answers:
+    """lm-eval's answers."""
+    hf.batch_size_per_gpu = batch_size
+    if instances[0].request_type == "generate_until":
+        replies: Answers = hf.generate_until(list(instances), disable_tqdm=True)
+        return replies
+    scores: Answers = hf.loglikelihood(list(instances), disable_tqdm=True)
+    return scores
+
+
+def ask_native(native: NativeBackend, instances: Sequence[Instance]) -> Answers:
+    """Our answers."""
+    lm = MistralLM(native)
+    if instances[0].request_type == "generate_until":
+        return lm.generate_until(list(instances))
+    return lm.loglikelihood(list(instances))
+
+
+def best_batch(models: Models, questions: list[list[Instance]]) -> int:
+    """The batch size at which `hf` answers some of the questions soonest.
+
+    Of two generated questions, the short form's, the largest was always the best.
+    """
+    is_generated = questions[0][0].request_type == "generate_until"
+    if is_generated and len(questions) == 2:
+        return max(BATCHES)
+    count = 2 if is_generated else max(4, len(questions) // 8)
+    instances = [instance for question in questions[:count] for instance in question]
+    ask_hf(models.hf, instances[:1], 1)  # the first call of all is slow
+    seconds = {
+        size: models.timed(partial(ask_hf, models.hf, instances, size))[1] for size in BATCHES
+    }
+    return min(seconds, key=seconds.__getitem__)
+
+
+def useful_flop(requests: Sequence[ScoreRequest]) -> float:
+    """Arithmetic that scoring cannot do without, once for each distinct prefix."""
+    tree = build_tree(requests)
+    config = CONFIG
+    heads = config.n_heads * config.head_dim
+    keys = config.n_kv_heads * config.head_dim
+    layer = config.dim * (2 * heads + 2 * keys + 3 * config.hidden_dim)
+    linear = 2 * layer * config.n_layers * len(tree.tokens)
+    seen = int(np.minimum(tree.depths + 1, 4096).sum())
+    attention = 4 * heads * config.n_layers * seen
+    head = 2 * config.dim * config.vocab_size * len(np.unique(tree.asked_node))
+    return float(linear + attention + head)
+
+
+def compare(name: str, models: Models, questions: list[list[Instance]]) -> Line:
+    """One benchmark through both, ours first."""
+    instances = [instance for question in questions for instance in question]
+    batch_size = best_batch(models, questions)
+    ask_native(models.native, questions[0])
+    rate = models.matrix_rate()
+    ours, our_seconds = models.timed(lambda: ask_native(models.native, instances))
+    theirs, hf_seconds = models.timed(lambda: ask_hf(models.hf, instances, batch_size))
+    difference = share = None
+    if instances[0].request_type != "generate_until":
+        difference = max(abs(a[0] - b[0]) for a, b in zip(ours, theirs, strict=True))
+        requests = [models.native.prepare("score", Ask(one)).request for one in instances]
+        share = useful_flop(requests) / our_seconds / rate
+    return Line(
+        name,
+        len(questions),
+        len(instances),
+        our_seconds,
+        hf_seconds,
+        batch_size,
+        difference,
+        share,
+    )
+
+
+def row(line: Line) -> str:
+    """A line of the table in Markdown."""
+    difference = "" if line.difference is None else f"{line.difference:.0e}"
+    share = "" if line.share is None else f"{100 * line.share:.0f} %"
+    return (
+        f"| {line.benchmark} | {line.questions} | {line.ours:.2f} | {line.hf:.2f} "
+        f"| {line.batch_size} | {line.ratio:.1f} | {difference} | {share} |"
+    )
+
+
+def main() -> None:
+    """Compare benchmark after benchmark, printing each line as it is known."""
+    parser = argparse.ArgumentParser(description="the native engine against lm-eval's hf model")
+    parser.add_argument("--data", default=str(BESIDE) if BESIDE.is_dir() else "sample")
+    parser.add_argument("--short", action="store_true")
+    parser.add_argument("--only", default=",".join(QUESTIONS))
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--cpu", action="store_true")
+    parser.add_argument("--questions", type=int, help="of each benchmark")
+    parser.add_argument("--json", type=Path)
+    chosen = parser.parse_args()
+    torch.set_num_threads(chosen.threads)
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    where, lines = machine(), []
+    with tempfile.TemporaryDirectory() as folder:
+        models = open_models(Path(folder), process_time if chosen.cpu else perf_counter)
+        rate, clock = models.matrix_rate(), "CPU" if chosen.cpu else "wall-clock"
+        print(f"{where}, {chosen.threads} threads, {rate / 1e9:.0f} GFLOP/s, {clock} seconds\n")
+        print("| benchmark | questions | ours, s | hf, s | hf's batch | ratio | apart | rate |")
+        print("| :-- | --: | --: | --: | --: | --: | --: | --: |")
+        for name in chosen.only.split(","):
+            count = chosen.questions or QUESTIONS[name][chosen.short]
+            lines.append(compare(name, models, questions_of(name, chosen.data, count)))
+            print(row(lines[-1]), flush=True)
+    if chosen.json:
+        found = {
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "machine": where,
+            "threads": chosen.threads,
+            "clock": clock,
+            "flop_per_second": rate,
+            "lines": [{**asdict(line), "ratio": line.ratio} for line in lines],
+        }
+        chosen.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
