@@ -71,7 +71,7 @@ def our_seconds(problems: dict[str, dict[str, str]], samples: int, kind: str) ->
 def kinds() -> list[str]:
     """The kinds of isolation that work here."""
     found = []
-    for kind in ("bubblewrap", "namespaces"):
+    for kind in ("bubblewrap", "namespaces", "podman"):
         try:
             try_kind(kind, find_interpreter())
         except SandboxError:

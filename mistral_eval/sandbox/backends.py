@@ -7,7 +7,7 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from . import containers
+from . import engines
 from .containers import Container
 from .interpreter import Interpreter
 from .results import Limits
@@ -59,9 +59,9 @@ def start_command(setup: Setup, role: str, control: int) -> Start:
     """
     kind, interpreter = setup.kind, setup.interpreter
     folder = str(_GUEST.parent) if kind == "none" else _INSIDE
-    contained = kind in containers.KINDS
+    contained = kind in engines.KINDS
     settings = {
-        "control": containers.CONTROL if contained else control,
+        "control": engines.CONTROL if contained else control,
         "world": {"none": "host"}.get(kind, "container" if contained else "namespaces"),
         # A container shows more than we put there: /proc, /sys, /dev, /etc.
         "readable": list(interpreter.files) if contained else ["/"],
@@ -78,7 +78,7 @@ def start_command(setup: Setup, role: str, control: int) -> Start:
         return Start(python, environment)
     files = {**interpreter.files, f"{_INSIDE}/guest": str(_GUEST.resolve())}
     if contained:
-        wall = containers.Wall(interpreter, files, environment, setup.limits)
+        wall = engines.Wall(interpreter, files, environment, setup.limits)
         container = Container(kind, wall)
         # The engine's own command is this user's, and wants the whole environment.
         return Start((*container.command, *python), dict(os.environ), container)

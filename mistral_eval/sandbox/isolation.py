@@ -9,7 +9,7 @@ from mistral_eval.answers.programs import Program
 from mistral_eval.errors import SandboxError
 
 from .backends import Setup, find_bubblewrap
-from .containers import KINDS as CONTAINERS
+from .engines import KINDS as CONTAINERS
 from .interpreter import Interpreter, find_interpreter
 from .results import Limits, Status
 from .slot import Slot
