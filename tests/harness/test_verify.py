@@ -13,6 +13,7 @@ from mistral_eval.errors import EngineError, UsageError
 from mistral_eval.harness.rescore import rescore
 from mistral_eval.harness.run import run_suite
 from mistral_eval.harness.verify import native_engine, pick
+from mistral_eval.journal import Journal
 from mistral_eval.settings import RunSettings
 
 
@@ -26,12 +27,14 @@ def run_json(folder: Path) -> dict:
 
 
 def rewrite(folder: Path, change) -> None:
-    """Change each reply of a journal."""
-    with closing(sqlite3.connect(folder / "journal.sqlite")) as db, db:
-        for key, text in db.execute("SELECT key, reply FROM replies").fetchall():
+    """Change each reply of a journal, as an engine that answers wrongly would have."""
+    with closing(sqlite3.connect(folder / "journal.sqlite")) as db:
+        rows = db.execute("SELECT key, reply FROM replies").fetchall()
+    with Journal(folder / "journal.sqlite") as journal:
+        for key, text in rows:
             reply = json.loads(text)
             change(reply)
-            db.execute("UPDATE replies SET reply = ? WHERE key = ?", (json.dumps(reply), key))
+            journal.put(key, reply)
 
 
 @pytest.fixture(scope="module")
