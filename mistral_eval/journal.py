@@ -28,6 +28,7 @@ APPLICATION_ID = 0x4D45564A  # "MEVJ", in the file's header: `file` and we know 
 SCHEMA_VERSION = 2
 COMMIT_ROWS = 512
 COMMIT_SECONDS = 2.0
+ASIDE = "Move it aside, or start again with --fresh."
 LOOKUP_ROWS = 500  # keys per SELECT; SQLite's own limit on variables is higher
 
 # One transaction: a file that was being made when its process died is empty, not half a journal.
@@ -224,7 +225,8 @@ def _is_sound(path: Path) -> bool:
     Raises:
         JournalError: the file is no journal, or one of another version.
     """
-    _refuse_foreign(path)
+    if not _has_our_mark(path):
+        return False
     try:
         with contextlib.closing(sqlite3.connect(path)) as db:
             if db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
@@ -240,24 +242,26 @@ def _is_sound(path: Path) -> bool:
         return False
 
 
-def _refuse_foreign(path: Path) -> None:
-    """Recognise a foreign or newer file instead of misreading it; one with our replies is ours."""
+def _has_our_mark(path: Path) -> bool:
+    """Whether the head says so; False where it is spoilt, but our replies are there.
+
+    Raises:
+        JournalError: a foreign or newer file, which must not be misread.
+    """
     with path.open("rb") as file:
         header = file.read(100)
     found = (int.from_bytes(header[68:72], "big"), int.from_bytes(header[60:64], "big"))
     if found == (APPLICATION_ID, SCHEMA_VERSION) or not header:
-        return
+        return bool(header)
     if found[0] != APPLICATION_ID and next(readable_rows(path), None) is not None:
-        return  # its first page is spoilt
+        return False
     if header.startswith(b"SQLite format 3\0"):
         raise JournalError(
-            f"{path} is not a journal of this version: expected application id "
-            f"{APPLICATION_ID:#x} and schema {SCHEMA_VERSION}, found {found[0]:#x} and {found[1]}. "
-            "Move it aside, or start again with --fresh."
+            f"{path} is not a journal of this version: expected application id {APPLICATION_ID:#x} "
+            f"and schema {SCHEMA_VERSION}, found {found[0]:#x} and {found[1]}. {ASIDE}"
         )
     raise JournalError(
-        f"{path} should be this run's journal, but it is no SQLite file and holds no reply. "
-        "Move it aside, or start again with --fresh."
+        f"{path} should be this run's journal, but is no SQLite file and holds no reply. {ASIDE}"
     )
 
 

@@ -113,8 +113,14 @@ def _children(kind: Any) -> list[Any]:
 
 def _from_jsonl(spec: DataSpec, file: Path) -> list[Row]:
     rows = []
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{file} should be UTF-8 text, but is not: {error}. Copy or download it again."
+        ) from error
     # not splitlines(): JSON may hold U+2028 and its like as they are
-    for number, line in enumerate(file.read_text(encoding="utf-8").rstrip("\n").split("\n"), 1):
+    for number, line in enumerate(text.rstrip("\n").split("\n"), 1):
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
