@@ -36,8 +36,7 @@ SCHEMA = f"""
 BEGIN;
 CREATE TABLE replies (key BLOB PRIMARY KEY, reply TEXT NOT NULL, checksum INTEGER NOT NULL)
   WITHOUT ROWID;
-PRAGMA application_id={APPLICATION_ID};
-PRAGMA user_version={SCHEMA_VERSION};
+PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={SCHEMA_VERSION};
 COMMIT;
 """
 
