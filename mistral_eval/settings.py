@@ -4,6 +4,7 @@ import difflib
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
@@ -21,6 +22,7 @@ STOCK_PREFIX = "lm_eval:"
 DEFAULT_MODEL = "mistralai/Mistral-7B-v0.1"
 
 Limit = int | Fraction
+LIMIT = re.compile(r"\d{1,12}|\d{0,12}\.\d{1,12}|\d{1,12}/\d{1,12}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +66,26 @@ class RunSettings:
         _one_of("sandbox", self.sandbox, CHOICES)
         if self.batch_tokens is not None and self.batch_tokens < 1:
             raise UsageError(f"--batch-tokens must be 1 or more, got {self.batch_tokens}.")
-        if self.num_fewshot is not None and self.num_fewshot < 0:
-            raise UsageError(f"--num-fewshot must be 0 or more, got {self.num_fewshot}.")
+        self._check_shots()
         self._check_verify()
         if self.stock_tasks and self.engine in ("oracle", "oracle-wrong"):
             raise UsageError(
                 f"The oracle knows the answers to the paper's benchmarks, not to "
                 f"{self.stock_tasks[0]}. Give --engine native, hf or random for stock tasks."
             )
+
+    def _check_shots(self) -> None:
+        """More shots than the protocol has examples would be drawn from the test set."""
+        if self.num_fewshot is None:
+            return
+        if self.num_fewshot < 0:
+            raise UsageError(f"--num-fewshot must be 0 or more, got {self.num_fewshot}.")
+        for name in self.own_tasks:
+            if self.num_fewshot > BY_ID[name].shots:
+                raise UsageError(
+                    f"--num-fewshot {self.num_fewshot}: the protocol has {BY_ID[name].shots} "
+                    f"solved examples for {name}. Ask for at most that many, or leave {name} out."
+                )
 
     def _check_verify(self) -> None:
         if self.verify < 0:
@@ -99,8 +113,7 @@ class RunSettings:
         deciding = {
             key: value
             for key, value in self.as_json().items()
-            if key
-            not in ("output_path", "fresh", "batch_tokens", "unsafe_code", "sandbox", "verify")
+            if key not in ("output_path", "fresh", "batch_tokens", "sandbox", "verify")
         }
         text = json.dumps([deciding, dict(stamps)], sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
@@ -147,6 +160,12 @@ def parse_tasks(text: str) -> tuple[str, ...]:
             ours.add(name)
         else:
             raise UsageError(_unknown_task(name))
+    twice = [name for name in stock if name.removeprefix(STOCK_PREFIX) in ours]
+    if twice:
+        raise UsageError(
+            f"{twice[0]} and {twice[0].removeprefix(STOCK_PREFIX)} would have one name in the "
+            "results. Run them one after the other."
+        )
     return (*(name for name in BY_ID if name in ours), *dict.fromkeys(stock))
 
 
@@ -159,7 +178,7 @@ def parse_limit(text: str | None) -> Limit | None:
     if text is None:
         return None
     try:
-        number = Fraction(text)
+        number = Fraction(text if LIMIT.fullmatch(text) else "")
     except (ValueError, ZeroDivisionError):
         number = Fraction(0)
     if number >= 1 and number.denominator == 1:
@@ -258,8 +277,8 @@ def _one_of(option: str, value: str, known: Sequence[str]) -> None:
         raise UsageError(f"Unknown {option} {value!r}. {nearest(value, known)}")
 
 
-def _limit_json(limit: Limit) -> int | float:
-    return limit if isinstance(limit, int) else float(limit)
+def _limit_json(limit: Limit) -> int | str:
+    return limit if isinstance(limit, int) else str(limit)
 
 
 def _label(tasks: Sequence[str]) -> str:

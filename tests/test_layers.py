@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "other_runs": {"journal", "records"},
     "data": {"errors", "locations", "protocol", "suite"},
     "protocol": {"answers", "data", "errors", "sandbox", "suite"},
-    "backends": {"engine", "errors", "model"},
+    "backends": {"answers", "engine", "errors", "model"},
     "adapter": {"backends", "journal", "other_runs"},
 }
 HEAVY = {"torch", "transformers", "lm_eval", "datasets"}

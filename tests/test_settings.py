@@ -32,6 +32,7 @@ def test_paper_is_all_twelve():
         ("mmlux", "Unknown task 'mmlux'. Did you mean mmlu?"),
         ("arc", "Did you mean"),
         ("lm_eval:", "Unknown task 'lm_eval:'"),
+        ("lm_eval:mmlu,mmlu", "would have one name in the results"),
         (" , ", "--tasks is empty"),
     ],
 )
@@ -49,7 +50,7 @@ def test_a_limit_is_a_count_or_a_fraction(text, limit):
     assert parse_limit(text) == limit
 
 
-@pytest.mark.parametrize("text", ["0", "-3", "1.5", "many", "", "0/0", "nan", "inf"])
+@pytest.mark.parametrize("text", ["0", "-3", "1e999999999", "1.5", "many", "", "0/0", "nan", "inf"])
 def test_a_limit_that_means_nothing_is_refused(text):
     with pytest.raises(UsageError, match="--limit takes"):
         parse_limit(text)

@@ -61,7 +61,11 @@ class Backend(Protocol):
     """Answers prepared requests. Each index of the input comes back exactly once, in any order."""
 
     name: str
-    counts: Counts
+
+    @property
+    def counts(self) -> Counts | None:
+        """What it saw and did; None where lm-eval's own model does not say."""
+        ...
 
     @property
     def fingerprint(self) -> str:

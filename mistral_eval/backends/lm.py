@@ -5,7 +5,7 @@ requests are batched; the journal keeps what was drawn.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
@@ -30,7 +30,7 @@ class LmBackend:
     name: str
     fingerprint: str
     seed: int
-    counts: Counts = field(default_factory=Counts)
+    counts: Counts | None = None
 
     def prepare(self, kind: Kind, ask: Ask) -> Prepared:
         """The text and the seed; for a sampled reply also the sample's name."""

@@ -6,7 +6,7 @@ together with its prompt and then cut, or SentencePiece's leading space would be
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from lm_eval.models.utils import normalize_gen_kwargs
@@ -20,6 +20,7 @@ from mistral_eval.engine.requests import (
     Sampling,
     ScoreRequest,
     truncate_left,
+    truncate_prompt,
 )
 from mistral_eval.errors import EngineError
 from mistral_eval.model.stream import continuation_text
@@ -153,24 +154,13 @@ class NativeBackend:
         max_tokens = int(settings["max_gen_toks"])
         sampling = _sampling(settings)
         stops = Stops(until_of(settings))
-        ids = self._encode_context(prompt)
-        room = self.context_len - max_tokens
-        if room < 1:
-            raise EngineError(
-                f"{ask.instance.task_name} asks for {max_tokens} new tokens, but this model sees "
-                f"{self.context_len} in all. Use a model with a longer context."
-            )
-        if len(ids) > room:
-            ids = ids[-room:]
-            self.counts.truncated += 1
         key = f"{self.seed}|{ask.name}" if sampling.temperature > 0 else ""
-        request = GenerateRequest(
-            ids,
-            max_tokens,
-            sampling,
-            key,
-            stops.watch(self.tokenizer, ids) if stops.until else None,
-        )
+        whole = GenerateRequest(self._encode_context(prompt), max_tokens, sampling, key)
+        request, was_cut = truncate_prompt(whole, self.context_len)
+        self.counts.truncated += was_cut
+        ids = request.prompt
+        if stops.until:
+            request = replace(request, is_done=stops.watch(self.tokenizer, ids))
         drawn = (sampling.temperature, sampling.top_p, sampling.top_k, key)
         return Prepared((self.seed, ids, max_tokens, stops.until, *drawn), (request, stops))
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mistral_eval.answers.stops import cut
 from mistral_eval.model.stream import StreamText
 from mistral_eval.model.tokenizer import Tokenizer
 
@@ -22,8 +23,7 @@ class Stops:
 
     def cut(self, text: str) -> str:
         """The text before its first stop."""
-        ends = [place for stop in self.until if (place := text.find(stop)) >= 0]
-        return text[: min(ends)] if ends else text
+        return cut(text, self.until)
 
     def watch(self, tokenizer: Tokenizer, prompt: Sequence[int]) -> Callable[[Sequence[int]], bool]:
         """A function that is shown the growing ids and says when a stop has been written."""

@@ -16,6 +16,7 @@ from typing import Final
 from mistral_eval.data.rows import Row
 from mistral_eval.data.spec import DataSpec
 from mistral_eval.errors import DataError
+from mistral_eval.suite import BY_ID
 
 PINS: Final = Path(__file__).resolve().parent / "fingerprints.json"
 UNPINNED: Final = "unpinned"
@@ -88,12 +89,12 @@ def identify(
             return pin
     if is_from_hub and not any(pin.is_hub for pin in known):
         note = (
-            f"{spec.benchmark}: the rows the hub gave (sha256 {found[:12]}); never compared with "
+            f"{_column(spec)}: the rows the hub gave (sha256 {found[:12]}); never compared with "
             "a pinned copy."
         )
         return Fingerprint(found, UNCHECKED, note)
     if unpinned:
-        note = f"{spec.benchmark}: test set not identified (sha256 {found[:12]})."
+        note = f"{_column(spec)}: test set not identified (sha256 {found[:12]})."
         return Fingerprint(found, UNPINNED, note)
     names = ", ".join(f"{pin.name} (sha256 {pin.sha256[:12]})" for pin in known) or "none"
     hint = (
@@ -105,3 +106,8 @@ def identify(
         f"The rows of {spec.benchmark} should have a pinned fingerprint, {names}, but have "
         f"sha256 {found[:12]}.{hint} Check where they come from; --data-unpinned goes on."
     )
+
+
+def _column(spec: DataSpec) -> str:
+    """The benchmark's name in the table; a task of the user's own has its id alone."""
+    return BY_ID[spec.benchmark].column if spec.benchmark in BY_ID else spec.benchmark

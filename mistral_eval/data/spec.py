@@ -68,7 +68,3 @@ class DataSpec:
     def top_columns(self) -> list[str]:
         """The columns without the fields below them."""
         return list(dict.fromkeys(column.partition(".")[0] for column in self.columns))
-
-    def question_id(self, row: Mapping[str, Any], place: int) -> str:
-        """The question's id: its id column where there is one, else its place in the test set."""
-        return str(place if self.id_column is None else row[self.id_column])

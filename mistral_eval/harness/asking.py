@@ -45,11 +45,6 @@ class LoadedBenchmark:
     questions: list[Question]
 
     @property
-    def is_limited(self) -> bool:
-        """Whether this run asks fewer questions than the paper did."""
-        return len(self.questions) < self.benchmark.n
-
-    @property
     def instances(self) -> list[Instance]:
         """All requests, k times each where k samples are drawn, as lm-eval passes them."""
         return [

@@ -13,7 +13,7 @@ from mistral_eval.console import Talk
 from mistral_eval.errors import UnsupportedError
 from mistral_eval.harness.asking import LoadedBenchmark, gold_choice
 from mistral_eval.protocol import oracle_reply
-from mistral_eval.settings import RunSettings
+from mistral_eval.settings import MODEL_FREE, RunSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,18 @@ class Opened:
     backend: Backend
     info: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+
+def check_device(settings: RunSettings) -> None:
+    """Refuse a device that is not here before any row is read.
+
+    Raises:
+        EngineError: torch does not know the device, or this machine does not have it.
+    """
+    if settings.engine not in MODEL_FREE:
+        from mistral_eval.backends.open_native import choose_device
+
+        choose_device(settings.device)
 
 
 def open_backend(settings: RunSettings, loaded: Sequence[LoadedBenchmark], talk: Talk) -> Opened:

@@ -18,13 +18,15 @@ class Judged:
     """A benchmark's questions with their verdicts, and what they come to.
 
     `metrics` has lm-eval's keys: "<metric>,<filter>" and "<metric>_stderr,<filter>" (fractions, not
-    percent). `strata` maps each subject to (correct, questions).
+    percent). `strata` maps each subject to (correct, questions). `is_unguarded` says that programs
+    ran without isolation.
     """
 
     loaded: LoadedBenchmark
     questions: tuple[QuestionRecord, ...]
     metrics: Mapping[str, float]
     strata: Mapping[str, tuple[int, int]]
+    is_unguarded: bool = False
 
     @property
     def cell(self) -> Cell:
@@ -57,6 +59,8 @@ class Judged:
             notes.append(
                 f"{benchmark.column}: {shots}-shot, not the paper's {benchmark.shots}-shot"
             )
+        if self.is_unguarded:
+            notes.append(f"{benchmark.column}: programs ran without isolation (--unsafe-code)")
         if not (fingerprint.is_hub or fingerprint.name == "sample"):
             notes.append(fingerprint.footnote)
         return tuple(notes)
@@ -79,7 +83,9 @@ def judge_benchmark(
         _record(loaded, question, answers, verdict)
         for question, answers, verdict in zip(loaded.questions, replies, verdicts, strict=True)
     )
-    return Judged(loaded, records, _aggregate(loaded, verdicts), _by_stratum(records))
+    unguarded = context.unsafe and loaded.benchmark.group == "code"
+    metrics = _aggregate(loaded, verdicts)
+    return Judged(loaded, records, metrics, _by_stratum(records), unguarded)
 
 
 def _record(

@@ -53,8 +53,8 @@ def settings_of(run: Mapping[str, Any], *, unsafe_code: bool, sandbox: str) -> R
     """The settings that run.json keeps, as `RunSettings`; how programs run is said anew."""
     kept = dict(run["settings"])
     limit = kept["limit"]
-    if isinstance(limit, float):
-        kept["limit"] = Fraction(str(limit))
+    if isinstance(limit, str):
+        kept["limit"] = Fraction(limit)
     kept["tasks"] = tuple(kept["tasks"])
     kept["output_path"] = Path(kept["output_path"])
     kept |= {"unsafe_code": unsafe_code, "sandbox": sandbox}

@@ -11,6 +11,7 @@ from typing import Any
 
 from mistral_eval import __version__
 from mistral_eval.adapter import MistralLM
+from mistral_eval.backends.base import Counts
 from mistral_eval.harness.asking import FEWSHOT_SEED
 from mistral_eval.harness.engines import Opened
 from mistral_eval.harness.judging import Judged
@@ -86,7 +87,7 @@ def _run(folder: Path, finished: Finished, results_name: str, now: datetime) -> 
         "settings": finished.settings.as_json(),
         "engine": backend.name,
         "model": {"fingerprint": backend.fingerprint, **finished.opened.info},
-        "notes": list(finished.opened.notes),
+        "notes": [*finished.opened.notes, *_truncated(backend.counts)],
         "versions": _versions(),
         "machine": {
             "system": platform.platform(),
@@ -104,7 +105,7 @@ def _run(folder: Path, finished: Finished, results_name: str, now: datetime) -> 
             "computed": finished.lm.computed,
             "from_journal": finished.lm.reused,
             "from_other_runs": finished.lm.from_other_runs,
-            **asdict(backend.counts),
+            **(asdict(backend.counts) if backend.counts else {}),
         },
         "seconds": dict(finished.seconds),
         "seconds_by_task": {
@@ -120,9 +121,18 @@ def _run(folder: Path, finished: Finished, results_name: str, now: datetime) -> 
         "results_file": results_name,
     }
     if finished.earlier:  # who computed, when and how fast is not what judging again changes
-        kept = ("date", "settings", "machine", "counts", "seconds", "seconds_by_task", "notes")
+        kept = ("date", "machine", "counts", "seconds", "seconds_by_task", "notes")
         run |= {key: finished.earlier[key] for key in kept} | {"rescored": run["date"]}
     return run
+
+
+def _truncated(counts: Counts | None) -> list[str]:
+    """A sentence for the table where requests did not fit into the model's context."""
+    if counts is None or not counts.truncated:
+        return []
+    return [
+        f"{counts.truncated} requests were longer than the model's context and lost their left end"
+    ]
 
 
 def _results(
@@ -159,7 +169,7 @@ def _results(
             "batch_sizes": [],
             "device": settings.device,
             "use_cache": None,
-            "limit": settings.as_json()["limit"],
+            "limit": None if settings.limit is None else float(settings.limit),
             "bootstrap_iters": 0,
             "gen_kwargs": None,
             "random_seed": settings.seed,

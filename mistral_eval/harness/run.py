@@ -13,7 +13,7 @@ from mistral_eval.console import Talk
 from mistral_eval.data import Source, make_source
 from mistral_eval.errors import SandboxError
 from mistral_eval.harness.asking import Asking, LoadedBenchmark, load_benchmarks
-from mistral_eval.harness.engines import Opened, open_backend
+from mistral_eval.harness.engines import Opened, check_device, open_backend
 from mistral_eval.harness.folder import is_another_attempt, is_finished, run_folder
 from mistral_eval.harness.judging import Judged, judge_benchmark
 from mistral_eval.harness.results import Finished, write_run
@@ -53,6 +53,7 @@ def run_suite(settings: RunSettings, talk: Talk) -> Path:
         talk.say(f"This run is finished; its record is in {folder}. --fresh runs it again.")
         return folder
     isolation = isolation_for(settings)
+    check_device(settings)
     make_folder(folder)
     complete(folder, settings, talk, isolation, earlier=earlier)
     return folder
@@ -122,7 +123,8 @@ def _load(settings: RunSettings, source: Source, talk: Talk) -> list[LoadedBench
     asking = Asking(source, settings.limit, settings.num_fewshot, settings.data_unpinned)
     loaded = []
     for benchmark in load_benchmarks(settings.own_tasks, asking):
-        talk.say(f"{benchmark.benchmark.column}: {len(benchmark.questions)} questions")
+        count = len(benchmark.questions)
+        talk.say(f"{benchmark.benchmark.column}: {count} question{'s' if count != 1 else ''}")
         loaded.append(benchmark)
     return loaded
 

@@ -10,6 +10,7 @@ from typing import Any, Final, TypeAlias
 
 from mistral_eval.answers import choices as choice_answers
 from mistral_eval.answers import maths, programs, spans
+from mistral_eval.answers.stops import cut
 from mistral_eval.answers.verdict import QuestionVerdict
 from mistral_eval.data.task_file import read_task
 from mistral_eval.errors import TaskError
@@ -77,16 +78,9 @@ def judge(
     assert len(docs) == len(replies), (benchmark, len(docs), len(replies))
     if benchmark not in CHOICES:
         stops = read_task(benchmark)["generation_kwargs"]["until"]
+        # an engine has cut already; one that has not is judged the same
         replies = [[cut(str(text), stops) for text in samples] for samples in replies]
     return _JUDGES[benchmark](benchmark, docs, replies, context)
-
-
-def cut(text: str, stops: Sequence[str]) -> str:
-    """The reply before the first stop.
-
-    An engine has cut already; here it is made sure that one which does not is judged the same.
-    """
-    return text[: min((place for stop in stops if (place := text.find(stop)) >= 0), default=None)]
 
 
 def _choice(

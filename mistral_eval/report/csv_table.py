@@ -29,7 +29,9 @@ def csv_table(view: TableView) -> str:
 
 
 def _row(row: RowView, view: TableView) -> list[str]:
-    line = [_safe(row.label), row.kind if row.is_model else "not a model", row.modality]
+    kind: str = row.kind if row.is_model else "not a model"
+    kind = f"{kind} (limited)" if row.limited else kind
+    line = [_safe(row.label), kind, row.modality]
     apart = []
     for benchmark, cell in zip(view.columns, row.cells, strict=True):
         inside = cell.value is not None and not cell.mark

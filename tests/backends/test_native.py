@@ -143,7 +143,7 @@ def test_a_prompt_that_is_too_long_leaves_room_for_the_reply_and_is_counted(tiny
 
 def test_more_new_tokens_than_the_model_sees_are_refused(tiny, ask):
     short = replace(tiny, context_len=16)
-    with pytest.raises(EngineError, match="task asks for 16 new tokens"):
+    with pytest.raises(EngineError, match="16 new tokens leave no room"):
         short.prepare("generate", ask("a", {**GREEDY, "max_gen_toks": 16}, kind="generate_until"))
 
 

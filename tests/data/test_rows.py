@@ -21,12 +21,6 @@ def test_features_are_the_top_columns():
     assert rows.column_names == list(rows[0])
 
 
-def test_a_question_is_named_by_its_id_or_its_place():
-    assert data_spec("arc_easy").question_id({"id": "Mercury_1"}, 7) == "Mercury_1"
-    assert data_spec("mbpp").question_id({"task_id": 11}, 7) == "11"
-    assert data_spec("gsm8k").question_id({}, 7) == "7"
-
-
 def test_an_incomplete_data_description_is_refused():
     kwargs = dict(read_task("piqa")["dataset_kwargs"])
     with pytest.raises(TaskError, match="calls its column goal 'number'"):

@@ -80,7 +80,6 @@ def test_one_benchmark_and_then_two_asks_only_the_second(start):
     [
         {"seed": 1},
         {"dtype": "bfloat16"},
-        {"num_fewshot": 2},
         {"engine": "hf"},
     ],
     ids=str,

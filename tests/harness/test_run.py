@@ -150,7 +150,6 @@ def test_a_finished_run_is_found_again_and_needs_neither_model_nor_sandbox(start
     [
         {"seed": 1},
         {"limit": 5},
-        {"num_fewshot": 1},
         {"engine": "oracle"},
         {"dtype": "bfloat16"},
         {"data_unpinned": True},
@@ -161,7 +160,21 @@ def test_other_settings_are_another_run(start, other):
 
 
 def test_settings_that_decide_no_score_are_not_part_of_a_runs_name(start):
-    assert start("winogrande", batch_tokens=7) == start("winogrande", unsafe_code=True)
+    assert start("winogrande", batch_tokens=7) == start("winogrande")
+
+
+def test_fewer_shots_are_another_run_and_more_than_there_are_is_an_error(start):
+    assert start("nq", num_fewshot=2) != start("nq")
+    with pytest.raises(UsageError, match="the protocol has 5 solved examples for nq"):
+        start("nq", num_fewshot=6)
+
+
+def test_programs_that_ran_unguarded_are_another_run_and_the_table_says_so(start):
+    folder = start("humaneval", unsafe_code=True)
+    assert "ran without isolation" in (folder / "table.md").read_text()
+    assert RunSettings(tasks=("humaneval",)).run_id({}) != RunSettings(
+        tasks=("humaneval",), unsafe_code=True
+    ).run_id({})
 
 
 def test_fresh_starts_again_beside_the_earlier_run(start):
