@@ -62,8 +62,8 @@ class Slot:
         }
         asked, answered = os.pipe(), os.pipe()
         job = file_in_memory(json.dumps(task).encode())
-        self._guests["program"].start_job([asked[0], answered[1]])
-        self._guests["judge"].start_job([job, asked[1], answered[0]])
+        self._hand("program", [asked[0], answered[1]])
+        self._hand("judge", [job, asked[1], answered[0]])
         for descriptor in (job, *asked, *answered):
             os.close(descriptor)
         now = time.monotonic()
@@ -117,6 +117,14 @@ class Slot:
         self._remove(role)
         self._add(role)
         self._guests[role].wait_until_ready()
+
+    def _hand(self, role: str, descriptors: list[int]) -> None:
+        """Gives a job to a process; to a new one, if it has ended since it was last heard."""
+        try:
+            self._guests[role].start_job(descriptors)
+        except OSError:
+            self._replace(role)
+            self._guests[role].start_job(descriptors)
 
     def _kill(self) -> None:
         try:

@@ -2,14 +2,18 @@
 
 import os
 import secrets
+import selectors
 import subprocess
 import sys
 import threading
+from contextlib import closing
 
 import pytest
 
 from mistral_eval.answers.programs import Program
 from mistral_eval.sandbox import Limits, Status, run_programs
+from mistral_eval.sandbox.backends import Setup
+from mistral_eval.sandbox.slot import Slot
 
 
 def program(source, *checks, setup="", context="", names=("f",)):
@@ -265,3 +269,25 @@ for index, _ in run_programs(programs, isolation=kind, unsafe=False, workers=3, 
     harness.communicate()
 
     assert living(size) == []
+
+
+@pytest.mark.sandbox
+def test_a_process_that_ended_while_it_waited_is_replaced(best_isolation, interpreter):
+    """Not by a program, which cannot reach it; by whoever looks for memory on this machine."""
+    setup = Setup(best_isolation.kind, interpreter, Limits())
+    right = program("def f(): return 1", "assert f() == 1")
+    with selectors.DefaultSelector() as selector, closing(Slot(setup, selector)) as slot:
+        slot.wait_until_ready()
+        for guest in slot._guests.values():
+            guest._process.kill()
+            guest._process.wait()
+            guest.control.setblocking(True)
+            assert guest.control.recv(1) == b""  # its end has come, but is not yet heard
+            guest.control.setblocking(False)
+        slot.start(0, right)
+        done = None
+        while done is None:
+            for key, _ in selector.select():
+                done = done or slot.hear(key.data[1])
+
+    assert (done[0], str(done[1].status)) == (0, "passed")

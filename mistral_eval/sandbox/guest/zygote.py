@@ -86,6 +86,7 @@ class _Zygote:
     def _become(self, pipes: list[int]) -> None:
         """In the fork: confines itself, runs the program, and never returns."""
         try:
+            os.setsid()  # a signal to its process group is not for the zygote
             os.closerange(HIGH, self._open_files)
             self._confinement.lock()
             self._confinement.release()
