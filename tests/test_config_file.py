@@ -10,7 +10,7 @@ from mistral_eval.console import Talk
 from mistral_eval.settings import RunSettings
 
 FULL = """
-tasks: [winogrande, gsm8k]
+tasks: [nq, gsm8k]
 model: tiny
 engine: random
 data: sample
@@ -59,7 +59,7 @@ def test_every_option_of_run_can_stand_in_a_file(asked, tmp_path):
     file = tmp_path / "full.yaml"
     file.write_text(FULL)
     arguments = (
-        *("-t", "winogrande,gsm8k", "-m", "tiny", "--engine", "random", "--data", "sample"),
+        *("-t", "nq,gsm8k", "-m", "tiny", "--engine", "random", "--data", "sample"),
         *("-L", "3", "--device", "cpu", "--dtype", "float32", "--batch-tokens", "64", "--seed"),
         *("7", "-f", "2", "--model-args", "rope_theta=10000.0,sliding_window=64", "-o", "there"),
         *("--data-unpinned", "--fresh", "--json", "--quiet"),
@@ -74,11 +74,11 @@ def test_the_command_line_wins_wherever_the_file_is_named(asked, tmp_path):
     file = tmp_path / "full.yaml"
     file.write_text(FULL)
     for arguments in (
-        ("--seed", 1, "-t", "piqa", "--config", file),
-        ("--config", file, "--seed", 1, "-t", "piqa"),
+        ("--seed", 1, "-t", "triviaqa", "--config", file),
+        ("--config", file, "--seed", 1, "-t", "triviaqa"),
     ):
         settings = asked(*arguments)
-        assert (settings.seed, settings.tasks, settings.limit) == (1, ("piqa",), 3)
+        assert (settings.seed, settings.tasks, settings.limit) == (1, ("triviaqa",), 3)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_a_wrong_file_is_one_sentence(cli, tmp_path, name, text, sentence):
 @pytest.mark.parametrize("limit", ["3", "0.2"])
 def test_a_run_json_given_back_is_the_same_run(cli, tmp_path, limit):
     """Found finished in its folder; and elsewhere run again, under the same id."""
-    options = ("-t", "winogrande,nq", "--engine", "random", "--data", "sample", "--seed", 5)
+    options = ("-t", "triviaqa,nq", "--engine", "random", "--data", "sample", "--seed", 5)
     assert cli("run", *options, "-L", limit, "-f", 1, "-o", tmp_path / "a", "-q")[0] == 0
     (file,) = tmp_path.rglob("run.json")
     before = file.read_bytes()
