@@ -1,6 +1,6 @@
 """Where there is no isolation nothing runs, unless that is asked for; and how that is found out."""
 
-import sys
+import importlib
 
 import pytest
 
@@ -99,7 +99,8 @@ class TestChoice:
             return run_programs(programs, **settings)
 
         # The package has a function of the module's name.
-        monkeypatch.setattr(sys.modules["mistral_eval.protocol.judge"], "run_programs", watch)
+        module = importlib.import_module("mistral_eval.protocol.judge")
+        monkeypatch.setattr(module, "run_programs", watch)
         where = ("--data", "sample", "-o", tmp_path, "--sandbox", isolation.kind, "--json")
         code, out, _ = cli("run", "-t", "mbpp", "--engine", "oracle", "-L", "2", *where)
         (folder,) = (tmp_path / "oracle").iterdir()
