@@ -110,7 +110,7 @@ def test_the_table_is_printed_outside_the_checkout(installed, tmp_path):
 
 
 def test_the_demos_command_runs_outside_the_checkout(installed, tmp_path):
-    options = ("--tasks", "winogrande", "--model", "tiny", "--data", "sample")
+    options = ("--tasks", "mmlu,gsm8k", "--model", "tiny", "--data", "sample")
     assert "tiny" in cli(installed, tmp_path, "run", *options)
     assert [path.name for path in tmp_path.iterdir()] == ["results"]
-    assert list(tmp_path.glob("results/tiny/winogrande-*/run.json"))
+    assert list(tmp_path.glob("results/tiny/mmlu+gsm8k-*/run.json"))
