@@ -160,7 +160,7 @@ def test_version_and_help_answer(cli):
 
 def test_lm_evals_spellings_are_understood(cli, tmp_path):
     code, out, err = cli(
-        *(*SMALL, "--engine", "random", "--quiet"),
+        *("run", "-t", "nq", "--data", "sample", "--engine", "random", "--quiet"),
         *("--output_path", tmp_path, "--num_fewshot", 1, "-L", 3),
     )
     assert (code, err) == (0, "")

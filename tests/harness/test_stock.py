@@ -78,7 +78,7 @@ def test_a_stock_task_and_a_benchmark_of_one_name_are_two_runs(cli, local_arc, t
     options = ("--engine", "random", "--data", "sample", "--quiet", "-o", tmp_path)
     code, out, err = cli("run", "-t", "lm_eval:arc_easy,arc_easy", *options)
     assert (code, out) == (2, "")
-    assert "Run them in two commands" in err
+    assert "Run them one after the other" in err
 
 
 def _read(folder, pattern):
