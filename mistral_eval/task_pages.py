@@ -18,8 +18,12 @@ PROTOCOL_KEYS = (
     "test_split",
     "output_type",
     "num_fewshot",
+    "description",
     "doc_to_text",
+    "doc_to_choice",
+    "doc_to_target",
     "target_delimiter",
+    "fewshot_delimiter",
     "generation_kwargs",
     "repeats",
 )
