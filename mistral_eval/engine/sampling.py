@@ -17,7 +17,8 @@ from mistral_eval.engine.requests import Sampling
 
 _MASK_31 = 0x7FFFFFFF
 _TO_UNIT = (1 - 2.0**-24) * 2.0**-31  # 31 bits into (0, 1), never rounded up to 1
-_ROWS_AT_ONCE = 2  # of the vocabulary's length each, so that a CPU's cache holds the block
+_ROWS_A_THREAD = 4  # of the vocabulary's length each, so that a core's cache holds its share
+_SURE = 1e-3  # far above what a sum of probabilities may be off by
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,9 @@ class Sampler:
         if greedy:
             chosen[greedy] = logits[greedy].argmax(dim=1)
         rows = [n for n, draw in enumerate(draws) if draw.sampling.temperature > 0]
-        size = _ROWS_AT_ONCE if logits.device.type == "cpu" else max(1, len(rows))
+        size = _ROWS_A_THREAD * torch.get_num_threads()
+        if logits.device.type != "cpu":
+            size = max(1, len(rows))
         for start in range(0, len(rows), size):
             some = rows[start : start + size]
             chosen[some] = self._sampled(logits[some], [draws[n] for n in some])
@@ -86,25 +89,28 @@ class Sampler:
 
         v has 31 bits and is exact near 0, where the smallest exponentials, the winners, live.
         """
+        return self._negative_exponentials(keys).neg_()
+
+    def _negative_exponentials(self, keys: Sequence[tuple[str, int]]) -> Tensor:
         names = torch.tensor(
             [_row_keys(key, step) for key, step in keys],
             dtype=torch.int32,
             device=self._ids.device,
         )
         bits = (self._ids ^ names[:, :1]).mul_(names[:, 1:])
-        uniform = _mixed(bits).bitwise_and_(_MASK_31).float().add_(0.5).mul_(_TO_UNIT)
-        return uniform.neg_().log1p_().neg_()
+        uniform = _mixed(bits).bitwise_and_(_MASK_31).float().add_(0.5).mul_(-_TO_UNIT)
+        return uniform.log1p_()
 
     def _sampled(self, logits: Tensor, draws: Sequence[Draw]) -> Tensor:
         heat = logits.new_tensor([draw.sampling.temperature for draw in draws])[:, None]
         probabilities = logits.div_(heat).softmax(dim=1)  # the caller's rows were copied
-        noise = self.exponentials([(draw.key, draw.step) for draw in draws])
-        race = noise.div_(probabilities)  # smallest wins; a token of probability 0 never does
+        noise = self._negative_exponentials([(draw.key, draw.step) for draw in draws])
+        race = noise.div_(probabilities)  # largest wins; a token of probability 0 never does
         cuts = _Cuts(probabilities, draws)
-        winners = race.min(dim=1, keepdim=True).indices
+        winners = race.max(dim=1, keepdim=True).indices
         while not bool((kept := cuts.keep(winners)).all()):
-            race.scatter_(1, winners, torch.where(kept, race.gather(1, winners), torch.inf))
-            winners = race.min(dim=1, keepdim=True).indices
+            race.scatter_(1, winners, torch.where(kept, race.gather(1, winners), -torch.inf))
+            winners = race.max(dim=1, keepdim=True).indices
         return winners[:, 0]
 
 
@@ -137,6 +143,8 @@ class _Cuts:
         if self._is_off:
             return torch.ones_like(winners, dtype=torch.bool)
         least = self._probabilities.gather(1, winners)
+        if not self._has_top_k and bool((1 - least < self._weight - _SURE).all()):
+            return torch.ones_like(winners, dtype=torch.bool)  # too little is left to lie above
         above = torch.where(self._probabilities > least, self._probabilities, 0.0)
         in_top_p = (above.sum(dim=1, keepdim=True) < self._weight) | ~self._has_top_p
         if not self._has_top_k:

@@ -15,7 +15,7 @@ from mistral_eval.engine.score import score_plain
 from mistral_eval.engine.stats import Stats
 from mistral_eval.engine.tree import TokenTree, build_tree
 from mistral_eval.errors import EngineError
-from mistral_eval.model.attention import attention
+from mistral_eval.model.attention import attention, folded_attention, folded_mask
 from mistral_eval.model.transformer import Transformer
 from mistral_eval.model.window import additive_mask
 
@@ -32,6 +32,7 @@ class Stack:
         self.keys = torch.empty(shape, dtype=model.dtype, device=model.device)
         self.values = torch.empty_like(self.keys)
         self.windows = config.sliding_window
+        self.repeats = config.n_heads // config.n_kv_heads
 
     @property
     def n_bytes(self) -> int:
@@ -53,6 +54,8 @@ class PackAttend:
     def __init__(self, stack: Stack, groups: Sequence[Group]) -> None:
         self._stack = stack
         self._groups = groups
+        self._is_folded = stack.keys.device.type == "cpu"
+        self._answer = folded_attention if self._is_folded else attention
         self._views = {w: [self._view(group, w) for group in groups] for w in set(stack.windows)}
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -65,7 +68,7 @@ class PackAttend:
             keys[:, group.base : top] = k[rows].transpose(0, 1)
             values[:, group.base : top] = v[rows].transpose(0, 1)
             seen = slice(view.low, top)
-            out[rows] = attention(q[rows], keys[:, seen], values[:, seen], view.mask)
+            out[rows] = self._answer(q[rows], keys[:, seen], values[:, seen], view.mask)
             if len(group.keep_slots):
                 kept = slice(group.keep_from, group.keep_from + len(group.keep_slots))
                 keys[:, kept] = keys[:, group.keep_slots]
@@ -79,8 +82,9 @@ class PackAttend:
             depths = group.key_depths[group.base :, None]
             low = max(0, int(depths.min()) - window + 1)
             seen = seen & (group.key_depths > depths - window)
-        mask = torch.from_numpy(np.ascontiguousarray(seen[:, low:]))
-        return _View(low, additive_mask(mask.to(self._stack.keys.device), self._stack.keys.dtype))
+        visible = torch.from_numpy(np.ascontiguousarray(seen[:, low:]))
+        mask = additive_mask(visible.to(self._stack.keys.device), self._stack.keys.dtype)
+        return _View(low, folded_mask(mask, self._stack.repeats) if self._is_folded else mask)
 
 
 def default_group_tokens(device: torch.device) -> int:

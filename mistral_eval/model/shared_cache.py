@@ -164,7 +164,7 @@ class CellsAttend:
     """One more token of each of some cells: stored in its ring, answered by all three levels."""
 
     def __init__(self, cache: SharedCache, cells: Sequence[int], repeats: int) -> None:
-        """`repeats` is n_heads / n_kv_heads."""
+        """`cells` rise; `repeats` is n_heads / n_kv_heads."""
         self._cache = cache
         self._cells = torch.tensor(cells)
         self._repeats = repeats
@@ -174,6 +174,9 @@ class CellsAttend:
         kinds = set(zip(cache.windows, cache.ring_sizes, strict=True))
         self._masks = {kind: self._mask(*kind) for kind in kinds}
         self._rows = self._cells.to(cache.device)
+        written = cache.new_lengths[self._cells]
+        self._slots = {size: (written % size).to(cache.device) for size in set(cache.ring_sizes)}
+        self._is_full = len(cells) == cache.n_cells  # then cells are in order: sorted, distinct
 
     def finish(self) -> None:
         """Count the tokens, once all layers have seen them."""
@@ -185,11 +188,12 @@ class CellsAttend:
         size = cache.ring_sizes[layer]
         masks = self._masks[cache.windows[layer], size]
         keys, values = cache.rings[layer]
-        slots = (cache.new_lengths[self._cells] % size).to(cache.device)
+        slots = self._slots[size]
         keys[self._rows, :, slots] = k
         values[self._rows, :, slots] = v
-        grid = q.new_zeros(cache.n_cells, *shape[1:])
-        grid[self._rows] = q * shape[-1] ** -0.5
+        grid = q * shape[-1] ** -0.5
+        if not self._is_full:
+            grid = q.new_zeros(cache.n_cells, *shape[1:]).index_copy_(0, self._rows, grid)
         grouped = grid.view(cache.n_cells, k.shape[1], self._repeats, shape[-1])
         levels = [self._tails(layer, grouped, masks.tail)]
         filled = masks.ring.shape[-1]
@@ -197,7 +201,8 @@ class CellsAttend:
         if cache.room.root:
             levels.append(self._root(layer, grouped, masks.root))
         whole = reduce(merged, levels)
-        return (whole.out / whole.total)[self._rows].view(shape).to(q.dtype)
+        out = whole.out / whole.total
+        return (out if self._is_full else out[self._rows]).reshape(shape).to(q.dtype)
 
     def _root(self, layer: int, grouped: Tensor, mask: Tensor | None) -> Partial:
         """All cells' queries in one product with the root's keys."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mistral_eval.engine.native import NativeEngine
 from mistral_eval.model.config import ModelConfig
-from mistral_eval.model.transformer import expected_shapes
+from mistral_eval.model.layout import expected_shapes
 
 N_WORDS = 61
 EOS = 2

@@ -12,7 +12,8 @@ from mistral_eval.engine.requests import GenerateRequest
 from mistral_eval.errors import CheckpointError
 from mistral_eval.model.attention import SequencesAttend
 from mistral_eval.model.config import ModelConfig
-from mistral_eval.model.transformer import Transformer, expected_shapes
+from mistral_eval.model.layout import expected_shapes
+from mistral_eval.model.transformer import Transformer
 
 VOCAB = 100
 SHAPE = {
