@@ -23,6 +23,7 @@ from mistral_eval.engine.requests import (
     truncate_prompt,
 )
 from mistral_eval.errors import EngineError
+from mistral_eval.model.prefix_encoder import PrefixEncoder
 from mistral_eval.model.stream import continuation_text
 from mistral_eval.model.tokenizer import Tokenizer
 
@@ -53,12 +54,10 @@ class NativeBackend:
     notes: tuple[str, ...] = ()
     info: Mapping[str, Any] = field(default_factory=dict)
     counts: Counts = field(default_factory=Counts)
-    _last: tuple[str | None, tuple[int, ...]] = field(default=(None, ()), repr=False)
-    _integers: list[int] = field(default_factory=list, repr=False)
+    _encoder: PrefixEncoder = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        # One object per id, shared by all requests: MMLU's prompts alone hold 40 million ids.
-        self._integers = list(range(self.tokenizer.n_words))
+        self._encoder = PrefixEncoder(self.tokenizer)
 
     @property
     def fingerprint(self) -> str:
@@ -98,21 +97,12 @@ class NativeBackend:
         """
         kept = context.rstrip()
         continuation = context[len(kept) :] + continuation
-        head = self._encode_context(kept)
-        whole = self._encode(kept + continuation)
+        head = self._encoder.encode(kept)
+        whole = self._encoder.encode_beside(kept + continuation)
         split = min(len(head), len(whole) - 1)
         if whole[:split] == head:
             return head, whole[split:]
         return whole[:split], whole[split:]
-
-    def _encode_context(self, context: str) -> tuple[int, ...]:
-        """The choices and samples of a question share its context: encode and keep it once."""
-        if context != self._last[0]:
-            self._last = (context, self._encode(context))
-        return self._last[1]
-
-    def _encode(self, text: str) -> tuple[int, ...]:
-        return tuple(map(self._integers.__getitem__, self.tokenizer.encode(text, bos=True)))
 
     def _fit(self, context: tuple[int, ...], continuation: tuple[int, ...]) -> ScoreRequest:
         request, was_cut = truncate_left(ScoreRequest(context, continuation), self.context_len)
@@ -155,7 +145,7 @@ class NativeBackend:
         sampling = _sampling(settings)
         stops = Stops(until_of(settings))
         key = f"{self.seed}|{ask.name}" if sampling.temperature > 0 else ""
-        whole = GenerateRequest(self._encode_context(prompt), max_tokens, sampling, key)
+        whole = GenerateRequest(self._encoder.encode(prompt), max_tokens, sampling, key)
         request, was_cut = truncate_prompt(whole, self.context_len)
         self.counts.truncated += was_cut
         ids = request.prompt

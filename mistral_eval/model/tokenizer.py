@@ -49,6 +49,17 @@ class Tokenizer(Protocol):
         """Ids of a whole text, with BOS in front if asked; nothing in the text is special."""
         ...
 
+    def last_cut(self, text: str, end: int) -> int:
+        """The last index from 1 to `end` at which the text can be cut, 0 where there is none.
+
+        At a cut, encode(text) = encode(text[:cut]) + encode_rest(text[cut:]), whatever follows.
+        """
+        ...
+
+    def encode_rest(self, text: str) -> list[int]:
+        """Ids of what begins at a cut of a text; it is not empty."""
+        ...
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids; control ids give none, broken UTF-8 gives U+FFFD."""
         ...

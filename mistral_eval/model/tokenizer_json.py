@@ -9,16 +9,30 @@ from typing import Any, ClassVar, Literal
 from tokenizers import Tokenizer as Backend
 
 from mistral_eval.errors import TokenizerError
+from mistral_eval.model.cuts import SPACE, SPLITS, cut_before_space, joins_across_spaces
 from mistral_eval.model.fields import read_json
 from mistral_eval.model.special_tokens import read_special_tokens, tokenizer_fingerprint
 
 Decoding = Literal["bytes", "pieces", "other"]
+# What a text gets in front: nothing, a space mark, or a mark where it begins with no space; None
+# where no text can be cut.
+Front = Literal["nothing", "mark", "mark if none"] | None
+_MARKS = {
+    "type": "Sequence",
+    "normalizers": [
+        {"type": "Prepend", "prepend": SPACE},
+        {"type": "Replace", "pattern": {"String": " "}, "content": SPACE},
+    ],
+}
 _BYTE_PIECE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
 @dataclass(frozen=True, slots=True)
 class JsonTokenizer:
-    """A tokenizers.Tokenizer; `decoding` is how its decoder puts a text together."""
+    """A tokenizers.Tokenizer.
+
+    `decoding` is how its decoder puts a text together, `front` what its encoder puts before one.
+    """
 
     backend: Any
     bos_id: int
@@ -26,6 +40,7 @@ class JsonTokenizer:
     n_words: int
     fingerprint: str
     decoding: Decoding
+    front: Front
     special_ids: frozenset[int]
     kind: ClassVar[str] = "tokenizers"
 
@@ -57,12 +72,23 @@ class JsonTokenizer:
         n_words = max(backend.get_vocab(with_added_tokens=True).values()) + 1
         digest = tokenizer_fingerprint(file, bos_id, eos_id, n_words)
         decoding = _decoding(content.get("decoder"))
-        return cls(backend, bos_id, eos_id, n_words, digest, decoding, special)
+        front = _front(content)
+        return cls(backend, bos_id, eos_id, n_words, digest, decoding, front, special)
 
     def encode(self, text: str, bos: bool) -> list[int]:  # noqa: FBT001 - the protocol's form
         """Ids of a text; the file's own post-processor, which may add BOS, is left out."""
         ids: list[int] = self.backend.encode(text, add_special_tokens=False).ids
         return [self.bos_id, *ids] if bos else ids
+
+    def last_cut(self, text: str, end: int) -> int:
+        """Before a space behind a non-space, where the file's steps allow it; else 0."""
+        return 0 if self.front is None else cut_before_space(text, end)
+
+    def encode_rest(self, text: str) -> list[int]:
+        """Ids of what begins at a cut; a mark that is put in front stands for its space."""
+        if self.front != "mark":
+            return self.encode(text, bos=False)
+        return self.encode(text[1:], bos=False) or [self.backend.token_to_id(SPACE)]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids; special ids give none."""
@@ -108,3 +134,50 @@ def _decoding(decoder: Any) -> Decoding:
     if "Fuse" in kinds and is_plain and {"Replace", "ByteFallback", "Fuse", "Strip"} >= set(kinds):
         return "pieces"
     return "other"
+
+
+def _front(content: dict[str, Any]) -> Front:
+    """What is put in front of a text, where the steps are ones that allow cuts (`model.cuts`)."""
+    model, normalizer = content.get("model") or {}, content.get("normalizer")
+    steps = content.get("pre_tokenizer")
+    unusual = ("dropout", "continuing_subword_prefix", "end_of_word_suffix")
+    has_words = any(not token.get("special") for token in content.get("added_tokens") or [])
+    if model.get("type") != "BPE" or any(model.get(key) for key in unusual) or has_words:
+        return None
+    if normalizer is None and _splits_before_spaces(steps):
+        return "nothing"
+    vocabulary = model.get("vocab") or {}
+    is_closed = model.get("byte_fallback") and not model.get("ignore_merges")
+    if not is_closed or SPACE not in vocabulary or joins_across_spaces(vocabulary):
+        return None
+    if normalizer == _MARKS and steps is None:
+        return "mark"
+    return "mark if none" if normalizer is None and _is_metaspace(steps) else None
+
+
+def _splits_before_spaces(steps: Any) -> bool:
+    """Whether the pre-tokenizer splits by a known expression and then writes bytes as letters."""
+    if not isinstance(steps, dict) or steps.get("type") != "Sequence":
+        return False
+    parts = steps.get("pretokenizers") or []
+    if [part.get("type") for part in parts] != ["Split", "ByteLevel"]:
+        return False
+    split, letters = parts
+    is_known = (split.get("pattern") or {}).get("Regex") in SPLITS
+    is_whole = split.get("behavior") == "Isolated" and not split.get("invert")
+    return is_known and is_whole and _is_bare(letters)
+
+
+def _is_bare(letters: Any) -> bool:
+    """Whether ByteLevel adds no space and no splits of its own; both are on where absent."""
+    return not letters.get("add_prefix_space", True) and not letters.get("use_regex", True)
+
+
+def _is_metaspace(steps: Any) -> bool:
+    """Whether the pre-tokenizer only marks spaces and puts a mark in front."""
+    return isinstance(steps, dict) and (
+        steps.get("type") == "Metaspace"
+        and steps.get("replacement") == SPACE
+        and steps.get("prepend_scheme") == "always"
+        and steps.get("split") is False
+    )

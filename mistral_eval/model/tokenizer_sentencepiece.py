@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import sentencepiece
 
 from mistral_eval.errors import TokenizerError
+from mistral_eval.model.cuts import SPACE, cut_before_space, is_plain_bpe, joins_across_spaces
 from mistral_eval.model.special_tokens import (
     SpecialTokens,
     read_special_tokens,
@@ -17,7 +18,10 @@ from mistral_eval.model.special_tokens import (
 
 @dataclass(frozen=True, slots=True)
 class SentencePieceTokenizer:
-    """SentencePiece itself, with BOS, EOS and added special ids as the folder names them."""
+    """SentencePiece itself, with BOS, EOS and added special ids as the folder names them.
+
+    `space_id` is the id of a space mark alone, or None where no text can be cut (`model.cuts`).
+    """
 
     processor: Any
     bos_id: int
@@ -25,6 +29,7 @@ class SentencePieceTokenizer:
     n_words: int
     fingerprint: str
     has_ordinary_additions: bool
+    space_id: int | None
     kind: ClassVar[str] = "sentencepiece"
 
     @classmethod
@@ -57,12 +62,24 @@ class SentencePieceTokenizer:
             for number, (_, is_special) in special.added.items()
         )
         digest = tokenizer_fingerprint(file, bos_id, eos_id, n_words)
-        return cls(processor, bos_id, eos_id, n_words, digest, ordinary)
+        space_id = _space_id(processor, file)
+        return cls(processor, bos_id, eos_id, n_words, digest, ordinary, space_id)
 
     def encode(self, text: str, bos: bool) -> list[int]:  # noqa: FBT001 - the protocol's form
         """Ids of a whole text: SentencePiece puts its space in front, `<s>` in it is text."""
         ids: list[int] = self.processor.encode(text)
         return [self.bos_id, *ids] if bos else ids
+
+    def last_cut(self, text: str, end: int) -> int:
+        """Before a space behind a non-space, where the vocabulary allows it; else 0."""
+        return 0 if self.space_id is None else cut_before_space(text, end)
+
+    def encode_rest(self, text: str) -> list[int]:
+        """Ids of what begins at a cut: its space is the one SentencePiece puts in front."""
+        if text == " ":  # of an empty text SentencePiece makes nothing
+            return [] if self.space_id is None else [self.space_id]
+        ids: list[int] = self.processor.encode(text[1:])
+        return ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids; control ids and added special ids give none."""
@@ -77,6 +94,16 @@ class SentencePieceTokenizer:
             or self.processor.is_control(token)
             or self.processor.is_unknown(token)
         )
+
+
+def _space_id(processor: Any, file: Path) -> int | None:
+    """The space mark's id where texts can be cut before a space, else None."""
+    number: int = processor.piece_to_id(SPACE)
+    pieces = map(processor.id_to_piece, range(processor.vocab_size()))
+    is_text = not (processor.is_unknown(number) or processor.is_unused(number))
+    if is_text and is_plain_bpe(file.read_bytes()) and not joins_across_spaces(pieces):
+        return number
+    return None
 
 
 def _special_id(text: str, special: SpecialTokens, processor: Any, file: Path) -> int:

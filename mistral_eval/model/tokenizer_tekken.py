@@ -6,15 +6,20 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mistral_eval.errors import TokenizerError
+from mistral_eval.model.cuts import SPLITS, cut_before_space
 from mistral_eval.model.special_tokens import tokenizer_fingerprint
 
 
 @dataclass(frozen=True, slots=True)
 class TekkenTokenizer:
-    """mistral-common's Tekkenizer; text never becomes a special id in it."""
+    """mistral-common's Tekkenizer; text never becomes a special id in it.
+
+    `has_cuts` says whether its regular expression is one whose words end before a space.
+    """
 
     tekkenizer: Any
     fingerprint: str
+    has_cuts: bool
     kind: ClassVar[str] = "tekken"
 
     @classmethod
@@ -37,7 +42,9 @@ class TekkenTokenizer:
         digest = tokenizer_fingerprint(
             file, tekkenizer.bos_id, tekkenizer.eos_id, tekkenizer.n_words
         )
-        return cls(tekkenizer, digest)
+        # mistral-common has no public name for it; without it texts are encoded whole
+        model = getattr(tekkenizer, "_model", None)
+        return cls(tekkenizer, digest, getattr(model, "_pat_str", None) in SPLITS)
 
     @property
     def bos_id(self) -> int:
@@ -58,6 +65,14 @@ class TekkenTokenizer:
         """Ids of a text; tekken puts nothing in front of it."""
         ids: list[int] = self.tekkenizer.encode(text, bos=bos, eos=False)
         return ids
+
+    def last_cut(self, text: str, end: int) -> int:
+        """Before a space behind a non-space, where the regular expression allows it; else 0."""
+        return cut_before_space(text, end) if self.has_cuts else 0
+
+    def encode_rest(self, text: str) -> list[int]:
+        """Ids of what begins at a cut."""
+        return self.encode(text, bos=False)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids; special ids give none, and end a run of bytes."""

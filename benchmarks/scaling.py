@@ -1,0 +1,115 @@
+"""Whether scoring costs what its unique tokens cost: seconds a token for more and more of MMLU.
+
+    python benchmarks/scaling.py [--data DIR] [--limits N,N,...] [--short] [--threads N] [--cpu]
+
+Each line is one scoring run of the 60 million parameter shape of `vs_lm_eval.py`, random weights
+in float32, over that many questions of MMLU chosen as `--limit` chooses them (`all` for the whole
+test set). Building the requests and encoding them is not counted; the tree is. `--short` asks few
+questions; `--cpu` counts seconds of CPU. "Spread" is the dearest token over the cheapest, less
+one; the goal is 20 %.
+"""
+
+import argparse
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from time import perf_counter, process_time
+
+import torch
+from machine import machine
+from vs_lm_eval import BESIDE, CONFIG
+
+from mistral_eval.backends.native import NativeBackend
+from mistral_eval.data import make_source
+from mistral_eval.engine.calibrate import random_weights
+from mistral_eval.engine.native import NativeEngine
+from mistral_eval.engine.requests import ScoreRequest
+from mistral_eval.harness.asking import Asking, load_benchmarks
+from mistral_eval.harness.plan import requests_of
+from mistral_eval.harness.rescore import NoEngine
+from mistral_eval.model.tiny import tiny_tokenizer_file
+from mistral_eval.model.tokenizer import load_tokenizer
+
+LIMITS, SHORT = "100,1000,all", "20,60"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One run: its tokens, as `hf` would feed them and computed, and its seconds."""
+
+    limit: str
+    questions: int
+    naive: int
+    unique: int
+    seconds: float
+
+    @property
+    def microseconds(self) -> float:
+        """Of one unique token."""
+        return 1e6 * self.seconds / self.unique
+
+
+def requests(limit: str, data: str) -> list[ScoreRequest]:
+    """Score requests of so many questions of MMLU, in Mistral's v1 ids."""
+    tokenizer = load_tokenizer(tiny_tokenizer_file(), expected_vocab=CONFIG.vocab_size)
+    backend = NativeBackend(NoEngine(), tokenizer, CONFIG.context_len, "scaling")
+    count = None if limit == "all" else int(limit)
+    asking = Asking(make_source(data), count, None, unpinned=False)
+    (loaded,) = load_benchmarks(("mmlu",), asking)
+    return requests_of(loaded, backend).scores
+
+
+def measure(limit: str, data: str, clock: Callable[[], float]) -> Line:
+    """Score that many questions with a new engine, which first scores a few to warm up."""
+    asked = requests(limit, data)
+    weights = random_weights(CONFIG, torch.float32, torch.device("cpu"))
+    engine = NativeEngine(CONFIG, weights, n_words=CONFIG.vocab_size, eos_id=2)
+    for _ in engine.score(asked[:4]):
+        pass
+    before = engine.stats.score_naive, engine.stats.score_computed
+    start = clock()
+    replies = sum(1 for _ in engine.score(asked))
+    seconds = clock() - start
+    assert replies == len(asked), f"{replies} replies to {len(asked)} requests"
+    return Line(
+        limit,
+        len(asked) // 4,
+        engine.stats.score_naive - before[0],
+        engine.stats.score_computed - before[1],
+        seconds,
+    )
+
+
+def main() -> None:
+    """Measure each limit, printing a line as it is known."""
+    parser = argparse.ArgumentParser(description="seconds a unique token, for more of MMLU")
+    parser.add_argument("--data", default=str(BESIDE) if BESIDE.is_dir() else "sample")
+    parser.add_argument("--limits", help=f"questions, or all; by default {LIMITS}")
+    parser.add_argument("--short", action="store_true", help=f"the limits {SHORT}")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--cpu", action="store_true")
+    chosen = parser.parse_args()
+    torch.set_num_threads(chosen.threads)
+    clock, name = (process_time, "CPU") if chosen.cpu else (perf_counter, "wall-clock")
+    where, lines = machine(), []
+    print(f"{where}, {chosen.threads} thread(s), {name} seconds\n")
+    print("| limit | questions | tokens of `hf` | unique | seconds | µs a unique token |")
+    print("| --: | --: | --: | --: | --: | --: |")
+    for limit in (chosen.limits or (SHORT if chosen.short else LIMITS)).split(","):
+        line = measure(limit, chosen.data, clock)
+        lines.append(line)
+        print(
+            f"| {line.limit} | {line.questions:,} | {line.naive:,} | {line.unique:,} "
+            f"| {line.seconds:.1f} | {line.microseconds:.1f} |",
+            flush=True,
+        )
+    costs = [line.microseconds for line in lines]
+    spread = max(costs) / min(costs) - 1
+    print(f"\nspread {100 * spread:.0f} %")
+    found = [{**asdict(line), "microseconds": line.microseconds} for line in lines]
+    print(json.dumps({"machine": where, "clock": name, "spread": spread, "lines": found}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,380 @@
+"""Encoding a text in parts gives the ids of the whole, for every tokenizer that allows cuts."""
+
+import json
+import shutil
+
+import pytest
+import sentencepiece
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from mistral_eval.backends.base import Ask
+from mistral_eval.data import make_source
+from mistral_eval.harness.asking import Asking, load_benchmarks
+from mistral_eval.model.cuts import (
+    LLAMA_SPLIT,
+    SPACE,
+    TEKKEN_SPLIT,
+    is_plain_bpe,
+    joins_across_spaces,
+)
+from mistral_eval.model.export_tokenizer import save_tokenizer
+from mistral_eval.model.prefix_encoder import PrefixEncoder
+from mistral_eval.model.tiny import tiny_tokenizer_file
+from mistral_eval.model.tokenizer import load_tokenizer
+from mistral_eval.suite import BENCHMARKS
+
+DATA = tiny_tokenizer_file().parent
+FILES = {
+    "v1": tiny_tokenizer_file(),
+    "v3": DATA / "mistral_instruct_tokenizer_240323.model.v3",
+    "tekken": DATA / "tekken_240911.json",
+}
+CONVERTED = {"v1.json": "v1", "v3.json": "v3", "metaspace.json": "v1"}
+SPLIT = {"bytes.json": TEKKEN_SPLIT, "llama.json": LLAMA_SPLIT}
+KINDS = [*FILES, *CONVERTED, *SPLIT]
+WHITE_SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(
+    map(chr, range(0x2000, 0x200B))
+)
+PIECES = st.sampled_from(
+    [
+        *(
+            " ",
+            "  ",
+            "    ",
+            "\n",
+            "\n\n",
+            "\t",
+            "\r\n",
+            "\u3000",
+            "\xa0",
+            "\x00",
+            SPACE,
+            SPACE * 3,
+        ),
+        *("</s>", "<s>", "[INST]", " [/INST]", "[REFERENCE_DOC_1]", "<0x20>", "<unk>", "[REF"),
+        *(
+            "A",
+            " A",
+            "Answer:",
+            "the",
+            " the",
+            "'ll",
+            "Größe",
+            "日本語",
+            "🙂",
+            "👩‍👩‍👧",
+            "e\u0301",
+            "é",
+        ),
+        *(
+            ".",
+            ".\n",
+            "//",
+            " //\n",
+            "12345",
+            " 6",
+            "_",
+            "def f(x):\n    return",
+            "don't",
+            "\u200b",
+        ),
+    ]
+)
+TEXT = st.lists(PIECES, max_size=12).map("".join) | st.text(max_size=12)
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory):
+    """Folders with the tokenizer.json that our writer makes of Mistral's v1 and v3."""
+    folders = {}
+    for of in ("v1", "v3"):
+        folders[of] = tmp_path_factory.mktemp("converted")
+        save_tokenizer(FILES[of], folders[of])
+    return folders
+
+
+@pytest.fixture(scope="module")
+def tokenizers(converted, tmp_path_factory):
+    """One of every kind by name; those of `SPLIT` are trained on the spot."""
+    made = {name: load_tokenizer(file, expected_vocab=140000) for name, file in FILES.items()}
+    for name, of in CONVERTED.items():
+        file = converted[of] / "tokenizer.json"
+        if name == "metaspace.json":
+            file = with_metaspace(converted[of], tmp_path_factory.mktemp("metaspace"))
+        made[name] = load_tokenizer(file, expected_vocab=140000)
+    for name, pattern in SPLIT.items():
+        file = train(tmp_path_factory.mktemp("trained"), pattern)
+        made[name] = load_tokenizer(file, expected_vocab=140000)
+    return made
+
+
+def with_metaspace(folder, other):
+    """The form that transformers 5 writes, in another folder."""
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["normalizer"] = None
+    content["pre_tokenizer"] = {
+        "type": "Metaspace",
+        "replacement": SPACE,
+        "prepend_scheme": "always",
+        "split": False,
+    }
+    shutil.copy(folder / "tokenizer_config.json", other)
+    (other / "tokenizer.json").write_text(json.dumps(content))
+    return other / "tokenizer.json"
+
+
+def train(folder, pattern):
+    """A small byte-level tokenizer.json whose words are those of a regular expression."""
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(pattern), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    made.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=600,
+        special_tokens=["<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    words = "def f(x):\n    return x  // the Answer: it'll be 123 456.\n\n日本語 Größe 🙂 " * 20
+    made.train_from_iterator([words], trainer)
+    made.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text('{"bos_token": "<s>", "eos_token": "</s>"}')
+    return folder / "tokenizer.json"
+
+
+def all_cuts(tokenizer, text):
+    cuts, end = [], len(text)
+    while cut := tokenizer.last_cut(text, end):
+        cuts.append(cut)
+        end = cut - 1
+    return cuts
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=300, deadline=None)
+@given(text=TEXT)
+def test_the_parts_of_a_text_have_the_ids_of_the_whole_at_every_cut(tokenizers, kind, text):
+    tokenizer = tokenizers[kind]
+    whole = tokenizer.encode(text, bos=True)
+    for cut in all_cuts(tokenizer, text):
+        left, right = text[:cut], text[cut:]
+        assert tokenizer.encode(left, bos=True) + tokenizer.encode_rest(right) == whole
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=200, deadline=None)
+@given(texts=st.lists(st.tuples(st.integers(0, 40), TEXT), min_size=1, max_size=8))
+def test_texts_that_begin_alike_get_the_tokenizers_own_ids(tokenizers, kind, texts):
+    """Each is a beginning of the one before it with something behind."""
+    tokenizer, text = tokenizers[kind], "Question: a b\nAnswer: c d \n\nQuestion: e  f"
+    encoder = PrefixEncoder(tokenizer)
+    for kept, more in texts:
+        text = text[:kept] + more
+        expected = tuple(tokenizer.encode(text, bos=True))
+        assert encoder.encode_beside(text) == expected
+        assert encoder.encode(text) == expected
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_cut_before_a_word_and_not_within_a_run_of_spaces(tokenizers, kind):
+    text = "one two  three \n four"
+
+    assert all_cuts(tokenizers[kind], text) == [14, 7, 3]
+    assert tokenizers[kind].last_cut(text, 6) == 3
+    assert tokenizers[kind].last_cut(text, 2) == 0
+    assert tokenizers[kind].last_cut(" leading", 7) == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("before", WHITE_SPACE + SPACE)
+def test_a_space_behind_white_space_is_no_cut(tokenizers, kind, before):
+    assert tokenizers[kind].last_cut(f"a{before} b", 3) == (1 if before == " " else 0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_the_rest_goes_through_the_tokenizer(tokenizers, kind):
+    """A text longer by a word costs that word; one that shares half costs both other halves."""
+    tokenizer, seen = tokenizers[kind], []
+
+    class Counting:
+        n_words, last_cut = tokenizer.n_words, staticmethod(tokenizer.last_cut)
+
+        @staticmethod
+        def encode(text, *, bos):
+            seen.append(text)
+            return tokenizer.encode(text, bos=bos)
+
+        @staticmethod
+        def encode_rest(text):
+            seen.append(text)
+            return tokenizer.encode_rest(text)
+
+    encoder, shared = PrefixEncoder(Counting()), "many words here " * 50
+    first = encoder.encode(shared + "first one")
+    seen.clear()
+    encoder.encode_beside(shared + "first one more")
+    assert seen == [" more"]
+    seen.clear()
+    assert encoder.encode(shared + "first one") is first
+    assert seen == []
+    encoder.encode(shared + "second")
+    assert seen == [" first one", " second"]
+    seen.clear()
+    encoder.encode("many " + "others " * 100)
+    assert seen == ["many " + "others " * 100]
+
+
+def test_a_lone_surrogate_is_replaced_in_a_part_as_in_the_whole(tokenizers):
+    tokenizer, text = tokenizers["tekken"], "some \ud800 and\udc00 and \ud83d\ude42 x"
+    whole = tokenizer.encode(text, bos=False)
+    for cut in (4, 6, 11, 15, 18):
+        assert text[cut] == " "
+        assert tokenizer.encode(text[:cut], bos=False) + tokenizer.encode_rest(text[cut:]) == whole
+
+
+def test_pieces_with_a_space_behind_a_character_are_found():
+    assert not joins_across_spaces(["a", SPACE, SPACE * 4, f"{SPACE}the", "<0x20>"])
+    assert joins_across_spaces(["a", f"of{SPACE}"])
+    assert joins_across_spaces([f"{SPACE}of{SPACE}the"])
+    assert joins_across_spaces(["[A B]"])
+
+
+OPTIONS = {
+    "plain": ({}, True),
+    "unigram": ({"model_type": "unigram"}, False),
+    "nfkc": ({"normalization_rule_name": "nfkc"}, False),
+    "no dummy prefix": ({"add_dummy_prefix": False}, False),
+    "squeezed spaces": ({"remove_extra_whitespaces": True}, False),
+    "spaces behind words": ({"treat_whitespace_as_suffix": True}, False),
+    "no bytes": ({"byte_fallback": False}, False),
+    "words joined": ({"split_by_whitespace": False}, False),
+    "symbols": ({"user_defined_symbols": ["[A]", "[B]"]}, True),
+    "a symbol with a space": ({"user_defined_symbols": [f"[A{SPACE}B]"]}, False),
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_which_sentencepiece_models_can_be_cut(tmp_path, name):
+    """Trained here, one option away from Mistral's; what can be cut gives the whole's ids."""
+    options, can = OPTIONS[name]
+    text = "of the man and of the woman of the house, and so on of the [A] of the [B] day. " * 3
+    text = text.rstrip()
+    sentences = tmp_path / "sentences.txt"
+    sentences.write_text("\n".join([text] * 20))
+    sentencepiece.SentencePieceTrainer.train(
+        **{
+            "input": str(sentences),
+            "model_prefix": str(tmp_path / "made"),
+            "vocab_size": 300,
+            "hard_vocab_limit": False,
+            "model_type": "bpe",
+            "byte_fallback": True,
+            "normalization_rule_name": "identity",
+            "remove_extra_whitespaces": False,
+            "minloglevel": 2,
+            **options,
+        }
+    )
+    tokenizer = load_tokenizer(tmp_path / "made.model", expected_vocab=400)
+
+    assert (tokenizer.space_id is not None) == can
+    assert tokenizer.last_cut(text, len(text)) == (text.rindex(" ") if can else 0)
+    for cut in all_cuts(tokenizer, text):
+        parts = tokenizer.encode(text[:cut], bos=True) + tokenizer.encode_rest(text[cut:])
+        assert parts == tokenizer.encode(text, bos=True)
+
+
+def test_a_message_of_another_kind_is_no_plain_bpe():
+    assert not is_plain_bpe(b"")
+    # fields of all wire types: 1 (varint), 2 (eight bytes), 4 (four bytes), 5 (a string)
+    assert not is_plain_bpe(b"\x08\x96\x01\x11" + bytes(8) + b"\x25" + bytes(4) + b"\x2a\x01x")
+
+
+CHANGES = {
+    "dropout": lambda c: c["model"].update(dropout=0.1),
+    "a suffix": lambda c: c["model"].update(end_of_word_suffix="</w>"),
+    "no bytes": lambda c: c["model"].update(byte_fallback=False),
+    "whole words first": lambda c: c["model"].update(ignore_merges=True),
+    "a piece across a space": lambda c: c["model"]["vocab"].update({f"a{SPACE}b": 32000}),
+    "another normalizer": lambda c: c["normalizer"]["normalizers"].append({"type": "NFKC"}),
+    "no normalizer": lambda c: c.update(normalizer=None),
+    "an ordinary added token": lambda c: c["added_tokens"][0].update(special=False),
+    "a pre-tokenizer": lambda c: c.update(pre_tokenizer={"type": "Whitespace"}),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_tokenizer_json_with_steps_of_another_kind_is_not_cut(converted, tmp_path, name):
+    shutil.copy(converted["v1"] / "tokenizer_config.json", tmp_path)
+    file = tmp_path / "tokenizer.json"
+    content = json.loads((converted["v1"] / "tokenizer.json").read_text())
+    CHANGES[name](content)
+    file.write_text(json.dumps(content))
+
+    tokenizer = load_tokenizer(file, expected_vocab=40000)
+
+    assert tokenizer.front is None
+    assert tokenizer.last_cut("one two three", 13) == 0
+
+
+LETTERS = {
+    "another expression": lambda s: s[0].update(pattern={"Regex": r"\w+ \w+"}),
+    "spaces in front": lambda s: s[1].update(add_prefix_space=True),
+    "a second split": lambda s: s[1].update(use_regex=True),
+    "words removed": lambda s: s[0].update(behavior="Removed"),
+    "a third step": lambda s: s.append({"type": "Whitespace"}),
+}
+
+
+@pytest.mark.parametrize("name", LETTERS)
+def test_a_byte_level_tokenizer_json_with_other_words_is_not_cut(tmp_path, name):
+    file = train(tmp_path, TEKKEN_SPLIT)
+    content = json.loads(file.read_text())
+    LETTERS[name](content["pre_tokenizer"]["pretokenizers"])
+    file.write_text(json.dumps(content))
+
+    assert load_tokenizer(file, expected_vocab=1000).front is None
+
+
+def requests(shared, benchmark, keep=None):
+    """Contexts and continuations (or None) of a benchmark's requests over the real test set."""
+    asking = Asking(make_source(str(shared / "data")), None, None, unpinned=False)
+    (loaded,) = load_benchmarks([benchmark], asking)
+    for question in loaded.questions:
+        if keep in (None, loaded.stratum(question.doc)):
+            for instance in question.instances:
+                arguments = Ask(instance).instance.args
+                yield arguments[0], arguments[1] if len(question.instances) > 1 else None
+
+
+def compare(tokenizer, pairs):
+    """The encoder's ids and the tokenizer's own of each context and pair; how many there were."""
+    encoder, count, last = PrefixEncoder(tokenizer), 0, None
+    for context, continuation in pairs:
+        count += 1
+        if context != last:
+            last = context
+            assert encoder.encode(context) == tuple(tokenizer.encode(context, bos=True))
+        encoder.encode(context)
+        if continuation is not None:
+            whole = context + continuation
+            assert encoder.encode_beside(whole) == tuple(tokenizer.encode(whole, bos=True))
+    return count
+
+
+def test_prompts_of_the_real_test_sets_get_the_tokenizers_own_ids(tokenizers, shared):
+    pairs = [*requests(shared, "mmlu", "anatomy"), *requests(shared, "humaneval")]
+    for kind in FILES:
+        assert compare(tokenizers[kind], pairs) == 540 + 164
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("benchmark", [one.id for one in BENCHMARKS])
+def test_every_request_of_the_suite_gets_mistrals_own_ids(tokenizers, shared, benchmark):
+    assert compare(tokenizers["v1"], requests(shared, benchmark)) > 100
