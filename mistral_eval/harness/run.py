@@ -20,6 +20,7 @@ from mistral_eval.harness.results import Finished, write_run
 from mistral_eval.harness.stock import load_stock, run_stock, stock_lines
 from mistral_eval.harness.stopping import stoppable
 from mistral_eval.harness.verify import is_verified, native_engine, verify
+from mistral_eval.harness.watching import AnswerWatch, JudgeWatch
 from mistral_eval.journal import Journal
 from mistral_eval.other_runs import OtherRuns
 from mistral_eval.protocol import JudgeContext
@@ -29,12 +30,6 @@ from mistral_eval.settings import RunSettings
 from mistral_eval.suite import BENCHMARKS
 
 Opener = Callable[[RunSettings, Sequence[LoadedBenchmark], Talk], Opened]
-
-LABELS: dict[Kind, str] = {
-    "score": "Scoring choices",
-    "rolling": "Scoring texts",
-    "generate": "Generating replies",
-}
 
 
 def run_suite(settings: RunSettings, talk: Talk) -> Path:
@@ -158,10 +153,8 @@ def _answer(lm: MistralLM, loaded: Sequence[LoadedBenchmark], talk: Talk) -> lis
         instances = [instance for benchmark in asked for instance in benchmark.instances]
         if not instances:
             continue
-        with talk.progress(LABELS[_kind(asked[0])]) as steps:
-            lm.watch = lambda _, done, total, steps=steps: steps.update(done, total)
+        with _watched(lm, asked, talk):
             answers = iter(method(instances))
-            lm.watch = None
         for benchmark in asked:
             replies[id(benchmark)] = [
                 [
@@ -172,6 +165,18 @@ def _answer(lm: MistralLM, loaded: Sequence[LoadedBenchmark], talk: Talk) -> lis
                 for question in benchmark.questions
             ]
     return [replies[id(benchmark)] for benchmark in loaded]
+
+
+@contextmanager
+def _watched(lm: MistralLM, asked: Sequence[LoadedBenchmark], talk: Talk) -> Iterator[None]:
+    """A display of how the block answers these benchmarks; none, and no cost, when quiet."""
+    if talk.quiet:
+        yield
+        return
+    lm.watch = watch = AnswerWatch(_kind(asked[0]), asked, lm.backend)
+    with talk.show(watch.phase.snapshot):
+        yield
+    lm.watch = None
 
 
 def _verify(
@@ -200,17 +205,13 @@ def _judge(
     context: JudgeContext,
     talk: Talk,
 ) -> list[Judged]:
-    """Verdicts of all benchmarks; the bar counts questions, in a benchmark by what it reports."""
+    """Verdicts of all benchmarks; the display moves in a benchmark by what it reports."""
     judged: list[Judged] = []
-    total, before = sum(len(benchmark.questions) for benchmark in loaded), 0
-    with talk.progress("Judging") as steps:
+    watch = JudgeWatch(loaded)
+    context = replace(context, on_done=watch.done, on_verdict=watch.verdict)
+    with talk.show(watch.phase.snapshot):
         for benchmark, answers in zip(loaded, replies, strict=True):
-            count = len(benchmark.questions)
-
-            def advance(done: int, of: int, before: int = before, count: int = count) -> None:
-                steps.update(before + count * done // of, total)
-
-            judged.append(judge_benchmark(benchmark, answers, replace(context, on_done=advance)))
-            before += count
-            steps.update(before, total)
+            watch.next()
+            judged.append(judge_benchmark(benchmark, answers, context))
+            watch.end(judged[-1].cell.correct)
     return judged
