@@ -17,6 +17,7 @@ from mistral_eval.harness.engines import Opened, check_device, open_backend
 from mistral_eval.harness.folder import is_another_attempt, is_finished, run_folder
 from mistral_eval.harness.judging import Judged, judge_benchmark
 from mistral_eval.harness.results import Finished, write_run
+from mistral_eval.harness.speed import speed_of
 from mistral_eval.harness.stock import load_stock, run_stock, stock_lines
 from mistral_eval.harness.stopping import stoppable
 from mistral_eval.harness.verify import is_verified, native_engine, verify
@@ -89,12 +90,13 @@ def complete(
             replies = _answer(lm, loaded, talk)
         with clock.phase("stock"):
             stock = run_stock(stock_tasks, lm, settings) if stock_tasks else None
+        speed = speed_of(opened.backend)
         verified = _verify(lm, settings, clock, talk)
         context = JudgeContext(isolation=isolation, unsafe=settings.unsafe_code)
         with clock.phase("judge"):
             judged = _judge(loaded, replies, context, talk)
-        seconds = clock.seconds
-        write_run(folder, Finished(settings, opened, lm, judged, stock, seconds, earlier, verified))
+        found = (judged, stock, clock.seconds, earlier, verified, speed)
+        write_run(folder, Finished(settings, opened, lm, *found))
     for line in stock_lines(stock):
         talk.say(line)
     talk.say(f"The run's record is in {folder}.")
