@@ -1,17 +1,23 @@
 """Rows from the Hugging Face hub, through `datasets`, which keeps a copy in its cache."""
 
+import re
+from typing import Any
+
 from mistral_eval.data.columns import column_paths, pick, require_columns
 from mistral_eval.data.rows import Row
 from mistral_eval.data.spec import DataSpec
 from mistral_eval.errors import HubError
 
+COMMIT = re.compile(r"[0-9a-f]{7,40}")
 
-def rows_from_hub(spec: DataSpec, config: str | None, split: str) -> list[Row]:
-    """One split of one configuration.
+
+def rows_from_hub(spec: DataSpec, config: str | None, split: str) -> tuple[list[Row], str | None]:
+    """One split of one configuration, and the hub's commit it is of, where that can be told.
 
     Raises:
         DataError: the hub's columns are not those the benchmark reads.
-        HubError: the hub did not answer, or refused.
+        HubError: the hub did not answer, or refused; or what came is of another commit than
+            `spec.revision`: without the hub, `datasets` takes any copy that its cache has.
     """
     import datasets
     from datasets.exceptions import DatasetNotFoundError, DatasetsError
@@ -32,5 +38,20 @@ def rows_from_hub(spec: DataSpec, config: str | None, split: str) -> list[Row]:
             f"{where} could not be loaded from the Hugging Face hub: {error}. "
             "Check the network, or give --data sample or a folder."
         ) from error
+    commit = commit_of(table.info)
+    if commit and COMMIT.fullmatch(spec.revision) and not commit.startswith(spec.revision):
+        raise HubError(
+            f"{where} should be of commit {spec.revision}, but the copy at hand is of {commit}. "
+            "Go online once, or ask for that commit with --data-revision."
+        )
     require_columns(spec, column_paths(table.features), where)
-    return [pick(spec, row) for row in table.select_columns(spec.top_columns).to_list()]
+    rows = [pick(spec, row) for row in table.select_columns(spec.top_columns).to_list()]
+    return rows, commit
+
+
+def commit_of(info: Any) -> str | None:
+    """The commit of a loaded data set, read from the names of the files it was made from."""
+    for name in info.download_checksums or {}:
+        if found := re.fullmatch(r"hf://datasets/[^@]+@([0-9a-f]{40})/.*", name):
+            return found[1]
+    return None

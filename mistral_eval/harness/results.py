@@ -96,7 +96,7 @@ def _run(folder: Path, finished: Finished, results_name: str, now: datetime) -> 
             "processor": platform.machine(),
             "cores": os.cpu_count(),
         },
-        "data": {j.loaded.benchmark.id: asdict(j.loaded.fingerprint) for j in finished.judged},
+        "data": {j.loaded.benchmark.id: _data(j, finished.settings) for j in finished.judged},
         "protocol": {
             j.loaded.benchmark.id: text_hash(
                 (tasks_folder() / f"{j.loaded.benchmark.id}.yaml").read_text(encoding="utf-8")
@@ -128,6 +128,13 @@ def _run(folder: Path, finished: Finished, results_name: str, now: datetime) -> 
         run |= {key: finished.earlier[key] for key in kept} | {"rescored": run["date"]}
         run["speed"] = finished.earlier.get("speed")
     return run
+
+
+def _data(judged: Judged, settings: RunSettings) -> dict[str, Any]:
+    """What a benchmark's rows were recognised as; the hub's revision if they are from there."""
+    kwargs = judged.loaded.task.config.dataset_kwargs
+    revision = kwargs["revision"] if settings.data == "hub" else None
+    return {**asdict(judged.loaded.fingerprint), "revision": revision}
 
 
 def _truncated(counts: Counts | None) -> list[str]:

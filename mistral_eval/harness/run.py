@@ -117,7 +117,7 @@ class Clock:
 
 
 def _load(settings: RunSettings, source: Source, talk: Talk) -> list[LoadedBenchmark]:
-    asking = Asking(source, settings.limit, settings.num_fewshot, settings.data_unpinned)
+    asking = Asking.of(settings, source)
     loaded = []
     for benchmark in load_benchmarks(settings.own_tasks, asking):
         count = len(benchmark.questions)

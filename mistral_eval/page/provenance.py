@@ -133,7 +133,7 @@ def protocols(run: Mapping[str, Any], name: str) -> Section:
                 known.metric if known else MISSING,
                 _text(shots),
                 str(run.get("protocol", {}).get(task, MISSING))[:16],
-                _text(data.get("name")),
+                " ".join(filter(None, (_text(data.get("name")), (data.get("commit") or "")[:12]))),
                 str(data.get("sha256", MISSING))[:16],
             )
         )
