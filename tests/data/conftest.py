@@ -5,6 +5,7 @@ It speaks as much of the Hugging Face hub's HTTP interface as loading a data set
 
 import hashlib
 import json
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,7 +13,13 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
+import pytest
+
 Files = Mapping[str, bytes]
+PATH = re.compile(
+    r"(/api)?/datasets/(?P<repository>[^/]+/[^/]+)"
+    r"/(?P<action>resolve|revision|tree)/(?P<revision>[^/]+)(/(?P<below>.*))?"
+)
 
 
 @dataclass(slots=True)
@@ -64,17 +71,13 @@ def _handler(hub: LocalHub) -> type[BaseHTTPRequestHandler]:
         def do_HEAD(self) -> None:
             self._answer()
 
-        def do_POST(self) -> None:
-            length = int(self.headers.get("Content-Length", 0))
-            self._answer(self.rfile.read(length))
-
         def log_message(self, *_: object) -> None:
             pass
 
-        def _answer(self, body: bytes = b"") -> None:
+        def _answer(self) -> None:
             path = unquote(urlsplit(self.path).path)
             hub.asked.append(f"{self.command} {path}")
-            status, headers, content = answer(hub, path, body)
+            status, headers, content = answer(hub, path)
             self.send_response(status)
             for name, value in {**headers, "Content-Length": str(len(content))}.items():
                 self.send_header(name, value)
@@ -85,33 +88,31 @@ def _handler(hub: LocalHub) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
+@pytest.fixture(scope="module")
+def hub() -> Iterator[LocalHub]:
+    """A hub that answers, with nothing on it."""
+    with serve(LocalHub()) as serving:
+        yield serving
+
+
 Answer = tuple[int, dict[str, str], bytes]
 
 
-def answer(hub: LocalHub, path: str, body: bytes) -> Answer:
+def answer(hub: LocalHub, path: str) -> Answer:
     """Status, headers and content."""
-    parts = path.strip("/").split("/")
-    is_api = parts[0] == "api"
-    kind, owner, name, *rest = parts[is_api:] if len(parts) > 3 else (*parts, "", "", "")
-    repository = f"{owner}/{name}"
-    if kind != "datasets" or repository not in hub.commits:
+    found = PATH.fullmatch(path)
+    if found is None or found["repository"] not in hub.commits:
         return _missing("RepoNotFound")
-    action, revision, *below = (*rest, "", "")[: max(2, len(rest))]
-    if action not in ("resolve", "revision", "tree", "paths-info", ""):
-        return _missing("EntryNotFound")
-    commit = hub.find(repository, revision or "main")
+    commit = hub.find(found["repository"], found["revision"])
     if commit is None:
         return _missing("RevisionNotFound")
-    files = hub.commits[repository][commit]
-    if not is_api:
-        return _file(files, "/".join(below), commit)
-    if action in ("revision", ""):
-        siblings = [{"rfilename": file} for file in files]
-        return _json({"id": repository, "sha": commit, "siblings": siblings, "tags": []})
-    if action == "tree":
-        return _json(_entries(files, "/".join(below)))
-    wanted = _paths(body)
-    return _json([entry for path in wanted for entry in _entry(files, path)])
+    files, below = hub.commits[found["repository"]][commit], found["below"] or ""
+    if found["action"] == "resolve":
+        return _file(files, below, commit)
+    if found["action"] == "tree":
+        return _json(_entries(files, below))
+    siblings = [{"rfilename": file} for file in files]
+    return _json({"id": found["repository"], "sha": commit, "siblings": siblings, "tags": []})
 
 
 def _missing(code: str) -> Answer:
@@ -129,19 +130,10 @@ def _file(files: Files, path: str, commit: str) -> Answer:
     return 200, {"X-Repo-Commit": commit, "ETag": tag}, files[path]
 
 
-def _paths(body: bytes) -> list[str]:
-    from urllib.parse import parse_qs
-
-    try:
-        return list(json.loads(body)["paths"])
-    except ValueError:
-        return parse_qs(body.decode()).get("paths", [])
-
-
 def _entry(files: Files, path: str) -> list[dict[str, object]]:
     """What the hub says of one file or folder; nothing if there is none."""
     if path in files:
-        oid = hashlib.sha1(files[path]).hexdigest()  # noqa: S324 - as git names it
+        oid = hashlib.sha1(files[path]).hexdigest()
         return [{"type": "file", "path": path, "size": len(files[path]), "oid": oid}]
     if any(file.startswith(f"{path}/") for file in files):
         return [{"type": "directory", "path": path, "size": 0, "oid": "0" * 40}]
@@ -152,6 +144,8 @@ def _entries(files: Files, folder: str) -> list[dict[str, object]]:
     """The files and folders right below one."""
     before = f"{folder}/" if folder else ""
     below = dict.fromkeys(
-        before + file.removeprefix(before).split("/")[0] for file in files if file.startswith(before)
+        before + file.removeprefix(before).split("/")[0]
+        for file in files
+        if file.startswith(before)
     )
     return [entry for path in below for entry in _entry(files, path)]
