@@ -37,6 +37,8 @@ from mistral_eval.backends.native import NativeBackend
 from mistral_eval.backends.open_native import open_native
 from mistral_eval.data import make_source
 from mistral_eval.engine.calibrate import random_weights
+from mistral_eval.engine.flops import Flops
+from mistral_eval.engine.matrix_rate import matrix_rate
 from mistral_eval.engine.requests import ScoreRequest
 from mistral_eval.engine.tree import build_tree
 from mistral_eval.harness.asking import Asking, load_benchmarks
@@ -113,15 +115,9 @@ class Models:
         answers = ask()
         return answers, self.clock() - start
 
-    def matrix_rate(self, size: int = 2048, seconds: float = 1.0) -> float:
-        """FLOP a second of square float32 products, the best of those that fit in the time."""
-        left, right = torch.randn(size, size), torch.randn(size, size)
-        best, begin = float("inf"), self.clock()
-        while self.clock() - begin < seconds:
-            start = self.clock()
-            torch.mm(left, right)
-            best = min(best, self.clock() - start)
-        return 2 * size**3 / best
+    def matrix_rate(self) -> float:
+        """FLOP a second of square float32 products, the best of a second."""
+        return matrix_rate(torch.float32, torch.device("cpu"), seconds=1.0, clock=self.clock)
 
 
 def open_models(folder: Path, clock: Callable[[], float]) -> Models:
@@ -193,16 +189,8 @@ def best_batch(models: Models, questions: list[list[Instance]]) -> int:
 
 def useful_flop(requests: Sequence[ScoreRequest]) -> float:
     """Arithmetic that scoring cannot do without, once for each distinct prefix."""
-    tree = build_tree(requests)
-    config = CONFIG
-    heads = config.n_heads * config.head_dim
-    keys = config.n_kv_heads * config.head_dim
-    layer = config.dim * (2 * heads + 2 * keys + 3 * config.hidden_dim)
-    linear = 2 * layer * config.n_layers * len(tree.tokens)
-    seen = int(np.minimum(tree.depths + 1, 4096).sum())
-    attention = 4 * heads * config.n_layers * seen
-    head = 2 * config.dim * config.vocab_size * len(np.unique(tree.asked_node))
-    return float(linear + attention + head)
+    tree, flops = build_tree(requests), Flops.of(CONFIG, CONFIG.vocab_size)
+    return float(flops.tokens(tree.depths) + flops.row * len(np.unique(tree.asked_node)))
 
 
 def compare(name: str, models: Models, questions: list[list[Instance]]) -> Line:

@@ -6,8 +6,8 @@ out. Registered with lm-eval as `mistral`.
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
-from typing import Any, Self
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, Self
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
@@ -18,7 +18,19 @@ from mistral_eval.backends.base import Ask, Backend, Kind, Prepared, ReplyRecord
 from mistral_eval.journal import Journal, request_key
 from mistral_eval.other_runs import OtherRuns
 
-Watch = Callable[[Kind, int, int], None]
+
+class Watch(Protocol):
+    """Told of a kind's requests, and of each reply that is computed to them."""
+
+    def begin(
+        self, keys: Sequence[bytes], asks: Sequence[Ask], known: Mapping[bytes, ReplyRecord]
+    ) -> None:
+        """All requests, in order, equal ones under one key; and the replies that are there."""
+        ...
+
+    def reply(self, key: bytes, reply: ReplyRecord) -> None:
+        """A reply came."""
+        ...
 
 
 @register_model("mistral")
@@ -28,7 +40,7 @@ class MistralLM(LM):
     Args:
         backend: answers what the journal does not know.
         journal: where replies are kept; None keeps nothing (stock lm-eval's own runs).
-        watch: told (kind, requests done, requests in all) as replies come in.
+        watch: told of requests and of replies as they come in.
         others: asked for what the journal does not know, before it is computed.
     """
 
@@ -108,6 +120,8 @@ class MistralLM(LM):
             if key not in known
         }  # equal requests are computed once
         self.asked += [(kind, ask) for ask in asks]
+        if self.watch:
+            self.watch.begin(keys, asks, known)
         self._compute(kind, missing, known)
         return [known[key] for key in keys]
 
@@ -128,8 +142,6 @@ class MistralLM(LM):
         known: dict[bytes, ReplyRecord],
     ) -> None:
         names = list(missing)
-        total = len(known) + len(names)
-        self._tell(kind, len(known), total)
         last = time.monotonic()
         for index, reply in self.backend.answer(kind, [item for item, _ in missing.values()]):
             key = names[index]
@@ -140,10 +152,7 @@ class MistralLM(LM):
                 self.journal.put(key, reply)
             known[key] = reply
             self.computed += 1
-            self._tell(kind, len(known), total)
+            if self.watch:
+                self.watch.reply(key, reply)
         if self.journal is not None:
             self.journal.flush()
-
-    def _tell(self, kind: Kind, done: int, total: int) -> None:
-        if self.watch:
-            self.watch(kind, done, total)

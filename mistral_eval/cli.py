@@ -18,6 +18,7 @@ from mistral_eval.cli_options import (
     BatchTokens,
     Config,
     Data,
+    DataRevision,
     DataUnpinned,
     Device,
     Dtype,
@@ -100,6 +101,7 @@ def run(  # noqa: PLR0913 - one parameter per option of the command line
         bool, typer.Option("--unsafe-code", help="Run generated programs without isolation")
     ] = False,
     sandbox: Sandbox = "auto",
+    data_revision: DataRevision = None,
     data_unpinned: DataUnpinned = False,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start again, keeping the earlier run")
@@ -114,7 +116,7 @@ def run(  # noqa: PLR0913 - one parameter per option of the command line
     """
     del config  # its callback has put it in the place of the defaults
     from mistral_eval.console import Talk
-    from mistral_eval.settings import RunSettings, parse_limit, parse_model_args, parse_tasks
+    from mistral_eval.settings import RunSettings, parse_limit, parse_pairs, parse_tasks
 
     settings = RunSettings(
         tasks=parse_tasks(tasks),
@@ -127,10 +129,11 @@ def run(  # noqa: PLR0913 - one parameter per option of the command line
         dtype=dtype,
         batch_tokens=batch_tokens,
         seed=seed,
-        model_args=parse_model_args(model_args),
+        model_args=parse_pairs(model_args, "--model-args"),
         num_fewshot=num_fewshot,
         unsafe_code=unsafe_code,
         sandbox=sandbox,
+        data_revision=parse_pairs(data_revision, "--data-revision"),
         data_unpinned=data_unpinned,
         output_path=output_path,
         fresh=fresh,

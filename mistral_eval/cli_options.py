@@ -43,6 +43,10 @@ ModelArgs = Annotated[
         "--model-args", "--model_args", help="What the checkpoint leaves open: key=value,…"
     ),
 ]
+DataRevision = Annotated[
+    str | None,
+    typer.Option("--data-revision", help="Branch, tag or commit of the hub's rows: mmlu=SHA,…"),
+]
 DataUnpinned = Annotated[
     bool, typer.Option("--data-unpinned", help="Accept rows whose fingerprint is not known")
 ]

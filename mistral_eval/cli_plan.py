@@ -9,6 +9,7 @@ from mistral_eval.cli_options import (
     AsJson,
     BatchTokens,
     Data,
+    DataRevision,
     DataUnpinned,
     Device,
     Dtype,
@@ -41,6 +42,7 @@ def plan(  # noqa: PLR0913 - one parameter per option of the command line
     batch_tokens: BatchTokens = None,
     num_fewshot: NumFewshot = None,
     model_args: ModelArgs = None,
+    data_revision: DataRevision = None,
     data_unpinned: DataUnpinned = False,
     calibrate: Annotated[
         bool, typer.Option(help="Time a few of the requests, for an estimate of the whole")
@@ -53,7 +55,7 @@ def plan(  # noqa: PLR0913 - one parameter per option of the command line
     Of the model only configuration and tokenizer are read.
     """
     from mistral_eval.console import Talk, show
-    from mistral_eval.settings import RunSettings, parse_limit, parse_model_args, parse_tasks
+    from mistral_eval.settings import RunSettings, parse_limit, parse_pairs, parse_tasks
 
     settings = RunSettings(
         tasks=parse_tasks(tasks),
@@ -65,8 +67,9 @@ def plan(  # noqa: PLR0913 - one parameter per option of the command line
         device=device,
         dtype=dtype,
         batch_tokens=batch_tokens,
-        model_args=parse_model_args(model_args),
+        model_args=parse_pairs(model_args, "--model-args"),
         num_fewshot=num_fewshot,
+        data_revision=parse_pairs(data_revision, "--data-revision"),
         data_unpinned=data_unpinned,
     )
     from mistral_eval.harness.plan import plan_run

@@ -89,7 +89,7 @@ def _value(path: Path, key: str, value: Any, option: Option) -> Any:
             return str(value)
         if option.name == "tasks" and isinstance(value, list):
             return ",".join(map(str, value))
-        if option.name == "model_args" and isinstance(value, dict):
+        if option.name in ("model_args", "data_revision") and isinstance(value, dict):
             return ",".join(f"{name}={part}" for name, part in value.items())
     wanted = {"flag": "true or false", "number": "a whole number", "text": "text"}[option.takes]
     raise UsageError(f"{path}: {key} should be {wanted}, but is {_kind(value)}.")

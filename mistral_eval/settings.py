@@ -3,7 +3,6 @@
 import difflib
 import hashlib
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -36,6 +35,7 @@ class RunSettings:
         data: `hub`, `sample` or a folder of parquet files.
         limit: Questions of each benchmark (a count, or a fraction of its test set), or None.
         model_args: What a checkpoint's own files leave open, e.g. {"rope_theta": "10000"}.
+        data_revision: The hub's branch, tag or commit of a benchmark's rows, if not the task's.
         num_fewshot: Overrides the protocol's shots; the table then says so.
         sandbox: How generated programs are isolated, one of `sandbox.CHOICES`.
         verify: How many requests are answered again on the native engine's plain path.
@@ -53,6 +53,7 @@ class RunSettings:
     seed: int = 0
     model_args: Mapping[str, str] = field(default_factory=dict)
     num_fewshot: int | None = None
+    data_revision: Mapping[str, str] = field(default_factory=dict)
     unsafe_code: bool = False
     sandbox: str = "auto"
     data_unpinned: bool = False
@@ -68,6 +69,7 @@ class RunSettings:
             raise UsageError(f"--batch-tokens must be 1 or more, got {self.batch_tokens}.")
         self._check_shots()
         self._check_verify()
+        self._check_revisions()
         if self.stock_tasks and self.engine in ("oracle", "oracle-wrong"):
             raise UsageError(
                 f"The oracle knows the answers to the paper's benchmarks, not to "
@@ -96,6 +98,19 @@ class RunSettings:
                 f"{self.engine} does not have. Leave out one of the two."
             )
 
+    def _check_revisions(self) -> None:
+        if self.data_revision and self.data != "hub":
+            raise UsageError(
+                f"--data-revision chooses among the hub's rows, and --data is {self.data}. "
+                "Leave out one of the two."
+            )
+        for name in self.data_revision:
+            if name not in self.own_tasks:
+                raise UsageError(
+                    f"--data-revision names {name!r}, which is not run. "
+                    f"{nearest(name, self.own_tasks)}"
+                )
+
     def as_json(self) -> dict[str, Any]:
         """The settings as plain JSON, as run.json keeps them."""
         plain = asdict(self)
@@ -114,6 +129,7 @@ class RunSettings:
             key: value
             for key, value in self.as_json().items()
             if key not in ("output_path", "fresh", "batch_tokens", "sandbox", "verify")
+            and (key != "data_revision" or value)
         }
         text = json.dumps([deciding, dict(stamps)], sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
@@ -191,11 +207,11 @@ def parse_limit(text: str | None) -> Limit | None:
     )
 
 
-def parse_model_args(text: str | None) -> dict[str, str]:
+def parse_pairs(text: str | None, option: str) -> dict[str, str]:
     """`key=value,key=value` as lm-eval writes model arguments.
 
     Raises:
-        UsageError: a part without `=`.
+        UsageError: a part without `=`, or without a key.
     """
     parsed: dict[str, str] = {}
     for part in (text or "").split(","):
@@ -203,57 +219,9 @@ def parse_model_args(text: str | None) -> dict[str, str]:
             continue
         key, sign, value = part.partition("=")
         if not sign or not key.strip():
-            raise UsageError(
-                f"--model-args takes key=value pairs separated by commas; got {part!r}."
-            )
+            raise UsageError(f"{option} takes key=value pairs separated by commas; got {part!r}.")
         parsed[key.strip()] = value.strip()
     return parsed
-
-
-def choose(strata: Sequence[object], limit: Limit | None) -> list[int]:
-    """The row numbers that a limited run asks, the same on every machine.
-
-    Each stratum (subject) gives as nearly the same number as it can, and within a stratum the rows
-    are evenly spaced. Without strata pass the same value for each row.
-
-    Args:
-        strata: Each row's stratum.
-        limit: As `parse_limit` returns it.
-    """
-    total = len(strata)
-    if limit is None:
-        return list(range(total))
-    wanted = limit if isinstance(limit, int) else math.ceil(total * limit)
-    if wanted >= total:
-        return list(range(total))
-    rows: dict[object, list[int]] = {}
-    for index, stratum in enumerate(strata):
-        rows.setdefault(stratum, []).append(index)
-    quotas = _even_quotas([len(members) for members in rows.values()], wanted)
-    picked = [
-        members[i * len(members) // quota]
-        for members, quota in zip(rows.values(), quotas, strict=True)
-        for i in range(quota)
-    ]
-    return sorted(picked)
-
-
-def _even_quotas(sizes: Sequence[int], wanted: int) -> list[int]:
-    """Equal shares; what a small stratum cannot give, and the remainder, goes round the others."""
-    quotas = [0] * len(sizes)
-    while wanted > 0:
-        open_ = [i for i, size in enumerate(sizes) if quotas[i] < size]
-        share = max(1, wanted // len(open_))
-        spread = open_ if wanted >= len(open_) else _spaced(open_, wanted)
-        for i in spread:
-            given = min(share, sizes[i] - quotas[i], wanted)
-            quotas[i] += given
-            wanted -= given
-    return quotas
-
-
-def _spaced(items: Sequence[int], count: int) -> list[int]:
-    return [items[i * len(items) // count] for i in range(count)]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -127,12 +127,22 @@ def test_what_was_answered_before_an_error_is_not_computed_again(tiny, journal):
 
 
 def test_the_watcher_hears_of_every_reply_and_of_those_known_before(tiny, journal):
-    heard = []
+    class Watch:
+        def begin(self, keys, asks, known):
+            self.keys, self.known, self.heard = keys, dict(known), {}
+            assert [ask.instance.args for ask in asks] == CHOICES
+
+        def reply(self, key, reply):
+            assert key not in self.heard
+            self.heard[key] = reply
+
     MistralLM(tiny, journal).loglikelihood(scores(CHOICES[:4]))
-    lm = MistralLM(tiny, journal, lambda *told: heard.append(told))
-    lm.loglikelihood(scores())
-    total = len(CHOICES)
-    assert heard == [("score", done, total) for done in range(4, total + 1)]
+    watch = Watch()
+    found = MistralLM(tiny, journal, watch).loglikelihood(scores())
+    assert set(watch.known) == set(watch.keys[:4])
+    assert set(watch.heard) == set(watch.keys[4:])
+    replies = watch.known | watch.heard
+    assert [(replies[key]["logprob"], replies[key]["is_greedy"]) for key in watch.keys] == found
 
 
 def test_samples_of_one_question_are_different_draws_that_come_again(tiny):

@@ -18,6 +18,8 @@ MAY_IMPORT = {
     "answers": {"errors"},
     "sandbox": {"answers", "errors"},
     "stats": {"errors", "suite"},
+    "progress": {"errors", "stats"},
+    "console": {"progress"},
     "baselines": {"errors", "suite", "json_fields"},
     "report": {"baselines", "compare", "errors", "stats", "suite"},
     "compare": {"errors", "stats", "suite"},
@@ -34,8 +36,8 @@ MAY_IMPORT = {
 }
 HEAVY = {"torch", "transformers", "lm_eval", "datasets"}
 NO_TORCH = (
-    *("answers", "baselines", "compare", "frames", "page.document", "records", "report", "runs"),
-    *("samples", "sandbox", "stats", "suite"),
+    *("answers", "baselines", "compare", "console", "frames", "page.document", "progress"),
+    *("records", "report", "runs", "samples", "sandbox", "stats", "suite"),
 )
 
 

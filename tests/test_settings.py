@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mistral_eval.errors import UsageError
+from mistral_eval.limits import choose
 from mistral_eval.settings import (
     RunSettings,
-    choose,
     parse_limit,
-    parse_model_args,
+    parse_pairs,
     parse_tasks,
 )
 from mistral_eval.suite import BENCHMARKS
@@ -57,9 +57,34 @@ def test_a_limit_that_means_nothing_is_refused(text):
 
 
 def test_model_arguments_are_pairs():
-    assert parse_model_args("rope_theta=10000, a=b=c") == {"rope_theta": "10000", "a": "b=c"}
-    with pytest.raises(UsageError, match="key=value"):
-        parse_model_args("rope_theta")
+    found = parse_pairs("rope_theta=10000, a=b=c", "--model-args")
+    assert found == {"rope_theta": "10000", "a": "b=c"}
+    with pytest.raises(UsageError, match="--model-args takes key=value"):
+        parse_pairs("rope_theta", "--model-args")
+
+
+def test_a_data_revision_is_part_of_a_runs_id_and_none_changes_nothing():
+    plain = RunSettings(tasks=("mmlu", "nq"))
+    pinned = [
+        RunSettings(tasks=("mmlu", "nq"), data_revision={name: revision})
+        for name in ("mmlu", "nq")
+        for revision in ("v1", "v2")
+    ]
+    assert len({one.run_id({}) for one in (plain, *pinned)}) == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"data_revision": {"gsm8k": "v1"}}, "names 'gsm8k', which is not run. Known: mmlu"),
+        ({"data_revision": {"mlu": "v1"}}, "names 'mlu', which is not run. Did you mean mmlu?"),
+        ({"data_revision": {"mmlu": "v1"}, "data": "sample"}, "the hub's rows, and --data is sam"),
+    ],
+)
+def test_a_data_revision_that_would_mean_nothing_is_refused(change, sentence):
+    with pytest.raises(UsageError) as caught:
+        RunSettings(tasks=("mmlu",), **change)
+    assert sentence in str(caught.value)
 
 
 @pytest.mark.parametrize(

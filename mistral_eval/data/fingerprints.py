@@ -27,12 +27,14 @@ UNCHECKED: Final = "hub-unchecked"
 class Fingerprint:
     """A test set's identity: the hash, the name it is known by, and what to say under a table.
 
-    `footnote` is a sentence; `is_hub` says that the rows were compared with the hub's and equal.
+    `footnote` is a sentence; `is_hub` says that the rows were compared with the hub's and equal;
+    `commit` is the hub's, of rows that just came from there, where that is known.
     """
 
     sha256: str
     name: str
     footnote: str
+    commit: str | None = None
 
     @property
     def is_hub(self) -> bool:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from mistral_eval.data.checks import check_rows, check_shots
@@ -25,9 +26,9 @@ def load_benchmark_data(spec: DataSpec, source: Source) -> dict[str, Rows]:
     """
     splits: dict[str, Rows] = {}
     for split in spec.splits:
-        rows = read_split(spec, source, split)
+        rows, commit = read_split(spec, source, split)
         check_rows(spec, split, rows)
-        splits[split] = Rows(rows, spec.columns)
+        splits[split] = Rows(rows, spec.columns, commit)
     check_shots(spec, splits, SHOTS_PER_GROUP)
     return with_siblings(splits)
 
@@ -52,7 +53,7 @@ def dataset_from(
         is_hub = source.kind == "hub"
         identity = identify(spec, splits, unpinned=unpinned, is_from_hub=is_hub)
         if noticed:
-            noticed(spec.benchmark, identity)
+            noticed(spec.benchmark, replace(identity, commit=splits[spec.splits[0]].commit))
         return splits
 
     return load

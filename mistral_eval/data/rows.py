@@ -15,12 +15,16 @@ class Rows(Sequence[Row]):
     Args:
         rows: one dict per row, all with the same keys.
         columns: the columns' names and kinds (see `spec.KINDS`).
+        commit: the hub's commit that they are of, where that is known.
     """
 
-    __slots__ = ("_rows", "features", "splits")
+    __slots__ = ("_rows", "commit", "features", "splits")
 
-    def __init__(self, rows: Sequence[Row], columns: Mapping[str, str]) -> None:
+    def __init__(
+        self, rows: Sequence[Row], columns: Mapping[str, str], commit: str | None = None
+    ) -> None:
         self._rows = list(rows)
+        self.commit = commit
         self.features: dict[str, str] = {}
         for column, kind in columns.items():
             self.features.setdefault(column.partition(".")[0], kind)

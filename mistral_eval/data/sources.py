@@ -50,20 +50,25 @@ def make_source(text: str) -> Source:
     return Source("folder", folder)
 
 
-def read_split(spec: DataSpec, source: Source, split: str) -> list[Row]:
+def read_split(spec: DataSpec, source: Source, split: str) -> tuple[list[Row], str | None]:
     """All rows of one split, configurations one after the other, unchecked but for columns.
+
+    Returns:
+        The rows, and the hub's commit if they are its and it is known.
 
     Raises:
         DataError: files or columns are missing, or a file cannot be read.
         HubError: the hub did not answer, or refused.
     """
     rows: list[Row] = []
+    commit = None
     for config in spec.configs:
         if source.folder is None:
-            rows += rows_from_hub(spec, config, split)
+            some, commit = rows_from_hub(spec, config, split)
+            rows += some
         else:
             rows += _from_file(spec, _find(spec, source.folder, config, split))
-    return rows
+    return rows, commit
 
 
 def _find(spec: DataSpec, folder: Path, config: str | None, split: str) -> Path:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mistral_eval.engine.flops import Flops
 from mistral_eval.engine.generate import Running, next_tokens
 from mistral_eval.engine.prompts import Cluster, Question, cluster_prompts
 from mistral_eval.engine.requests import GenerateReply, GenerateRequest
@@ -57,6 +58,7 @@ class SharedGenerator:
         self.eos_id = eos_id
         self.budget = budget
         self.stats = stats
+        self.flops = Flops.of(model.config, model.n_words)
         self.sampler = Sampler(model.n_words, model.device)
 
     def run(self, requests: Sequence[GenerateRequest]) -> Replies:
@@ -115,6 +117,7 @@ class _ClusterRun:
                 cells.append(place * self._cache.room.samples + sample)
                 self._active[cells[-1]] = self._running[request]
                 rows.append(row)
+        self._generator.stats.generate_flop += self._generator.flops.row * len(entering)
         yield from self._take(self._model.logits(last)[rows], cells)
 
     def _prefill(self, pieces: Sequence[Piece], tokens: Sequence[tuple[int, ...]]) -> Tensor:
@@ -130,13 +133,21 @@ class _ClusterRun:
             hidden = self._model.hidden(
                 torch.tensor(ids, device=self._model.device), attend.positions, attend
             )
-            self._generator.stats.prompt_computed += len(ids)
+            self._count(len(ids), [piece for _, piece in pack])
             row = -1
             for n, piece in pack:
                 row += piece.count
                 if piece.start + piece.count == len(tokens[n]):
                     states.append(hidden[row])
         return torch.stack(states) if states else torch.empty(0)
+
+    def _count(self, tokens: int, pieces: Sequence[Piece]) -> None:
+        """Count a pack of prompts; the tail of a question stands behind the root."""
+        stats, flops = self._generator.stats, self._generator.flops
+        stats.prompt_computed += tokens
+        for piece in pieces:
+            first = piece.start + (0 if piece.question is None else len(self._root))
+            stats.generate_flop += flops.span(first, first + piece.count)
 
     def _step(self) -> Replies:
         cells = sorted(self._active)
@@ -156,7 +167,16 @@ class _ClusterRun:
         for cell, item, token in zip(cells, running, tokens, strict=True):
             if reply := item.take(token, self._generator.eos_id):
                 del self._active[cell]
+                self._count_reply(
+                    len(item.request.prompt), len(reply.ids) + (reply.finish == "eos")
+                )
                 yield item.index, reply
+
+    def _count_reply(self, prompt: int, drawn: int) -> None:
+        """Count a reply's steps; its first token is its prompt's work, its last was not fed."""
+        flops = self._generator.flops
+        steps = flops.span(prompt, prompt + drawn - 1) + flops.row * (drawn - 1)
+        self._generator.stats.generate_flop += steps
 
 
 def _packs(pieces: Sequence[Piece], tokens: int) -> Iterator[list[tuple[int, Piece]]]:

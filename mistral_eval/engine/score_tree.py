@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mistral_eval.engine.checks import not_finite
+from mistral_eval.engine.flops import Flops
 from mistral_eval.engine.head import Asked, Tally, token_logprobs
 from mistral_eval.engine.pack import Group, Pack, cut_packs
 from mistral_eval.engine.requests import ScoreReply, ScoreRequest
@@ -118,7 +119,7 @@ def score_tree(
         stats.score_unique += len(tree.tokens)
         stats.score_naive += tree.naive_tokens
     stack = Stack(model, tree.height + group_tokens)
-    tally = Tally(requests)
+    tally, flops = Tally(requests), Flops.of(model.config, model.n_words)
     for pack in cut_packs(tree, batch_tokens, group_tokens):
         run = slice(pack.first, pack.last)
         hidden = model.hidden(
@@ -127,7 +128,9 @@ def score_tree(
             PackAttend(stack, pack.groups),
         )
         stats.score_computed += len(hidden)
+        stats.score_flop += flops.tokens(tree.depths[run])
         asked = _asked(tree, pack)
+        stats.score_flop += flops.row * len({item.row for item in asked})
         try:
             for item, logprob, is_greedy in token_logprobs(model, hidden, asked):
                 if reply := tally.add(item.request, logprob, is_greedy=is_greedy):

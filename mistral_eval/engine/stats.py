@@ -16,6 +16,8 @@ class Stats:
         prompt_unique: tokens of the prefix trees of the prompts.
         prompt_naive: tokens of all prompts, one prompt a request, as `hf` feeds them.
         generated: tokens drawn, EOS included.
+        score_flop: useful arithmetic of scoring (see `flops`), of what was computed.
+        generate_flop: useful arithmetic of generation, prompts and replies that ended.
         score_seconds: wall time spent scoring.
         generate_seconds: wall time spent generating.
         halvings: how often the device's memory ran out and the token budget was halved; what had
@@ -32,6 +34,8 @@ class Stats:
     prompt_unique: int = 0
     prompt_naive: int = 0
     generated: int = 0
+    score_flop: int = 0
+    generate_flop: int = 0
     score_seconds: float = 0.0
     generate_seconds: float = 0.0
     halvings: int = 0

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from lm_eval.api.instance import Instance
@@ -11,8 +11,9 @@ from lm_eval.tasks._yaml_loader import load_yaml
 
 from mistral_eval.data import Fingerprint, Source, dataset_from
 from mistral_eval.harness.templates import compile_templates_once
+from mistral_eval.limits import choose
 from mistral_eval.locations import tasks_folder
-from mistral_eval.settings import Limit, choose
+from mistral_eval.settings import Limit, RunSettings
 from mistral_eval.suite import BY_ID, Benchmark
 
 FEWSHOT_SEED = 1234  # lm-eval's default
@@ -67,12 +68,27 @@ class LoadedBenchmark:
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """What decides the questions of a run, apart from the benchmark."""
+    """What decides the questions of a run, apart from the benchmark.
+
+    `revisions` are the hub's branches, tags or commits by benchmark, where not the task file's.
+    """
 
     source: Source
     limit: Limit | None
     num_fewshot: int | None
     unpinned: bool
+    revisions: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, settings: RunSettings, source: Source) -> "Asking":
+        """What a run's settings say of it."""
+        return cls(
+            source,
+            settings.limit,
+            settings.num_fewshot,
+            settings.data_unpinned,
+            settings.data_revision,
+        )
 
 
 def load_benchmarks(names: Sequence[str], asking: Asking) -> Iterator[LoadedBenchmark]:
@@ -97,6 +113,9 @@ def _load(benchmark: Benchmark, asking: Asking) -> LoadedBenchmark:
     }
     if asking.num_fewshot is not None:
         config["num_fewshot"] = asking.num_fewshot
+    if benchmark.id in asking.revisions:
+        pinned = {"revision": asking.revisions[benchmark.id]}
+        config["dataset_kwargs"] = {**config["dataset_kwargs"], **pinned}
     task = ConfigurableTask(config=config)
     task.set_fewshot_seed(seed=FEWSHOT_SEED)  # shots are fixed, save where --num-fewshot adds some
     loaded = LoadedBenchmark(benchmark, task, recognised[benchmark.id], len(task.eval_docs), [])

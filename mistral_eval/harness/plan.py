@@ -128,7 +128,7 @@ def _backend(outline: Outline, settings: RunSettings) -> NativeBackend:
 def _prepare(backend: NativeBackend, settings: RunSettings, talk: Talk) -> dict[str, Requests]:
     """Each benchmark's requests; its texts are let go before the next one's are built."""
     source = make_source(settings.data)
-    asking = Asking(source, settings.limit, settings.num_fewshot, settings.data_unpinned)
+    asking = Asking.of(settings, source)
     parts = {}
     for benchmark in load_benchmarks(settings.own_tasks, asking):
         talk.say(f"{benchmark.benchmark.column}: {len(benchmark.questions)} questions")

@@ -37,7 +37,8 @@ PACKAGES = ("torch", "lm_eval", "transformers", "datasets", "sympy", "sentencepi
 class Finished:
     """Everything a run came to.
 
-    `earlier` is the run.json that a rescoring replaces, `verified` what `--verify` found.
+    `earlier` is the run.json that a rescoring replaces, `verified` what `--verify` found, `speed`
+    that of what this process computed.
     """
 
     settings: RunSettings
@@ -48,6 +49,7 @@ class Finished:
     seconds: Mapping[str, float]
     earlier: Mapping[str, Any] | None = None
     verified: Mapping[str, Any] | None = None
+    speed: Mapping[str, Any] | None = None
 
 
 def write_run(folder: Path, finished: Finished) -> None:
@@ -94,7 +96,7 @@ def _run(folder: Path, finished: Finished, results_name: str, now: datetime) -> 
             "processor": platform.machine(),
             "cores": os.cpu_count(),
         },
-        "data": {j.loaded.benchmark.id: asdict(j.loaded.fingerprint) for j in finished.judged},
+        "data": {j.loaded.benchmark.id: _data(j, finished.settings) for j in finished.judged},
         "protocol": {
             j.loaded.benchmark.id: text_hash(
                 (tasks_folder() / f"{j.loaded.benchmark.id}.yaml").read_text(encoding="utf-8")
@@ -111,6 +113,7 @@ def _run(folder: Path, finished: Finished, results_name: str, now: datetime) -> 
         "seconds_by_task": {
             name: round(seconds, 3) for name, seconds in finished.lm.seconds.items()
         },
+        "speed": finished.speed,
         "verify": finished.verified or (finished.earlier or {}).get("verify"),
         "scores": {j.loaded.benchmark.id: asdict(j.cell) for j in finished.judged},
         "strata": {j.loaded.benchmark.id: dict(j.strata) for j in finished.judged if j.strata},
@@ -123,7 +126,15 @@ def _run(folder: Path, finished: Finished, results_name: str, now: datetime) -> 
     if finished.earlier:  # who computed, when and how fast is not what judging again changes
         kept = ("date", "machine", "counts", "seconds", "seconds_by_task", "notes")
         run |= {key: finished.earlier[key] for key in kept} | {"rescored": run["date"]}
+        run["speed"] = finished.earlier.get("speed")
     return run
+
+
+def _data(judged: Judged, settings: RunSettings) -> dict[str, Any]:
+    """What a benchmark's rows were recognised as; the hub's revision if they are from there."""
+    kwargs = judged.loaded.task.config.dataset_kwargs
+    revision = kwargs["revision"] if settings.data == "hub" else None
+    return {**asdict(judged.loaded.fingerprint), "revision": revision}
 
 
 def _truncated(counts: Counts | None) -> list[str]:

@@ -17,9 +17,11 @@ from mistral_eval.harness.engines import Opened, check_device, open_backend
 from mistral_eval.harness.folder import is_another_attempt, is_finished, run_folder
 from mistral_eval.harness.judging import Judged, judge_benchmark
 from mistral_eval.harness.results import Finished, write_run
+from mistral_eval.harness.speed import speed_of
 from mistral_eval.harness.stock import load_stock, run_stock, stock_lines
 from mistral_eval.harness.stopping import stoppable
 from mistral_eval.harness.verify import is_verified, native_engine, verify
+from mistral_eval.harness.watching import AnswerWatch, JudgeWatch
 from mistral_eval.journal import Journal
 from mistral_eval.other_runs import OtherRuns
 from mistral_eval.protocol import JudgeContext
@@ -29,12 +31,6 @@ from mistral_eval.settings import RunSettings
 from mistral_eval.suite import BENCHMARKS
 
 Opener = Callable[[RunSettings, Sequence[LoadedBenchmark], Talk], Opened]
-
-LABELS: dict[Kind, str] = {
-    "score": "Scoring choices",
-    "rolling": "Scoring texts",
-    "generate": "Generating replies",
-}
 
 
 def run_suite(settings: RunSettings, talk: Talk) -> Path:
@@ -94,12 +90,13 @@ def complete(
             replies = _answer(lm, loaded, talk)
         with clock.phase("stock"):
             stock = run_stock(stock_tasks, lm, settings) if stock_tasks else None
+        speed = speed_of(opened.backend)
         verified = _verify(lm, settings, clock, talk)
         context = JudgeContext(isolation=isolation, unsafe=settings.unsafe_code)
         with clock.phase("judge"):
             judged = _judge(loaded, replies, context, talk)
-        seconds = clock.seconds
-        write_run(folder, Finished(settings, opened, lm, judged, stock, seconds, earlier, verified))
+        found = (judged, stock, clock.seconds, earlier, verified, speed)
+        write_run(folder, Finished(settings, opened, lm, *found))
     for line in stock_lines(stock):
         talk.say(line)
     talk.say(f"The run's record is in {folder}.")
@@ -120,7 +117,7 @@ class Clock:
 
 
 def _load(settings: RunSettings, source: Source, talk: Talk) -> list[LoadedBenchmark]:
-    asking = Asking(source, settings.limit, settings.num_fewshot, settings.data_unpinned)
+    asking = Asking.of(settings, source)
     loaded = []
     for benchmark in load_benchmarks(settings.own_tasks, asking):
         count = len(benchmark.questions)
@@ -158,10 +155,8 @@ def _answer(lm: MistralLM, loaded: Sequence[LoadedBenchmark], talk: Talk) -> lis
         instances = [instance for benchmark in asked for instance in benchmark.instances]
         if not instances:
             continue
-        with talk.progress(LABELS[_kind(asked[0])]) as steps:
-            lm.watch = lambda _, done, total, steps=steps: steps.update(done, total)
+        with _watched(lm, asked, talk):
             answers = iter(method(instances))
-            lm.watch = None
         for benchmark in asked:
             replies[id(benchmark)] = [
                 [
@@ -172,6 +167,18 @@ def _answer(lm: MistralLM, loaded: Sequence[LoadedBenchmark], talk: Talk) -> lis
                 for question in benchmark.questions
             ]
     return [replies[id(benchmark)] for benchmark in loaded]
+
+
+@contextmanager
+def _watched(lm: MistralLM, asked: Sequence[LoadedBenchmark], talk: Talk) -> Iterator[None]:
+    """A display of how the block answers these benchmarks; none, and no cost, when quiet."""
+    if talk.quiet:
+        yield
+        return
+    lm.watch = watch = AnswerWatch(_kind(asked[0]), asked, lm.backend)
+    with talk.show(watch.phase.snapshot):
+        yield
+    lm.watch = None
 
 
 def _verify(
@@ -200,17 +207,13 @@ def _judge(
     context: JudgeContext,
     talk: Talk,
 ) -> list[Judged]:
-    """Verdicts of all benchmarks; the bar counts questions, in a benchmark by what it reports."""
+    """Verdicts of all benchmarks; the display moves in a benchmark by what it reports."""
     judged: list[Judged] = []
-    total, before = sum(len(benchmark.questions) for benchmark in loaded), 0
-    with talk.progress("Judging") as steps:
+    watch = JudgeWatch(loaded)
+    context = replace(context, on_done=watch.done, on_verdict=watch.verdict)
+    with talk.show(watch.phase.snapshot):
         for benchmark, answers in zip(loaded, replies, strict=True):
-            count = len(benchmark.questions)
-
-            def advance(done: int, of: int, before: int = before, count: int = count) -> None:
-                steps.update(before + count * done // of, total)
-
-            judged.append(judge_benchmark(benchmark, answers, replace(context, on_done=advance)))
-            before += count
-            steps.update(before, total)
+            watch.next()
+            judged.append(judge_benchmark(benchmark, answers, context))
+            watch.end(judged[-1].cell.correct)
     return judged

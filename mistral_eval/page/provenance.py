@@ -25,6 +25,8 @@ COUNTS: Final = {
     "engine.prompt_unique": "tokens of prompts to continue, each prefix once",
     "engine.prompt_computed": "tokens of prompts to continue, computed",
     "engine.generated": "tokens drawn",
+    "engine.score_flop": "useful FLOP scoring",
+    "engine.generate_flop": "useful FLOP generating",
     "engine.score_seconds": "seconds scoring",
     "engine.generate_seconds": "seconds generating",
 }
@@ -47,6 +49,15 @@ RATIOS: Final[Mapping[str, Callable[[Mapping[str, Any]], float | None]]] = {
     "prompt tokens saved by sharing, %": _saved,
     "tokens drawn a second": _drawn,
 }
+
+
+SHARES: Final = {"score": "scoring", "generate": "generating"}
+
+
+def _share(run: Mapping[str, Any], kind: str) -> float | None:
+    """Useful arithmetic while scoring or generating, in percent of the machine's matrix rate."""
+    share = ((run.get("speed") or {}).get(kind) or {}).get("share")
+    return None if share is None else 100.0 * share
 
 
 def column(task: str) -> str:
@@ -77,6 +88,11 @@ def speed(runs: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Section:
         (words, *(_number(ratio(mine)) for mine in counts))
         for words, ratio in RATIOS.items()
         if any(ratio(mine) is not None for mine in counts)
+    ]
+    rows += [
+        (f"share of the matrix rate {words}, %", *(_number(_share(run, kind)) for run in runs))
+        for kind, words in SHARES.items()
+        if any(_share(run, kind) is not None for run in runs)
     ]
     note = (
         "Of a run that was resumed, the seconds are those of its last part. Benchmarks are "
@@ -117,7 +133,7 @@ def protocols(run: Mapping[str, Any], name: str) -> Section:
                 known.metric if known else MISSING,
                 _text(shots),
                 str(run.get("protocol", {}).get(task, MISSING))[:16],
-                _text(data.get("name")),
+                " ".join(filter(None, (_text(data.get("name")), (data.get("commit") or "")[:12]))),
                 str(data.get("sha256", MISSING))[:16],
             )
         )

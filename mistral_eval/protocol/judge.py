@@ -33,12 +33,15 @@ class JudgeContext:
         workers: Processes to judge with; None takes one per core.
         on_done: Called with (done, in all) while programs run and formulas are compared; the
             other benchmarks are judged too fast to report.
+        on_verdict: Called with whether a question is right, as its one program ends; the other
+            benchmarks' verdicts come all at once.
     """
 
     isolation: Isolation | None = None
     unsafe: bool = False
     workers: int | None = None
     on_done: Callable[[int, int], None] | None = None
+    on_verdict: Callable[[bool], None] | None = None
 
 
 DEFAULT: Final = JudgeContext()
@@ -129,15 +132,14 @@ def _program(
         unsafe=context.unsafe,
         workers=context.workers,
     )
-    results = {}
+    found = {}
     for place, result in running:
-        results[place] = result
+        found[place] = programs.program_verdict(texts[place], result.status, result.detail)
         if context.on_done:
-            context.on_done(len(results), len(texts))
-    judged = iter(
-        programs.program_verdict(text, results[place].status, results[place].detail)
-        for place, text in enumerate(texts)
-    )
+            context.on_done(len(found), len(texts))
+        if context.on_verdict and len(texts) == len(docs):
+            context.on_verdict(found[place].is_correct)
+    judged = iter(found[place] for place in range(len(texts)))
     verdicts = []
     for samples in replies:
         mine = tuple(next(judged) for _ in samples)

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from mistral_eval.answers.programs import Program
-from mistral_eval.console import Talk
+from mistral_eval.console import Look, Talk
 from mistral_eval.harness.run import run_suite
+from mistral_eval.harness.watching import JudgeWatch
 from mistral_eval.protocol import JudgeContext, judge
 from mistral_eval.sandbox import run_programs
 from mistral_eval.settings import RunSettings
@@ -19,45 +20,52 @@ class Watcher(Talk):
 
     def __init__(self) -> None:
         super().__init__(quiet=True)
-        self.told: dict[str, list[tuple[int, int]]] = {}
+        self.looks: dict[str, Look] = {}
 
     @contextmanager
-    def progress(self, label):
-        steps = self.told[label] = []
-
-        class Steps:
-            @staticmethod
-            def update(done: int, total: int) -> None:
-                steps.append((done, total))
-
-        yield Steps
+    def show(self, look):
+        self.looks[look().label] = look
+        yield
 
 
-def test_the_bar_counts_questions_and_moves_inside_math(tmp_path: Path):
-    talk = Watcher()
+def test_the_bar_counts_questions_and_moves_inside_math(tmp_path: Path, monkeypatch):
+    talk, told = Watcher(), []
+    advance = JudgeWatch.done
+
+    def done(watch: JudgeWatch, *counts: int) -> None:
+        advance(watch, *counts)
+        winogrande, math = talk.looks["Judging"]().standings
+        told.append((winogrande.done, math.done))
+
+    monkeypatch.setattr(JudgeWatch, "done", done)
     settings = RunSettings(
         tasks=("winogrande", "math"), engine="oracle-wrong", data="sample", output_path=tmp_path
     )
     run_suite(settings, talk)
-    told = talk.told["Judging"]
 
-    assert {total for _, total in told} == {16 + 16}
     assert told == sorted(told)
-    assert (told[0], told[-1]) == ((16, 32), (32, 32))
-    inside = {done for done, _ in told} - {16, 32}
-    assert len(inside) > 5
+    assert {done for done, _ in told} == {16}
+    assert len({done for _, done in told} - {0, 16}) > 5
+    ended = talk.looks["Judging"]()
+    assert [(one.done, one.total, one.judged) for one in ended.standings] == [(16, 16, 16)] * 2
+    assert [one.score.value for one in ended.standings] == [0.0, 0.0]
 
 
 @pytest.mark.sandbox
 def test_programs_are_reported_one_by_one(sandbox):
-    told = []
-    context = JudgeContext(sandbox, on_done=lambda *counts: told.append(counts), workers=2)
+    told, verdicts = [], []
+    context = JudgeContext(
+        sandbox, on_done=lambda *counts: told.append(counts), on_verdict=verdicts.append, workers=2
+    )
     rows = [{"task_id": n, "test_imports": [], "test_list": ["assert f() == 1"]} for n in range(5)]
     replies = [["def f(): return 1", "def f(): return 2"]] * 5
-    verdicts = judge("mbpp", rows, replies, context=context)
+    found = judge("mbpp", rows, replies, context=context)
 
     assert told == [(done, 10) for done in range(1, 11)]
-    assert [verdict.metrics["pass@1"] for verdict in verdicts] == [0.5] * 5
+    assert [verdict.metrics["pass@1"] for verdict in found] == [0.5] * 5
+    assert verdicts == [], "of two programs neither is the question's verdict"
+    judge("mbpp", rows, [samples[:1] for samples in replies], context=context)
+    assert verdicts == [True] * 5
 
 
 def test_comparisons_of_formulas_are_reported():
