@@ -102,13 +102,11 @@ class MistralLM(LM):
         )
         self.reused += len(known)
         self._borrow(keys, known)
-        missing = {
-            key: (item, ask)
-            for key, item, ask in zip(keys, prepared, asks, strict=True)
-            if key not in known
-        }  # equal requests are computed once
+        unique: dict[bytes, tuple[Prepared, Ask]] = {}  # equal requests are computed once
+        for key, item, ask in zip(keys, prepared, asks, strict=True):
+            unique.setdefault(key, (item, ask))
         self.asked += [(kind, ask) for ask in asks]
-        self._compute(kind, missing, known)
+        self._compute(kind, unique, known)
         return [known[key] for key in keys]
 
     def _borrow(self, keys: Sequence[bytes], known: dict[bytes, ReplyRecord]) -> None:
@@ -124,17 +122,21 @@ class MistralLM(LM):
     def _compute(
         self,
         kind: Kind,
-        missing: dict[bytes, tuple[Prepared, Ask]],
+        unique: dict[bytes, tuple[Prepared, Ask]],
         known: dict[bytes, ReplyRecord],
     ) -> None:
-        names = list(missing)
-        total = len(known) + len(names)
+        """Have answered what is not known; the backend sees all, so that it cuts the same packs."""
+        names = list(unique)
+        total = len(names)
         self._tell(kind, len(known), total)
         last = time.monotonic()
-        for index, reply in self.backend.answer(kind, [item for item, _ in missing.values()]):
+        before = frozenset(index for index, key in enumerate(names) if key in known)
+        for index, reply in self.backend.answer(
+            kind, [item for item, _ in unique.values()], before
+        ):
             key = names[index]
             now = time.monotonic()
-            self.seconds[str(missing[key][1].instance.task_name)] += now - last
+            self.seconds[str(unique[key][1].instance.task_name)] += now - last
             last = now
             if self.journal is not None:
                 self.journal.put(key, reply)
