@@ -59,7 +59,7 @@ def test_bad_input_is_one_sentence_and_spoils_nothing(cli, earlier, tmp_path, ba
     ("spoil", "sentence"),
     [
         (lambda path: path.write_bytes(b"mine " * 999), "but is no SQLite file and holds no reply"),
-        (lambda path: _sql(path, "PRAGMA user_version=99"), "schema 2, found 0x4d45564a and 99"),
+        (lambda path: _sql(path, "PRAGMA user_version=99"), "schema 3, found 0x4d45564a and 99"),
         (lambda path: _sql(path, "PRAGMA application_id=7"), None),
     ],
     ids=["no database", "a newer journal", "the mark alone is gone"],
