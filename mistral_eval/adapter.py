@@ -6,7 +6,7 @@ out. Registered with lm-eval as `mistral`.
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Self
 
 from lm_eval.api.instance import Instance
@@ -15,6 +15,7 @@ from lm_eval.api.registry import register_model
 from lm_eval.utils import simple_parse_args_string
 
 from mistral_eval.backends.base import Ask, Backend, Kind, Prepared, ReplyRecord
+from mistral_eval.errors import EngineError, RequestError
 from mistral_eval.journal import Journal, request_key
 from mistral_eval.other_runs import OtherRuns
 
@@ -131,9 +132,7 @@ class MistralLM(LM):
         self._tell(kind, len(known), total)
         last = time.monotonic()
         before = frozenset(index for index, key in enumerate(names) if key in known)
-        for index, reply in self.backend.answer(
-            kind, [item for item, _ in unique.values()], before
-        ):
+        for index, reply in self._answers(kind, list(unique.values()), before):
             key = names[index]
             now = time.monotonic()
             self.seconds[str(unique[key][1].instance.task_name)] += now - last
@@ -145,6 +144,26 @@ class MistralLM(LM):
             self._tell(kind, len(known), total)
         if self.journal is not None:
             self.journal.flush()
+
+    def _answers(
+        self, kind: Kind, requests: Sequence[tuple[Prepared, Ask]], known: Collection[int]
+    ) -> Iterator[tuple[int, ReplyRecord]]:
+        """The backend's replies; what goes wrong in it is named by benchmark and question.
+
+        Raises:
+            EngineError: a request cannot be answered, or the engine failed.
+        """
+        try:
+            yield from self.backend.answer(kind, [item for item, _ in requests], known)
+        except RequestError as error:
+            raise EngineError(f"{requests[error.index][1].words}: {error.what}") from error
+        except (RuntimeError, MemoryError) as error:  # what torch raises, whatever went wrong
+            first = str(error).strip().partition("\n")[0] or type(error).__name__
+            raise EngineError(
+                f"The engine {self.backend.name} failed while answering ({first}). What it had "
+                "answered before is kept, and the same command goes on from there; with --debug "
+                "it shows where it failed."
+            ) from error
 
     def _tell(self, kind: Kind, done: int, total: int) -> None:
         if self.watch:

@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "data": {"errors", "locations", "protocol", "suite"},
     "protocol": {"answers", "data", "errors", "sandbox", "suite"},
     "backends": {"answers", "engine", "errors", "model"},
-    "adapter": {"backends", "journal", "other_runs"},
+    "adapter": {"backends", "errors", "journal", "other_runs"},
 }
 HEAVY = {"torch", "transformers", "lm_eval", "datasets"}
 NO_TORCH = (

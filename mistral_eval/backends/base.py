@@ -35,6 +35,14 @@ class Ask:
         """The draw's name within a seed: benchmark, question id and sample index."""
         return f"{self.instance.task_name}|{self.instance.doc_id}|{self.sample}"
 
+    @property
+    def words(self) -> str:
+        """The request as a sentence names it."""
+        question = f"{self.instance.task_name} question {self.instance.doc_id}"
+        if self.instance.request_type == "generate_until":
+            return f"{question}, sample {self.sample}"
+        return f"{question}, choice {self.instance.idx}"
+
 
 @dataclass(frozen=True, slots=True)
 class Prepared:

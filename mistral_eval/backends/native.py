@@ -22,7 +22,7 @@ from mistral_eval.engine.requests import (
     truncate_left,
     truncate_prompt,
 )
-from mistral_eval.errors import EngineError
+from mistral_eval.errors import EngineError, RequestError
 from mistral_eval.model.stream import continuation_text
 from mistral_eval.model.tokenizer import Tokenizer
 
@@ -145,12 +145,15 @@ class NativeBackend:
             if not windows and owner not in known:
                 yield owner, {"logprob": 0.0}
         of_known = {window for window, owner in enumerate(owners) if owner in known}
-        for index, score in self.engine.score(flat, of_known):
-            owner = owners[index]
-            sums[owner] += score.logprob
-            missing[owner] -= 1
-            if not missing[owner]:
-                yield owner, {"logprob": sums[owner]}
+        try:
+            for index, score in self.engine.score(flat, of_known):
+                owner = owners[index]
+                sums[owner] += score.logprob
+                missing[owner] -= 1
+                if not missing[owner]:
+                    yield owner, {"logprob": sums[owner]}
+        except RequestError as error:
+            raise RequestError("rolling", owners[error.index], error.what) from error
 
     def _prepare_generate(self, prompt: str, gen_kwargs: Mapping[str, Any], ask: Ask) -> Prepared:
         settings = normalize_gen_kwargs(dict(gen_kwargs), DEFAULT_MAX_TOKENS)

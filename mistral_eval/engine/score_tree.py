@@ -161,8 +161,8 @@ def _named(model: Transformer, requests: Sequence[ScoreRequest], asked: list[Ask
         try:
             list(score_plain(model, [requests[n]], batch_tokens=1))
         except EngineError:
-            return not_finite(f"score request {n}")
-    return not_finite(f"score requests {suspects[0]} ... {suspects[-1]}, packed together")
+            return not_finite("score", n)
+    return not_finite("score", suspects[0])  # none of them alone, but a pack with them
 
 
 def _asked(tree: TokenTree, pack: Pack) -> list[Asked]:
