@@ -123,12 +123,16 @@ class Journal:
         """How many replies are durable; no `__len__`, since an empty journal is not no journal."""
         return len(self._rows)
 
+    def fold(self) -> None:
+        """Flush and fold the write-ahead log into the one file, which can then be moved."""
+        self.flush()
+        with contextlib.suppress(sqlite3.OperationalError):  # somebody reads: the log stays
+            self._db.execute("PRAGMA journal_mode=DELETE")
+
     def close(self) -> None:
-        """Flush, fold the write-ahead log into the one file, and let others in."""
+        """Fold, and let others in."""
         try:
-            self.flush()
-            with contextlib.suppress(sqlite3.OperationalError):  # somebody reads: the log stays
-                self._db.execute("PRAGMA journal_mode=DELETE")
+            self.fold()
         finally:
             try:
                 with plain_errors(self.path):

@@ -14,6 +14,7 @@ from mistral_eval.backends.open_hf import open_hf
 from mistral_eval.backends.open_native import open_native
 from mistral_eval.backends.oracle import OracleBackend
 from mistral_eval.backends.random import RandomBackend
+from mistral_eval.errors import EngineError, RequestError
 from mistral_eval.journal import Journal
 from mistral_eval.model.export import save_hf
 from mistral_eval.model.tiny import make_tiny, tiny_tokenizer_file
@@ -240,3 +241,39 @@ def test_replies_are_plain_python_whatever_the_engine(tiny, journal):
     fresh = MistralLM(tiny, journal).loglikelihood(scores()[:2])
     known = MistralLM(tiny, journal).loglikelihood(scores()[:2])
     assert Counter(map(type, fresh[0])) == Counter(map(type, known[0])) == {float: 1, bool: 1}
+
+
+@pytest.mark.parametrize("kind", ["loglikelihood", "loglikelihood_rolling", "generate_until"])
+def test_a_request_that_cannot_be_answered_is_named_by_its_question(tiny, kind):
+    """The engine counts what it is given, windows of texts too; a user knows benchmarks."""
+
+    class Broken:
+        stats = tiny.engine.stats
+
+        def score(self, requests, known=()):
+            raise RequestError("score", 5, "it is broken")
+            yield
+
+        generate = score
+
+    lm = MistralLM(replace(tiny, engine=Broken(), context_len=16))
+    asked = {
+        "loglikelihood": (scores(), "task question 1, choice 1: it is broken"),
+        "loglikelihood_rolling": (
+            [
+                Instance(
+                    kind, {}, (f"text {n}: " + "one two three " * 4,), 0, metadata=("texts", n, 1)
+                )
+                for n in range(9)
+            ],
+            "texts question 2: it is broken",
+        ),
+        "generate_until": (
+            [prompt(n, "Once", max_gen_toks=4) for n in range(8)],
+            "task question 5, sample 0: it is broken",
+        ),
+    }
+    instances, sentence = asked[kind]
+    with pytest.raises(EngineError) as told:
+        getattr(lm, kind)(instances)
+    assert str(told.value) == sentence

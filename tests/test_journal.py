@@ -158,6 +158,19 @@ def test_a_closed_journal_is_one_file_without_a_write_ahead_log(tmp_path):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["j.lock", "j.sqlite"]
 
 
+def test_a_folded_journal_is_one_file_that_is_still_ours_and_can_be_written(tmp_path):
+    path = tmp_path / "j.sqlite"
+    with Journal(path) as journal:
+        journal.put(b"k", REPLY)
+        journal.fold()
+        assert sorted(file.name for file in tmp_path.iterdir()) == ["j.lock", "j.sqlite"]
+        with pytest.raises(JournalError, match="Another process"):
+            Journal(path)
+        journal.put(b"later", REPLY)
+    with Journal(path) as journal:
+        assert set(journal.lookup([b"k", b"later"])) == {b"k", b"later"}
+
+
 def test_a_reader_does_not_keep_the_writer_from_closing(tmp_path):
     journal = Journal(tmp_path / "j.sqlite")
     journal.put(b"k", REPLY)

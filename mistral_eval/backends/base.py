@@ -41,7 +41,9 @@ class Ask:
         question = f"{self.instance.task_name} question {self.instance.doc_id}"
         if self.instance.request_type == "generate_until":
             return f"{question}, sample {self.sample}"
-        return f"{question}, choice {self.instance.idx}"
+        if self.instance.request_type == "loglikelihood":
+            return f"{question}, choice {self.instance.idx}"
+        return question
 
 
 @dataclass(frozen=True, slots=True)

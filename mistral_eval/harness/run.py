@@ -99,6 +99,7 @@ def complete(
         with clock.phase("judge"):
             judged = _judge(loaded, replies, context, talk)
         seconds = clock.seconds
+        journal.fold()  # whoever finds run.json finds one whole file beside it
         write_run(folder, Finished(settings, opened, lm, judged, stock, seconds, earlier, verified))
     for line in stock_lines(stock):
         talk.say(line)

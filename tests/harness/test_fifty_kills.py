@@ -94,6 +94,7 @@ def test_every_killed_run_ends_as_the_undisturbed_one(killed):
     folder, report = killed
     undisturbed = outcome(folder / "0")
     assert len(undisturbed["replies"]) >= REQUESTS
+    assert not list(folder.rglob("*-wal")), "a finished run's journal is one file"
     runs = sorted({one["run"] for one in report["attempts"]} - {0})
     assert len(runs) >= 5
     for run in runs:
