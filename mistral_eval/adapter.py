@@ -6,7 +6,7 @@ out. Registered with lm-eval as `mistral`.
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Protocol, Self
 
 from lm_eval.api.instance import Instance
@@ -15,6 +15,7 @@ from lm_eval.api.registry import register_model
 from lm_eval.utils import simple_parse_args_string
 
 from mistral_eval.backends.base import Ask, Backend, Kind, Prepared, ReplyRecord
+from mistral_eval.errors import EngineError, RequestError
 from mistral_eval.journal import Journal, request_key
 from mistral_eval.other_runs import OtherRuns
 
@@ -114,15 +115,13 @@ class MistralLM(LM):
         )
         self.reused += len(known)
         self._borrow(keys, known)
-        missing = {
-            key: (item, ask)
-            for key, item, ask in zip(keys, prepared, asks, strict=True)
-            if key not in known
-        }  # equal requests are computed once
+        unique: dict[bytes, tuple[Prepared, Ask]] = {}  # equal requests are computed once
+        for key, item, ask in zip(keys, prepared, asks, strict=True):
+            unique.setdefault(key, (item, ask))
         self.asked += [(kind, ask) for ask in asks]
         if self.watch:
             self.watch.begin(keys, asks, known)
-        self._compute(kind, missing, known)
+        self._compute(kind, unique, known)
         return [known[key] for key in keys]
 
     def _borrow(self, keys: Sequence[bytes], known: dict[bytes, ReplyRecord]) -> None:
@@ -138,15 +137,17 @@ class MistralLM(LM):
     def _compute(
         self,
         kind: Kind,
-        missing: dict[bytes, tuple[Prepared, Ask]],
+        unique: dict[bytes, tuple[Prepared, Ask]],
         known: dict[bytes, ReplyRecord],
     ) -> None:
-        names = list(missing)
+        """Have answered what is not known; the backend sees all, so that it cuts the same packs."""
+        names = list(unique)
         last = time.monotonic()
-        for index, reply in self.backend.answer(kind, [item for item, _ in missing.values()]):
+        before = frozenset(index for index, key in enumerate(names) if key in known)
+        for index, reply in self._answers(kind, list(unique.values()), before):
             key = names[index]
             now = time.monotonic()
-            self.seconds[str(missing[key][1].instance.task_name)] += now - last
+            self.seconds[str(unique[key][1].instance.task_name)] += now - last
             last = now
             if self.journal is not None:
                 self.journal.put(key, reply)
@@ -156,3 +157,23 @@ class MistralLM(LM):
                 self.watch.reply(key, reply)
         if self.journal is not None:
             self.journal.flush()
+
+    def _answers(
+        self, kind: Kind, requests: Sequence[tuple[Prepared, Ask]], known: Collection[int]
+    ) -> Iterator[tuple[int, ReplyRecord]]:
+        """The backend's replies; what goes wrong in it is named by benchmark and question.
+
+        Raises:
+            EngineError: a request cannot be answered, or the engine failed.
+        """
+        try:
+            yield from self.backend.answer(kind, [item for item, _ in requests], known)
+        except RequestError as error:
+            raise EngineError(f"{requests[error.index][1].words}: {error.what}") from error
+        except (RuntimeError, MemoryError) as error:  # what torch raises, whatever went wrong
+            first = str(error).strip().partition("\n")[0] or type(error).__name__
+            raise EngineError(
+                f"The engine {self.backend.name} failed while answering ({first}). What it had "
+                "answered before is kept, and the same command goes on from there; with --debug "
+                "it shows where it failed."
+            ) from error

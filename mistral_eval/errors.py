@@ -13,6 +13,7 @@ MistralEvalError            exit code 1: the user can fix it
 ├── HubError                a download that did not happen
 ├── ResourceError           not enough disk or memory
 ├── EngineError             an engine that cannot serve, or answered nonsense
+│   └── RequestError        one request is to blame, by its place among those it was asked with
 ├── SandboxError            no isolation for generated programs
 ├── JournalError            a journal that is not ours, damaged, or in use
 ├── StoppedError            Ctrl-C (exit code 130) or SIGTERM (143)
@@ -63,6 +64,18 @@ class ResourceError(MistralEvalError):
 
 class EngineError(MistralEvalError):
     """An engine is unavailable, or its numbers cannot be used."""
+
+
+class RequestError(EngineError):
+    """One request is to blame: `index` is its place among those the engine was given.
+
+    Who knows what the request stands for says so instead: `what` is the rest of the sentence.
+    """
+
+    def __init__(self, kind: str, index: int, what: str) -> None:
+        super().__init__(f"{kind} request {index}: {what}")
+        self.index = index
+        self.what = what
 
 
 class SandboxError(MistralEvalError):

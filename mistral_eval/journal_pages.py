@@ -1,7 +1,7 @@
 """Replies out of a damaged journal: every page of the file is read by itself.
 
 SQLite reaches a row from the root of its tree, so one bad page can hide all the others. Here each
-page that looks like part of an index tree is parsed alone, and a row counts when its checksum fits.
+page that looks like a leaf of a table is parsed alone, and a row counts when its checksum fits.
 Source of the layout: sqlite.org/fileformat2.html, sections 1.5, 1.6, 2.1 and 4.1.
 """
 
@@ -13,9 +13,9 @@ PAGE = 4096  # bytes; SQLite's default, which journals have
 HEADER = 100  # bytes before the first page's tree
 WAL_HEADER = 32
 FRAME_HEADER = 24
-LEAF, INTERIOR = 10, 2  # pages of an index tree: a table WITHOUT ROWID is one
+LEAF = 13  # the page of a table's tree that holds rows
 INTEGER_BYTES = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8, 8: 0, 9: 0}
-MOST_LOCAL = (PAGE - 12) * 64 // 255 - 23
+MOST_LOCAL = PAGE - 35
 LEAST_LOCAL = (PAGE - 12) * 32 // 255 - 23
 
 Row = tuple[bytes, bytes]
@@ -58,17 +58,15 @@ def _pages(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def _payloads(page: bytes, start: int, pages: dict[int, bytes]) -> Iterator[bytes]:
-    """What each cell of a page of an index tree holds; nothing for other pages."""
-    kind = page[start]
-    if kind not in (LEAF, INTERIOR):
+    """What each cell of a table's leaf holds; nothing for other pages."""
+    if page[start] != LEAF:
         return
     cells = int.from_bytes(page[start + 3 : start + 5], "big")
-    first = start + (8 if kind == LEAF else 12)
+    first = start + 8
     for place in range(first, min(first + 2 * cells, PAGE - 1), 2):
         cell = int.from_bytes(page[place : place + 2], "big")
-        if kind == INTERIOR:
-            cell += 4  # the child's page number
         size, begin = _varint(page, cell)
+        _, begin = _varint(page, begin)  # the row's number
         payload = _whole(page, begin, size, pages)
         if payload is not None:
             yield payload

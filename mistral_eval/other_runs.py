@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from mistral_eval.journal import APPLICATION_ID, SCHEMA_VERSION, read_replies
+from mistral_eval.journal_file import APPLICATION_ID, SCHEMA_VERSION, read_replies
 from mistral_eval.records import JOURNAL_FILE
 
 

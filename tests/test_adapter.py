@@ -8,9 +8,13 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.registry import get_model
 
 from mistral_eval.adapter import MistralLM
+from mistral_eval.backends.base import Ask
 from mistral_eval.backends.native import NativeBackend
+from mistral_eval.backends.open_hf import open_hf
 from mistral_eval.backends.open_native import open_native
+from mistral_eval.backends.oracle import OracleBackend
 from mistral_eval.backends.random import RandomBackend
+from mistral_eval.errors import EngineError, RequestError
 from mistral_eval.journal import Journal
 from mistral_eval.model.export import save_hf
 from mistral_eval.model.tiny import make_tiny, tiny_tokenizer_file
@@ -54,9 +58,9 @@ class Counting:
         self.prepare = backend.prepare
         self.asked = 0
 
-    def answer(self, kind, prepared):
-        self.asked += len(prepared)
-        return self.backend.answer(kind, prepared)
+    def answer(self, kind, prepared, known=()):
+        self.asked += len(prepared) - len(known)
+        return self.backend.answer(kind, prepared, known)
 
 
 def test_replies_come_in_the_order_of_their_requests(tiny):
@@ -111,8 +115,8 @@ def test_a_second_run_over_the_same_journal_computes_nothing_and_says_the_same(t
 
 def test_what_was_answered_before_an_error_is_not_computed_again(tiny, journal):
     class Failing(Counting):
-        def answer(self, kind, prepared):
-            for count, reply in enumerate(super().answer(kind, prepared)):
+        def answer(self, kind, prepared, known=()):
+            for count, reply in enumerate(super().answer(kind, prepared, known)):
                 if count == 5:
                     raise KeyboardInterrupt
                 yield reply
@@ -121,9 +125,41 @@ def test_what_was_answered_before_an_error_is_not_computed_again(tiny, journal):
         MistralLM(Failing(tiny), journal).loglikelihood(scores())
     journal.flush()
     lm = MistralLM(tiny, journal)
-    resumed, undisturbed = lm.loglikelihood(scores()), MistralLM(tiny).loglikelihood(scores())
-    assert [one for one, _ in resumed] == pytest.approx([one for one, _ in undisturbed], abs=1e-4)
+    assert lm.loglikelihood(scores()) == MistralLM(tiny).loglikelihood(scores())
     assert (lm.computed, lm.reused) == (len(CHOICES) - 5, 5)
+
+
+def test_the_backend_sees_all_requests_of_a_call_and_which_are_known(tiny, journal):
+    """So that its packs are those of an undisturbed run, whatever the journal has."""
+
+    class Heard(Counting):
+        def answer(self, kind, prepared, known=()):
+            heard.append((len(prepared), sorted(known)))
+            return super().answer(kind, prepared, known)
+
+    heard: list[tuple[int, list[int]]] = []
+    MistralLM(tiny, journal).loglikelihood(scores(CHOICES[2:5]))
+    MistralLM(Heard(tiny), journal).loglikelihood(scores(CHOICES * 2))
+    MistralLM(Heard(tiny), journal).loglikelihood(scores())
+    assert heard == [(16, [2, 3, 4]), (16, list(range(16)))]
+
+
+@pytest.mark.parametrize("backend", ["tiny", "random", "oracle", "hf"])
+def test_a_backend_answers_what_is_not_known_and_nothing_else(tiny, backend):
+    made = {
+        "tiny": lambda: tiny,
+        "random": lambda: RandomBackend(0),
+        "oracle": lambda: OracleBackend(lambda one: one.idx == 0, lambda _: "text"),
+        "hf": lambda: open_hf("tiny"),
+    }[backend]()
+    for kind, asks in (
+        ("score", [Ask(one) for one in scores()]),
+        ("generate", [Ask(prompt(n), n) for n in range(5)]),
+    ):
+        prepared = [made.prepare(kind, ask) for ask in asks]
+        known = {1, 2, 4}
+        found = [index for index, _ in made.answer(kind, prepared, known)]
+        assert sorted(found) == sorted(set(range(len(asks))) - known)
 
 
 def test_the_watcher_hears_of_every_reply_and_of_those_known_before(tiny, journal):
@@ -215,3 +251,39 @@ def test_replies_are_plain_python_whatever_the_engine(tiny, journal):
     fresh = MistralLM(tiny, journal).loglikelihood(scores()[:2])
     known = MistralLM(tiny, journal).loglikelihood(scores()[:2])
     assert Counter(map(type, fresh[0])) == Counter(map(type, known[0])) == {float: 1, bool: 1}
+
+
+@pytest.mark.parametrize("kind", ["loglikelihood", "loglikelihood_rolling", "generate_until"])
+def test_a_request_that_cannot_be_answered_is_named_by_its_question(tiny, kind):
+    """The engine counts what it is given, windows of texts too; a user knows benchmarks."""
+
+    class Broken:
+        stats = tiny.engine.stats
+
+        def score(self, requests, known=()):
+            raise RequestError("score", 5, "it is broken")
+            yield
+
+        generate = score
+
+    lm = MistralLM(replace(tiny, engine=Broken(), context_len=16))
+    asked = {
+        "loglikelihood": (scores(), "task question 1, choice 1: it is broken"),
+        "loglikelihood_rolling": (
+            [
+                Instance(
+                    kind, {}, (f"text {n}: " + "one two three " * 4,), 0, metadata=("texts", n, 1)
+                )
+                for n in range(9)
+            ],
+            "texts question 2: it is broken",
+        ),
+        "generate_until": (
+            [prompt(n, "Once", max_gen_toks=4) for n in range(8)],
+            "task question 5, sample 0: it is broken",
+        ),
+    }
+    instances, sentence = asked[kind]
+    with pytest.raises(EngineError) as told:
+        getattr(lm, kind)(instances)
+    assert str(told.value) == sentence

@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mistral_eval.errors import JournalError
-from mistral_eval.journal import APPLICATION_ID, Journal, request_key
+from mistral_eval.journal import COMMIT_ROWS, COMMIT_SECONDS, Journal, request_key
+from mistral_eval.journal_file import APPLICATION_ID, read_replies
+from mistral_eval.journal_pages import checksum
 
 REPLY = {"logprob": -1.2345678901234567, "is_greedy": False}
 
@@ -43,8 +45,22 @@ def test_more_keys_than_one_query_takes_are_all_found(tmp_path):
         assert set(journal.lookup([*keys, *keys])) == set(keys)
 
 
+parts = st.one_of(
+    st.text(),
+    st.integers(),
+    st.lists(st.integers(0, 40000), max_size=5).map(tuple),
+    st.lists(st.text(), max_size=3).map(tuple),
+    st.floats(allow_nan=False),
+)
+
+
 @given(
-    st.lists(st.tuples(st.text(), st.text(), st.integers()), min_size=2, max_size=6, unique=True)
+    st.lists(
+        st.tuples(st.text(), st.text(), parts, parts),
+        min_size=2,
+        max_size=6,
+        unique_by=repr,
+    )
 )
 def test_two_requests_share_a_key_only_when_they_are_equal(requests):
     keys = {request_key(*request) for request in requests}
@@ -55,6 +71,59 @@ def test_ids_and_texts_that_look_alike_have_different_keys():
     assert request_key("m", "score", [1, 23]) != request_key("m", "score", [12, 3])
     assert request_key("m", "score", "1") != request_key("m", "score", 1)
     assert request_key("m", "score", "\ud800") != request_key("m", "score", "?")
+    assert request_key("m", "score", (1, 2), (3,)) != request_key("m", "score", (1,), (2, 3))
+    assert request_key("m", "score", "ab", "c") != request_key("m", "score", "a", "bc")
+    assert request_key("m", "score", "1,2") != request_key("m", "score", (1, 2))
+    assert request_key("m", "score", (1 << 40,)) != request_key("m", "score", (0, 256))
+
+
+def test_a_list_and_a_tuple_of_the_same_ids_are_one_request():
+    assert request_key("m", "score", [1, 2]) == request_key("m", "score", (1, 2))
+
+
+def test_a_full_batch_is_durable_at_once_and_a_slow_one_after_half_a_second(tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("mistral_eval.journal.time.monotonic", lambda: now[0])
+    with Journal(tmp_path / "j.sqlite") as journal:
+        for number in range(COMMIT_ROWS):
+            assert journal.count() == 0
+            journal.put(request_key("m", "score", number), REPLY)
+        assert journal.count() == COMMIT_ROWS
+        now[0] += COMMIT_SECONDS
+        journal.put(b"a", REPLY)
+        assert journal.count() == COMMIT_ROWS
+        now[0] += 0.01
+        journal.put(b"b", REPLY)
+        assert journal.count() == COMMIT_ROWS + 2
+
+
+def test_a_commit_writes_the_pages_it_fills_and_no_others(tmp_path):
+    """Keys are as good as random: in a tree sorted by key each batch would touch every page."""
+    path = tmp_path / "j.sqlite"
+    log = path.with_name("j.sqlite-wal")
+    with Journal(path) as journal:
+        for number in range(20000):
+            journal.put(request_key("m", "score", number), REPLY)
+            if number % 500 == 499:
+                journal.flush()
+        written = log.stat().st_size
+    assert written < 1.5 * path.stat().st_size
+
+
+def test_of_two_replies_to_one_key_the_later_counts_here_and_after(tmp_path):
+    path = tmp_path / "j.sqlite"
+    with Journal(path) as journal:
+        for text in ("first", "second"):
+            journal.put(b"k", {"text": text})
+            journal.put(b"other", REPLY)
+            journal.flush()
+        assert journal.lookup([b"k"]) == {b"k": {"text": "second"}}
+        assert journal.count() == 2
+    with Journal(path) as journal:
+        assert journal.lookup([b"k"]) == {b"k": {"text": "second"}}
+        assert journal.count() == 2
+    with closing(sqlite3.connect(path)) as db:
+        assert read_replies(db, [b"k"]) == {b"k": {"text": "second"}}
 
 
 def test_a_killed_process_leaves_what_it_flushed_and_no_lock(tmp_path):
@@ -87,6 +156,19 @@ def test_a_closed_journal_is_one_file_without_a_write_ahead_log(tmp_path):
     with Journal(tmp_path / "j.sqlite") as journal:
         journal.put(b"k", REPLY)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["j.lock", "j.sqlite"]
+
+
+def test_a_folded_journal_is_one_file_that_is_still_ours_and_can_be_written(tmp_path):
+    path = tmp_path / "j.sqlite"
+    with Journal(path) as journal:
+        journal.put(b"k", REPLY)
+        journal.fold()
+        assert sorted(file.name for file in tmp_path.iterdir()) == ["j.lock", "j.sqlite"]
+        with pytest.raises(JournalError, match="Another process"):
+            Journal(path)
+        journal.put(b"later", REPLY)
+    with Journal(path) as journal:
+        assert set(journal.lookup([b"k", b"later"])) == {b"k", b"later"}
 
 
 def test_a_reader_does_not_keep_the_writer_from_closing(tmp_path):
@@ -127,3 +209,20 @@ def test_a_newer_journal_is_refused(tmp_path):
         db.execute("PRAGMA user_version=99")
     with pytest.raises(JournalError, match=f"{APPLICATION_ID:#x} and 99"):
         Journal(path)
+
+
+def test_a_journal_of_the_version_before_is_refused_and_left_as_it_was(tmp_path):
+    """Its keys were made otherwise: none of its replies would be found."""
+    path = tmp_path / "j.sqlite"
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript(
+            "CREATE TABLE replies (key BLOB PRIMARY KEY, reply TEXT NOT NULL, "
+            "checksum INTEGER NOT NULL) WITHOUT ROWID;"
+            f"PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version=2;"
+        )
+        with db:
+            db.execute("INSERT INTO replies VALUES (?, ?, ?)", (b"k", "{}", checksum(b"k", b"{}")))
+    before = path.read_bytes()
+    with pytest.raises(JournalError, match=r"of this version: expected .* schema 3, found .* 2\."):
+        Journal(path)
+    assert path.read_bytes() == before

@@ -174,7 +174,7 @@ except JournalError as error:
 def test_a_file_that_may_not_grow_keeps_every_reply_that_was_written(tmp_path):
     path = tmp_path / "journal.sqlite"
     done = subprocess.run(
-        [sys.executable, "-c", FILL, str(path), "300000"],
+        [sys.executable, "-c", FILL, str(path), "1500000"],
         check=True,
         capture_output=True,
         text=True,
@@ -183,11 +183,11 @@ def test_a_file_that_may_not_grow_keeps_every_reply_that_was_written(tmp_path):
 
 
 def test_a_full_disk_keeps_every_reply_that_was_written(tmp_path):
-    """A tmpfs of one megabyte in a mount namespace of its own."""
+    """A tmpfs of three megabytes in a mount namespace of its own."""
     keep = tmp_path / "keep"
     keep.mkdir()
     script = (
-        f"mount -t tmpfs -o size=1m none {tmp_path}/disk && "
+        f"mount -t tmpfs -o size=3m none {tmp_path}/disk && "
         f"{sys.executable} -c '{FILL}' {tmp_path}/disk/journal.sqlite 0 && "
         f"cp {tmp_path}/disk/* {keep}"
     )

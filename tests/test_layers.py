@@ -27,12 +27,13 @@ MAY_IMPORT = {
     "frames": {"baselines", "errors", "records", "report", "runs", "samples", "suite"},
     "records": {"answers", "errors"},
     "journal_pages": set(),
-    "journal": {"errors", "journal_pages"},
-    "other_runs": {"journal", "records"},
+    "journal_file": {"errors", "journal_pages"},
+    "journal": {"errors", "journal_file"},
+    "other_runs": {"journal_file", "records"},
     "data": {"errors", "locations", "protocol", "suite"},
     "protocol": {"answers", "data", "errors", "sandbox", "suite"},
     "backends": {"answers", "engine", "errors", "model"},
-    "adapter": {"backends", "journal", "other_runs"},
+    "adapter": {"backends", "errors", "journal", "other_runs"},
 }
 HEAVY = {"torch", "transformers", "lm_eval", "datasets"}
 NO_TORCH = (

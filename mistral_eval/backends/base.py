@@ -4,7 +4,7 @@ A backend turns each of lm-eval's instances into a prepared request: what identi
 journal, and what the engine needs. Replies are plain JSON, since the journal keeps them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NotRequired, Protocol, TypedDict
 
@@ -35,6 +35,16 @@ class Ask:
         """The draw's name within a seed: benchmark, question id and sample index."""
         return f"{self.instance.task_name}|{self.instance.doc_id}|{self.sample}"
 
+    @property
+    def words(self) -> str:
+        """The request as a sentence names it."""
+        question = f"{self.instance.task_name} question {self.instance.doc_id}"
+        if self.instance.request_type == "generate_until":
+            return f"{question}, sample {self.sample}"
+        if self.instance.request_type == "loglikelihood":
+            return f"{question}, choice {self.instance.idx}"
+        return question
+
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
@@ -58,7 +68,7 @@ class Counts:
 
 
 class Backend(Protocol):
-    """Answers prepared requests. Each index of the input comes back exactly once, in any order."""
+    """Answers prepared requests. Each index comes back once, in any order; a known one never."""
 
     name: str
 
@@ -76,6 +86,12 @@ class Backend(Protocol):
         """Say what identifies this request, and what the engine needs to answer it."""
         ...
 
-    def answer(self, kind: Kind, prepared: Sequence[Prepared]) -> Iterator[tuple[int, ReplyRecord]]:
-        """Answer, yielding each reply as soon as it is known."""
+    def answer(
+        self, kind: Kind, prepared: Sequence[Prepared], known: Collection[int] = ()
+    ) -> Iterator[tuple[int, ReplyRecord]]:
+        """Answer, yielding each reply as soon as it is known.
+
+        `known` holds the indices that the caller has a reply to: they may shape how the work is
+        cut, and are not answered.
+        """
         ...

@@ -4,7 +4,7 @@ They speak text and sample with their library's global generator, so their draws
 requests are batched; the journal keeps what was drawn.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from lm_eval.api.instance import Instance
@@ -40,9 +40,12 @@ class LmBackend:
             parts = (*parts, ask.name)
         return Prepared(parts, instance)
 
-    def answer(self, kind: Kind, prepared: Sequence[Prepared]) -> Iterator[tuple[int, ReplyRecord]]:
+    def answer(
+        self, kind: Kind, prepared: Sequence[Prepared], known: Collection[int] = ()
+    ) -> Iterator[tuple[int, ReplyRecord]]:
         """Pass the instances on, a few hundred at a time, longest first."""
-        order = sorted(range(len(prepared)), key=lambda i: -len(prepared[i].request.args[0]))
+        asked = [index for index in range(len(prepared)) if index not in known]
+        order = sorted(asked, key=lambda i: -len(prepared[i].request.args[0]))
         for start in range(0, len(order), CALL):
             part = order[start : start + CALL]
             yield from zip(part, self._call(kind, [prepared[i].request for i in part]), strict=True)

@@ -5,7 +5,7 @@ context's length, trailing spaces of the context moved to the continuation. A ge
 together with its prompt and then cut, or SentencePiece's leading space would be lost.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from mistral_eval.engine.requests import (
     truncate_left,
     truncate_prompt,
 )
-from mistral_eval.errors import EngineError
+from mistral_eval.errors import EngineError, RequestError
 from mistral_eval.model.prefix_encoder import PrefixEncoder
 from mistral_eval.model.stream import continuation_text
 from mistral_eval.model.tokenizer import Tokenizer
@@ -76,15 +76,17 @@ class NativeBackend:
             return Prepared((self.seed, *parts), windows)
         return self._prepare_generate(arguments[0], arguments[1], ask)
 
-    def answer(self, kind: Kind, prepared: Sequence[Prepared]) -> Iterator[tuple[int, ReplyRecord]]:
+    def answer(
+        self, kind: Kind, prepared: Sequence[Prepared], known: Collection[int] = ()
+    ) -> Iterator[tuple[int, ReplyRecord]]:
         """Let the engine compute, and turn its replies into records."""
         if kind == "score":
-            for index, score in self.engine.score([item.request for item in prepared]):
+            for index, score in self.engine.score([item.request for item in prepared], known):
                 yield index, {"logprob": score.logprob, "is_greedy": score.is_greedy}
         elif kind == "rolling":
-            yield from self._answer_rolling([item.request for item in prepared])
+            yield from self._answer_rolling([item.request for item in prepared], known)
         else:
-            yield from self._answer_generate(prepared)
+            yield from self._answer_generate(prepared, known)
         self.counts.engine = asdict(self.engine.stats)
 
     def encode_pair(
@@ -123,21 +125,25 @@ class NativeBackend:
         )
 
     def _answer_rolling(
-        self, texts: Sequence[tuple[ScoreRequest, ...]]
+        self, texts: Sequence[tuple[ScoreRequest, ...]], known: Collection[int]
     ) -> Iterator[tuple[int, ReplyRecord]]:
         owners = [owner for owner, windows in enumerate(texts) for _ in windows]
         missing = [len(windows) for windows in texts]
         sums = [0.0] * len(texts)
         flat = [window for windows in texts for window in windows]
         for owner, windows in enumerate(texts):
-            if not windows:
+            if not windows and owner not in known:
                 yield owner, {"logprob": 0.0}
-        for index, score in self.engine.score(flat):
-            owner = owners[index]
-            sums[owner] += score.logprob
-            missing[owner] -= 1
-            if not missing[owner]:
-                yield owner, {"logprob": sums[owner]}
+        of_known = {window for window, owner in enumerate(owners) if owner in known}
+        try:
+            for index, score in self.engine.score(flat, of_known):
+                owner = owners[index]
+                sums[owner] += score.logprob
+                missing[owner] -= 1
+                if not missing[owner]:
+                    yield owner, {"logprob": sums[owner]}
+        except RequestError as error:
+            raise RequestError("rolling", owners[error.index], error.what) from error
 
     def _prepare_generate(self, prompt: str, gen_kwargs: Mapping[str, Any], ask: Ask) -> Prepared:
         settings = normalize_gen_kwargs(dict(gen_kwargs), DEFAULT_MAX_TOKENS)
@@ -154,9 +160,11 @@ class NativeBackend:
         drawn = (sampling.temperature, sampling.top_p, sampling.top_k, key)
         return Prepared((self.seed, ids, max_tokens, stops.until, *drawn), (request, stops))
 
-    def _answer_generate(self, prepared: Sequence[Prepared]) -> Iterator[tuple[int, ReplyRecord]]:
+    def _answer_generate(
+        self, prepared: Sequence[Prepared], known: Collection[int]
+    ) -> Iterator[tuple[int, ReplyRecord]]:
         requests = [item.request[0] for item in prepared]
-        for index, reply in self.engine.generate(requests):
+        for index, reply in self.engine.generate(requests, known):
             stops: Stops = prepared[index].request[1]
             text = continuation_text(self.tokenizer, requests[index].prompt, reply.ids)
             self.counts.generated_tokens += len(reply.ids)

@@ -4,7 +4,7 @@ Asked to answer right it must reach 100 on every benchmark, asked to answer wron
 is a bug in the protocol's code, found without a model.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from lm_eval.api.instance import Instance
@@ -48,9 +48,13 @@ class OracleBackend:
         parts = (instance.task_name, instance.doc_id, instance.idx, ask.sample, _asked(instance))
         return Prepared(parts, instance)
 
-    def answer(self, kind: Kind, prepared: Sequence[Prepared]) -> Iterator[tuple[int, ReplyRecord]]:
+    def answer(
+        self, kind: Kind, prepared: Sequence[Prepared], known: Collection[int] = ()
+    ) -> Iterator[tuple[int, ReplyRecord]]:
         """The gold, at once."""
         for index, item in enumerate(prepared):
+            if index in known:
+                continue
             if kind == "score":
                 right = self.likely(item.request)
                 yield index, {"logprob": -1.0 if right else -1e6, "is_greedy": right}

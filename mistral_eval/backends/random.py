@@ -6,7 +6,7 @@ cell of most benchmarks, is then fair between long and short choices.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from mistral_eval.backends.base import Ask, Counts, Kind, Prepared, ReplyRecord
@@ -31,9 +31,13 @@ class RandomBackend:
         parts = (ask.name, ask.instance.idx, *ask.instance.args)
         return Prepared(parts, (ask.name, ask.instance))
 
-    def answer(self, kind: Kind, prepared: Sequence[Prepared]) -> Iterator[tuple[int, ReplyRecord]]:
+    def answer(
+        self, kind: Kind, prepared: Sequence[Prepared], known: Collection[int] = ()
+    ) -> Iterator[tuple[int, ReplyRecord]]:
         """One draw a request."""
         for index, item in enumerate(prepared):
+            if index in known:
+                continue
             name, instance = item.request
             lot = self._draw(f"{name}|{instance.idx}")
             if kind == "generate":

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from mistral_eval.engine.requests import GenerateRequest, Sampling, ScoreRequest
-from mistral_eval.errors import EngineError
+from mistral_eval.errors import EngineError, RequestError
 
 
 def check_score_requests(requests: Sequence[ScoreRequest], context_len: int, n_words: int) -> None:
@@ -66,12 +66,15 @@ def check_sampling(sampling: Sampling) -> None:
         )
 
 
-def not_finite(where: str) -> EngineError:
+NOT_FINITE = (
+    "the model's logits are not finite; check the checkpoint's weights, or use a dtype with more "
+    "range (bfloat16 or float32 instead of float16)"
+)
+
+
+def not_finite(kind: str, index: int) -> RequestError:
     """The error for a logit that is NaN or infinite."""
-    return EngineError(
-        f"{where}: the model's logits are not finite; check the checkpoint's weights, or use "
-        "a dtype with more range (bfloat16 or float32 instead of float16)"
-    )
+    return RequestError(kind, index, NOT_FINITE)
 
 
 def _check_ids(ids: Sequence[int], n_words: int, where: str) -> None:

@@ -49,7 +49,7 @@ def next_tokens(sampler: Sampler, logits: Tensor, running: Sequence[Running]) ->
     """
     finite = logits.sum(dim=1).isfinite().tolist()
     if not all(finite):
-        raise not_finite(f"generate request {running[finite.index(False)].index}")
+        raise not_finite("generate", running[finite.index(False)].index)
     tokens: list[int] = sampler.draw(logits, [item.draw() for item in running]).tolist()
     return tokens
 

@@ -5,7 +5,7 @@ takes its place.
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -61,12 +61,13 @@ class SharedGenerator:
         self.flops = Flops.of(model.config, model.n_words)
         self.sampler = Sampler(model.n_words, model.device)
 
-    def run(self, requests: Sequence[GenerateRequest]) -> Replies:
-        """Replies as they end; a request for no tokens is answered at once."""
+    def run(self, requests: Sequence[GenerateRequest], known: Collection[int] = ()) -> Replies:
+        """Replies as they end; a request for no tokens is answered at once, a known one never."""
         wanted = [n for n, request in enumerate(requests) if request.max_tokens > 0]
-        for n in set(range(len(requests))) - set(wanted):
+        for n in set(range(len(requests))) - set(wanted) - set(known):
             yield n, GenerateReply((), "length")
-        for cluster in cluster_prompts([requests[n] for n in wanted]):
+        done = {place for place, n in enumerate(wanted) if n in known}
+        for cluster in cluster_prompts([requests[n] for n in wanted], done):
             running = [Running(n, requests[n]) for n in wanted]
             yield from _ClusterRun(self, cluster, running).run()
 

@@ -76,7 +76,7 @@ def token_logprobs(
         logprobs, is_greedy = _block(model, states, local, tokens)
         finite = logprobs.isfinite().tolist()
         if not all(finite):
-            raise not_finite(f"score request {block[finite.index(False)].request}")
+            raise not_finite("score", block[finite.index(False)].request)
         yield from zip(block, logprobs.tolist(), is_greedy.tolist(), strict=True)
 
 

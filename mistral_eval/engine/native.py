@@ -1,10 +1,11 @@
 """The native engine: our transformer behind the `Engine` protocol.
 
 Replies do not depend on the order of the requests, on what stands beside them, or on
-`batch_tokens`, beyond the last bits of a float.
+`batch_tokens`, beyond the last bits of a float; and not at all on which of them are known.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from time import perf_counter
 from typing import Protocol, TypeVar
 
@@ -47,10 +48,10 @@ def generation_budget(
 
 
 class _Answer(Protocol[Request_contra, Reply_co]):
-    """Answers requests under the engine's budget; `again` after memory ran out."""
+    """Answers what is not known under the engine's budget; `again` after memory ran out."""
 
     def __call__(
-        self, requests: Sequence[Request_contra], *, again: bool
+        self, requests: Sequence[Request_contra], known: AbstractSet[int], *, again: bool
     ) -> Iterator[tuple[int, Reply_co]]: ...
 
 
@@ -90,15 +91,17 @@ class NativeEngine:
         self.eos_id = eos_id
         self.stats = Stats()
 
-    def score(self, requests: Sequence[ScoreRequest]) -> Iterator[tuple[int, ScoreReply]]:
-        """Log-likelihoods of continuations.
+    def score(
+        self, requests: Sequence[ScoreRequest], known: Collection[int] = ()
+    ) -> Iterator[tuple[int, ScoreReply]]:
+        """Log-likelihoods of continuations, save of `known` requests, which shape the packs.
 
         Raises:
             EngineError: a request that cannot be scored (all are checked first), or logits that
                 are not finite.
         """
         check_score_requests(requests, self.model.config.context_len, self.model.n_words)
-        replies = self._sturdy(requests, self._scores)
+        replies = self._sturdy(requests, known, self._scores)
         started = perf_counter()
         for reply in replies:
             self.stats.score_seconds += perf_counter() - started
@@ -106,15 +109,17 @@ class NativeEngine:
             started = perf_counter()
         self._note_peak()
 
-    def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[tuple[int, GenerateReply]]:
-        """Continuations of prompts.
+    def generate(
+        self, requests: Sequence[GenerateRequest], known: Collection[int] = ()
+    ) -> Iterator[tuple[int, GenerateReply]]:
+        """Continuations of prompts, save of `known` requests, which shape the clusters.
 
         Raises:
             EngineError: a request that cannot be served (all are checked first), or logits that
                 are not finite.
         """
         check_generate_requests(requests, self.model.config.context_len, self.model.n_words)
-        replies = self._sturdy(requests, self._generations)
+        replies = self._sturdy(requests, known, self._generations)
         started = perf_counter()
         for reply in replies:
             self.stats.generate_seconds += perf_counter() - started
@@ -123,38 +128,42 @@ class NativeEngine:
         self._note_peak()
 
     def _scores(
-        self, requests: Sequence[ScoreRequest], *, again: bool
+        self, requests: Sequence[ScoreRequest], known: AbstractSet[int], *, again: bool
     ) -> Iterator[tuple[int, ScoreReply]]:
-        return score_tree(self.model, requests, self.batch_tokens, self.stats, again=again)
+        return score_tree(
+            self.model, requests, self.batch_tokens, self.stats, known=known, again=again
+        )
 
     def _generations(
-        self, requests: Sequence[GenerateRequest], *, again: bool
+        self, requests: Sequence[GenerateRequest], known: AbstractSet[int], *, again: bool
     ) -> Iterator[tuple[int, GenerateReply]]:
         if not again:
-            self.stats.prompt_unique += unique_tokens(requests)
-            self.stats.prompt_naive += sum(len(request.prompt) for request in requests)
+            asked = [request for n, request in enumerate(requests) if n not in known]
+            self.stats.prompt_unique += unique_tokens(asked)
+            self.stats.prompt_naive += sum(len(request.prompt) for request in asked)
         model = self.model
         budget = generation_budget(model.config, model.dtype, model.device, self.batch_tokens)
-        return SharedGenerator(model, self.eos_id, budget, self.stats).run(requests)
+        return SharedGenerator(model, self.eos_id, budget, self.stats).run(requests, known)
 
     def _sturdy(
-        self, requests: Sequence[Request_contra], answer: "_Answer[Request_contra, Reply_co]"
+        self,
+        requests: Sequence[Request_contra],
+        known: Collection[int],
+        answer: "_Answer[Request_contra, Reply_co]",
     ) -> Iterator[tuple[int, Reply_co]]:
         """Replies; what is missing when the device's memory runs out is asked again, by halves.
 
         Replies do not depend on the budget, so those that are out already stay.
         """
-        left, again = list(range(len(requests))), False
-        while left:
-            done: set[int] = set()
+        done, again = set(known), False
+        while len(done) < len(requests):
             try:
-                for n, reply in answer([requests[index] for index in left], again=again):
+                for n, reply in answer(requests, frozenset(done), again=again):
                     done.add(n)
-                    yield left[n], reply
+                    yield n, reply
             except torch.OutOfMemoryError as error:
                 reason = str(error).partition("\n")[0]
-            left = [index for n, index in enumerate(left) if n not in done]
-            if left:
+            if len(done) < len(requests):
                 self._halve(reason)
                 again = True
 

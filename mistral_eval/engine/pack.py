@@ -52,11 +52,20 @@ class Pack:
     groups: tuple[Group, ...]
 
 
-def cut_packs(tree: TokenTree, batch_tokens: int, group_tokens: int) -> Iterator[Pack]:
-    """The tree in packs of `batch_tokens`, in depth-first order; each token in one pack."""
+def cut_packs(
+    tree: TokenTree, batch_tokens: int, group_tokens: int, wanted: Ints | None = None
+) -> Iterator[Pack]:
+    """The tree in packs of `batch_tokens`, in depth-first order; each token in one pack.
+
+    With `wanted`, (W,), tokens of the tree, the packs they do not need are left out; those that
+    remain are what they are without it.
+    """
     total = len(tree.tokens)
     pieces = _pieces(tree, batch_tokens)
+    needed = None if wanted is None else _needed(tree, pieces, batch_tokens, wanted)
     for first in range(0, total, batch_tokens):
+        if needed is not None and not needed[first // batch_tokens]:
+            continue
         last = min(first + batch_tokens, total)
         low, high = np.searchsorted(pieces, [first, last])
         cuts = [*pieces[low:high].tolist(), last]
@@ -67,6 +76,30 @@ def _pieces(tree: TokenTree, batch_tokens: int) -> Ints:
     """Where a branch begins, or goes on in a new pack."""
     packs = np.arange(0, len(tree.tokens), batch_tokens)
     return np.unique(np.concatenate([tree.starts[:-1], packs]))
+
+
+def _needed(tree: TokenTree, pieces: Ints, batch_tokens: int, wanted: Ints) -> Bools:
+    """Which packs hold a wanted token, or an ancestor of a token of a needed pack, (packs,).
+
+    The ancestor of a token at depth d is the last token before it at that depth. So, walking
+    backwards, what is still looked for is one number: tokens of a depth below `limit`. All
+    ancestors of a pack's tokens outside it are those of its first.
+
+    Leaving packs out does not disturb the stack. An ancestor of a later token that was computed
+    before the gap is an ancestor of the token right behind the gap's beginning as well, for a
+    subtree is a run; and those are what the last group before the gap leaves in its slots.
+    """
+    needed = np.zeros(-(-len(tree.tokens) // batch_tokens), dtype=np.bool_)
+    needed[wanted // batch_tokens] = True
+    limit = 0
+    depths, packs = tree.depths[pieces].tolist(), (pieces // batch_tokens).tolist()
+    for first, depth, pack in zip(pieces[::-1].tolist(), depths[::-1], packs[::-1], strict=True):
+        if depth < limit:
+            needed[pack] = True
+            limit = depth
+        if needed[pack] and first == pack * batch_tokens:
+            limit = depth
+    return needed
 
 
 def _groups(tree: TokenTree, cuts: list[int], group_tokens: int) -> Iterator[Group]:

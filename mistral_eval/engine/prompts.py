@@ -1,7 +1,7 @@
 """Which prompts share what: a benchmark its few-shot block, the samples their question."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from mistral_eval.engine.requests import GenerateRequest
@@ -28,8 +28,12 @@ class Cluster:
     questions: tuple[Question, ...]
 
 
-def cluster_prompts(requests: Sequence[GenerateRequest]) -> list[Cluster]:
+def cluster_prompts(
+    requests: Sequence[GenerateRequest], known: Collection[int] = ()
+) -> list[Cluster]:
     """Cluster the prompts by what they share; depends on the set of requests, not their order.
+
+    Requests in `known` shape the clusters and their roots, and are not in them.
 
     A root is shorter than each of its prompts, so that every question has a token of its own, whose
     logits begin its generations. Prompts that share little come together in one rootless cluster.
@@ -46,7 +50,20 @@ def cluster_prompts(requests: Sequence[GenerateRequest]) -> list[Cluster]:
         length = min(shared, min(map(len, run)) - 1)
         questions = (Question(prompt[length:], tuple(by_prompt[prompt])) for prompt in run)
         clusters.append(Cluster(run[0][:length], tuple(questions)))
-    return clusters
+    return _without(clusters, known) if known else clusters
+
+
+def _without(clusters: Sequence[Cluster], known: Collection[int]) -> list[Cluster]:
+    """The clusters without these requests; a question or cluster without any is gone."""
+    left = []
+    for cluster in clusters:
+        questions = [
+            replace(question, requests=tuple(n for n in question.requests if n not in known))
+            for question in cluster.questions
+        ]
+        if asked := tuple(question for question in questions if question.requests):
+            left.append(replace(cluster, questions=asked))
+    return left
 
 
 def unique_tokens(requests: Sequence[GenerateRequest]) -> int:

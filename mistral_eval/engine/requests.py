@@ -1,11 +1,11 @@
 """The only currency between the adapter and an engine: requests and replies in token ids.
 
 An engine is anything with the two methods of `Engine`. It yields `(index, reply)` pairs as soon
-as they are known, in any order, each index of the input exactly once; the caller writes each
-reply to the journal before it counts.
+as they are known, in any order, each index of the input exactly once, save those the caller says it
+knows; the caller writes each reply to the journal before it counts.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
@@ -64,18 +64,26 @@ class GenerateReply:
 
 
 class Engine(Protocol):
-    """Answers requests. Replies come in any order; each index of the input comes once."""
+    """Answers requests. Replies come in any order; each index of the input comes once.
+
+    `known` holds the indices that the caller has a reply to: they shape how the work is cut, so
+    that a run that goes on computes what it would have computed undisturbed, and are not answered.
+    """
 
     @property
     def stats(self) -> Stats:
         """What was computed so far."""
         ...
 
-    def score(self, requests: Sequence[ScoreRequest]) -> Iterator[tuple[int, ScoreReply]]:
+    def score(
+        self, requests: Sequence[ScoreRequest], known: Collection[int] = ()
+    ) -> Iterator[tuple[int, ScoreReply]]:
         """Log-likelihoods of continuations."""
         ...
 
-    def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[tuple[int, GenerateReply]]:
+    def generate(
+        self, requests: Sequence[GenerateRequest], known: Collection[int] = ()
+    ) -> Iterator[tuple[int, GenerateReply]]:
         """Continuations of prompts."""
         ...
 

@@ -1,7 +1,8 @@
 """Scoring on the prefix tree: every shared token's keys and values are computed exactly once."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 import numpy as np
 import torch
@@ -100,9 +101,14 @@ def score_tree(
     stats: Stats,
     group_tokens: int | None = None,
     *,
+    known: Collection[int] = (),
     again: bool = False,
 ) -> Iterator[tuple[int, ScoreReply]]:
     """Score requests, computing each distinct prefix once.
+
+    Packs are cut from all requests, and those that no unknown request needs are left out. One that
+    runs is computed as if nothing were known, down to the shape of each product, so that replies
+    are the same bits whatever is known.
 
     Args:
         model: the transformer.
@@ -110,17 +116,22 @@ def score_tree(
         batch_tokens: tokens of one forward pass.
         stats: counts what is computed.
         group_tokens: tokens of one attention call at most; None chooses by device.
+        known: requests that are not answered.
         again: these requests were counted before, and memory ran out.
     """
     if group_tokens is None:
         group_tokens = default_group_tokens(model.device)
+    is_asked = np.ones(len(requests), dtype=np.bool_)
+    is_asked[list(known)] = False
+    if not is_asked.any():
+        return
     tree = build_tree(requests)
     if not again:
-        stats.score_unique += len(tree.tokens)
-        stats.score_naive += tree.naive_tokens
+        _count(stats, tree if not known else build_tree(list(compress(requests, is_asked))))
     stack = Stack(model, tree.height + group_tokens)
     tally, flops = Tally(requests), Flops.of(model.config, model.n_words)
-    for pack in cut_packs(tree, batch_tokens, group_tokens):
+    wanted = tree.asked_node[is_asked[tree.asked_request]]
+    for pack in cut_packs(tree, batch_tokens, group_tokens, wanted):
         run = slice(pack.first, pack.last)
         hidden = model.hidden(
             torch.from_numpy(tree.tokens[run]).to(model.device),
@@ -130,13 +141,21 @@ def score_tree(
         stats.score_computed += len(hidden)
         stats.score_flop += flops.tokens(tree.depths[run])
         asked = _asked(tree, pack)
+        if not any(is_asked[item.request] for item in asked):
+            continue  # it is here for its keys and values
         stats.score_flop += flops.row * len({item.row for item in asked})
         try:
             for item, logprob, is_greedy in token_logprobs(model, hidden, asked):
-                if reply := tally.add(item.request, logprob, is_greedy=is_greedy):
+                reply = tally.add(item.request, logprob, is_greedy=is_greedy)
+                if reply and is_asked[item.request]:
                     yield item.request, reply
         except EngineError:
             raise _named(model, requests, asked) from None
+
+
+def _count(stats: Stats, tree: TokenTree) -> None:
+    stats.score_unique += len(tree.tokens)
+    stats.score_naive += tree.naive_tokens
 
 
 def _named(model: Transformer, requests: Sequence[ScoreRequest], asked: list[Asked]) -> EngineError:
@@ -149,8 +168,8 @@ def _named(model: Transformer, requests: Sequence[ScoreRequest], asked: list[Ask
         try:
             list(score_plain(model, [requests[n]], batch_tokens=1))
         except EngineError:
-            return not_finite(f"score request {n}")
-    return not_finite(f"score requests {suspects[0]} ... {suspects[-1]}, packed together")
+            return not_finite("score", n)
+    return not_finite("score", suspects[0])  # none of them alone, but a pack with them
 
 
 def _asked(tree: TokenTree, pack: Pack) -> list[Asked]:

@@ -4,7 +4,7 @@ The run's questions are built again and its replies looked up; only the tokenize
 keys. A reply that is not there is an error: nothing is computed.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -111,10 +111,12 @@ class Recorded:
         self.fingerprint = inner.fingerprint
         self.prepare = inner.prepare
 
-    def answer(self, kind: Kind, prepared: Sequence[Prepared]) -> Iterator[tuple[int, ReplyRecord]]:
+    def answer(
+        self, kind: Kind, prepared: Sequence[Prepared], known: Collection[int] = ()
+    ) -> Iterator[tuple[int, ReplyRecord]]:
         """Refuse if anything is asked."""
         del kind
-        return refuse(len(prepared))
+        return refuse(len(prepared) - len(known))
 
 
 class NoEngine:
@@ -123,13 +125,17 @@ class NoEngine:
     def __init__(self) -> None:
         self.stats = Stats()
 
-    def score(self, requests: Sequence[ScoreRequest]) -> Iterator[tuple[int, ScoreReply]]:
+    def score(
+        self, requests: Sequence[ScoreRequest], known: Collection[int] = ()
+    ) -> Iterator[tuple[int, ScoreReply]]:
         """Refuse if anything is asked."""
-        return refuse(len(requests))
+        return refuse(len(requests) - len(known))
 
-    def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[tuple[int, GenerateReply]]:
+    def generate(
+        self, requests: Sequence[GenerateRequest], known: Collection[int] = ()
+    ) -> Iterator[tuple[int, GenerateReply]]:
         """Refuse if anything is asked."""
-        return refuse(len(requests))
+        return refuse(len(requests) - len(known))
 
 
 class NoLM(LM):

@@ -95,6 +95,7 @@ def complete(
         context = JudgeContext(isolation=isolation, unsafe=settings.unsafe_code)
         with clock.phase("judge"):
             judged = _judge(loaded, replies, context, talk)
+        journal.fold()  # whoever finds run.json finds one whole file beside it
         found = (judged, stock, clock.seconds, earlier, verified, speed)
         write_run(folder, Finished(settings, opened, lm, *found))
     for line in stock_lines(stock):

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import FrameType
 
 from mistral_eval.errors import StoppedError
-from mistral_eval.journal import count_noted
+from mistral_eval.journal_file import count_noted
 from mistral_eval.records import JOURNAL_FILE
 
 

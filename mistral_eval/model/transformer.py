@@ -178,8 +178,9 @@ class Transformer:
         h = space.norm(layer.attention_norm, config.norm_eps)
         qkv = torch.mm(h, layer.wqkv, out=space.qkv).view(len(h), -1, config.head_dim)
         turned = config.n_heads + config.n_kv_heads  # of all heads, (T, heads, D)
-        q, k = rotation(qkv[:, :turned]).split([config.n_heads, config.n_kv_heads], dim=1)
-        return attend(n, q, k, qkv[:, turned:]).flatten(1)
+        rotation(qkv[:, :turned])
+        q, k, v = qkv.tensor_split((config.n_heads, turned), dim=1)
+        return attend(n, q, k, v).flatten(1)
 
     def _feed_forward(self, layer: Layer, space: Workspace) -> Tensor:
         """What the down projection w2 mixes, (T, hidden_dim)."""

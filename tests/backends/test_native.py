@@ -23,10 +23,10 @@ class Scripted:
     def __init__(self, script: Sequence[int]) -> None:
         self.script = script
 
-    def score(self, requests):
+    def score(self, requests, known=()):
         raise NotImplementedError
 
-    def generate(self, requests):
+    def generate(self, requests, known=()):
         for index, request in enumerate(requests):
             ids: list[int] = []
             finish = "eos"
@@ -178,3 +178,12 @@ def test_texts_of_several_windows_get_their_own_sums(tiny, ask):
         ((_, alone),) = short.answer("rolling", [short.prepare("rolling", ask(text))])
         assert together[place]["logprob"] == pytest.approx(alone["logprob"], abs=1e-4)
     assert len(short.prepare("rolling", ask(texts[2])).request) > 3
+
+
+def test_of_texts_those_that_are_known_are_not_answered_and_the_others_are_the_same(tiny, ask):
+    short = replace(tiny, context_len=8)
+    texts = ["", "a b c", "one two three " * 9, "x", ""]
+    prepared = [short.prepare("rolling", ask(text)) for text in texts]
+    undisturbed = dict(short.answer("rolling", prepared))
+    rest = dict(short.answer("rolling", prepared, {0, 1, 3}))
+    assert rest == {place: undisturbed[place] for place in (2, 4)}

@@ -32,7 +32,10 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 
 
 def test_the_table_and_the_others_have_at_least_sixty_rows():
-    """13 in test_cli_errors.py's table, 18 tests beside it, 21 in test_config_file.py."""
+    """13 in test_cli_errors.py's table, 18 tests beside it, 21 in test_config_file.py.
+
+    And 15 in test_runtime.py.
+    """
     names = [bad.name for bad in BAD.CATALOGUE]
     assert len(set(names)) == len(names)
     assert len(names) >= 40
@@ -59,10 +62,11 @@ def test_bad_input_is_one_sentence_and_spoils_nothing(cli, earlier, tmp_path, ba
     ("spoil", "sentence"),
     [
         (lambda path: path.write_bytes(b"mine " * 999), "but is no SQLite file and holds no reply"),
-        (lambda path: _sql(path, "PRAGMA user_version=99"), "schema 2, found 0x4d45564a and 99"),
+        (lambda path: _sql(path, "PRAGMA user_version=99"), "schema 3, found 0x4d45564a and 99"),
+        (lambda path: _sql(path, "PRAGMA user_version=2"), "schema 3, found 0x4d45564a and 2."),
         (lambda path: _sql(path, "PRAGMA application_id=7"), None),
     ],
-    ids=["no database", "a newer journal", "the mark alone is gone"],
+    ids=["no database", "a newer journal", "an older journal", "the mark alone is gone"],
 )
 def test_a_journal_that_is_not_ours_is_refused_and_kept(cli, earlier, spoil, sentence):
     """A journal whose mark alone was lost still holds our checked replies: it is recovered."""

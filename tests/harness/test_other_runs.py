@@ -1,6 +1,7 @@
 """What one run was answered, another run of the same model need not ask again."""
 
 import json
+import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from mistral_eval.console import Talk
 from mistral_eval.harness.run import run_suite
 from mistral_eval.journal import Journal
+from mistral_eval.locations import tasks_folder
 from mistral_eval.settings import RunSettings
 
 
@@ -135,3 +137,40 @@ def test_a_damaged_or_foreign_neighbour_is_skipped_with_a_line_and_stays_as_it_i
     assert counts(start("winogrande")) == (32, 0, 0)
     assert [line for line in talk.lines if "are not used: it cannot be read" in line]
     assert journal.read_bytes() == before
+
+
+@pytest.mark.slow
+def test_two_models_dtypes_seeds_and_sampling_settings_in_one_folder_never_share_a_reply(
+    start, tmp_path, monkeypatch
+):
+    """Eight samples of a question are eight draws in each of these runs; no key comes twice."""
+    from mistral_eval.model.export import save_hf
+    from mistral_eval.model.tiny import make_tiny, tiny_tokenizer_file
+
+    other = save_hf(
+        make_tiny(seed=1), tmp_path / "m" / "tiny", tokenizer_file=tiny_tokenizer_file()
+    )
+    same: dict[str, Any] = {"engine": "native", "model": "tiny", "limit": 1}
+    runs = [
+        start("gsm8k", **{**same, **settings})
+        for settings in ({}, {"model": str(other)}, {"dtype": "bfloat16"}, {"seed": 1})
+    ]
+    package = tmp_path / "package"
+    shutil.copytree(tasks_folder(), package / "_tasks")
+    monkeypatch.setattr("mistral_eval.locations.PACKAGE", package)
+    protocol = package / "_tasks" / "gsm8k.yaml"
+    written = protocol.read_text()
+    for was, now in (("temperature: 0.6", "temperature: 0.7"), ("top_p: 0.95", "top_p: 0.5")):
+        assert was in written
+        protocol.write_text(written.replace(was, now))
+        runs.append(start("gsm8k", **same))
+    assert len({run.parent for run in runs}) == 1
+    assert [counts(run) for run in runs] == [(8, 0, 0)] * 6
+    keys: list[bytes] = []
+    for run in runs:
+        (samples,) = run.glob("samples_gsm8k_*.jsonl")
+        (row,) = map(json.loads, samples.read_text().splitlines())
+        assert len(set(row["resps"][0])) >= 7  # two short draws of a narrow top-p may agree
+        with closing(sqlite3.connect(run / "journal.sqlite")) as db:
+            keys += [key for (key,) in db.execute("SELECT key FROM replies")]
+    assert len(set(keys)) == len(keys) == 8 * 6
