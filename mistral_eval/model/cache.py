@@ -4,13 +4,15 @@ Source: Mistral 7B paper, section 2.2; mistral-inference `cache.py` for chunked 
 chunk attends to the buffer and to itself before it overwrites the buffer.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from mistral_eval.model.attention import attention
 from mistral_eval.model.config import ModelConfig
-from mistral_eval.model.window import additive_mask, slot_positions, visible
+from mistral_eval.model.window import additive_mask, first_visible, slot_positions, visible
 
 
 class RollingCache:
@@ -20,10 +22,16 @@ class RollingCache:
     row; `clear` makes a row empty again.
     """
 
-    def __init__(self, config: ModelConfig, rows: int, length: int, like: Tensor) -> None:
-        """Room for `length` tokens a row, fewer where the window allows; device as `like`."""
+    def __init__(
+        self, config: ModelConfig, rows: int, length: int, like: Tensor, *, rolling: bool = True
+    ) -> None:
+        """Room for `length` tokens a row, fewer where the window allows; device as `like`.
+
+        Without `rolling` every layer keeps all tokens, and sees no more of them than its window:
+        the full cache that the rolling buffer is measured against.
+        """
         self.windows = config.sliding_window
-        self.sizes = [length if w is None else min(w, length) for w in self.windows]
+        self.sizes = [length if w is None or not rolling else min(w, length) for w in self.windows]
         shapes = [(rows, config.n_kv_heads, size, config.head_dim) for size in self.sizes]
         self.keys = [like.new_zeros(shape) for shape in shapes]  # (rows, Hkv, size, D)
         self.values = [like.new_zeros(shape) for shape in shapes]
@@ -48,8 +56,19 @@ class RollingCache:
         return StepAttend(self, rows)
 
 
+@dataclass(frozen=True, slots=True)
+class _View:
+    """What a chunk sees in layers of one window: slots from `low` on, and the mask."""
+
+    low: int
+    mask: Tensor  # (t, keys seen)
+
+
 class ChunkAttend:
-    """A chunk of one sequence: sees the buffer and itself, then goes into the buffer.
+    """A chunk of one sequence: sees the buffer and itself, and goes into the buffer.
+
+    Where the buffer still has room the chunk is written first and seen in place. Else it would
+    overwrite what its first queries see, so it is written last.
 
     Example: W = 3, 4 tokens cached, chunk of 2. The slots hold positions [3, 1, 2]; the queries
     are positions 4 and 5. Query 4 sees keys 2, 3, 4 and query 5 sees 3, 4, 5; afterwards the slots
@@ -60,37 +79,53 @@ class ChunkAttend:
         self._cache, self._row = cache, row
         past = cache.lengths[row]
         self.positions = torch.arange(past, past + count, device=cache.device)
-        self._past = past
-        self._masks = {size: self._mask(size, w) for size, w in self._kinds()}
+        self._past, self._end = past, past + count
+        kinds = set(zip(cache.windows, cache.sizes, strict=True))
+        self._views = {window: self._view(window, size) for window, size in kinds}
 
     def finish(self) -> None:
         """Count the tokens, once all layers have seen them."""
-        self._cache.lengths[self._row] += len(self.positions)
+        self._cache.lengths[self._row] = self._end
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attention over the buffer and the chunk's own keys, which are then stored."""
+        """Attention over the buffer and the chunk's own keys, which are stored."""
         size = self._cache.sizes[layer]
-        filled = min(self._past, size)
+        view = self._views[self._cache.windows[layer]]
         own_k, own_v = k.transpose(0, 1), v.transpose(0, 1)  # (Hkv, t, D)
         keys, values = self._cache.keys[layer][self._row], self._cache.values[layer][self._row]
+        if self._end <= size:
+            keys[:, self._past : self._end] = own_k
+            values[:, self._past : self._end] = own_v
+            seen = slice(view.low, self._end)
+            return attention(q, keys[:, seen], values[:, seen], view.mask)
+        filled = min(self._past, size)
         out = attention(
             q,
             torch.cat([keys[:, :filled], own_k], dim=1),
             torch.cat([values[:, :filled], own_v], dim=1),
-            self._masks[size],
+            view.mask,
         )
         slots = self.positions[-size:] % size
         keys[:, slots] = own_k[:, -size:]
         values[:, slots] = own_v[:, -size:]
         return out
 
-    def _kinds(self) -> set[tuple[int, int | None]]:
-        return set(zip(self._cache.sizes, self._cache.windows, strict=True))
-
-    def _mask(self, size: int, window: int | None) -> Tensor:
-        held = slot_positions(self._past, size)[: min(self._past, size)].to(self._cache.device)
-        key_positions = torch.cat([held, self.positions])
-        return additive_mask(visible(self.positions, key_positions, window), self._cache.dtype)
+    def _view(self, window: int | None, size: int) -> _View:
+        cache, past, end = self._cache, self._past, self._end
+        low = first_visible(past, window) if end <= size else 0
+        if end <= size and first_visible(end - 1, window) == 0:
+            # All of the past is seen by all: only the chunk's own square needs to be computed.
+            mask = torch.zeros(end - past, end, dtype=cache.dtype, device=cache.device)
+            seen = visible(self.positions, self.positions, None)
+            mask[:, past:] = additive_mask(seen, cache.dtype)
+            return _View(low, mask)
+        if end <= size:
+            key_positions = torch.arange(low, end, device=cache.device)
+        else:
+            held = slot_positions(past, size)[: min(past, size)].to(cache.device)
+            key_positions = torch.cat([held, self.positions])
+        seen = visible(self.positions, key_positions, window)
+        return _View(low, additive_mask(seen, cache.dtype))
 
 
 class StepAttend:
@@ -99,10 +134,14 @@ class StepAttend:
     def __init__(self, cache: RollingCache, rows: list[int]) -> None:
         self._cache = cache
         self._rows = torch.tensor(rows, device=cache.device)
+        # Neighbouring rows are read in place; others have to be gathered, a copy of all they hold.
+        adjacent = rows == list(range(rows[0], rows[0] + len(rows)))
+        self._read = slice(rows[0], rows[0] + len(rows)) if adjacent else self._rows
         self._lengths = [cache.lengths[row] for row in rows]
         self._counted = list(rows)
         self.positions = torch.tensor(self._lengths, device=cache.device)
-        self._masks = {size: self._mask(size) for size in set(cache.sizes)}
+        kinds = set(zip(cache.windows, cache.sizes, strict=True))
+        self._views = {window: self._view(window, size) for window, size in kinds}
 
     def finish(self) -> None:
         """Count the tokens, once all layers have seen them."""
@@ -111,24 +150,28 @@ class StepAttend:
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attention of each row's one query, (B, n_heads, head_dim), over its own slots."""
-        size = self._cache.sizes[layer]
         keys, values = self._cache.keys[layer], self._cache.values[layer]
-        slots = self.positions % size
+        slots = self.positions % self._cache.sizes[layer]
         keys[self._rows, :, slots] = k
         values[self._rows, :, slots] = v
-        mask = self._masks[size]  # (B, 1, 1, filled)
-        filled = mask.shape[-1]
+        view = self._views[self._cache.windows[layer]]  # mask (B, 1, 1, seen)
+        seen = slice(view.low, view.low + view.mask.shape[-1])
         batch, n_heads, head_dim = q.shape
         out = scaled_dot_product_attention(
             q.view(batch, k.shape[1], -1, head_dim),  # (B, Hkv, rep, D): rep queries a key head
-            keys[self._rows, :, :filled],
-            values[self._rows, :, :filled],
-            attn_mask=mask,
+            keys[self._read][:, :, seen],
+            values[self._read][:, :, seen],
+            attn_mask=view.mask,
         )
         return out.reshape(batch, n_heads, head_dim)
 
-    def _mask(self, size: int) -> Tensor:
-        # All slots hold the last `size` <= W positions, so a filled slot is a visible one.
+    def _view(self, window: int | None, size: int) -> _View:
+        # A buffer of the window's size holds nothing older: a filled slot is a visible one. A
+        # longer one (a full cache) holds position p in slot p, and its first slots may be too old.
         filled = torch.tensor([min(length + 1, size) for length in self._lengths])
-        seen = torch.arange(int(filled.max()))[None, :] < filled[:, None]
-        return additive_mask(seen.to(self._cache.device), self._cache.dtype)[:, None, None]
+        oldest = [0 if size == window else first_visible(n, window) for n in self._lengths]
+        low = min(oldest)
+        slots = torch.arange(low, int(filled.max()))
+        seen = (slots < filled[:, None]) & (slots >= torch.tensor(oldest)[:, None])
+        mask = additive_mask(seen.to(self._cache.device), self._cache.dtype)
+        return _View(low, mask[:, None, None])
