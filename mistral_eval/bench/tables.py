@@ -12,7 +12,7 @@ _HEADER = ("context", "", "prefill/s", "attention/s", "decode/s", "cache MiB", "
 _COLUMNS = (
     "Tokens a second. attention: the same prefill if attention were all of it; decode: one "
     "sequence at the full context. cache: keys and values of all layers; peak: the most memory "
-    "held beyond the weights. ×: times better than the first row of the same context."
+    "held beyond the weights. x: times better than the first row of the same context."
 )
 
 
@@ -66,7 +66,7 @@ def _cells(line: Line) -> tuple[str, ...]:
     is_first = speed is line.first
 
     def cell(text: str, name: str) -> str:
-        return text if is_first else f"{text} ×{ratios[name]:.2f}"
+        return text if is_first else f"{text} x{ratios[name]:.2f}"
 
     return (
         f"{line.entry.case.context:,}",
@@ -90,8 +90,8 @@ def _prefix_section(found: Found) -> Section:
                     one.what,
                     way,
                     f"{one.requests} behind {one.prompt:,}",
-                    f"{one.computed:,}" + (f" ×{fewer:.2f}" if one.shared else ""),
-                    f"{one.seconds:.3f}" + (f" ×{faster:.2f}" if one.shared else ""),
+                    f"{one.computed:,}" + (f" x{fewer:.2f}" if one.shared else ""),
+                    f"{one.seconds:.3f}" + (f" x{faster:.2f}" if one.shared else ""),
                 )
             )
     header = ("", "prompt", "requests behind tokens", "tokens computed", "seconds")

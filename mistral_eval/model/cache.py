@@ -4,6 +4,7 @@ Source: Mistral 7B paper, section 2.2; mistral-inference `cache.py` for chunked 
 chunk attends to the buffer and to itself before it overwrites the buffer.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +13,9 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from mistral_eval.model.attention import attention
 from mistral_eval.model.config import ModelConfig
-from mistral_eval.model.window import additive_mask, first_visible, slot_positions, visible
+from mistral_eval.model.window import additive_mask, first_visible, visible
+
+_TILE = 256  # queries; fewer read the window's keys more often, more see further than they need
 
 
 class RollingCache:
@@ -47,9 +50,9 @@ class RollingCache:
         """Forget a row's sequence."""
         self.lengths[row] = 0
 
-    def prefill(self, row: int, count: int) -> "ChunkAttend":
-        """The next `count` tokens of one row."""
-        return ChunkAttend(self, row, count)
+    def prefill(self, row: int, count: int, tile: int = _TILE) -> "ChunkAttend":
+        """The next `count` tokens of one row, `tile` of them in one attention call at most."""
+        return ChunkAttend(self, row, count, tile)
 
     def step(self, rows: list[int]) -> "StepAttend":
         """One more token of each of these rows."""
@@ -57,31 +60,32 @@ class RollingCache:
 
 
 @dataclass(frozen=True, slots=True)
-class _View:
-    """What a chunk sees in layers of one window: slots from `low` on, and the mask."""
+class _Tile:
+    """Neighbouring queries of a chunk: its rows, the first position they see, and their mask."""
 
+    rows: slice
     low: int
-    mask: Tensor  # (t, keys seen)
+    mask: Tensor  # (t, keys from `low` to the last query's own)
 
 
 class ChunkAttend:
     """A chunk of one sequence: sees the buffer and itself, and goes into the buffer.
 
     Where the buffer still has room the chunk is written first and seen in place. Else it would
-    overwrite what its first queries see, so it is written last.
+    overwrite what its first queries see, so it is written last. Past the window the queries are
+    answered in tiles, so that each pays for W keys and a tile's, not for W and a chunk's.
 
     Example: W = 3, 4 tokens cached, chunk of 2. The slots hold positions [3, 1, 2]; the queries
     are positions 4 and 5. Query 4 sees keys 2, 3, 4 and query 5 sees 3, 4, 5; afterwards the slots
     hold [3, 4, 5].
     """
 
-    def __init__(self, cache: RollingCache, row: int, count: int) -> None:
+    def __init__(self, cache: RollingCache, row: int, count: int, tile: int) -> None:
         self._cache, self._row = cache, row
         past = cache.lengths[row]
         self.positions = torch.arange(past, past + count, device=cache.device)
         self._past, self._end = past, past + count
-        kinds = set(zip(cache.windows, cache.sizes, strict=True))
-        self._views = {window: self._view(window, size) for window, size in kinds}
+        self._tiles = {window: self._cut(window, tile) for window in set(cache.windows)}
 
     def finish(self) -> None:
         """Count the tokens, once all layers have seen them."""
@@ -90,42 +94,80 @@ class ChunkAttend:
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attention over the buffer and the chunk's own keys, which are stored."""
         size = self._cache.sizes[layer]
-        view = self._views[self._cache.windows[layer]]
+        tiles = self._tiles[self._cache.windows[layer]]
         own_k, own_v = k.transpose(0, 1), v.transpose(0, 1)  # (Hkv, t, D)
-        keys, values = self._cache.keys[layer][self._row], self._cache.values[layer][self._row]
+        stored_k, stored_v = (x[layer][self._row] for x in (self._cache.keys, self._cache.values))
         if self._end <= size:
-            keys[:, self._past : self._end] = own_k
-            values[:, self._past : self._end] = own_v
-            seen = slice(view.low, self._end)
-            return attention(q, keys[:, seen], values[:, seen], view.mask)
-        filled = min(self._past, size)
-        out = attention(
-            q,
-            torch.cat([keys[:, :filled], own_k], dim=1),
-            torch.cat([values[:, :filled], own_v], dim=1),
-            view.mask,
+            stored_k[:, self._past : self._end] = own_k
+            stored_v[:, self._past : self._end] = own_v
+            return self._attend(q, stored_k, stored_v, tiles)
+        out = self._attend(
+            q, self._joined(stored_k, own_k), self._joined(stored_v, own_v), tiles, size
         )
         slots = self.positions[-size:] % size
-        keys[:, slots] = own_k[:, -size:]
-        values[:, slots] = own_v[:, -size:]
+        stored_k[:, slots] = own_k[:, -size:]
+        stored_v[:, slots] = own_v[:, -size:]
         return out
 
-    def _view(self, window: int | None, size: int) -> _View:
-        cache, past, end = self._cache, self._past, self._end
-        low = first_visible(past, window) if end <= size else 0
-        if end <= size and first_visible(end - 1, window) == 0:
-            # All of the past is seen by all: only the chunk's own square needs to be computed.
-            mask = torch.zeros(end - past, end, dtype=cache.dtype, device=cache.device)
-            seen = visible(self.positions, self.positions, None)
-            mask[:, past:] = additive_mask(seen, cache.dtype)
-            return _View(low, mask)
-        if end <= size:
-            key_positions = torch.arange(low, end, device=cache.device)
-        else:
-            held = slot_positions(past, size)[: min(past, size)].to(cache.device)
-            key_positions = torch.cat([held, self.positions])
-        seen = visible(self.positions, key_positions, window)
-        return _View(low, additive_mask(seen, cache.dtype))
+    def _attend(
+        self,
+        q: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        tiles: Sequence[_Tile],
+        size: int | None = None,
+    ) -> Tensor:
+        """Tile by tile; column 0 holds position 0, or the oldest of a buffer of `size` slots."""
+        first = 0 if size is None else self._past - min(self._past, size)
+        out = torch.empty_like(q)
+        for tile in tiles:
+            low = tile.low - first
+            seen = slice(low, low + tile.mask.shape[1])
+            out[tile.rows] = attention(q[tile.rows], keys[:, seen], values[:, seen], tile.mask)
+        return out
+
+    def _joined(self, stored: Tensor, own: Tensor) -> Tensor:
+        """The buffer in the order of positions, then the chunk: (Hkv, filled + t, D)."""
+        size = stored.shape[1]
+        if self._past < size:
+            return torch.cat([stored[:, : self._past], own], dim=1)
+        oldest = self._past % size
+        return torch.cat([stored[:, oldest:], stored[:, :oldest], own], dim=1)
+
+    def _cut(self, window: int | None, tile: int) -> list[_Tile]:
+        """Tiles where the window hides keys, else one; tiles that look alike share a mask."""
+        if window is None or self._end <= window:
+            tile = self._end - self._past
+        masks: dict[tuple[int, int], Tensor] = {}
+        tiles = []
+        for start in range(self._past, self._end, tile):
+            count = min(tile, self._end - start)
+            low = first_visible(start, window)
+            kind = (start - low, count)
+            if kind not in masks:
+                masks[kind] = self._mask(*kind, window)
+            row = start - self._past
+            tiles.append(_Tile(slice(row, row + count), low, masks[kind]))
+        return tiles
+
+    def _mask(self, before: int, count: int, window: int | None) -> Tensor:
+        """Of `count` queries, over `before` older keys and their own: (count, before + count)."""
+        cache = self._cache
+        keys = torch.arange(before + count, device=cache.device)
+        if window is not None and before + count > window:
+            return additive_mask(visible(keys[before:], keys, window), cache.dtype)
+        mask = torch.zeros(count, before + count, dtype=cache.dtype, device=cache.device)
+        own = visible(keys[before:], keys[before:], None)  # all that is older is seen by all
+        mask[:, before:] = additive_mask(own, cache.dtype)
+        return mask
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """What a step sees in layers of one window: slots from `low` on, and the mask."""
+
+    low: int
+    mask: Tensor  # (B, 1, 1, slots seen)
 
 
 class StepAttend:
@@ -154,7 +196,7 @@ class StepAttend:
         slots = self.positions % self._cache.sizes[layer]
         keys[self._rows, :, slots] = k
         values[self._rows, :, slots] = v
-        view = self._views[self._cache.windows[layer]]  # mask (B, 1, 1, seen)
+        view = self._views[self._cache.windows[layer]]
         seen = slice(view.low, view.low + view.mask.shape[-1])
         batch, n_heads, head_dim = q.shape
         out = scaled_dot_product_attention(

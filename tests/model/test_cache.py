@@ -46,8 +46,8 @@ def empty_cache(model, rows=1, *, rolling=True):
     return RollingCache(model.config, rows, len(IDS), torch.empty(0), rolling=rolling)
 
 
-def feed(model, cache, row, ids):
-    attend = cache.prefill(row, len(ids))
+def feed(model, cache, row, ids, tile=256):
+    attend = cache.prefill(row, len(ids), tile)
     hidden = model.hidden(ids, attend.positions, attend)
     attend.finish()
     return hidden
@@ -64,16 +64,17 @@ def step(model, cache, rows, tokens):
 @given(
     windows=st.sampled_from(list(MODELS)),
     sizes=st.lists(st.integers(1, 41), min_size=1, max_size=41),
+    tile=st.sampled_from([1, 3, 256]),
     rolling=st.booleans(),
 )
-def test_any_cut_into_chunks_gives_the_states_of_one_pass(windows, sizes, rolling):
+def test_any_cut_into_chunks_gives_the_states_of_one_pass(windows, sizes, tile, rolling):
     """For every window and every list of chunk sizes, longer than the window or not."""
     model = MODELS[windows]
     cache = empty_cache(model, rolling=rolling)
     parts, start = [], 0
     for size in sizes:
         if start < len(IDS):
-            parts.append(feed(model, cache, 0, IDS[start : start + size]))
+            parts.append(feed(model, cache, 0, IDS[start : start + size], tile))
             start += len(parts[-1])
 
     torch.testing.assert_close(torch.cat(parts), whole(model, IDS[:start]), atol=1e-5, rtol=1e-5)
