@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from statistics import median
-from time import perf_counter
+from time import perf_counter, process_time
 
 import torch
 from torch import Tensor
@@ -28,6 +28,8 @@ class Speed:
         cache_bytes: memory of the cache's tensors, keys and values of all layers.
         peak_bytes: the most memory held beyond the weights (see `resident`); None if unknown.
         passes: how often it was measured.
+        cpu_share: processor seconds over wall seconds and threads, on the CPU: well below 1 where
+            other programs took the cores, and then the speeds are those of a busy machine.
     """
 
     prefill: float
@@ -36,6 +38,7 @@ class Speed:
     cache_bytes: int
     peak_bytes: int | None
     passes: int
+    cpu_share: float | None
 
 
 @dataclass(slots=True)
@@ -106,10 +109,11 @@ def measure(model: Transformer, case: Case, tokens: Tensor, repeats: int) -> Spe
         cache = RollingCache(model.config, 1, case.context, like, rolling=case.rolling)
         _warm_up(model, cache, tokens[: min(case.chunk, case.prefilled)], clock)
         passes: list[_Pass] = []
-        started = clock.now()
+        started, used = clock.now(), process_time()
         while not passes or (len(passes) < repeats and clock.now() - started < ENOUGH_SECONDS):
             cache.clear(0)
             passes.append(_one_pass(model, cache, case, tokens, clock))
+        share = (process_time() - used) / (clock.now() - started) / torch.get_num_threads()
         n_bytes = cache.n_bytes
     return Speed(
         prefill=case.prefilled / median(one.prefill for one in passes),
@@ -118,6 +122,7 @@ def measure(model: Transformer, case: Case, tokens: Tensor, repeats: int) -> Spe
         cache_bytes=n_bytes,
         peak_bytes=watch.growth,
         passes=len(passes),
+        cpu_share=share if model.device.type == "cpu" else None,
     )
 
 

@@ -8,6 +8,7 @@ from mistral_eval.report.markdown import escape, notes_list, section_table
 from mistral_eval.report.view import Section
 
 _MIB = 1 << 20
+_QUIET = 0.75  # share of its threads' time below which a case was disturbed
 _HEADER = ("context", "", "prefill/s", "attention/s", "decode/s", "cache MiB", "peak MiB")
 _COLUMNS = (
     "Tokens a second. attention: the same prefill if attention were all of it; decode: one "
@@ -30,7 +31,7 @@ def sections(found: Found) -> list[Section]:
             rows = tuple(_cells(line) for line in lines(found, part))
             out.append(Section(PARTS[part], _HEADER, rows, words=(1,)))
     if out and out[-1].header is _HEADER:
-        out[-1] = replace(out[-1], notes=(_COLUMNS,))
+        out[-1] = replace(out[-1], notes=(_COLUMNS, *_busy(found)))
     if found.shared:
         out.append(_prefix_section(found))
     return out
@@ -59,6 +60,19 @@ def about(found: Found) -> str:
         f"{machine['threads']} threads of {machine['cores']} cores, load {machine['load_before']} "
         f"before it began, torch {machine['torch']}; {found.seconds:.0f} s."
     )
+
+
+def _busy(found: Found) -> tuple[str, ...]:
+    """A warning where other programs took the cores."""
+    shares = [speed.cpu_share for speed in found.speeds.values() if speed.cpu_share is not None]
+    low = [share for share in shares if share < _QUIET]
+    if not low:
+        return ()
+    text = (
+        f"The machine was busy: {len(low)} of {len(shares)} cases had less than {_QUIET:.0%} of "
+        f"their threads' time (the least {min(low):.0%}); their speeds are no measure of it."
+    )
+    return (text,)
 
 
 def _cells(line: Line) -> tuple[str, ...]:

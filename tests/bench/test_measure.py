@@ -12,6 +12,7 @@ from mistral_eval.bench.resident import PeakWatch
 from mistral_eval.bench.results import Found, as_json, claims, lines
 from mistral_eval.bench.run import run_bench
 from mistral_eval.bench.shapes import SHAPES, read_subject
+from mistral_eval.bench.tables import markdown
 from mistral_eval.engine.calibrate import random_weights
 from mistral_eval.model.cache import RollingCache
 from mistral_eval.model.transformer import Transformer
@@ -74,6 +75,18 @@ def test_a_measurement_runs_the_whole_context_and_weighs_the_cache(weights):
     assert speed.cache_bytes == 2 * TINY.n_layers * 2 * TINY.head_dim * 16 * 4
     assert speed.attention > speed.prefill > 0
     assert speed.decode > 0
+    assert speed.cpu_share is not None
+    assert 0 < speed.cpu_share < 1.5
+
+
+def test_a_case_that_others_disturbed_is_told_of(found):
+    quiet = replace(found, speeds={c: replace(s, cpu_share=0.97) for c, s in found.speeds.items()})
+    assert "machine was busy" not in markdown(quiet)
+    case = found.entries[0].case
+    speeds = quiet.speeds | {case: replace(quiet.speeds[case], cpu_share=0.31)}
+    text = " ".join(markdown(replace(quiet, speeds=speeds)).split())
+    assert f"The machine was busy: 1 of {len(speeds)} cases" in text
+    assert "the least 31%" in text
 
 
 def test_attention_is_timed_within_its_pass():
