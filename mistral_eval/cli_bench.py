@@ -22,6 +22,9 @@ Chunk = Annotated[
 Parts = Annotated[str, typer.Option(help="all, or some of window,gqa,cache,chunk,prefix")]
 Steps = Annotated[int, typer.Option("--decode-tokens", min=1, help="Decoding steps that are timed")]
 Repeats = Annotated[int, typer.Option(min=1, help="Passes of a short case; the median counts")]
+ClockName = Annotated[
+    str, typer.Option(help="wall, or cpu: seconds of one thread, for a machine that others use")
+]
 Folder = Annotated[
     Path | None,
     typer.Option(
@@ -42,6 +45,7 @@ def bench(  # noqa: PLR0913 - one parameter per option of the command line
     decode_tokens: Steps = 32,
     repeats: Repeats = 3,
     seed: Annotated[int, typer.Option(help="Of random weights and tokens")] = 0,
+    clock: ClockName = "wall",
     output_path: Folder = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -52,12 +56,19 @@ def bench(  # noqa: PLR0913 - one parameter per option of the command line
     in memory is refused before it starts.
     """
     from mistral_eval.backends.open_native import choose_device
-    from mistral_eval.bench.plan import BenchSettings, parse_contexts, parse_parts, parse_tokens
+    from mistral_eval.bench.plan import (
+        BenchSettings,
+        parse_clock,
+        parse_contexts,
+        parse_parts,
+        parse_tokens,
+    )
     from mistral_eval.bench.run import run_bench
     from mistral_eval.bench.shapes import read_subject
     from mistral_eval.console import Talk
     from mistral_eval.records import make_folder
 
+    where = choose_device(device)
     width = parse_tokens(window, "--window")
     settings = BenchSettings(
         contexts=parse_contexts(contexts),
@@ -67,8 +78,8 @@ def bench(  # noqa: PLR0913 - one parameter per option of the command line
         decode_tokens=decode_tokens,
         repeats=repeats,
         seed=seed,
+        clock=parse_clock(clock, where.type),
     )
-    where = choose_device(device)
     subject = read_subject(shape, dtype, where)
     if output_path is not None:
         make_folder(output_path)

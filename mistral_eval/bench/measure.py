@@ -7,7 +7,7 @@ from time import perf_counter, process_time
 import torch
 from torch import Tensor
 
-from mistral_eval.bench.plan import Case
+from mistral_eval.bench.plan import BenchSettings, Case
 from mistral_eval.bench.resident import PeakWatch
 from mistral_eval.model.attention import Attend
 from mistral_eval.model.cache import RollingCache
@@ -43,9 +43,13 @@ class Speed:
 
 @dataclass(slots=True)
 class Clock:
-    """Seconds on a device whose work may still be under way when a call returns."""
+    """Seconds on a device whose work may still be under way when a call returns.
+
+    `processor` counts those in which this process ran, of all its threads, not those that passed.
+    """
 
     device: torch.device
+    processor: bool = False
     _marks: list[tuple[torch.cuda.Event, torch.cuda.Event]] = field(default_factory=list)
     _seconds: float = 0.0
 
@@ -53,16 +57,19 @@ class Clock:
         """Seconds, once all work is done."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        return perf_counter()
+        return self._tick()
+
+    def _tick(self) -> float:
+        return process_time() if self.processor else perf_counter()
 
     def timed(self, attend: Attend) -> Attend:
         """An Attend whose own time is added up; CUDA is not made to wait for it."""
 
         def timed(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             if self.device.type != "cuda":
-                started = perf_counter()
+                started = self._tick()
                 out = attend(layer, q, k, v)
-                self._seconds += perf_counter() - started
+                self._seconds += self._tick() - started
                 return out
             start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
             end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
@@ -94,26 +101,28 @@ class _Pass:
     steps: list[float]
 
 
-def measure(model: Transformer, case: Case, tokens: Tensor, repeats: int) -> Speed:
+def measure(model: Transformer, case: Case, tokens: Tensor, settings: BenchSettings) -> Speed:
     """Measure a case.
 
     Args:
         model: of the case's shape.
         case: what is measured.
         tokens: ids of the context, (case.context,), on the model's device.
-        repeats: passes at most; none begins after `ENOUGH_SECONDS`.
+        settings: its clock, and passes at most; none begins after `ENOUGH_SECONDS`.
     """
-    clock = Clock(model.device)
+    clock = Clock(model.device, processor=settings.clock == "cpu")
     with PeakWatch(model.device) as watch:
         like = torch.empty(0, dtype=model.dtype, device=model.device)
         cache = RollingCache(model.config, 1, case.context, like, rolling=case.rolling)
         _warm_up(model, cache, tokens[: min(case.chunk, case.prefilled)], clock)
         passes: list[_Pass] = []
-        started, used = clock.now(), process_time()
-        while not passes or (len(passes) < repeats and clock.now() - started < ENOUGH_SECONDS):
+        started, used = perf_counter(), process_time()
+        while not passes or (
+            len(passes) < settings.repeats and perf_counter() - started < ENOUGH_SECONDS
+        ):
             cache.clear(0)
             passes.append(_one_pass(model, cache, case, tokens, clock))
-        share = (process_time() - used) / (clock.now() - started) / torch.get_num_threads()
+        share = (process_time() - used) / (perf_counter() - started) / torch.get_num_threads()
         n_bytes = cache.n_bytes
     return Speed(
         prefill=case.prefilled / median(one.prefill for one in passes),

@@ -4,7 +4,8 @@ from collections.abc import Iterable
 
 import torch
 
-from mistral_eval.bench.plan import Case
+from mistral_eval.bench.plan import BenchSettings, Case
+from mistral_eval.bench.prefix import CONTINUATION, PROMPT, REQUESTS
 from mistral_eval.bench.shapes import Subject
 from mistral_eval.errors import ResourceError
 from mistral_eval.model.config import ModelConfig
@@ -34,7 +35,18 @@ def working_bytes(case: Case, config: ModelConfig, dtype: torch.dtype) -> int:
     return states + turned + masks + joined + angles + 3 * _FLOAT * config.vocab_size
 
 
-def require(subject: Subject, cases: Iterable[Case], device: torch.device) -> int:
+def prefix_bytes(config: ModelConfig, dtype: torch.dtype, settings: BenchSettings) -> int:
+    """What the requests behind one prompt hold on the plain path, which holds the most."""
+    context = min(settings.contexts[0], PROMPT + max(CONTINUATION, settings.decode_tokens))
+    one = Case(context, None, config.n_kv_heads, False, context, 1)
+    logits = 2 * _FLOAT * REQUESTS * CONTINUATION * config.vocab_size
+    cached = REQUESTS * cache_bytes(one, config, dtype)
+    return cached + working_bytes(one, config, dtype) + logits
+
+
+def require(
+    subject: Subject, cases: Iterable[Case], device: torch.device, settings: BenchSettings
+) -> int:
     """Stop before anything is allocated, if the largest case does not fit.
 
     Returns:
@@ -46,7 +58,11 @@ def require(subject: Subject, cases: Iterable[Case], device: torch.device) -> in
     needs = {case: _needed(subject, case) for case in cases}
     largest = max(needs, key=lambda case: needs[case], default=None)
     cached = 0 if largest is None else cache_bytes(largest, subject.config, subject.dtype)
-    needed = _SLACK + (subject.weight_bytes if largest is None else needs[largest])
+    needed = subject.weight_bytes if largest is None else needs[largest]
+    if "prefix" in settings.parts:
+        beside = prefix_bytes(subject.config, subject.dtype, settings)
+        needed = max(needed, subject.weight_bytes + beside)
+    needed += _SLACK
     free = available_memory(device)
     if free is not None and needed > free:
         where = "" if largest is None else f" at a context of {largest.context:,} tokens"

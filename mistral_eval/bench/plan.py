@@ -18,6 +18,7 @@ PARTS: Final = {
     "chunk": "Chunk sizes of prefill",
     "prefix": "A shared prefix computed once, or for each request",
 }
+CLOCKS: Final = ("wall", "cpu")
 _CHUNK_CONTEXT: Final = 16384  # chunk sizes are compared at the largest context up to this
 _SUFFIX: Final = {"k": 1024, "K": 1024}
 
@@ -34,6 +35,8 @@ class BenchSettings:
         decode_tokens: decoding steps that are timed; the last tokens of each context.
         repeats: passes of a case, of which the median counts; long cases have fewer.
         seed: of random weights and tokens.
+        clock: one of `CLOCKS`: seconds that pass, or those of one thread of the processor, which
+            other programs do not lengthen.
     """
 
     contexts: tuple[int, ...] = (4096, 16384, 32768)
@@ -43,6 +46,7 @@ class BenchSettings:
     decode_tokens: int = 32
     repeats: int = 3
     seed: int = 0
+    clock: str = "wall"
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,3 +170,16 @@ def parse_parts(text: str) -> tuple[str, ...]:
     if not asked:
         raise UsageError(f"--parts is empty. Known: {', '.join(PARTS)}, all.")
     return tuple(part for part in PARTS if part in asked or "all" in asked)
+
+
+def parse_clock(name: str, device: str) -> str:
+    """One of `CLOCKS`.
+
+    Raises:
+        UsageError: another name, or the processor's clock for work that is not the processor's.
+    """
+    if name not in CLOCKS:
+        raise UsageError(f"--clock has no {name!r}. {nearest(name, CLOCKS)}")
+    if name == "cpu" and device != "cpu":
+        raise UsageError(f"--clock cpu measures work on the cpu, not on {device}: give wall.")
+    return name

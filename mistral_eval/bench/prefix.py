@@ -94,16 +94,18 @@ def measure_prefix(model: Counted, settings: BenchSettings) -> list[Shared]:
         ),
     ]
     return [
-        Shared(what, shared, len(prompt), REQUESTS, *_timed(model, call, settings.repeats))
+        Shared(what, shared, len(prompt), REQUESTS, *_timed(model, call, settings))
         for what, shared, call in ways
     ]
 
 
-def _timed(model: Counted, call: Callable[[], object], repeats: int) -> tuple[int, float]:
+def _timed(
+    model: Counted, call: Callable[[], object], settings: BenchSettings
+) -> tuple[int, float]:
     """Tokens computed by one call, and the median of its seconds after a first."""
-    clock = Clock(model.device)
+    clock = Clock(model.device, processor=settings.clock == "cpu")
     seconds = []
-    for _ in range(1 + min(repeats, _PASSES)):
+    for _ in range(1 + min(settings.repeats, _PASSES)):
         model.computed = 0
         started = clock.now()
         call()

@@ -84,9 +84,21 @@ def run_bench(
         ResourceError: it does not fit; nothing was allocated.
         CheckpointError: the weights cannot be read.
     """
+    threads = torch.get_num_threads()
+    if settings.clock == "cpu":
+        torch.set_num_threads(1)
+    try:
+        return _run(subject, settings, device, say)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _run(
+    subject: Subject, settings: BenchSettings, device: torch.device, say: Callable[[str], None]
+) -> Found:
     planned = entries(subject.config, settings)
     cases = list(dict.fromkeys(entry.case for entry in planned))
-    needed = require(subject, cases, device)
+    needed = require(subject, cases, device, settings)
     notes = notes_of(subject, settings)
     for note in notes:
         say(f"Note: {note}.")
@@ -99,17 +111,7 @@ def run_bench(
     where = machine(device)
     started = perf_counter()
     models = _Models(subject, subject.load(device, settings.seed), settings)
-    tokens = _tokens(subject, settings, device)
-    speeds: dict[Case, Speed] = {}
-    if cases:  # the first passes of a process start threads and load kernels
-        short = replace(cases[0], context=8, decode=2, chunk=4)
-        measure(models.of(short), short, tokens[:8], 1)
-    for entry in sorted(planned, key=lambda entry: entry.case.n_kv_heads):
-        if entry.case not in speeds:
-            model = models.of(entry.case)
-            ids = tokens[: entry.case.context]
-            speeds[entry.case] = found = measure(model, entry.case, ids, settings.repeats)
-            say(_line(entry, found, f"{len(speeds)} of {len(cases)}"))
+    speeds = _speeds(models, planned, _tokens(subject, settings, device), settings, say)
     shared: list[prefix.Shared] = []
     if "prefix" in settings.parts:
         shared = prefix.measure_prefix(models.counting(), settings)
@@ -124,6 +126,28 @@ def run_bench(
         tuple(shared),
         perf_counter() - started,
     )
+
+
+def _speeds(
+    models: _Models,
+    planned: list[Entry],
+    tokens: Tensor,
+    settings: BenchSettings,
+    say: Callable[[str], None],
+) -> dict[Case, Speed]:
+    """Every distinct case, those of the subject's own KV heads first."""
+    speeds: dict[Case, Speed] = {}
+    cases = {entry.case for entry in planned}
+    if planned:  # the first passes of a process start threads and load kernels
+        short = replace(planned[0].case, context=8, decode=2, chunk=4)
+        measure(models.of(short), short, tokens[:8], settings)
+    for entry in sorted(planned, key=lambda entry: entry.case.n_kv_heads):
+        if entry.case not in speeds:
+            model = models.of(entry.case)
+            ids = tokens[: entry.case.context]
+            speeds[entry.case] = found = measure(model, entry.case, ids, settings)
+            say(_line(entry, found, f"{len(speeds)} of {len(cases)}"))
+    return speeds
 
 
 def notes_of(subject: Subject, settings: BenchSettings) -> tuple[str, ...]:

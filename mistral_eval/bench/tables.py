@@ -53,10 +53,12 @@ def about(found: Found) -> str:
     config, machine = found.subject.config, found.machine
     dtype = str(found.subject.dtype).removeprefix("torch.")
     weights = "random weights" if found.subject.folder is None else "the checkpoint's weights"
+    clock = "" if found.settings.clock == "wall" else "seconds are the processor's; "
+    device = machine["device_name"] or machine["processor"]
     return (
         f"{found.subject.name}: dim {config.dim}, {config.n_layers} layers, {config.n_heads} heads "
         f"of {config.head_dim}, {config.n_kv_heads} KV heads, {dtype}, {weights}; chunks of "
-        f"{found.settings.chunk:,} tokens; on {machine['device_name'] or machine['processor']}, "
+        f"{found.settings.chunk:,} tokens; {clock}on {device}, "
         f"{machine['threads']} threads of {machine['cores']} cores, load {machine['load_before']} "
         f"before it began, torch {machine['torch']}; {found.seconds:.0f} s."
     )
@@ -66,7 +68,7 @@ def _busy(found: Found) -> tuple[str, ...]:
     """A warning where other programs took the cores."""
     shares = [speed.cpu_share for speed in found.speeds.values() if speed.cpu_share is not None]
     low = [share for share in shares if share < _QUIET]
-    if not low:
+    if not low or found.settings.clock == "cpu":
         return ()
     text = (
         f"The machine was busy: {len(low)} of {len(shares)} cases had less than {_QUIET:.0%} of "

@@ -76,6 +76,7 @@ def test_parts_can_be_measured_alone(cli):
         (("--chunk", "x"), 2, "--chunk takes a number of tokens"),
         (("--dtype", "float8"), 2, "--dtype has no 'float8'"),
         (("--device", "abacus"), 1, "--device abacus cannot be used"),
+        (("--clock", "cpus"), 2, "--clock has no 'cpus'. Did you mean cpu?"),
         (("--repeats", "0"), 2, "--repeats"),
     ],
 )

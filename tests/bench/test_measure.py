@@ -1,5 +1,6 @@
 """What is measured is what is said: real caches, real passes, the same logits."""
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -70,7 +71,7 @@ def test_past_the_window_the_full_cache_gives_the_logits_of_the_rolling_buffer(w
 
 def test_a_measurement_runs_the_whole_context_and_weighs_the_cache(weights):
     case = Case(128, 16, 2, True, 8, 8)
-    speed = measure(model_of(case, weights), case, IDS, repeats=2)
+    speed = measure(model_of(case, weights), case, IDS, replace(SMALL, repeats=2))
     assert speed.passes == 2
     assert speed.cache_bytes == 2 * TINY.n_layers * 2 * TINY.head_dim * 16 * 4
     assert speed.attention > speed.prefill > 0
@@ -87,6 +88,15 @@ def test_a_case_that_others_disturbed_is_told_of(found):
     text = " ".join(markdown(replace(quiet, speeds=speeds)).split())
     assert f"The machine was busy: 1 of {len(speeds)} cases" in text
     assert "the least 31%" in text
+
+
+def test_the_processors_clock_does_not_run_while_the_process_sleeps():
+    clocks = [Clock(CPU, processor=processor) for processor in (True, False)]
+    before = [clock.now() for clock in clocks]
+    time.sleep(0.2)
+    spent = [clock.now() - start for clock, start in zip(clocks, before, strict=True)]
+    assert spent[0] < 0.1
+    assert spent[1] >= 0.2
 
 
 def test_attention_is_timed_within_its_pass():

@@ -127,9 +127,18 @@ def test_only_the_largest_case_decides_what_is_needed(monkeypatch):
     subject = read_subject("7b", "auto", CPU)
     small = entries(SEVEN, BenchSettings(contexts=(4096,), parts=("window",)))
     large = entries(SEVEN, BenchSettings(contexts=(65536,), parts=("window",)))
-    assert memory.require(subject, [e.case for e in small], CPU) < 16 * GIB
+    settings = BenchSettings(contexts=(4096,), parts=("window",))
+    assert memory.require(subject, [e.case for e in small], CPU, settings) < 16 * GIB
     with pytest.raises(ResourceError, match="65,536"):
-        memory.require(subject, [e.case for e in large], CPU)
+        memory.require(subject, [e.case for e in large], CPU, settings)
+
+
+def test_the_shared_prefix_alone_needs_its_rows_of_cache(monkeypatch):
+    """Weights of 13.5 GiB, and 1 GiB for eight prompts of 1024 tokens, in bfloat16."""
+    monkeypatch.setattr(memory, "available_memory", lambda _device: 14 * GIB)
+    subject = read_subject("7b", "auto", CPU)
+    with pytest.raises(ResourceError, match=r"bench needs 14\.[6-9]"):
+        memory.require(subject, [], CPU, BenchSettings(parts=("prefix",)))
 
 
 def test_a_long_chunk_needs_more_work_space_than_a_short_one():
