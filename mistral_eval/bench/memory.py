@@ -65,12 +65,13 @@ def require(
     needed += _SLACK
     free = available_memory(device)
     if free is not None and needed > free:
+        half = ", or --dtype bfloat16" if subject.dtype.itemsize > 2 else ""
         where = "" if largest is None else f" at a context of {largest.context:,} tokens"
         raise ResourceError(
             f"bench needs {needed / GIB:.2f} GiB on {device}{where} "
             f"({subject.weight_bytes / GIB:.2f} of weights, {cached / GIB:.2f} of cache) and "
-            f"{free / GIB:.2f} GiB are free: take smaller --contexts, a smaller --shape "
-            "(tiny, mini, small), or --dtype bfloat16."
+            f"{free / GIB:.2f} GiB are free: take smaller --contexts or a smaller --shape "
+            f"(tiny, mini, small){half}."
         )
     return needed
 

@@ -117,8 +117,9 @@ def test_what_does_not_fit_is_refused_before_anything_is_allocated(monkeypatch):
     assert "context of 32,768 tokens" in text
     assert "13.49 of weights, 4.00 of cache" in text
     assert "6.00 GiB are free" in text
-    assert "--contexts" in text
-    assert "--shape" in text
+    assert "smaller --contexts or a smaller --shape (tiny, mini, small)." in text
+    with pytest.raises(ResourceError, match="or --dtype bfloat16"):
+        run.run_bench(read_subject("7b", "float32", CPU), BenchSettings(), CPU, print)
 
 
 def test_only_the_largest_case_decides_what_is_needed(monkeypatch):
