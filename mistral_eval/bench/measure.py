@@ -116,9 +116,9 @@ def measure(model: Transformer, case: Case, tokens: Tensor, settings: BenchSetti
         cache = RollingCache(model.config, 1, case.context, like, rolling=case.rolling)
         _warm_up(model, cache, tokens[: min(case.chunk, case.prefilled)], clock)
         passes: list[_Pass] = []
-        started, used = perf_counter(), process_time()
+        began, started, used = clock.now(), perf_counter(), process_time()
         while not passes or (
-            len(passes) < settings.repeats and perf_counter() - started < ENOUGH_SECONDS
+            len(passes) < settings.repeats and clock.now() - began < ENOUGH_SECONDS
         ):
             cache.clear(0)
             passes.append(_one_pass(model, cache, case, tokens, clock))

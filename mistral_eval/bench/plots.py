@@ -44,6 +44,11 @@ _PANELS: Final[tuple[tuple[str, Callable[[Line], float]], ...]] = (
     ("decode, tokens/s", lambda line: line.speed.decode),
     ("cache, MiB", lambda line: line.speed.cache_bytes / _MIB),
 )
+# Chunks change neither decoding nor the cache, but the work space of a pass; 0 where not measured.
+_CHUNKED: Final[tuple[tuple[str, Callable[[Line], float]], ...]] = (
+    *_PANELS[:2],
+    ("peak beyond the weights, MiB", lambda line: (line.speed.peak_bytes or 0) / _MIB),
+)
 
 
 def write_plots(found: Found, folder: Path) -> list[Path]:
@@ -79,9 +84,7 @@ def draw(found: Found, part: str) -> Figure:
         elif part == "chunk":
             chunked = lines(found, part)
             labels = [line.entry.label for line in chunked]
-            panels = [
-                (title, labels, [get(line) for line in chunked]) for title, get in _PANELS[:3]
-            ]
+            panels = [(title, labels, [get(line) for line in chunked]) for title, get in _CHUNKED]
             _bars(figure, panels)
         else:
             _curves(figure, lines(found, part))
