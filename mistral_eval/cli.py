@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from mistral_eval import __version__, cli_plan, cli_results, cli_samples
+from mistral_eval import __version__, cli_bench, cli_plan, cli_results, cli_samples
 from mistral_eval.cli_options import (
     AsJson,
     BatchTokens,
@@ -147,6 +147,7 @@ def run(  # noqa: PLR0913 - one parameter per option of the command line
 
 
 app.command(short_help="Say what a run would cost; runs nothing")(cli_plan.plan)
+app.command(short_help="Measure the paper's efficiency claims on this machine")(cli_bench.bench)
 app.command(short_help="Print the paper's Table 2, and finished runs beside it")(cli_results.table)
 app.command(short_help="Show a run's questions, replies and verdicts")(cli_samples.samples)
 app.command(short_help="Say where runs differ, paired by question")(cli_results.compare)

@@ -15,6 +15,7 @@ MAY_IMPORT = {
     "suite": set(),
     "model": {"errors"},
     "engine": {"model", "errors"},
+    "bench": {"engine", "errors", "model", "report", "settings"},
     "answers": {"errors"},
     "sandbox": {"answers", "errors"},
     "stats": {"errors", "suite"},
@@ -85,7 +86,9 @@ def test_what_reads_results_imports_no_torch(part):
     assert done.stdout.strip() == ""
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["run", "--help"], ["bench", "--help"], ["--version"]]
+)
 def test_help_imports_nothing_heavy(arguments):
     program = (
         "import sys\n"

@@ -4,13 +4,18 @@ Source: Mistral 7B paper, section 2.2; mistral-inference `cache.py` for chunked 
 chunk attends to the buffer and to itself before it overwrites the buffer.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from mistral_eval.model.attention import attention
 from mistral_eval.model.config import ModelConfig
-from mistral_eval.model.window import additive_mask, slot_positions, visible
+from mistral_eval.model.window import additive_mask, first_visible, visible
+
+_TILE = 256  # queries; fewer read the window's keys more often, more see further than they need
 
 
 class RollingCache:
@@ -20,10 +25,16 @@ class RollingCache:
     row; `clear` makes a row empty again.
     """
 
-    def __init__(self, config: ModelConfig, rows: int, length: int, like: Tensor) -> None:
-        """Room for `length` tokens a row, fewer where the window allows; device as `like`."""
+    def __init__(
+        self, config: ModelConfig, rows: int, length: int, like: Tensor, *, rolling: bool = True
+    ) -> None:
+        """Room for `length` tokens a row, fewer where the window allows; device as `like`.
+
+        Without `rolling` every layer keeps all tokens, and sees no more of them than its window:
+        the full cache that the rolling buffer is measured against.
+        """
         self.windows = config.sliding_window
-        self.sizes = [length if w is None else min(w, length) for w in self.windows]
+        self.sizes = [length if w is None or not rolling else min(w, length) for w in self.windows]
         shapes = [(rows, config.n_kv_heads, size, config.head_dim) for size in self.sizes]
         self.keys = [like.new_zeros(shape) for shape in shapes]  # (rows, Hkv, size, D)
         self.values = [like.new_zeros(shape) for shape in shapes]
@@ -39,58 +50,124 @@ class RollingCache:
         """Forget a row's sequence."""
         self.lengths[row] = 0
 
-    def prefill(self, row: int, count: int) -> "ChunkAttend":
-        """The next `count` tokens of one row."""
-        return ChunkAttend(self, row, count)
+    def prefill(self, row: int, count: int, tile: int = _TILE) -> "ChunkAttend":
+        """The next `count` tokens of one row, `tile` of them in one attention call at most."""
+        return ChunkAttend(self, row, count, tile)
 
     def step(self, rows: list[int]) -> "StepAttend":
         """One more token of each of these rows."""
         return StepAttend(self, rows)
 
 
+@dataclass(frozen=True, slots=True)
+class _Tile:
+    """Neighbouring queries of a chunk: its rows, the first position they see, and their mask."""
+
+    rows: slice
+    low: int
+    mask: Tensor  # (t, keys from `low` to the last query's own)
+
+
 class ChunkAttend:
-    """A chunk of one sequence: sees the buffer and itself, then goes into the buffer.
+    """A chunk of one sequence: sees the buffer and itself, and goes into the buffer.
+
+    Where the buffer still has room the chunk is written first and seen in place. Else it would
+    overwrite what its first queries see, so it is written last. Past the window the queries are
+    answered in tiles, so that each pays for W keys and a tile's, not for W and a chunk's.
 
     Example: W = 3, 4 tokens cached, chunk of 2. The slots hold positions [3, 1, 2]; the queries
     are positions 4 and 5. Query 4 sees keys 2, 3, 4 and query 5 sees 3, 4, 5; afterwards the slots
     hold [3, 4, 5].
     """
 
-    def __init__(self, cache: RollingCache, row: int, count: int) -> None:
+    def __init__(self, cache: RollingCache, row: int, count: int, tile: int) -> None:
         self._cache, self._row = cache, row
         past = cache.lengths[row]
         self.positions = torch.arange(past, past + count, device=cache.device)
-        self._past = past
-        self._masks = {size: self._mask(size, w) for size, w in self._kinds()}
+        self._past, self._end = past, past + count
+        self._tiles = {window: self._cut(window, tile) for window in set(cache.windows)}
 
     def finish(self) -> None:
         """Count the tokens, once all layers have seen them."""
-        self._cache.lengths[self._row] += len(self.positions)
+        self._cache.lengths[self._row] = self._end
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attention over the buffer and the chunk's own keys, which are then stored."""
+        """Attention over the buffer and the chunk's own keys, which are stored."""
         size = self._cache.sizes[layer]
-        filled = min(self._past, size)
+        tiles = self._tiles[self._cache.windows[layer]]
         own_k, own_v = k.transpose(0, 1), v.transpose(0, 1)  # (Hkv, t, D)
-        keys, values = self._cache.keys[layer][self._row], self._cache.values[layer][self._row]
-        out = attention(
-            q,
-            torch.cat([keys[:, :filled], own_k], dim=1),
-            torch.cat([values[:, :filled], own_v], dim=1),
-            self._masks[size],
+        stored_k, stored_v = (x[layer][self._row] for x in (self._cache.keys, self._cache.values))
+        if self._end <= size:
+            stored_k[:, self._past : self._end] = own_k
+            stored_v[:, self._past : self._end] = own_v
+            return self._attend(q, stored_k, stored_v, tiles)
+        out = self._attend(
+            q, self._joined(stored_k, own_k), self._joined(stored_v, own_v), tiles, size
         )
         slots = self.positions[-size:] % size
-        keys[:, slots] = own_k[:, -size:]
-        values[:, slots] = own_v[:, -size:]
+        stored_k[:, slots] = own_k[:, -size:]
+        stored_v[:, slots] = own_v[:, -size:]
         return out
 
-    def _kinds(self) -> set[tuple[int, int | None]]:
-        return set(zip(self._cache.sizes, self._cache.windows, strict=True))
+    def _attend(
+        self,
+        q: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        tiles: Sequence[_Tile],
+        size: int | None = None,
+    ) -> Tensor:
+        """Tile by tile; column 0 holds position 0, or the oldest of a buffer of `size` slots."""
+        first = 0 if size is None else self._past - min(self._past, size)
+        out = torch.empty_like(q)
+        for tile in tiles:
+            low = tile.low - first
+            seen = slice(low, low + tile.mask.shape[1])
+            out[tile.rows] = attention(q[tile.rows], keys[:, seen], values[:, seen], tile.mask)
+        return out
 
-    def _mask(self, size: int, window: int | None) -> Tensor:
-        held = slot_positions(self._past, size)[: min(self._past, size)].to(self._cache.device)
-        key_positions = torch.cat([held, self.positions])
-        return additive_mask(visible(self.positions, key_positions, window), self._cache.dtype)
+    def _joined(self, stored: Tensor, own: Tensor) -> Tensor:
+        """The buffer in the order of positions, then the chunk: (Hkv, filled + t, D)."""
+        size = stored.shape[1]
+        if self._past < size:
+            return torch.cat([stored[:, : self._past], own], dim=1)
+        oldest = self._past % size
+        return torch.cat([stored[:, oldest:], stored[:, :oldest], own], dim=1)
+
+    def _cut(self, window: int | None, tile: int) -> list[_Tile]:
+        """Tiles where the window hides keys, else one; tiles that look alike share a mask."""
+        if window is None or self._end <= window:
+            tile = self._end - self._past
+        masks: dict[tuple[int, int], Tensor] = {}
+        tiles = []
+        for start in range(self._past, self._end, tile):
+            count = min(tile, self._end - start)
+            low = first_visible(start, window)
+            kind = (start - low, count)
+            if kind not in masks:
+                masks[kind] = self._mask(*kind, window)
+            row = start - self._past
+            tiles.append(_Tile(slice(row, row + count), low, masks[kind]))
+        return tiles
+
+    def _mask(self, before: int, count: int, window: int | None) -> Tensor:
+        """Of `count` queries, over `before` older keys and their own: (count, before + count)."""
+        cache = self._cache
+        keys = torch.arange(before + count, device=cache.device)
+        if window is not None and before + count > window:
+            return additive_mask(visible(keys[before:], keys, window), cache.dtype)
+        mask = torch.zeros(count, before + count, dtype=cache.dtype, device=cache.device)
+        own = visible(keys[before:], keys[before:], None)  # all that is older is seen by all
+        mask[:, before:] = additive_mask(own, cache.dtype)
+        return mask
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """What a step sees in layers of one window: slots from `low` on, and the mask."""
+
+    low: int
+    mask: Tensor  # (B, 1, 1, slots seen)
 
 
 class StepAttend:
@@ -99,10 +176,14 @@ class StepAttend:
     def __init__(self, cache: RollingCache, rows: list[int]) -> None:
         self._cache = cache
         self._rows = torch.tensor(rows, device=cache.device)
+        # Neighbouring rows are read in place; others have to be gathered, a copy of all they hold.
+        adjacent = rows == list(range(rows[0], rows[0] + len(rows)))
+        self._read = slice(rows[0], rows[0] + len(rows)) if adjacent else self._rows
         self._lengths = [cache.lengths[row] for row in rows]
         self._counted = list(rows)
         self.positions = torch.tensor(self._lengths, device=cache.device)
-        self._masks = {size: self._mask(size) for size in set(cache.sizes)}
+        kinds = set(zip(cache.windows, cache.sizes, strict=True))
+        self._views = {window: self._view(window, size) for window, size in kinds}
 
     def finish(self) -> None:
         """Count the tokens, once all layers have seen them."""
@@ -111,24 +192,28 @@ class StepAttend:
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attention of each row's one query, (B, n_heads, head_dim), over its own slots."""
-        size = self._cache.sizes[layer]
         keys, values = self._cache.keys[layer], self._cache.values[layer]
-        slots = self.positions % size
+        slots = self.positions % self._cache.sizes[layer]
         keys[self._rows, :, slots] = k
         values[self._rows, :, slots] = v
-        mask = self._masks[size]  # (B, 1, 1, filled)
-        filled = mask.shape[-1]
+        view = self._views[self._cache.windows[layer]]
+        seen = slice(view.low, view.low + view.mask.shape[-1])
         batch, n_heads, head_dim = q.shape
         out = scaled_dot_product_attention(
             q.view(batch, k.shape[1], -1, head_dim),  # (B, Hkv, rep, D): rep queries a key head
-            keys[self._rows, :, :filled],
-            values[self._rows, :, :filled],
-            attn_mask=mask,
+            keys[self._read][:, :, seen],
+            values[self._read][:, :, seen],
+            attn_mask=view.mask,
         )
         return out.reshape(batch, n_heads, head_dim)
 
-    def _mask(self, size: int) -> Tensor:
-        # All slots hold the last `size` <= W positions, so a filled slot is a visible one.
+    def _view(self, window: int | None, size: int) -> _View:
+        # A buffer of the window's size holds nothing older: a filled slot is a visible one. A
+        # longer one (a full cache) holds position p in slot p, and its first slots may be too old.
         filled = torch.tensor([min(length + 1, size) for length in self._lengths])
-        seen = torch.arange(int(filled.max()))[None, :] < filled[:, None]
-        return additive_mask(seen.to(self._cache.device), self._cache.dtype)[:, None, None]
+        oldest = [0 if size == window else first_visible(n, window) for n in self._lengths]
+        low = min(oldest)
+        slots = torch.arange(low, int(filled.max()))
+        seen = (slots < filled[:, None]) & (slots >= torch.tensor(oldest)[:, None])
+        mask = additive_mask(seen.to(self._cache.device), self._cache.dtype)
+        return _View(low, mask[:, None, None])

@@ -1,6 +1,6 @@
-"""Which keys a query sees, and where the rolling buffer keeps them.
+"""Which keys a query sees.
 
-Source: Mistral 7B paper, sections 2.1 and 2.2 (sliding window attention, rolling buffer cache).
+Source: Mistral 7B paper, section 2.1 (sliding window attention).
 A window of W means W keys, the query's own included: query i sees keys j with i - W < j <= i.
 """
 
@@ -27,19 +27,6 @@ def visible(query_positions: Tensor, key_positions: Tensor, window: int | None) 
 def first_visible(position: int, window: int | None) -> int:
     """The smallest position that a query at `position` sees."""
     return 0 if window is None else max(0, position - window + 1)
-
-
-def slot_positions(length: int, size: int) -> Tensor:
-    """Which position each slot of a rolling buffer holds once `length` tokens went through it.
-
-    Position p is written to slot p mod `size`, so a slot holds the last position that maps to it.
-
-    Returns:
-        Positions, (size,); -1 where the slot is still empty.
-    """
-    slots = torch.arange(size)
-    last = length - 1 - (length - 1 - slots) % size
-    return torch.where(slots < length, last, -1)
 
 
 def additive_mask(seen: Tensor, dtype: torch.dtype) -> Tensor:

@@ -43,12 +43,12 @@ def whole(model, ids):
     return model.hidden(ids, torch.arange(len(ids)), attend)
 
 
-def empty_cache(model, rows=1):
-    return RollingCache(model.config, rows, len(IDS), torch.empty(0))
+def empty_cache(model, rows=1, *, rolling=True):
+    return RollingCache(model.config, rows, len(IDS), torch.empty(0), rolling=rolling)
 
 
-def feed(model, cache, row, ids):
-    attend = cache.prefill(row, len(ids))
+def feed(model, cache, row, ids, tile=256):
+    attend = cache.prefill(row, len(ids), tile)
     hidden = model.hidden(ids, attend.positions, attend)
     attend.finish()
     return hidden
@@ -65,15 +65,17 @@ def step(model, cache, rows, tokens):
 @given(
     windows=st.sampled_from(list(MODELS)),
     sizes=st.lists(st.integers(1, 41), min_size=1, max_size=41),
+    tile=st.sampled_from([1, 3, 256]),
+    rolling=st.booleans(),
 )
-def test_any_cut_into_chunks_gives_the_states_of_one_pass(windows, sizes):
+def test_any_cut_into_chunks_gives_the_states_of_one_pass(windows, sizes, tile, rolling):
     """For every window and every list of chunk sizes, longer than the window or not."""
     model = MODELS[windows]
-    cache = empty_cache(model)
+    cache = empty_cache(model, rolling=rolling)
     parts, start = [], 0
     for size in sizes:
         if start < len(IDS):
-            parts.append(feed(model, cache, 0, IDS[start : start + size]))
+            parts.append(feed(model, cache, 0, IDS[start : start + size], tile))
             start += len(parts[-1])
 
     torch.testing.assert_close(torch.cat(parts), whole(model, IDS[:start]), atol=1e-5, rtol=1e-5)
@@ -83,14 +85,18 @@ def test_any_cut_into_chunks_gives_the_states_of_one_pass(windows, sizes):
 @given(
     windows=st.sampled_from(list(MODELS)),
     prompts=st.lists(st.integers(1, 20), min_size=1, max_size=3),
+    rolling=st.booleans(),
+    stride=st.sampled_from([1, 2, -1]),
 )
-def test_steps_of_sequences_of_different_lengths_give_the_states_of_one_pass(windows, prompts):
-    """Decoding one token at a time, several rows at once, well past the window."""
+def test_steps_of_sequences_of_different_lengths_give_the_states_of_one_pass(
+    windows, prompts, rolling, stride
+):
+    """Decoding one token at a time, several rows at once, neighbours or not, past the window."""
     model = MODELS[windows]
-    cache = empty_cache(model, len(prompts))
-    for row, length in enumerate(prompts):
+    rows = [stride * n % 6 for n in range(len(prompts))]
+    cache = empty_cache(model, 6, rolling=rolling)
+    for row, length in zip(rows, prompts, strict=True):
         feed(model, cache, row, IDS[:length])
-    rows = list(range(len(prompts)))
     steps = [
         step(model, cache, rows, [int(IDS[length + n]) for length in prompts]) for n in range(20)
     ]

@@ -1,10 +1,10 @@
-"""The window's arithmetic: W keys, the query's own included; position p in slot p mod W."""
+"""The window's arithmetic: W keys, the query's own included."""
 
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mistral_eval.model.window import additive_mask, first_visible, slot_positions, visible
+from mistral_eval.model.window import additive_mask, first_visible, visible
 
 
 def test_a_window_of_three_sees_three_keys():
@@ -22,16 +22,6 @@ def test_a_window_of_three_sees_three_keys():
 
 def test_empty_slots_are_seen_by_nobody():
     assert visible(torch.tensor([4]), torch.tensor([-1, 2]), None).tolist() == [[False, True]]
-
-
-@given(length=st.integers(0, 60), size=st.integers(1, 20))
-def test_slots_hold_what_writing_each_position_in_turn_leaves(length, size):
-    """The closed form equals the buffer itself."""
-    slots = [-1] * size
-    for position in range(length):
-        slots[position % size] = position
-
-    assert slots == slot_positions(length, size).tolist()
 
 
 @given(position=st.integers(0, 60), window=st.none() | st.integers(1, 20))

@@ -1,0 +1,137 @@
+"""A bench as drawings: one figure a part, as PNG and SVG, drawn without a display."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+from mistral_eval.bench.plan import PARTS
+from mistral_eval.bench.results import Found, Line, lines, sharing
+from mistral_eval.errors import OutputError
+
+# The colours and lines of the report's figures on a light page (page/static/report.css).
+_INK, _QUIET, _LINE = "#1a1d21", "#5c6370", "#d5d8de"
+_COLORS: Final = ("#969eac", "#0072b2", "#d55e00", "#00845f")
+_STYLE: Final = {
+    "font.size": 9.0,
+    "text.parse_math": False,
+    "text.color": _INK,
+    "axes.edgecolor": _LINE,
+    "axes.labelcolor": _QUIET,
+    "axes.titlesize": 9.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": _LINE,
+    "grid.linewidth": 0.6,
+    "xtick.color": _QUIET,
+    "ytick.color": _QUIET,
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "mistral-eval bench",
+}
+_DPI: Final = 110
+_MIB: Final = 1 << 20
+_PANELS: Final[tuple[tuple[str, Callable[[Line], float]], ...]] = (
+    ("prefill, tokens/s", lambda line: line.speed.prefill),
+    ("attention alone, tokens/s", lambda line: line.speed.attention),
+    ("decode, tokens/s", lambda line: line.speed.decode),
+    ("cache, MiB", lambda line: line.speed.cache_bytes / _MIB),
+)
+# Chunks change neither decoding nor the cache, but the work space of a pass; 0 where not measured.
+_CHUNKED: Final[tuple[tuple[str, Callable[[Line], float]], ...]] = (
+    *_PANELS[:2],
+    ("peak beyond the weights, MiB", lambda line: (line.speed.peak_bytes or 0) / _MIB),
+)
+
+
+def write_plots(found: Found, folder: Path) -> list[Path]:
+    """One PNG and one SVG for each part.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    written = []
+    for part in found.settings.parts:
+        figure = draw(found, part)
+        for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
+            path = folder / f"{part}.{kind}"
+            try:
+                with mpl.rc_context(_STYLE):
+                    figure.savefig(path, format=kind, dpi=_DPI, metadata=metadata)
+            except OSError as error:
+                raise OutputError(
+                    f"{path} could not be written ({error.strerror or error}). "
+                    "Name another folder with --output-path."
+                ) from error
+            written.append(path)
+    return written
+
+
+def draw(found: Found, part: str) -> Figure:
+    """The figure of one part."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(9.2, 2.6), layout="constrained", facecolor="white")
+        figure.suptitle(f"{PARTS[part]} ({found.subject.name})", fontsize=10)
+        if part == "prefix":
+            _bars(figure, _prefix_bars(found))
+        elif part == "chunk":
+            chunked = lines(found, part)
+            labels = [line.entry.label for line in chunked]
+            panels = [(title, labels, [get(line) for line in chunked]) for title, get in _CHUNKED]
+            _bars(figure, panels)
+        else:
+            _curves(figure, lines(found, part))
+        return figure
+
+
+def _curves(figure: Figure, found: Sequence[Line]) -> None:
+    """Each quantity against the context length, a line a variant."""
+    labels = list(dict.fromkeys(line.entry.label for line in found))
+    colors = _COLORS if len(labels) > 1 else _COLORS[1:]
+    all_axes: Any = figure.subplots(1, len(_PANELS))
+    for axes, (title, get) in zip(all_axes, _PANELS, strict=True):
+        for label, color in zip(labels, colors, strict=False):
+            mine = [line for line in found if line.entry.label == label]
+            contexts = [line.entry.case.context for line in mine]
+            axes.plot(contexts, list(map(get, mine)), "o-", color=color, label=label, markersize=4)
+        _scale(axes, sorted({line.entry.case.context for line in found}))
+        axes.set_title(title)
+        axes.set_ylim(bottom=0)
+    all_axes[-1].legend(fontsize=8)
+
+
+def _scale(axes: Axes, contexts: Sequence[int]) -> None:
+    axes.set_xscale("log", base=2)
+    names = [f"{n // 1024}k" if n % 1024 == 0 else str(n) for n in contexts]
+    axes.set_xticks(contexts, names)
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.margins(x=0.12)
+
+
+def _prefix_bars(found: Found) -> list[tuple[str, list[str], list[float]]]:
+    panels = []
+    for pair in sharing(found):
+        names = ["for each", "shared"]
+        what = pair[0].what
+        panels.append((f"{what}: tokens computed", names, [float(one.computed) for one in pair]))
+        panels.append((f"{what}: seconds", names, [one.seconds for one in pair]))
+    return panels
+
+
+def _bars(figure: Figure, panels: Sequence[tuple[str, list[str], list[float]]]) -> None:
+    all_axes: Any = figure.subplots(1, len(panels))
+    for axes, (title, labels, values) in zip(all_axes, panels, strict=True):
+        axes.bar(range(len(values)), values, color=_COLORS[: len(values)], width=0.66)
+        for place, value in enumerate(values):
+            text = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+            axes.text(place, value, text, ha="center", va="bottom", fontsize=8)
+        axes.set_xticks(range(len(labels)), labels)
+        axes.margins(y=0.14)
+        axes.set_title(title)

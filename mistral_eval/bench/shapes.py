@@ -1,0 +1,147 @@
+"""What is measured on: a named shape with random weights, or a checkpoint's folder."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from mistral_eval.engine.calibrate import random_weights
+from mistral_eval.errors import CheckpointError, UsageError
+from mistral_eval.model.checkpoint import load_checkpoint
+from mistral_eval.model.config import ModelConfig
+from mistral_eval.model.config_hf import from_hf_config
+from mistral_eval.model.config_params import from_params_json
+from mistral_eval.model.fields import read_json
+from mistral_eval.model.layout import expected_shapes
+from mistral_eval.model.tiny import TINY_CONFIG
+from mistral_eval.model.weights import DTYPES
+from mistral_eval.settings import nearest
+
+# Mistral 7B: table 1 of the paper.
+_MISTRAL_7B: Final = ModelConfig(
+    dim=4096,
+    n_layers=32,
+    head_dim=128,
+    hidden_dim=14336,
+    n_heads=32,
+    n_kv_heads=8,
+    norm_eps=1e-5,
+    vocab_size=32000,
+    rope_theta=10000.0,
+    context_len=8192,
+    sliding_window=(4096,) * 32,
+)
+# The same proportions, four query heads a KV head, at a size that two CPU cores carry to 32k.
+_SMALL: Final = replace(
+    _MISTRAL_7B,
+    dim=512,
+    n_layers=8,
+    head_dim=64,
+    hidden_dim=1792,
+    n_heads=8,
+    n_kv_heads=2,
+    sliding_window=(4096,) * 8,
+)
+SHAPES: Final = {
+    "tiny": TINY_CONFIG,
+    "mini": replace(_SMALL, n_layers=4, sliding_window=(4096,) * 4),
+    "small": _SMALL,
+    "7b": _MISTRAL_7B,
+}
+_USUAL_VOCABULARY: Final = 32000
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A shape before its weights are there.
+
+    `folder` holds the weights; None for random ones. `notes` is what the user should know.
+    """
+
+    name: str
+    config: ModelConfig
+    dtype: torch.dtype
+    folder: Path | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def weight_bytes(self) -> int:
+        """Memory of all weights."""
+        shapes = expected_shapes(self.config).values()
+        return self.dtype.itemsize * sum(torch.Size(shape).numel() for shape in shapes)
+
+    def key_value_bytes(self, n_kv_heads: int) -> int:
+        """Memory of the K and V projections with this many heads."""
+        rows = 2 * self.config.n_layers * n_kv_heads * self.config.head_dim
+        return self.dtype.itemsize * rows * self.config.dim
+
+    def load(self, device: torch.device, seed: int) -> dict[str, Tensor]:
+        """The weights, read or drawn.
+
+        Raises:
+            CheckpointError, ResourceError: the folder's cannot be read.
+        """
+        if self.folder is None:
+            return random_weights(self.config, self.dtype, device, seed)
+        return load_checkpoint(self.folder, dtype=self.dtype, device=device).weights
+
+
+def read_subject(shape: str, dtype: str, device: torch.device) -> Subject:
+    """A named shape, or the folder of a checkpoint; no weights are read.
+
+    Args:
+        shape: one of `SHAPES`, or a folder with config.json or params.json.
+        dtype: `auto` or one of `DTYPES`. Of a folder `auto` is as stored; of a shape bfloat16 on
+            CUDA and for 7b, as its weights were published, else float32.
+        device: where it will run.
+
+    Raises:
+        UsageError: no such shape, folder or dtype; names the nearest.
+        CheckpointError: a folder whose configuration cannot be used.
+    """
+    if dtype != "auto" and dtype not in DTYPES:
+        raise UsageError(f"--dtype has no {dtype!r}. {nearest(dtype, ['auto', *DTYPES])}")
+    if shape in SHAPES:
+        half = device.type == "cuda" or shape == "7b"
+        usual = torch.bfloat16 if half else torch.float32
+        return Subject(shape, SHAPES[shape], DTYPES.get(dtype, usual))
+    folder = Path(shape).expanduser()
+    if not folder.is_dir():
+        raise UsageError(
+            f"--shape takes a name or a checkpoint's folder, and {shape!r} is neither. "
+            f"{nearest(shape, SHAPES)}"
+        )
+    return _checkpoint(folder, dtype, device)
+
+
+def _checkpoint(folder: Path, dtype: str, device: torch.device) -> Subject:
+    """The shape of a checkpoint; its weights count if they lie beside its configuration."""
+    if (folder / "config.json").is_file():
+        values = read_json(folder / "config.json")
+        found = from_hf_config(values, {})
+        stored = DTYPES.get(str(values.get("dtype") or values.get("torch_dtype")), torch.bfloat16)
+    elif (folder / "params.json").is_file():
+        found, stored = from_params_json(read_json(folder / "params.json"), {}), torch.bfloat16
+    else:
+        raise CheckpointError(
+            f"{folder} should hold config.json or params.json and holds neither: give a model's "
+            f"folder, or one of {', '.join(SHAPES)}."
+        )
+    if stored == torch.float16 and device.type == "cpu":
+        stored = torch.float32
+    config, notes = found.config, list(found.notes)
+    if config.vocab_size == -1:
+        config = replace(config, vocab_size=_USUAL_VOCABULARY)
+        notes.append(f"the vocabulary is not given: {_USUAL_VOCABULARY} words are assumed")
+    has_weights = any(folder.glob("*.safetensors")) or any(folder.glob("consolidated.*.pth"))
+    if not has_weights:
+        notes.append(f"{folder.name} holds no weights: random ones of its shape")
+    return Subject(
+        folder.resolve().name,
+        config,
+        DTYPES.get(dtype, stored),
+        folder if has_weights else None,
+        tuple(notes),
+    )

@@ -1,0 +1,114 @@
+"""A bench as tables: for a terminal and as markdown."""
+
+from dataclasses import replace
+
+from mistral_eval.bench.plan import PARTS
+from mistral_eval.bench.results import Found, Line, claims, lines, sharing
+from mistral_eval.report.markdown import escape, notes_list, section_table
+from mistral_eval.report.view import Section
+
+_MIB = 1 << 20
+_QUIET = 0.75  # share of its threads' time below which a case was disturbed
+_HEADER = ("context", "", "prefill/s", "attention/s", "decode/s", "cache MiB", "peak MiB")
+_COLUMNS = (
+    "Tokens a second. attention: the same prefill if attention were all of it; decode: one "
+    "sequence at the full context. cache: keys and values of all layers; peak: the most memory "
+    "held beyond the weights. x: times better than the first row of the same context."
+)
+
+
+def sections(found: Found) -> list[Section]:
+    """The paper's claims that were measured, then a table a part."""
+    out = []
+    if stated := claims(found):
+        rows: tuple[tuple[str, ...], ...] = tuple(
+            (claim.what, claim.paper, claim.here) for claim in stated
+        )
+        header = ("", "the paper", "here")
+        out.append(Section("The paper's claims", header, rows, words=(0, 1, 2)))
+    for part in found.settings.parts:
+        if part != "prefix":
+            rows = tuple(_cells(line) for line in lines(found, part))
+            out.append(Section(PARTS[part], _HEADER, rows, words=(1,)))
+    if out and out[-1].header is _HEADER:
+        out[-1] = replace(out[-1], notes=(_COLUMNS, *_busy(found)))
+    if found.shared:
+        out.append(_prefix_section(found))
+    return out
+
+
+def markdown(found: Found) -> str:
+    """The whole bench as a markdown page, which shows the plots beside it."""
+    parts = [f"# Bench of {escape(found.subject.name)}", escape(about(found))]
+    if found.notes:
+        parts.append(notes_list(found.notes))
+    for section in sections(found):
+        parts += [f"## {escape(section.title)}", section_table(section), notes_list(section.notes)]
+    parts += [f"![{PARTS[part]}]({part}.png)" for part in found.settings.parts]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def about(found: Found) -> str:
+    """Shape, dtype and machine in one sentence."""
+    config, machine = found.subject.config, found.machine
+    dtype = str(found.subject.dtype).removeprefix("torch.")
+    weights = "random weights" if found.subject.folder is None else "the checkpoint's weights"
+    clock = "" if found.settings.clock == "wall" else "seconds are the processor's; "
+    device = machine["device_name"] or machine["processor"]
+    return (
+        f"{found.subject.name}: dim {config.dim}, {config.n_layers} layers, {config.n_heads} heads "
+        f"of {config.head_dim}, {config.n_kv_heads} KV heads, {dtype}, {weights}; chunks of "
+        f"{found.settings.chunk:,} tokens; {clock}on {device}, "
+        f"{machine['threads']} threads of {machine['cores']} cores, load {machine['load_before']} "
+        f"before it began, torch {machine['torch']}; {found.seconds:.0f} s."
+    )
+
+
+def _busy(found: Found) -> tuple[str, ...]:
+    """A warning where other programs took the cores."""
+    shares = [speed.cpu_share for speed in found.speeds.values() if speed.cpu_share is not None]
+    low = [share for share in shares if share < _QUIET]
+    if not low or found.settings.clock == "cpu":
+        return ()
+    text = (
+        f"The machine was busy: {len(low)} of {len(shares)} cases had less than {_QUIET:.0%} of "
+        f"their threads' time (the least {min(low):.0%}); their speeds are no measure of it."
+    )
+    return (text,)
+
+
+def _cells(line: Line) -> tuple[str, ...]:
+    speed, ratios = line.speed, line.ratios
+    is_first = speed is line.first
+
+    def cell(text: str, name: str) -> str:
+        return text if is_first else f"{text} x{ratios[name]:.2f}"
+
+    return (
+        f"{line.entry.case.context:,}",
+        line.entry.label,
+        cell(f"{speed.prefill:,.0f}", "prefill"),
+        cell(f"{speed.attention:,.0f}", "attention"),
+        cell(f"{speed.decode:,.1f}", "decode"),
+        cell(f"{speed.cache_bytes / _MIB:,.2f}", "cache"),
+        "" if speed.peak_bytes is None else f"{speed.peak_bytes / _MIB:,.1f}",
+    )
+
+
+def _prefix_section(found: Found) -> Section:
+    rows = []
+    for plain, shared in sharing(found):
+        for one in (plain, shared):
+            way = "shared" if one.shared else "for each"
+            fewer, faster = plain.computed / shared.computed, plain.seconds / shared.seconds
+            rows.append(
+                (
+                    one.what,
+                    way,
+                    f"{one.requests} behind {one.prompt:,}",
+                    f"{one.computed:,}" + (f" x{fewer:.2f}" if one.shared else ""),
+                    f"{one.seconds:.3f}" + (f" x{faster:.2f}" if one.shared else ""),
+                )
+            )
+    header = ("", "prompt", "requests behind tokens", "tokens computed", "seconds")
+    return Section(PARTS["prefix"], header, tuple(rows), words=(0, 1))
