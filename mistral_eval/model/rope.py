@@ -19,7 +19,9 @@ class Rotation:
     def __call__(self, x: Tensor) -> Tensor:
         """Turn queries or keys in place, (T, heads, head_dim), computing in float32."""
         wide = x.float()  # x itself where it is float32
-        torch.view_as_complex(wide.view(*wide.shape[:-1], -1, 2)).mul_(self.turn)  # (T, heads, D / 2)
+        torch.view_as_complex(wide.view(*wide.shape[:-1], -1, 2)).mul_(
+            self.turn
+        )  # (T, heads, D / 2)
         return x if wide is x else x.copy_(wide)
 
 
