@@ -75,7 +75,7 @@ def measure_prefix(model: Counted, settings: BenchSettings) -> list[Shared]:
         GenerateRequest(prompt, steps, Sampling(temperature=1.0), f"{settings.seed}|bench|0|{n}")
         for n in range(REQUESTS)
     ]
-    budget = default_batch_tokens(model.device)
+    budget = default_batch_tokens(model.config, model.dtype, model.device)
     room = generation_budget(model.config, model.dtype, model.device, budget)
     ways: list[tuple[str, bool, Callable[[], object]]] = [
         ("score", False, lambda: list(score_plain(model, scores, budget))),

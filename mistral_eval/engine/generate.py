@@ -25,9 +25,9 @@ class Running:
     request: GenerateRequest
     ids: list[int] = field(default_factory=list)
 
-    def draw(self) -> Draw:
-        """What names the noise of its next token."""
-        return Draw(self.request.sampling, self.request.key, len(self.ids))
+    def draw(self, unread: int = 0) -> Draw:
+        """What names the noise of its next token, `unread` more being on their way."""
+        return Draw(self.request.sampling, self.request.key, len(self.ids) + unread)
 
     def take(self, token: int, eos_id: int) -> GenerateReply | None:
         """Add a token; the reply, if generation ends with it."""
@@ -41,17 +41,39 @@ class Running:
         return None
 
 
-def next_tokens(sampler: Sampler, logits: Tensor, running: Sequence[Running]) -> list[int]:
-    """Draw one token for each running request from its row of logits, float32 (B, n_words).
+class Drawn:
+    """The next token of some requests, drawn on the device; the host reads it when it needs it.
 
-    Raises:
-        EngineError: a logit is NaN or infinite; names the request.
+    On CUDA the copy to the host is queued behind the drawing, so that reading waits for this step
+    alone and not for what was queued after it.
     """
-    finite = logits.sum(dim=1).isfinite().tolist()
-    if not all(finite):
-        raise not_finite("generate", running[finite.index(False)].index)
-    tokens: list[int] = sampler.draw(logits, [item.draw() for item in running]).tolist()
-    return tokens
+
+    def __init__(self, sampler: Sampler, logits: Tensor, draws: Sequence[Draw]) -> None:
+        """Draw one token for each row of logits, float32 (B, n_words)."""
+        is_finite = logits.sum(dim=1).isfinite()
+        self.tokens = sampler.draw(logits, draws)  # (B,), int64
+        both = torch.stack([self.tokens, is_finite.to(torch.int64)])
+        self._event: torch.cuda.Event | None = None
+        if both.is_cuda:
+            self._host = torch.empty(both.shape, dtype=torch.int64, pin_memory=True)
+            self._host.copy_(both, non_blocking=True)
+            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._event.record()
+        else:
+            self._host = both
+
+    def read(self, running: Sequence["Running"]) -> list[int]:
+        """The tokens, one for each running request.
+
+        Raises:
+            EngineError: a logit was NaN or infinite; names the request.
+        """
+        if self._event is not None:
+            self._event.synchronize()
+        tokens, finite = self._host.tolist()
+        if not all(finite):
+            raise not_finite("generate", running[finite.index(0)].index)
+        return list(tokens)
 
 
 class PlainGenerator:
@@ -108,7 +130,8 @@ class PlainGenerator:
         self, hidden: Tensor, rows: list[int], active: dict[int, Running]
     ) -> Iterator[tuple[int, GenerateReply]]:
         running = [active[row] for row in rows]
-        tokens = next_tokens(self._sampler, self._model.logits(hidden), running)
+        draws = [item.draw() for item in running]
+        tokens = Drawn(self._sampler, self._model.logits(hidden), draws).read(running)
         for row, item, token in zip(rows, running, tokens, strict=True):
             if reply := item.take(token, self._eos_id):
                 del active[row]

@@ -1,7 +1,8 @@
 """Generation that shares: a few-shot block prefilled once, a question once for its samples.
 
 Continuous batching by question: when the last sample of a question has ended, the next question
-takes its place.
+takes its place. On CUDA the host reads a step's tokens while the device computes the next step: a
+sample that has ended goes one step too far, and what it drew there is dropped.
 """
 
 from collections import deque
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mistral_eval.engine.flops import Flops
-from mistral_eval.engine.generate import Running, next_tokens
+from mistral_eval.engine.generate import Drawn, Running
 from mistral_eval.engine.prompts import Cluster, Question, cluster_prompts
 from mistral_eval.engine.requests import GenerateReply, GenerateRequest
 from mistral_eval.engine.sampling import Sampler
@@ -53,7 +54,17 @@ def room_of(cluster: Cluster, max_tokens: Sequence[int], budget: Budget) -> Room
 class SharedGenerator:
     """Generates cluster after cluster; replies do not depend on the budget."""
 
-    def __init__(self, model: Transformer, eos_id: int, budget: Budget, stats: Stats) -> None:
+    def __init__(
+        self,
+        model: Transformer,
+        eos_id: int,
+        budget: Budget,
+        stats: Stats,
+        *,
+        reads_late: bool | None = None,
+    ) -> None:
+        """`reads_late`: a step begins before the last one's tokens are read; None: on CUDA."""
+        self.reads_late = model.device.type == "cuda" if reads_late is None else reads_late
         self.model = model
         self.eos_id = eos_id
         self.budget = budget
@@ -70,6 +81,16 @@ class SharedGenerator:
         for cluster in cluster_prompts([requests[n] for n in wanted], done):
             running = [Running(n, requests[n]) for n in wanted]
             yield from _ClusterRun(self, cluster, running).run()
+
+
+@dataclass(frozen=True, slots=True)
+class _Unread:
+    """Tokens that were drawn for the samples in some cells, and not read yet."""
+
+    cells: list[int]
+    running: list[Running]
+    drawn: Drawn
+    places: frozenset[int]  # the cells again
 
 
 class _ClusterRun:
@@ -90,19 +111,37 @@ class _ClusterRun:
         )
         self._cache = SharedCache(self._model, room)
         self._active: dict[int, Running] = {}  # by cell
+        self._unread: _Unread | None = None
+        self._last = torch.zeros(self._cache.n_cells, dtype=torch.int64, device=self._model.device)
 
     def run(self) -> Replies:
         """Prefill the root, then admit questions and step until all is answered."""
         self._prefill([Piece(None, 0, len(self._root))] if self._root else [], [self._root])
         room = self._cache.room
         while self._waiting or self._active:
+            if self._unread and not self._goes_on():
+                yield from self._read()
+                continue
             busy = {cell // room.samples for cell in self._active}
             free = [n for n in range(room.questions) if n not in busy]
             # Entering in company keeps prefill packs large; a quarter is what may idle for it.
             if self._waiting and 4 * len(free) >= min(room.questions, 4 * len(self._waiting)):
+                yield from self._read()
                 yield from self._admit(free[: len(self._waiting)])
             else:
                 yield from self._step()
+        yield from self._read()  # what ended samples drew in vain
+
+    def _goes_on(self) -> bool:
+        """Whether some sample needs more than the token that is on its way."""
+        return any(self._needs_more(cell) for cell in self._active)
+
+    def _needs_more(self, cell: int) -> bool:
+        item = self._active[cell]
+        return len(item.ids) + self._count_unread(cell) < item.request.max_tokens
+
+    def _count_unread(self, cell: int) -> int:
+        return int(self._unread is not None and cell in self._unread.places)
 
     def _admit(self, places: list[int]) -> Replies:
         """Prefill one waiting question for each place and draw its samples' first tokens."""
@@ -119,7 +158,7 @@ class _ClusterRun:
                 self._active[cells[-1]] = self._running[request]
                 rows.append(row)
         self._generator.stats.generate_flop += self._generator.flops.row * len(entering)
-        yield from self._take(self._model.logits(last)[rows], cells)
+        yield from self._draw(self._model.logits(last)[rows], cells)
 
     def _prefill(self, pieces: Sequence[Piece], tokens: Sequence[tuple[int, ...]]) -> Tensor:
         """Run pieces through the model in packs; the last hidden state of each, (pieces, dim)."""
@@ -151,21 +190,36 @@ class _ClusterRun:
             stats.generate_flop += flops.span(first, first + piece.count)
 
     def _step(self) -> Replies:
-        cells = sorted(self._active)
-        last = [self._active[cell].ids[-1] for cell in cells]
-        config = self._model.config
+        cells = sorted(cell for cell in self._active if self._needs_more(cell))
+        config, device = self._model.config, self._model.device
         attend = CellsAttend(self._cache, cells, config.n_heads // config.n_kv_heads)
-        hidden = self._model.hidden(
-            torch.tensor(last, device=self._model.device), attend.positions, attend
-        )
+        last = self._last[torch.tensor(cells, device=device)]
+        hidden = self._model.hidden(last, attend.positions, attend)
         attend.finish()
-        yield from self._take(self._model.logits(hidden), cells)
+        yield from self._draw(self._model.logits(hidden), cells)
 
-    def _take(self, logits: Tensor, cells: list[int]) -> Replies:
+    def _draw(self, logits: Tensor, cells: list[int]) -> Replies:
+        """Draw the cells' next tokens, then read those of the step before; or these, at once."""
         running = [self._active[cell] for cell in cells]
-        tokens = next_tokens(self._generator.sampler, logits, running)
-        self._generator.stats.generated += len(tokens)
-        for cell, item, token in zip(cells, running, tokens, strict=True):
+        unread = [self._count_unread(cell) for cell in cells]
+        draws = [item.draw(count) for item, count in zip(running, unread, strict=True)]
+        drawn = Drawn(self._generator.sampler, logits, draws)
+        self._last[torch.tensor(cells, device=logits.device)] = drawn.tokens
+        yield from self._read()
+        self._unread = _Unread(cells, running, drawn, frozenset(cells))
+        if not self._generator.reads_late:
+            yield from self._read()
+
+    def _read(self) -> Replies:
+        """Read what is unread; what a sample drew after its end is dropped."""
+        unread, self._unread = self._unread, None
+        if unread is None:
+            return
+        tokens = unread.drawn.read(unread.running)
+        for cell, item, token in zip(unread.cells, unread.running, tokens, strict=True):
+            if self._active.get(cell) is not item:
+                continue
+            self._generator.stats.generated += 1
             if reply := item.take(token, self._generator.eos_id):
                 del self._active[cell]
                 self._count_reply(

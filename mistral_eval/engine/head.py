@@ -48,10 +48,30 @@ class Tally:
         return ScoreReply(self._sums[request], self._is_greedy[request])
 
 
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """Log-probabilities of asked tokens, (A,), where they were computed; the host reads them."""
+
+    asked: Sequence[Asked]
+    logprobs: Tensor
+    is_greedy: Tensor
+
+    def read(self) -> Iterator[tuple[Asked, float, bool]]:
+        """Each asked token, its log-probability, and whether it is its row's argmax.
+
+        Raises:
+            EngineError: a logit was NaN or plus infinity; names the first request it touches.
+        """
+        finite = self.logprobs.isfinite().tolist()
+        if not all(finite):
+            raise not_finite("score", self.asked[finite.index(False)].request)
+        yield from zip(self.asked, self.logprobs.tolist(), self.is_greedy.tolist(), strict=True)
+
+
 def token_logprobs(
     model: Transformer, hidden: Tensor, asked: Sequence[Asked]
-) -> Iterator[tuple[Asked, float, bool]]:
-    """Log-probability of each asked token, and whether it is its row's argmax.
+) -> list[TokenLogprobs]:
+    """Log-probability of each asked token, and whether it is its row's argmax, block by block.
 
     A row that several tokens ask for goes through the LM head once. Log-softmax is in float32.
 
@@ -59,12 +79,9 @@ def token_logprobs(
         model: gives the LM head.
         hidden: final hidden states of a pack, (T, dim).
         asked: rows index `hidden` and never fall.
-
-    Raises:
-        EngineError: a logit is NaN or plus infinity; names the first request it touches.
     """
     rows = sorted({item.row for item in asked})
-    done = 0
+    blocks, done = [], 0
     for start in range(0, len(rows), _ROWS_AT_ONCE):
         some = rows[start : start + _ROWS_AT_ONCE]
         index = {row: n for n, row in enumerate(some)}
@@ -73,11 +90,8 @@ def token_logprobs(
         states = hidden[torch.tensor(some, device=hidden.device)]
         local = torch.tensor([index[item.row] for item in block], device=hidden.device)
         tokens = torch.tensor([item.token for item in block], device=hidden.device)
-        logprobs, is_greedy = _block(model, states, local, tokens)
-        finite = logprobs.isfinite().tolist()
-        if not all(finite):
-            raise not_finite("score", block[finite.index(False)].request)
-        yield from zip(block, logprobs.tolist(), is_greedy.tolist(), strict=True)
+        blocks.append(TokenLogprobs(block, *_block(model, states, local, tokens)))
+    return blocks
 
 
 @torch.inference_mode()

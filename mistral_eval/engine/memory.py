@@ -1,5 +1,6 @@
 """How many tokens' keys and values the machine can hold beside the weights."""
 
+import math
 import os
 import resource
 import sys
@@ -8,9 +9,12 @@ from pathlib import Path
 import torch
 
 from mistral_eval.model.config import ModelConfig
+from mistral_eval.model.layout import expected_shapes
 
 _MEMINFO = Path("/proc/meminfo")
 _SHARE = 0.4  # of what is free; the rest is for activations, logits and other people
+_PASS_SHARE = 0.2  # of what the weights leave
+_LONG_PATH = 8192  # tokens
 
 
 def bytes_per_token(config: ModelConfig, dtype: torch.dtype) -> int:
@@ -27,6 +31,33 @@ def free_bytes(device: torch.device) -> int:
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+
+def total_bytes(device: torch.device) -> int:
+    """Memory that a device has in all, in bytes."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[1]
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def pass_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
+    """What one token of a pass needs at most beside weights and cache, in bytes.
+
+    Workspace, attention's output and the mask's row over a path longer than any benchmark's, one
+    for each head that shares keys.
+    """
+    heads = 2 * config.n_heads + 2 * config.n_kv_heads
+    repeats = config.n_heads // config.n_kv_heads
+    values = 3 * config.dim + heads * config.head_dim + 2 * config.hidden_dim
+    path = min(config.context_len, _LONG_PATH)
+    return (values + repeats * path) * dtype.itemsize + 4 * config.dim
+
+
+def pass_tokens(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> int:
+    """Tokens of a pass that a prudent share of the device's memory beside the weights can hold."""
+    weights = sum(math.prod(shape) for shape in expected_shapes(config).values()) * dtype.itemsize
+    room = max(0, total_bytes(device) - weights)
+    return int(_PASS_SHARE * room) // pass_bytes(config, dtype)
 
 
 def cached_tokens(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> int:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mistral_eval.engine.checks import check_generate_requests, check_score_requests
 from mistral_eval.engine.generate_shared import Budget, SharedGenerator
-from mistral_eval.engine.memory import cached_tokens, peak_bytes
+from mistral_eval.engine.memory import cached_tokens, pass_tokens, peak_bytes
 from mistral_eval.engine.prompts import unique_tokens
 from mistral_eval.engine.requests import GenerateReply, GenerateRequest, ScoreReply, ScoreRequest
 from mistral_eval.engine.score_tree import score_tree
@@ -28,12 +28,25 @@ Reply_co = TypeVar("Reply_co", covariant=True)
 
 _CACHED_A_TOKEN = 64  # keys and values that samples may hold, per token of the budget
 _TOKENS_A_ROW = 8  # a decoding step is cheap in tokens but not in memory: one row per 8 tokens
-_DEFAULT_TOKENS = {"cpu": 1024, "cuda": 8192}
+# What is fastest where memory is no matter: enough rows for full-speed products, few enough for
+# the caches. Products in the half formats are faster and want more rows.
+_FAST_TOKENS = {"cpu": 1024, "cuda": 8192}
+_FEWEST_TOKENS = 64
+_HALVES = (torch.bfloat16, torch.float16)
 
 
-def default_batch_tokens(device: torch.device) -> int:
-    """Tokens of one forward pass, where nobody chooses."""
-    return _DEFAULT_TOKENS.get(device.type, 1024)
+def default_batch_tokens(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> int:
+    """Tokens of one forward pass, where nobody chooses: what is fast, fewer where memory is short.
+
+    The memory is the machine's, not what is free now: a run that goes on cuts the same packs.
+    """
+    tokens = _FAST_TOKENS.get(device.type, 1024)
+    if device.type == "cpu" and dtype in _HALVES:
+        tokens *= 2
+    fitting = pass_tokens(config, dtype, device)
+    while tokens > max(_FEWEST_TOKENS, fitting):
+        tokens //= 2
+    return tokens
 
 
 def generation_budget(
@@ -74,7 +87,7 @@ class NativeEngine:
             weights: by Mistral's names, rotary layers in the half-split layout.
             n_words: ids the tokenizer has; further rows of the LM head are never predicted.
             eos_id: ends a generation.
-            batch_tokens: tokens of one forward pass; None chooses by device.
+            batch_tokens: tokens of one forward pass; None chooses by device and memory.
 
         Raises:
             CheckpointError: a tensor is missing or has the wrong shape.
@@ -82,7 +95,7 @@ class NativeEngine:
         """
         self.model = Transformer(config, weights, n_words)
         if batch_tokens is None:
-            batch_tokens = default_batch_tokens(self.model.device)
+            batch_tokens = default_batch_tokens(config, self.model.dtype, self.model.device)
         if batch_tokens < 1:
             raise EngineError(
                 f"expected a budget of 1 or more tokens a batch, found {batch_tokens}"

@@ -55,11 +55,17 @@ def _row_keys(key: str, step: int) -> tuple[int, int]:
 
 
 class Sampler:
-    """Draws tokens from rows of logits over `n_words` ids."""
+    """Draws tokens from rows of logits over `n_words` ids.
 
-    def __init__(self, n_words: int, device: torch.device) -> None:
+    On a CPU the cuts are asked of the winner alone, which needs no sort but has the host look at
+    each draw. Elsewhere the host looks at none: a sort says what survives.
+    """
+
+    def __init__(self, n_words: int, device: torch.device, *, sorts: bool | None = None) -> None:
+        """`sorts` chooses how the cuts are made; None by device."""
         ids = torch.arange(n_words, dtype=torch.int32, device=device)
         self._ids = _mixed(ids.mul_(_signed(0x9E3779B1)).add_(_signed(0x7F4A7C15)))
+        self._sorts = device.type != "cpu" if sorts is None else sorts
 
     def draw(self, logits: Tensor, draws: Sequence[Draw]) -> Tensor:
         """One token id a row.
@@ -71,14 +77,15 @@ class Sampler:
         Returns:
             Token ids, (B,), int64.
         """
-        chosen = torch.empty(len(draws), dtype=torch.int64, device=logits.device)
-        greedy = [n for n, draw in enumerate(draws) if draw.sampling.temperature == 0]
-        if greedy:
-            chosen[greedy] = logits[greedy].argmax(dim=1)
         rows = [n for n, draw in enumerate(draws) if draw.sampling.temperature > 0]
+        if not rows:
+            return logits.argmax(dim=1)
+        chosen = torch.empty(len(draws), dtype=torch.int64, device=logits.device)
+        if greedy := [n for n, draw in enumerate(draws) if draw.sampling.temperature == 0]:
+            chosen[greedy] = logits[greedy].argmax(dim=1)
         size = _ROWS_A_THREAD * torch.get_num_threads()
         if logits.device.type != "cpu":
-            size = max(1, len(rows))
+            size = len(rows)
         for start in range(0, len(rows), size):
             some = rows[start : start + size]
             chosen[some] = self._sampled(logits[some], [draws[n] for n in some])
@@ -106,12 +113,29 @@ class Sampler:
         probabilities = logits.div_(heat).softmax(dim=1)  # the caller's rows were copied
         noise = self._negative_exponentials([(draw.key, draw.step) for draw in draws])
         race = noise.div_(probabilities)  # largest wins; a token of probability 0 never does
+        if self._sorts:
+            race.masked_fill_(probabilities < _least_kept(probabilities, draws), -torch.inf)
+            return race.argmax(dim=1)
         cuts = _Cuts(probabilities, draws)
         winners = race.max(dim=1, keepdim=True).indices
         while not bool((kept := cuts.keep(winners)).all()):
             race.scatter_(1, winners, torch.where(kept, race.gather(1, winners), -torch.inf))
             winners = race.max(dim=1, keepdim=True).indices
         return winners[:, 0]
+
+
+def _least_kept(probabilities: Tensor, draws: Sequence[Draw]) -> Tensor:
+    """The smallest probability that survives each row's top-k, then top-p, (B, 1)."""
+    n_words = probabilities.shape[1]
+    top_k = [min(draw.sampling.top_k or n_words, n_words) for draw in draws]
+    top_p = probabilities.new_tensor([draw.sampling.top_p for draw in draws])[:, None]
+    ordered = probabilities.sort(dim=1, descending=True).values
+    last = torch.tensor(top_k, device=probabilities.device)[:, None] - 1
+    in_top_k = ordered >= ordered.gather(1, last)  # ties with the k-th included
+    ordered = torch.where(in_top_k, ordered, 0.0)
+    above = ordered.cumsum(dim=1) - ordered
+    inside = in_top_k & ((above < top_p * ordered.sum(dim=1, keepdim=True)) | (top_p >= 1))
+    return ordered.gather(1, inside.sum(dim=1, keepdim=True).clamp_min(1) - 1)
 
 
 class _Cuts:

@@ -26,9 +26,10 @@ def score_plain(
         fed = [(requests[n].context + requests[n].continuation)[:-1] for n in batch]
         hidden = _hidden(model, fed)
         asked = _asked(requests, batch)
-        for item, logprob, is_greedy in token_logprobs(model, hidden, asked):
-            if reply := tally.add(item.request, logprob, is_greedy=is_greedy):
-                yield item.request, reply
+        for block in token_logprobs(model, hidden, asked):
+            for item, logprob, is_greedy in block.read():
+                if reply := tally.add(item.request, logprob, is_greedy=is_greedy):
+                    yield item.request, reply
 
 
 def _hidden(model: Transformer, sequences: list[tuple[int, ...]]) -> Tensor:

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import compress
+from itertools import chain, compress
 
 import numpy as np
 import torch
@@ -10,12 +10,12 @@ from torch import Tensor
 
 from mistral_eval.engine.checks import not_finite
 from mistral_eval.engine.flops import Flops
-from mistral_eval.engine.head import Asked, Tally, token_logprobs
-from mistral_eval.engine.pack import Group, Pack, cut_packs
+from mistral_eval.engine.head import Asked, Tally, TokenLogprobs, token_logprobs
+from mistral_eval.engine.pack import Bools, Group, Pack, cut_packs
 from mistral_eval.engine.requests import ScoreReply, ScoreRequest
 from mistral_eval.engine.score import score_plain
 from mistral_eval.engine.stats import Stats
-from mistral_eval.engine.tree import TokenTree, build_tree
+from mistral_eval.engine.tree import Ints, TokenTree, build_tree
 from mistral_eval.errors import EngineError
 from mistral_eval.model.attention import attention, folded_attention, folded_mask
 from mistral_eval.model.transformer import Transformer
@@ -94,7 +94,7 @@ def default_group_tokens(device: torch.device) -> int:
     return _GROUP_TOKENS.get(device.type, 64)
 
 
-def score_tree(
+def score_tree(  # noqa: PLR0913 - the last is for tests alone
     model: Transformer,
     requests: Sequence[ScoreRequest],
     batch_tokens: int,
@@ -103,6 +103,7 @@ def score_tree(
     *,
     known: Collection[int] = (),
     again: bool = False,
+    reads_late: bool | None = None,
 ) -> Iterator[tuple[int, ScoreReply]]:
     """Score requests, computing each distinct prefix once.
 
@@ -118,9 +119,13 @@ def score_tree(
         group_tokens: tokens of one attention call at most; None chooses by device.
         known: requests that are not answered.
         again: these requests were counted before, and memory ran out.
+        reads_late: whether a pack begins before the last one's numbers are read, so that a device
+            does not wait for the host; None: on CUDA.
     """
     if group_tokens is None:
         group_tokens = default_group_tokens(model.device)
+    if reads_late is None:
+        reads_late = model.device.type == "cuda"
     is_asked = np.ones(len(requests), dtype=np.bool_)
     is_asked[list(known)] = False
     if not is_asked.any():
@@ -129,9 +134,10 @@ def score_tree(
     if not again:
         _count(stats, tree if not known else build_tree(list(compress(requests, is_asked))))
     stack = Stack(model, tree.height + group_tokens)
-    tally, flops = Tally(requests), Flops.of(model.config, model.n_words)
-    wanted = tree.asked_node[is_asked[tree.asked_request]]
-    for pack in cut_packs(tree, batch_tokens, group_tokens, wanted):
+    walk = _Walk(model, requests, is_asked, Tally(requests))
+    flops = Flops.of(model.config, model.n_words)
+    unread: list[TokenLogprobs] = []
+    for pack in cut_packs(tree, batch_tokens, group_tokens, walk.wanted(tree)):
         run = slice(pack.first, pack.last)
         hidden = model.hidden(
             torch.from_numpy(tree.tokens[run]).to(model.device),
@@ -144,13 +150,36 @@ def score_tree(
         if not any(is_asked[item.request] for item in asked):
             continue  # it is here for its keys and values
         stats.score_flop += flops.row * len({item.row for item in asked})
+        computed = token_logprobs(model, hidden, asked)
+        if reads_late:
+            unread, computed = computed, unread
+        yield from walk.replies(computed)
+    yield from walk.replies(unread)
+
+
+@dataclass(frozen=True, slots=True)
+class _Walk:
+    """What a walk of the tree answers: the sums so far, and whose replies are wanted."""
+
+    model: Transformer
+    requests: Sequence[ScoreRequest]
+    is_asked: Bools
+    tally: Tally
+
+    def wanted(self, tree: TokenTree) -> Ints:
+        """The tree's tokens that predict something for a request without a reply."""
+        return tree.asked_node[self.is_asked[tree.asked_request]]
+
+    def replies(self, blocks: Sequence[TokenLogprobs]) -> Iterator[tuple[int, ScoreReply]]:
+        """What is complete with a pack's tokens."""
         try:
-            for item, logprob, is_greedy in token_logprobs(model, hidden, asked):
-                reply = tally.add(item.request, logprob, is_greedy=is_greedy)
-                if reply and is_asked[item.request]:
+            for item, logprob, is_greedy in chain.from_iterable(block.read() for block in blocks):
+                reply = self.tally.add(item.request, logprob, is_greedy=is_greedy)
+                if reply and self.is_asked[item.request]:
                     yield item.request, reply
         except EngineError:
-            raise _named(model, requests, asked) from None
+            asked = [item for block in blocks for item in block.asked]
+            raise _named(self.model, self.requests, asked) from None
 
 
 def _count(stats: Stats, tree: TokenTree) -> None:
@@ -158,7 +187,9 @@ def _count(stats: Stats, tree: TokenTree) -> None:
     stats.score_naive += tree.naive_tokens
 
 
-def _named(model: Transformer, requests: Sequence[ScoreRequest], asked: list[Asked]) -> EngineError:
+def _named(
+    model: Transformer, requests: Sequence[ScoreRequest], asked: Sequence[Asked]
+) -> EngineError:
     """The error for the first request that is to blame, not for a neighbour.
 
     A masked key of NaN still spoils its pack (0 * NaN is NaN), so each is tried alone.

@@ -91,7 +91,7 @@ def plan_run(settings: RunSettings, talk: Talk, *, calibrated: bool = True) -> P
         overrides=settings.model_args,
         say=talk.say,
     )
-    tokens = settings.batch_tokens or default_batch_tokens(device)
+    tokens = settings.batch_tokens or default_batch_tokens(outline.config, outline.dtype, device)
     budget = generation_budget(outline.config, outline.dtype, device, tokens)
     place = Place(outline.config, outline.dtype, device, budget)
     backend = _backend(outline, settings)

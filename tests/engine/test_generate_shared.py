@@ -46,14 +46,28 @@ budgets = st.builds(Budget, st.integers(1, 12), st.integers(1, 50), st.integers(
 
 
 @settings(deadline=None, max_examples=15)
-@given(requests=benchmarks(), budget=budgets)
-def test_replies_are_those_of_the_plain_generator(model, requests, budget):
-    """Token by token, for every budget, past several windows."""
+@given(requests=benchmarks(), budget=budgets, reads_late=st.booleans())
+def test_replies_are_those_of_the_plain_generator(model, requests, budget, reads_late):
+    """Token by token, for every budget, past several windows, read at once or a step late."""
     plain = dict(PlainGenerator(model, 2, rows=3, chunk=7).run(requests))
-    shared = list(SharedGenerator(model, 2, budget, Stats()).run(requests))
+    generator = SharedGenerator(model, 2, budget, Stats(), reads_late=reads_late)
+    shared = list(generator.run(requests))
 
     assert len(shared) == len(requests)
     assert dict(shared) == plain
+
+
+@pytest.mark.parametrize("reads_late", [False, True])
+def test_tokens_drawn_are_counted_once_whenever_they_are_read(model, reads_late):
+    """What a sample draws after its end, before the host knows, is no token of the run."""
+    requests = gsm8k_like()
+    stats = Stats()
+    generator = SharedGenerator(model, 2, Budget(16, 64, 1000), stats, reads_late=reads_late)
+    replies = dict(generator.run(requests))
+
+    assert {reply.finish for reply in replies.values()} >= {"length"}
+    ends = sum(len(reply.ids) + (reply.finish == "eos") for reply in replies.values())
+    assert stats.generated == ends
 
 
 def gsm8k_like():

@@ -26,7 +26,7 @@ def test_log_probabilities_and_argmax_are_those_of_the_whole_row(model):
     whole = model.logits(hidden).log_softmax(dim=1)
     best = whole.argmax(dim=1).tolist()
     asked = [Asked(row, word, row) for row in range(300) for word in (best[row], 7, 4999)]
-    found = list(token_logprobs(model, hidden, asked))
+    found = [one for block in token_logprobs(model, hidden, asked) for one in block.read()]
 
     assert [item for item, _, _ in found] == asked
     expected = [float(whole[item.row, item.token]) for item in asked]
@@ -38,6 +38,7 @@ def test_of_equal_logits_in_two_tiles_the_lowest_id_is_greedy(model):
     """Words 7 and 4321 have the same row of the LM head."""
     direction = model.logits(torch.eye(model.config.dim))[:, 7]  # the row itself
     hidden = 50 * direction[None]
-    found = list(token_logprobs(model, hidden, [Asked(0, 7, 0), Asked(0, 4321, 0)]))
+    (block,) = token_logprobs(model, hidden, [Asked(0, 7, 0), Asked(0, 4321, 0)])
+    found = list(block.read())
 
     assert [greedy for _, _, greedy in found] == [True, False]

@@ -5,7 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mistral_eval.engine.memory import bytes_per_token, cached_tokens, free_bytes
+from mistral_eval.engine.memory import (
+    bytes_per_token,
+    cached_tokens,
+    free_bytes,
+    pass_bytes,
+    pass_tokens,
+    total_bytes,
+)
+from mistral_eval.engine.native import default_batch_tokens
 from mistral_eval.model.shared_cache import Room, SharedCache, cache_bytes
 
 
@@ -34,3 +42,54 @@ def test_a_shared_caches_bytes_are_known_before_it_is_made(make_engine, window):
     held = sum(keys.nbytes + values.nbytes for keys, values in pairs)
 
     assert cache_bytes(model.config, room, model.dtype) == held
+
+
+SEVEN_B = {"dim": 4096, "n_layers": 32, "n_heads": 32, "n_kv_heads": 8, "hidden_dim": 14336}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "gib", "expected"),
+    [
+        (torch.float32, 64, 1024),
+        (torch.bfloat16, 64, 2048),  # products are faster and want more rows
+        (torch.bfloat16, 14, 128),  # beside 13.5 GiB of weights
+        (torch.float32, 1, 64),  # the weights alone do not fit: that is said elsewhere
+    ],
+)
+def test_a_pass_takes_what_is_fast_and_less_where_memory_is_short(
+    make_engine, monkeypatch, dtype, gib, expected
+):
+    config = replace(
+        make_engine().model.config, **SEVEN_B, head_dim=128, vocab_size=32000, context_len=8192
+    )
+    cpu = torch.device("cpu")
+    monkeypatch.setattr("mistral_eval.engine.memory.total_bytes", lambda _: gib << 30)
+
+    tokens = default_batch_tokens(config, dtype, cpu)
+
+    assert tokens == expected
+    assert tokens == 64 or tokens * pass_bytes(config, dtype) <= 0.2 * (gib << 30)
+    assert tokens == 64 or tokens <= pass_tokens(config, dtype, cpu)
+
+
+def test_a_passs_bytes_cover_its_workspace(make_engine):
+    """At least what the model really keeps for a token."""
+    model = make_engine().model
+    model.hidden(torch.tensor([3]), torch.tensor([0]), _SeesItself())
+    space = vars(model._space).values()
+    kept = {id(x): x.nbytes for x in space if isinstance(x, torch.Tensor)}
+
+    assert sum(kept.values()) <= pass_bytes(model.config, model.dtype)
+
+
+def test_the_machines_memory_is_no_less_than_what_is_free():
+    cpu = torch.device("cpu")
+
+    assert total_bytes(cpu) >= free_bytes(cpu)
+
+
+class _SeesItself:
+    """Attention of one token: the value of its own key."""
+
+    def __call__(self, layer, q, k, v):
+        return v.repeat_interleave(q.shape[1] // v.shape[1], dim=1)

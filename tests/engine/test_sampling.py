@@ -94,6 +94,22 @@ def test_frequencies_are_the_probabilities_of_transformers(sampling):
     assert ((frequencies - expected).abs() <= 5 * (expected / 20000).sqrt()).all()
 
 
+@settings(deadline=None, max_examples=60)
+@given(
+    seed=st.integers(0, 1000),
+    temperature=st.sampled_from([0.3, 0.6, 1.0, 2.0]),
+    top_p=st.sampled_from([0.05, 0.5, 0.8, 0.95, 1.0]),
+    top_k=st.sampled_from([0, 1, 3, 20, 1000]),
+)
+def test_a_sort_draws_what_asking_the_winner_draws(seed, temperature, top_p, top_k):
+    """The cuts of a device whose host looks at no draw, against those of a CPU."""
+    logits = random_logits(40, 50, seed).round(decimals=1)  # with ties
+    draws = [Draw(Sampling(temperature, top_p, top_k), f"{seed}", step) for step in range(40)]
+    sorting, asking = (Sampler(50, CPU, sorts=sorts).draw(logits, draws) for sorts in (True, False))
+
+    assert sorting.tolist() == asking.tolist()
+
+
 def test_last_bits_of_the_logits_change_no_draw():
     """Noise of 1e-6 on the logits, as another batch size would give: 0 of 2000 draws flip."""
     logits = random_logits(2000, 500)

@@ -50,6 +50,18 @@ def test_scores_are_those_of_the_plain_scorer(model, requests, batch_tokens, gro
     assert_equal_to_plain(model, requests, batch_tokens, group_tokens)
 
 
+@settings(deadline=None, max_examples=30)
+@given(requests=some_requests, batch_tokens=st.integers(1, 60))
+def test_scores_read_a_pack_late_are_the_same_bits(model, requests, batch_tokens):
+    """As on CUDA, where the next pack begins before the host reads the last one's numbers."""
+    at_once, late = (
+        dict(score_tree(model, requests, batch_tokens, Stats(), reads_late=reads_late))
+        for reads_late in (False, True)
+    )
+
+    assert late == at_once
+
+
 @given(requests=some_requests)
 def test_each_distinct_prefix_is_one_token_of_the_tree(requests):
     """Computed tokens = unique tokens, and each comes after its ancestors."""
