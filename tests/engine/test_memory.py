@@ -52,7 +52,7 @@ SEVEN_B = {"dim": 4096, "n_layers": 32, "n_heads": 32, "n_kv_heads": 8, "hidden_
     [
         (torch.float32, 64, 1024),
         (torch.bfloat16, 64, 2048),  # products are faster and want more rows
-        (torch.bfloat16, 14, 128),  # beside 13.5 GiB of weights
+        (torch.bfloat16, 14, 512),  # beside 13.5 GiB of weights
         (torch.float32, 1, 64),  # the weights alone do not fit: that is said elsewhere
     ],
 )
@@ -60,7 +60,12 @@ def test_a_pass_takes_what_is_fast_and_less_where_memory_is_short(
     make_engine, monkeypatch, dtype, gib, expected
 ):
     config = replace(
-        make_engine().model.config, **SEVEN_B, head_dim=128, vocab_size=32000, context_len=8192
+        make_engine().model.config,
+        **SEVEN_B,
+        head_dim=128,
+        vocab_size=32000,
+        context_len=8192,
+        sliding_window=(4096,) * 32,
     )
     cpu = torch.device("cpu")
     monkeypatch.setattr("mistral_eval.engine.memory.total_bytes", lambda _: gib << 30)
