@@ -83,7 +83,8 @@ class Line:
 
     `share` is useful arithmetic (linear layers, attention over the keys that count, LM head over
     the rows that count) per second of ours, over the matrix rate measured just before; None for
-    generations, as is `difference`.
+    generations, as are the differences: the largest between the two, and how far either lies
+    there from transformers in float64.
     """
 
     benchmark: str
@@ -93,6 +94,8 @@ class Line:
     hf: float
     batch_size: int
     difference: float | None
+    ours_off: float | None
+    hf_off: float | None
     share: float | None
 
     @property
@@ -193,6 +196,16 @@ def useful_flop(requests: Sequence[ScoreRequest]) -> float:
     return float(flops.tokens(tree.depths) + flops.row * len(np.unique(tree.asked_node)))
 
 
+def exact(hf: HFLM, request: ScoreRequest) -> float:
+    """A request's log-likelihood by transformers in float64, which neither side's rounding has."""
+    fed = torch.tensor([request.context + request.continuation])
+    words = torch.tensor(request.continuation)
+    with torch.inference_mode():
+        logits = hf.model.double()(fed[:, :-1]).logits[0, -len(words) :]
+    hf.model.float()  # back to the very same weights
+    return float(logits.log_softmax(dim=1)[torch.arange(len(words)), words].sum())
+
+
 def compare(name: str, models: Models, questions: list[list[Instance]]) -> Line:
     """One benchmark through both, ours first."""
     instances = [instance for question in questions for instance in question]
@@ -201,10 +214,14 @@ def compare(name: str, models: Models, questions: list[list[Instance]]) -> Line:
     rate = models.matrix_rate()
     ours, our_seconds = models.timed(lambda: ask_native(models.native, instances))
     theirs, hf_seconds = models.timed(lambda: ask_hf(models.hf, instances, batch_size))
-    difference = share = None
+    difference = ours_off = hf_off = share = None
     if instances[0].request_type != "generate_until":
-        difference = max(abs(a[0] - b[0]) for a, b in zip(ours, theirs, strict=True))
         requests = [models.native.prepare("score", Ask(one)).request for one in instances]
+        apart = [abs(a[0] - b[0]) for a, b in zip(ours, theirs, strict=True)]
+        difference = max(apart)
+        worst = apart.index(difference)
+        truth = exact(models.hf, requests[worst])
+        ours_off, hf_off = (abs(x[worst][0] - truth) for x in (ours, theirs))
         share = useful_flop(requests) / our_seconds / rate
     return Line(
         name,
@@ -214,17 +231,20 @@ def compare(name: str, models: Models, questions: list[list[Instance]]) -> Line:
         hf_seconds,
         batch_size,
         difference,
+        ours_off,
+        hf_off,
         share,
     )
 
 
 def row(line: Line) -> str:
     """A line of the table in Markdown."""
-    difference = "" if line.difference is None else f"{line.difference:.0e}"
+    apart = (line.difference, line.ours_off, line.hf_off)
+    apart = " | ".join("" if x is None else f"{x:.0e}" for x in apart)
     share = "" if line.share is None else f"{100 * line.share:.0f} %"
     return (
         f"| {line.benchmark} | {line.questions} | {line.ours:.2f} | {line.hf:.2f} "
-        f"| {line.batch_size} | {line.ratio:.1f} | {difference} | {share} |"
+        f"| {line.batch_size} | {line.ratio:.1f} | {apart} | {share} |"
     )
 
 
@@ -246,8 +266,11 @@ def main() -> None:
         models = open_models(Path(folder), process_time if chosen.cpu else perf_counter)
         rate, clock = models.matrix_rate(), "CPU" if chosen.cpu else "wall-clock"
         print(f"{where}, {chosen.threads} threads, {rate / 1e9:.0f} GFLOP/s, {clock} seconds\n")
-        print("| benchmark | questions | ours, s | hf, s | hf's batch | ratio | apart | rate |")
-        print("| :-- | --: | --: | --: | --: | --: | --: | --: |")
+        print(
+            "| benchmark | questions | ours, s | hf, s | hf's batch | ratio | apart "
+            "| ours off | hf off | rate |"
+        )
+        print("| :-- " + "| --: " * 9 + "|")
         for name in chosen.only.split(","):
             count = chosen.questions or QUESTIONS[name][chosen.short]
             lines.append(compare(name, models, questions_of(name, chosen.data, count)))
