@@ -18,7 +18,8 @@ from time import perf_counter, process_time
 
 import torch
 from machine import machine
-from vs_lm_eval import BESIDE, CONFIG
+from real_requests import DATA
+from vs_lm_eval import CONFIG
 
 from mistral_eval.backends.native import NativeBackend
 from mistral_eval.data import make_source
@@ -84,7 +85,7 @@ def measure(limit: str, data: str, clock: Callable[[], float]) -> Line:
 def main() -> None:
     """Measure each limit, printing a line as it is known."""
     parser = argparse.ArgumentParser(description="seconds a unique token, for more of MMLU")
-    parser.add_argument("--data", default=str(BESIDE) if BESIDE.is_dir() else "sample")
+    parser.add_argument("--data", default=DATA)
     parser.add_argument("--limits", help=f"questions, or all; by default {LIMITS}")
     parser.add_argument("--short", action="store_true", help=f"the limits {SHORT}")
     parser.add_argument("--threads", type=int, default=os.cpu_count())

@@ -18,7 +18,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -30,40 +30,25 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from machine import machine
+from real_requests import DATA, questions_of
 
 from mistral_eval.adapter import MistralLM
 from mistral_eval.backends.base import Ask
 from mistral_eval.backends.native import NativeBackend
 from mistral_eval.backends.open_native import open_native
-from mistral_eval.data import make_source
+from mistral_eval.bench.shapes import SHAPES
 from mistral_eval.engine.calibrate import random_weights
 from mistral_eval.engine.flops import Flops
 from mistral_eval.engine.matrix_rate import matrix_rate
 from mistral_eval.engine.requests import ScoreRequest
 from mistral_eval.engine.tree import build_tree
-from mistral_eval.harness.asking import Asking, load_benchmarks
 from mistral_eval.model.checkpoint import Checkpoint
-from mistral_eval.model.config import ModelConfig
 from mistral_eval.model.export import save_hf
 from mistral_eval.model.tiny import tiny_tokenizer_file
 
-BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
-CONFIG = ModelConfig(
-    dim=512,
-    n_layers=8,
-    head_dim=64,
-    hidden_dim=1792,
-    n_heads=8,
-    n_kv_heads=2,
-    norm_eps=1e-5,
-    vocab_size=32000,
-    rope_theta=10000.0,
-    context_len=8192,
-    sliding_window=(4096,) * 8,
-)
+CONFIG = SHAPES["small"]
 Answers = list[Any]  # (log-likelihood, is greedy), or texts
 BATCHES = (1, 4, 16)
-NEW_TOKENS = 64
 # questions asked: in full, and in the short form
 QUESTIONS = {
     "mmlu": (135, 12),  # the whole of anatomy
@@ -131,28 +116,6 @@ def open_models(folder: Path, clock: Callable[[], float]) -> Models:
         pretrained=str(folder), device="cpu", dtype="float32", batch_size=1, add_bos_token=True
     )
     return Models(open_native(str(folder), dtype="float32", device="cpu"), hf, clock)
-
-
-def questions_of(name: str, data: str, count: int) -> list[list[Instance]]:
-    """The instances of `count` questions, each k times where k samples are drawn."""
-    limit = None if name == "mmlu" else count
-    (loaded,) = load_benchmarks((name,), Asking(make_source(data), limit, None, unpinned=False))
-    chosen = [q for q in loaded.questions if loaded.stratum(q.doc) in ("anatomy", None)] or (
-        loaded.questions
-    )
-    found = []
-    for question in chosen[:count]:
-        instances = [_shortened(instance) for instance in question.instances]
-        found.append([one for one in instances for _ in range(one.repeats or 1)])
-    return found
-
-
-def _shortened(instance: Instance) -> Instance:
-    """A generation of `NEW_TOKENS` at most; a score as it is."""
-    if instance.request_type != "generate_until":
-        return instance
-    context, settings = instance.args
-    return replace(instance, arguments=(context, {**settings, "max_gen_toks": NEW_TOKENS}))
 
 
 def ask_hf(hf: HFLM, instances: Sequence[Instance], batch_size: int) -> Answers:
@@ -251,7 +214,7 @@ def row(line: Line) -> str:
 def main() -> None:
     """Compare benchmark after benchmark, printing each line as it is known."""
     parser = argparse.ArgumentParser(description="the native engine against lm-eval's hf model")
-    parser.add_argument("--data", default=str(BESIDE) if BESIDE.is_dir() else "sample")
+    parser.add_argument("--data", default=DATA)
     parser.add_argument("--short", action="store_true")
     parser.add_argument("--only", default=",".join(QUESTIONS))
     parser.add_argument("--threads", type=int, default=os.cpu_count())

@@ -1,0 +1,53 @@
+"""The real requests that the programs of this folder measure with: test sets, questions, instances.
+
+The test sets lie in the hub's layout, by default in `shared/data` beside the checkout; where that
+is missing, the questions that the package carries are asked.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from lm_eval.api.instance import Instance
+
+from mistral_eval.data import make_source
+from mistral_eval.harness.asking import Asking, load_benchmarks
+
+BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
+DATA = str(BESIDE) if BESIDE.is_dir() else "sample"
+NEW_TOKENS = 64
+
+
+def questions_of(
+    name: str,
+    data: str,
+    count: int | None,
+    *,
+    subject: str | None = "anatomy",
+    new_tokens: int = NEW_TOKENS,
+) -> list[list[Instance]]:
+    """The instances of `count` questions, each k times where k samples are drawn.
+
+    Args:
+        name: of the benchmark.
+        data: the folder of the test sets, or `sample`.
+        count: of questions, at most; None for all.
+        subject: the only one of MMLU's that is asked, where it is there. None asks all of MMLU in
+            the test set's order, subject after subject.
+        new_tokens: of a generation, at most.
+    """
+    limit = None if name == "mmlu" else count
+    (loaded,) = load_benchmarks((name,), Asking(make_source(data), limit, None, unpinned=False))
+    wanted = [q for q in loaded.questions if loaded.stratum(q.doc) in (subject, None)]
+    found = []
+    for question in (wanted or loaded.questions)[:count]:
+        instances = [_shortened(instance, new_tokens) for instance in question.instances]
+        found.append([one for one in instances for _ in range(one.repeats or 1)])
+    return found
+
+
+def _shortened(instance: Instance, new_tokens: int) -> Instance:
+    """A generation of `new_tokens` at most; a score as it is."""
+    if instance.request_type != "generate_until":
+        return instance
+    context, settings = instance.args
+    return replace(instance, arguments=(context, {**settings, "max_gen_toks": new_tokens}))
