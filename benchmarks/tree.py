@@ -1,11 +1,12 @@
 """The whole suite's requests and their prefix tree: seconds and peak memory.
 
-    python benchmarks/tree.py DATA [--json]
+    python benchmarks/tree.py DATA [--json] [--compute]
 
 DATA is the folder with the parquet test sets. Mistral's v1 tokenizer. Each step runs in a process
 of its own, so that its peak memory is its own: `requests` builds and encodes every request of the
 twelve benchmarks, `scores` also builds the tree of all score requests, `prompts` also counts the
-tree of all prompts.
+tree of all prompts. `--compute` has the engine answer all scores, benchmark by benchmark and all
+together, with a model of one thin layer, and compares the tokens it computed with the unique ones.
 """
 
 import json
@@ -19,14 +20,17 @@ import torch
 
 from mistral_eval.backends.native import NativeBackend
 from mistral_eval.data import make_source
+from mistral_eval.engine.calibrate import random_weights
+from mistral_eval.engine.native import NativeEngine
 from mistral_eval.engine.prompts import unique_tokens
 from mistral_eval.engine.requests import GenerateRequest, ScoreRequest
 from mistral_eval.engine.tree import build_tree
 from mistral_eval.harness.asking import Asking, load_benchmarks
 from mistral_eval.harness.plan import requests_of
 from mistral_eval.harness.rescore import NoEngine
+from mistral_eval.model.config import ModelConfig
 from mistral_eval.model.outline import read_outline
-from mistral_eval.suite import BENCHMARKS
+from mistral_eval.suite import SUITES
 
 STEPS = ("requests", "scores", "prompts")
 MIB = 1 << 20
@@ -46,14 +50,16 @@ class Measured:
     peak_mib: float
 
 
-def gather(data: str) -> tuple[list[ScoreRequest], list[GenerateRequest]]:
-    """All requests of the twelve benchmarks, in token ids."""
+def gather(
+    data: str, names: tuple[str, ...] = SUITES["paper"]
+) -> tuple[list[ScoreRequest], list[GenerateRequest]]:
+    """All requests of some benchmarks, in token ids."""
     outline = read_outline("tiny", device=torch.device("cpu"))
     backend = NativeBackend(NoEngine(), outline.tokenizer, outline.config.context_len, "tree")
     asking = Asking(make_source(data), None, None, unpinned=False)
     scores: list[ScoreRequest] = []
     generations: list[GenerateRequest] = []
-    for benchmark in load_benchmarks([one.id for one in BENCHMARKS], asking):
+    for benchmark in load_benchmarks(names, asking):
         found = requests_of(benchmark, backend)
         scores += found.scores
         generations += found.generations
@@ -89,11 +95,51 @@ def measure(step: str, data: str) -> Measured:
     )
 
 
+THIN = ModelConfig(
+    dim=16,
+    n_layers=1,
+    head_dim=8,
+    hidden_dim=16,
+    n_heads=2,
+    n_kv_heads=1,
+    norm_eps=1e-5,
+    vocab_size=32000,
+    rope_theta=10000.0,
+    context_len=8192,
+    sliding_window=(4096,),
+)
+
+
+def compute(data: str) -> None:
+    """Print tokens computed and unique of each benchmark's scores, and of all together."""
+    weights = random_weights(THIN, torch.float32, torch.device("cpu"))
+    by_benchmark = {name: gather(data, (name,))[0] for name in SUITES["paper"]}
+    asked = {name: scores for name, scores in by_benchmark.items() if scores}
+    asked["together"] = [score for scores in asked.values() for score in scores]
+    print("| scores of | requests | computed | unique | ratio | seconds |")
+    print("| :-- | --: | --: | --: | --: | --: |")
+    for name, scores in asked.items():
+        engine = NativeEngine(THIN, weights, n_words=32000, eos_id=2)
+        begin = perf_counter()
+        answered = sum(1 for _ in engine.score(scores))
+        stats, seconds = engine.stats, perf_counter() - begin
+        assert answered == len(scores), f"{answered} of {len(scores)} were answered"
+        ratio = stats.score_computed / stats.score_unique
+        print(
+            f"| {name} | {answered:,} | {stats.score_computed:,} | {stats.score_unique:,} "
+            f"| {ratio:.4f} | {seconds:.0f} |",
+            flush=True,
+        )
+
+
 def main() -> None:
     """Start a process a step, and print what each measured."""
     data, flags = sys.argv[1], sys.argv[2:]
     if flags[:1] == ["--step"]:
         print(json.dumps(asdict(measure(flags[1], data))))
+        return
+    if "--compute" in flags:
+        compute(data)
         return
     found = []
     for step in STEPS:
