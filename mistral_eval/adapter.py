@@ -7,6 +7,7 @@ out. Registered with lm-eval as `mistral`.
 import time
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, Self
 
 from lm_eval.api.instance import Instance
@@ -15,7 +16,7 @@ from lm_eval.api.registry import register_model
 from lm_eval.utils import simple_parse_args_string
 
 from mistral_eval.backends.base import Ask, Backend, Kind, Prepared, ReplyRecord
-from mistral_eval.errors import EngineError, RequestError
+from mistral_eval.errors import EndedEarlyError, EngineError, RequestError
 from mistral_eval.journal import Journal, request_key
 from mistral_eval.other_runs import OtherRuns
 
@@ -34,6 +35,18 @@ class Watch(Protocol):
         ...
 
 
+class Stopper(Protocol):
+    """Knows whether somebody wants the run to stop."""
+
+    def deferred(self) -> AbstractContextManager[None]:
+        """In this block the wish is noted; the block ends early and the stop comes after it."""
+        ...
+
+    def is_wanted(self) -> bool:
+        """Whether to end now."""
+        ...
+
+
 @register_model("mistral")
 class MistralLM(LM):
     """An lm-eval model that computes each request once and remembers it.
@@ -43,6 +56,7 @@ class MistralLM(LM):
         journal: where replies are kept; None keeps nothing (stock lm-eval's own runs).
         watch: told of requests and of replies as they come in.
         others: asked for what the journal does not know, before it is computed.
+        stopper: asked by the backend before each pass whether to end; None: it never is to.
     """
 
     def __init__(
@@ -51,12 +65,16 @@ class MistralLM(LM):
         journal: Journal | None = None,
         watch: Watch | None = None,
         others: OtherRuns | None = None,
+        stopper: Stopper | None = None,
     ) -> None:
         super().__init__()
         self.backend = backend
         self.journal = journal
         self.watch = watch
         self.others = others
+        self.stopper = stopper
+        if stopper:
+            backend.stopping = stopper.is_wanted
         self.computed = 0
         self.reused = 0
         self.from_other_runs = 0
@@ -121,7 +139,8 @@ class MistralLM(LM):
         self.asked += [(kind, ask) for ask in asks]
         if self.watch:
             self.watch.begin(keys, asks, known)
-        self._compute(kind, unique, known)
+        with self.stopper.deferred() if self.stopper else nullcontext():
+            self._compute(kind, unique, known)
         return [known[key] for key in keys]
 
     def _borrow(self, keys: Sequence[bytes], known: dict[bytes, ReplyRecord]) -> None:
@@ -140,7 +159,11 @@ class MistralLM(LM):
         unique: dict[bytes, tuple[Prepared, Ask]],
         known: dict[bytes, ReplyRecord],
     ) -> None:
-        """Have answered what is not known; the backend sees all, so that it cuts the same packs."""
+        """Have answered what is not known; the backend sees all, so that it cuts the same packs.
+
+        Raises:
+            EndedEarlyError: requests are left, and what was answered is durable.
+        """
         names = list(unique)
         last = time.monotonic()
         before = frozenset(index for index, key in enumerate(names) if key in known)
@@ -157,6 +180,11 @@ class MistralLM(LM):
                 self.watch.reply(key, reply)
         if self.journal is not None:
             self.journal.flush()
+        if left := len(names) - len(known):
+            raise EndedEarlyError(
+                f"The engine {self.backend.name} ended with {left} of {len(names)} requests "
+                "unanswered. What it had answered is kept, and the same command goes on from there."
+            )
 
     def _answers(
         self, kind: Kind, requests: Sequence[tuple[Prepared, Ask]], known: Collection[int]

@@ -13,7 +13,8 @@ MistralEvalError            exit code 1: the user can fix it
 ├── HubError                a download that did not happen
 ├── ResourceError           not enough disk or memory
 ├── EngineError             an engine that cannot serve, or answered nonsense
-│   └── RequestError        one request is to blame, by its place among those it was asked with
+│   ├── RequestError        one request is to blame, by its place among those it was asked with
+│   └── EndedEarlyError     requests are left: it was told to stop
 ├── SandboxError            no isolation for generated programs
 ├── JournalError            a journal that is not ours, damaged, or in use
 ├── StoppedError            Ctrl-C (exit code 130) or SIGTERM (143)
@@ -76,6 +77,13 @@ class RequestError(EngineError):
         super().__init__(f"{kind} request {index}: {what}")
         self.index = index
         self.what = what
+
+
+class EndedEarlyError(EngineError):
+    """An engine ended before all was answered, as it does when it is told to stop.
+
+    Whoever told it to says so instead.
+    """
 
 
 class SandboxError(MistralEvalError):

@@ -1,6 +1,8 @@
 """The adapter: the journal is asked first, equal requests are computed once, draws have names."""
 
+import itertools
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -14,7 +16,7 @@ from mistral_eval.backends.open_hf import open_hf
 from mistral_eval.backends.open_native import open_native
 from mistral_eval.backends.oracle import OracleBackend
 from mistral_eval.backends.random import RandomBackend
-from mistral_eval.errors import EngineError, RequestError
+from mistral_eval.errors import EndedEarlyError, EngineError, RequestError
 from mistral_eval.journal import Journal
 from mistral_eval.model.export import save_hf
 from mistral_eval.model.tiny import make_tiny, tiny_tokenizer_file
@@ -127,6 +129,36 @@ def test_what_was_answered_before_an_error_is_not_computed_again(tiny, journal):
     lm = MistralLM(tiny, journal)
     assert lm.loglikelihood(scores()) == MistralLM(tiny).loglikelihood(scores())
     assert (lm.computed, lm.reused) == (len(CHOICES) - 5, 5)
+
+
+def test_an_engine_that_ends_early_is_told_of_and_what_it_answered_is_durable(tiny, journal):
+    class Ending(Counting):
+        def answer(self, kind, prepared, known=()):
+            yield from itertools.islice(super().answer(kind, prepared, known), 5)
+
+    with pytest.raises(EndedEarlyError, match="ended with 11 of 16 requests unanswered"):
+        MistralLM(Ending(tiny), journal).loglikelihood(scores())
+    assert journal.count() == 5
+
+
+def test_the_backend_asks_the_stopper_and_is_asked_inside_of_its_block(journal):
+    class Stopper:
+        is_inside = False
+
+        @contextmanager
+        def deferred(self):
+            self.is_inside = True
+            yield
+            self.is_inside = False
+            assert journal.count() == len(CHOICES)
+
+        def is_wanted(self):
+            assert self.is_inside
+            return False
+
+    stopper, backend = Stopper(), RandomBackend(0)
+    MistralLM(backend, journal, stopper=stopper).loglikelihood(scores())
+    assert backend.stopping == stopper.is_wanted
 
 
 def test_the_backend_sees_all_requests_of_a_call_and_which_are_known(tiny, journal):

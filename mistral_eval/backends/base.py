@@ -10,6 +10,8 @@ from typing import Any, Literal, NotRequired, Protocol, TypedDict
 
 from lm_eval.api.instance import Instance
 
+from mistral_eval.engine.requests import Stopping
+
 Kind = Literal["score", "rolling", "generate"]
 
 
@@ -68,9 +70,13 @@ class Counts:
 
 
 class Backend(Protocol):
-    """Answers prepared requests. Each index comes back once, in any order; a known one never."""
+    """Answers prepared requests. Each index comes back once, in any order; a known one never.
+
+    `stopping` is asked before each pass: once it says yes, the backend ends with what it has.
+    """
 
     name: str
+    stopping: Stopping
 
     @property
     def counts(self) -> Counts | None:

@@ -5,14 +5,15 @@ requests are batched; the journal keeps what was drawn.
 """
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
 from mistral_eval.backends.base import Ask, Counts, Kind, Prepared, ReplyRecord
+from mistral_eval.engine.requests import Stopping, never
 
-CALL = 256  # requests per call: what an interruption can lose
+CALL = 256  # requests per call: what a kill can lose, and what a stop waits for
 
 
 @dataclass
@@ -24,6 +25,7 @@ class LmBackend:
         name: the engine's name, e.g. `hf`.
         fingerprint: the identity of weights, tokenizer, dtype and engine.
         seed: names the draws of sampled replies.
+        stopping: asked before each call.
     """
 
     lm: LM
@@ -31,6 +33,7 @@ class LmBackend:
     fingerprint: str
     seed: int
     counts: Counts | None = None
+    stopping: Stopping = field(default=never, repr=False)
 
     def prepare(self, kind: Kind, ask: Ask) -> Prepared:
         """The text and the seed; for a sampled reply also the sample's name."""
@@ -47,6 +50,8 @@ class LmBackend:
         asked = [index for index in range(len(prepared)) if index not in known]
         order = sorted(asked, key=lambda i: -len(prepared[i].request.args[0]))
         for start in range(0, len(order), CALL):
+            if self.stopping():
+                return
             part = order[start : start + CALL]
             yield from zip(part, self._call(kind, [prepared[i].request for i in part]), strict=True)
 

@@ -19,6 +19,7 @@ from mistral_eval.engine.requests import (
     GenerateRequest,
     Sampling,
     ScoreRequest,
+    Stopping,
     truncate_left,
     truncate_prompt,
 )
@@ -63,6 +64,15 @@ class NativeBackend:
     def fingerprint(self) -> str:
         """Model and engine; what changes a number changes this."""
         return f"native/{VERSION} {self.model_fingerprint}"
+
+    @property
+    def stopping(self) -> Stopping:
+        """The engine's: it knows what a pass is."""
+        return self.engine.stopping
+
+    @stopping.setter
+    def stopping(self, ask: Stopping) -> None:
+        self.engine.stopping = ask
 
     def prepare(self, kind: Kind, ask: Ask) -> Prepared:
         """Encode the request, cut to the context length."""

@@ -11,6 +11,7 @@ from lm_eval.api.instance import Instance
 
 from mistral_eval.backends.base import Ask, Counts, Kind, Prepared, ReplyRecord
 from mistral_eval.backends.stops import Stops, until_of
+from mistral_eval.engine.requests import Stopping, never
 from mistral_eval.errors import EngineError
 
 Likely = Callable[[Instance], bool]
@@ -31,6 +32,7 @@ class OracleBackend:
     says: Says
     name: str = "oracle"
     counts: Counts = field(default_factory=Counts)
+    stopping: Stopping = field(default=never, repr=False)
 
     @property
     def fingerprint(self) -> str:
@@ -55,6 +57,8 @@ class OracleBackend:
         for index, item in enumerate(prepared):
             if index in known:
                 continue
+            if self.stopping():
+                return
             if kind == "score":
                 right = self.likely(item.request)
                 yield index, {"logprob": -1.0 if right else -1e6, "is_greedy": right}

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from mistral_eval.backends.base import Ask, Counts, Kind, Prepared, ReplyRecord
+from mistral_eval.engine.requests import Stopping, never
 
 
 @dataclass
@@ -19,6 +20,7 @@ class RandomBackend:
     seed: int
     name: str = "random"
     counts: Counts = field(default_factory=Counts)
+    stopping: Stopping = field(default=never, repr=False)
 
     @property
     def fingerprint(self) -> str:
@@ -38,6 +40,8 @@ class RandomBackend:
         for index, item in enumerate(prepared):
             if index in known:
                 continue
+            if self.stopping():
+                return
             name, instance = item.request
             lot = self._draw(f"{name}|{instance.idx}")
             if kind == "generate":

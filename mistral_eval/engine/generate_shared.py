@@ -6,7 +6,7 @@ sample that has ended goes one step too far, and what it drew there is dropped.
 """
 
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from mistral_eval.engine.flops import Flops
 from mistral_eval.engine.generate import Drawn, Running
 from mistral_eval.engine.prompts import Cluster, Question, cluster_prompts
-from mistral_eval.engine.requests import GenerateReply, GenerateRequest
+from mistral_eval.engine.requests import WHOLE, GenerateReply, GenerateRequest, Turn
 from mistral_eval.engine.sampling import Sampler
 from mistral_eval.engine.stats import Stats
 from mistral_eval.model.shared_cache import CellsAttend, Piece, PrefillAttend, Room, SharedCache
@@ -72,15 +72,18 @@ class SharedGenerator:
         self.flops = Flops.of(model.config, model.n_words)
         self.sampler = Sampler(model.n_words, model.device)
 
-    def run(self, requests: Sequence[GenerateRequest], known: Collection[int] = ()) -> Replies:
-        """Replies as they end; a request for no tokens is answered at once, a known one never."""
+    def run(self, requests: Sequence[GenerateRequest], turn: Turn = WHOLE) -> Replies:
+        """Replies as they end; a request for no tokens is answered at once, a known one never.
+
+        Where `turn` says to stop it ends before the next pass; replies under way are dropped.
+        """
         wanted = [n for n, request in enumerate(requests) if request.max_tokens > 0]
-        for n in set(range(len(requests))) - set(wanted) - set(known):
+        for n in set(range(len(requests))) - set(wanted) - set(turn.known):
             yield n, GenerateReply((), "length")
-        done = {place for place, n in enumerate(wanted) if n in known}
+        done = {place for place, n in enumerate(wanted) if n in turn.known}
         for cluster in cluster_prompts([requests[n] for n in wanted], done):
             running = [Running(n, requests[n]) for n in wanted]
-            yield from _ClusterRun(self, cluster, running).run()
+            yield from _ClusterRun(self, cluster, running, turn).run()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +100,11 @@ class _ClusterRun:
     """The prompts of one cluster: what waits, and what is active in which cell."""
 
     def __init__(
-        self, generator: SharedGenerator, cluster: Cluster, running: Sequence[Running]
+        self, generator: SharedGenerator, cluster: Cluster, running: Sequence[Running], turn: Turn
     ) -> None:
         """`running` is indexed by the cluster's requests."""
         self._generator, self._model = generator, generator.model
+        self._is_stopping = turn.stopping
         self._running = running
         self._root = cluster.root
         room = room_of(cluster, [item.request.max_tokens for item in running], generator.budget)
@@ -118,7 +122,7 @@ class _ClusterRun:
         """Prefill the root, then admit questions and step until all is answered."""
         self._prefill([Piece(None, 0, len(self._root))] if self._root else [], [self._root])
         room = self._cache.room
-        while self._waiting or self._active:
+        while (self._waiting or self._active) and not self._is_stopping():
             if self._unread and not self._goes_on():
                 yield from self._read()
                 continue
@@ -130,7 +134,7 @@ class _ClusterRun:
                 yield from self._admit(free[: len(self._waiting)])
             else:
                 yield from self._step()
-        yield from self._read()  # what ended samples drew in vain
+        yield from self._read()  # what ended samples drew in vain, or the pass before a stop
 
     def _goes_on(self) -> bool:
         """Whether some sample needs more than the token that is on its way."""
@@ -151,6 +155,8 @@ class _ClusterRun:
             self._cache.start_question(place, len(question.tail))
             pieces.append(Piece(place, 0, len(question.tail)))
         last = self._prefill(pieces, [question.tail for question in entering])
+        if last is None:
+            return
         cells, rows = [], []
         for row, (place, question) in enumerate(zip(places, entering, strict=True)):
             for sample, request in enumerate(question.requests):
@@ -160,10 +166,15 @@ class _ClusterRun:
         self._generator.stats.generate_flop += self._generator.flops.row * len(entering)
         yield from self._draw(self._model.logits(last)[rows], cells)
 
-    def _prefill(self, pieces: Sequence[Piece], tokens: Sequence[tuple[int, ...]]) -> Tensor:
-        """Run pieces through the model in packs; the last hidden state of each, (pieces, dim)."""
+    def _prefill(self, pieces: Sequence[Piece], tokens: Sequence[tuple[int, ...]]) -> Tensor | None:
+        """Run pieces through the model in packs; the last hidden state of each, (pieces, dim).
+
+        None: it was told to stop before the last pack.
+        """
         states = []
         for pack in _packs(pieces, self._generator.budget.tokens):
+            if self._is_stopping():
+                return None
             ids = [
                 token
                 for n, piece in pack

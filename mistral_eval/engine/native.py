@@ -5,7 +5,6 @@ Replies do not depend on the order of the requests, on what stands beside them, 
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from time import perf_counter
 from typing import Protocol, TypeVar
 
@@ -16,7 +15,15 @@ from mistral_eval.engine.checks import check_generate_requests, check_score_requ
 from mistral_eval.engine.generate_shared import Budget, SharedGenerator
 from mistral_eval.engine.memory import cached_tokens, pass_tokens, peak_bytes
 from mistral_eval.engine.prompts import unique_tokens
-from mistral_eval.engine.requests import GenerateReply, GenerateRequest, ScoreReply, ScoreRequest
+from mistral_eval.engine.requests import (
+    GenerateReply,
+    GenerateRequest,
+    ScoreReply,
+    ScoreRequest,
+    Stopping,
+    Turn,
+    never,
+)
 from mistral_eval.engine.score_tree import score_tree
 from mistral_eval.engine.stats import Stats
 from mistral_eval.errors import EngineError, ResourceError
@@ -61,15 +68,19 @@ def generation_budget(
 
 
 class _Answer(Protocol[Request_contra, Reply_co]):
-    """Answers what is not known under the engine's budget; `again` after memory ran out."""
+    """Answers what is not known under the engine's budget."""
 
     def __call__(
-        self, requests: Sequence[Request_contra], known: AbstractSet[int], *, again: bool
+        self, requests: Sequence[Request_contra], turn: Turn
     ) -> Iterator[tuple[int, Reply_co]]: ...
 
 
 class NativeEngine:
-    """Scores and generates with our transformer, on the device and in the dtype of its weights."""
+    """Scores and generates with our transformer, on the device and in the dtype of its weights.
+
+    `stopping` is asked before each forward pass; once it says yes, replies that are complete come,
+    and no more.
+    """
 
     def __init__(
         self,
@@ -103,6 +114,7 @@ class NativeEngine:
         self.batch_tokens = batch_tokens
         self.eos_id = eos_id
         self.stats = Stats()
+        self.stopping: Stopping = never
 
     def score(
         self, requests: Sequence[ScoreRequest], known: Collection[int] = ()
@@ -141,22 +153,20 @@ class NativeEngine:
         self._note_peak()
 
     def _scores(
-        self, requests: Sequence[ScoreRequest], known: AbstractSet[int], *, again: bool
+        self, requests: Sequence[ScoreRequest], turn: Turn
     ) -> Iterator[tuple[int, ScoreReply]]:
-        return score_tree(
-            self.model, requests, self.batch_tokens, self.stats, known=known, again=again
-        )
+        return score_tree(self.model, requests, self.batch_tokens, self.stats, turn=turn)
 
     def _generations(
-        self, requests: Sequence[GenerateRequest], known: AbstractSet[int], *, again: bool
+        self, requests: Sequence[GenerateRequest], turn: Turn
     ) -> Iterator[tuple[int, GenerateReply]]:
-        if not again:
-            asked = [request for n, request in enumerate(requests) if n not in known]
+        if not turn.again:
+            asked = [request for n, request in enumerate(requests) if n not in turn.known]
             self.stats.prompt_unique += unique_tokens(asked)
             self.stats.prompt_naive += sum(len(request.prompt) for request in asked)
         model = self.model
         budget = generation_budget(model.config, model.dtype, model.device, self.batch_tokens)
-        return SharedGenerator(model, self.eos_id, budget, self.stats).run(requests, known)
+        return SharedGenerator(model, self.eos_id, budget, self.stats).run(requests, turn)
 
     def _sturdy(
         self,
@@ -170,12 +180,15 @@ class NativeEngine:
         """
         done, again = set(known), False
         while len(done) < len(requests):
+            reason = None
             try:
-                for n, reply in answer(requests, frozenset(done), again=again):
+                for n, reply in answer(requests, Turn(frozenset(done), again, self.stopping)):
                     done.add(n)
                     yield n, reply
             except torch.OutOfMemoryError as error:
                 reason = str(error).partition("\n")[0]
+            if reason is None:
+                return  # all is answered, or it was told to stop
             if len(done) < len(requests):
                 self._halve(reason)
                 again = True

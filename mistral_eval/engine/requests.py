@@ -2,12 +2,13 @@
 
 An engine is anything with the two methods of `Engine`. It yields `(index, reply)` pairs as soon
 as they are known, in any order, each index of the input exactly once, save those the caller says it
-knows; the caller writes each reply to the journal before it counts.
+knows; the caller writes each reply to the journal before it counts. An engine that is told to stop
+ends after the pass in flight, with what that answers.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 from mistral_eval.engine.stats import Stats
 from mistral_eval.errors import EngineError
@@ -63,12 +64,47 @@ class GenerateReply:
     finish: Literal["eos", "stop", "length"]
 
 
+class Stopping(Protocol):
+    """Says whether an engine is to end before its next pass."""
+
+    def __call__(self) -> bool:
+        """Asked again and again; once it is yes it stays so."""
+        ...
+
+
+def never() -> bool:
+    """Nobody wants the engine to stop."""
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """How an engine is to answer its requests, apart from what they ask.
+
+    Attributes:
+        known: indices that are not answered; they shape how the work is cut.
+        again: these requests were counted before, and memory ran out.
+        stopping: asked before each pass; once it says yes, what was computed is read and the turn
+            ends early.
+    """
+
+    known: Collection[int] = ()
+    again: bool = False
+    stopping: Stopping = never
+
+
+WHOLE: Final = Turn()  # all is answered
+
+
 class Engine(Protocol):
     """Answers requests. Replies come in any order; each index of the input comes once.
 
     `known` holds the indices that the caller has a reply to: they shape how the work is cut, so
     that a run that goes on computes what it would have computed undisturbed, and are not answered.
+    `stopping` is asked before each pass: once it says yes, the engine ends with what it has.
     """
+
+    stopping: Stopping
 
     @property
     def stats(self) -> Stats:

@@ -1,6 +1,6 @@
 """Scoring on the prefix tree: every shared token's keys and values are computed exactly once."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, compress
 
@@ -12,7 +12,7 @@ from mistral_eval.engine.checks import not_finite
 from mistral_eval.engine.flops import Flops
 from mistral_eval.engine.head import Asked, Tally, TokenLogprobs, token_logprobs
 from mistral_eval.engine.pack import Bools, Group, Pack, cut_packs
-from mistral_eval.engine.requests import ScoreReply, ScoreRequest
+from mistral_eval.engine.requests import WHOLE, ScoreReply, ScoreRequest, Turn
 from mistral_eval.engine.score import score_plain
 from mistral_eval.engine.stats import Stats
 from mistral_eval.engine.tree import Ints, TokenTree, build_tree
@@ -94,15 +94,14 @@ def default_group_tokens(device: torch.device) -> int:
     return _GROUP_TOKENS.get(device.type, 64)
 
 
-def score_tree(  # noqa: PLR0913 - the last is for tests alone
+def score_tree(
     model: Transformer,
     requests: Sequence[ScoreRequest],
     batch_tokens: int,
     stats: Stats,
     group_tokens: int | None = None,
     *,
-    known: Collection[int] = (),
-    again: bool = False,
+    turn: Turn = WHOLE,
     reads_late: bool | None = None,
 ) -> Iterator[tuple[int, ScoreReply]]:
     """Score requests, computing each distinct prefix once.
@@ -117,8 +116,7 @@ def score_tree(  # noqa: PLR0913 - the last is for tests alone
         batch_tokens: tokens of one forward pass.
         stats: counts what is computed.
         group_tokens: tokens of one attention call at most; None chooses by device.
-        known: requests that are not answered.
-        again: these requests were counted before, and memory ran out.
+        turn: which requests are not answered, and whether to end before the next pack.
         reads_late: whether a pack begins before the last one's numbers are read, so that a device
             does not wait for the host; None: on CUDA.
     """
@@ -127,17 +125,19 @@ def score_tree(  # noqa: PLR0913 - the last is for tests alone
     if reads_late is None:
         reads_late = model.device.type == "cuda"
     is_asked = np.ones(len(requests), dtype=np.bool_)
-    is_asked[list(known)] = False
+    is_asked[list(turn.known)] = False
     if not is_asked.any():
         return
     tree = build_tree(requests)
-    if not again:
-        _count(stats, tree if not known else build_tree(list(compress(requests, is_asked))))
+    if not turn.again:
+        _count(stats, tree if is_asked.all() else build_tree(list(compress(requests, is_asked))))
     stack = Stack(model, tree.height + group_tokens)
     walk = _Walk(model, requests, is_asked, Tally(requests))
     flops = Flops.of(model.config, model.n_words)
     unread: list[TokenLogprobs] = []
     for pack in cut_packs(tree, batch_tokens, group_tokens, walk.wanted(tree)):
+        if turn.stopping():
+            break
         run = slice(pack.first, pack.last)
         hidden = model.hidden(
             torch.from_numpy(tree.tokens[run]).to(model.device),

@@ -20,6 +20,8 @@ from mistral_eval.engine.requests import (
     GenerateRequest,
     ScoreReply,
     ScoreRequest,
+    Stopping,
+    never,
 )
 from mistral_eval.engine.stats import Stats
 from mistral_eval.errors import JournalError, OutputError
@@ -110,6 +112,7 @@ class Recorded:
         self.counts = inner.counts
         self.fingerprint = inner.fingerprint
         self.prepare = inner.prepare
+        self.stopping = inner.stopping
 
     def answer(
         self, kind: Kind, prepared: Sequence[Prepared], known: Collection[int] = ()
@@ -124,6 +127,7 @@ class NoEngine:
 
     def __init__(self) -> None:
         self.stats = Stats()
+        self.stopping: Stopping = never
 
     def score(
         self, requests: Sequence[ScoreRequest], known: Collection[int] = ()

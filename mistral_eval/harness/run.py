@@ -73,7 +73,7 @@ def complete(
     source = make_source(settings.data)
     clock = Clock()
     others = None if earlier or is_another_attempt(folder) else OtherRuns(folder, talk.say)
-    with stoppable(folder), Journal(folder / JOURNAL_FILE) as journal:
+    with stoppable(folder, talk.say) as stopper, Journal(folder / JOURNAL_FILE) as journal:
         if journal.recovered:
             talk.say(journal.recovered)
         if known := journal.count():
@@ -85,7 +85,7 @@ def complete(
             opened = opener(settings, loaded, talk)
         if settings.verify:
             native_engine(opened.backend)
-        lm = MistralLM(opened.backend, journal, others=others)
+        lm = MistralLM(opened.backend, journal, others=others, stopper=stopper)
         with clock.phase("answer"):
             replies = _answer(lm, loaded, talk)
         with clock.phase("stock"):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from mistral_eval.engine.pack import cut_packs
 from mistral_eval.engine.prompts import cluster_prompts
-from mistral_eval.engine.requests import GenerateRequest, Sampling, ScoreRequest
+from mistral_eval.engine.requests import GenerateRequest, Sampling, ScoreRequest, Turn
 from mistral_eval.engine.score_tree import score_tree
 from mistral_eval.engine.stats import Stats
 from mistral_eval.engine.tree import build_tree
@@ -56,7 +56,7 @@ def test_scores_are_the_same_bits_whatever_is_known(model, case, batch_tokens, g
     requests, known = case
     whole, rest = Stats(), Stats()
     undisturbed = dict(score_tree(model, requests, batch_tokens, whole, group_tokens))
-    resumed = list(score_tree(model, requests, batch_tokens, rest, group_tokens, known=known))
+    resumed = list(score_tree(model, requests, batch_tokens, rest, group_tokens, turn=Turn(known)))
 
     assert sorted(n for n, _ in resumed) == sorted(set(range(len(requests))) - known)
     assert all(reply == undisturbed[n] for n, reply in resumed)
