@@ -1,8 +1,8 @@
 """Names, shapes and RoPE layouts of a model's tensors in the formats we read and write.
 
 Weights have the names of params.json's world (mistral-inference), and their wq and wk are
-half-split, as Hugging Face stores them. Sources: mistral-inference transformer_layers.py; transformers'
-convert_mistral_weights_to_hf.py for the permutation.
+half-split, as Hugging Face stores them. Sources: mistral-inference transformer_layers.py;
+transformers' convert_mistral_weights_to_hf.py for the permutation.
 """
 
 import torch
