@@ -211,5 +211,6 @@ class NativeEngine:
             )
         self.batch_tokens = max(1, self.batch_tokens // 2)
         self.stats.halvings += 1
+        self.model.release()
         if self.model.device.type == "cuda":
             torch.cuda.empty_cache()

@@ -116,7 +116,7 @@ class Transformer:
         self._output = (self._embeddings if tied else weights["output.weight"])[:n_words]
         self._layers = [self._layer(weights, n) for n in range(config.n_layers)]
         self.device, self.dtype = self._embeddings.device, self._embeddings.dtype
-        self._space = Workspace(config, self._embeddings, 0)
+        self.release()
         self._rope = RotaryTable(
             config.head_dim, config.rope_theta, config.context_len, self.device
         )
@@ -154,6 +154,10 @@ class Transformer:
             space.x.addmm_(self._attention(n, layer, space, rotation, attend), layer.wo)
             space.x.addmm_(self._feed_forward(layer, space), layer.w2)
         return rms_norm(space.x, self._norm, self.config.norm_eps)
+
+    def release(self) -> None:
+        """Let go of the workspace, which is as large as the largest pass so far."""
+        self._space = Workspace(self.config, self._embeddings, 0)
 
     def _room_for(self, count: int) -> Workspace:
         if self._space.size < count:

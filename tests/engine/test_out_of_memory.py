@@ -66,6 +66,7 @@ def test_what_was_answered_before_stays_and_comes_once(make_engine):
         pytest.approx([expected[n].logprob for n in range(len(SCORES))], abs=1e-5)
     )
     assert engine.stats.halvings == 1
+    assert engine.model._space.size <= engine.batch_tokens, "the larger workspace must go"
     assert engine.stats.score_unique == whole.stats.score_unique
     assert engine.stats.score_naive == whole.stats.score_naive
     assert engine.stats.score_computed > engine.stats.score_unique
