@@ -228,7 +228,8 @@ def main() -> None:
         raise SystemExit(error.exit_code) from None
     except SystemExit as end:
         if end.code == INTERRUPTED:  # Typer's answer to Ctrl-C
-            sys.stderr.write("mistral-eval: stopped; the same command goes on from here.\n")
+            rest = "; the same command goes on from here" if "run" in sys.argv[1:] else ""
+            sys.stderr.write(f"mistral-eval: stopped{rest}.\n")
         raise
 
 
