@@ -60,9 +60,11 @@ def append(
         sqlite3.Error: nothing was written.
     """
     numbered = list(enumerate(rows, after + 1))
+    # REPLACE: a signal right behind a commit has the same rows written again, under their numbers
     with db:
         db.executemany(
-            "INSERT INTO replies (rowid, key, reply, checksum) VALUES (?, ?, CAST(? AS TEXT), ?)",
+            "INSERT OR REPLACE INTO replies (rowid, key, reply, checksum) "
+            "VALUES (?, ?, CAST(? AS TEXT), ?)",
             ((number, key, reply, checksum(key, reply)) for number, (key, reply) in numbered),
         )
     return {key: number for number, (key, _) in numbered}

@@ -226,3 +226,15 @@ def test_a_journal_of_the_version_before_is_refused_and_left_as_it_was(tmp_path)
     with pytest.raises(JournalError, match=r"of this version: expected .* schema 3, found .* 2\."):
         Journal(path)
     assert path.read_bytes() == before
+
+
+def test_rows_that_a_signal_has_written_twice_are_there_once(tmp_path, monkeypatch):
+    """Ctrl-C right behind a commit: what is pending is written again, under the same numbers."""
+    key = request_key("model", "score", [1, 2], [3])
+    with Journal(tmp_path / "j.sqlite") as journal:
+        journal.put(key, REPLY)
+        kept = list(journal._pending)
+        journal.flush()
+        journal._pending, journal._last = kept, 0  # as if the flush had ended at its commit
+    with Journal(tmp_path / "j.sqlite") as journal:
+        assert (journal.count(), journal.lookup([key])) == (1, {key: REPLY})

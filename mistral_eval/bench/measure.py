@@ -114,7 +114,7 @@ def measure(model: Transformer, case: Case, tokens: Tensor, settings: BenchSetti
     with PeakWatch(model.device) as watch:
         like = torch.empty(0, dtype=model.dtype, device=model.device)
         cache = RollingCache(model.config, 1, case.context, like, rolling=case.rolling)
-        _warm_up(model, cache, tokens[: min(case.chunk, case.prefilled)], clock)
+        _warm_up(model, cache, tokens[: _warm(case)], clock)
         passes: list[_Pass] = []
         began, started, used = clock.now(), perf_counter(), process_time()
         while not passes or (
@@ -149,6 +149,11 @@ def _one_pass(
         _step(model, cache, token)
         steps.append(clock.now() - started)
     return _Pass(prefill, attention, steps)
+
+
+def _warm(case: Case) -> int:
+    """Tokens of the first prefill: the steps behind it stay within the context."""
+    return max(1, min(case.chunk, case.prefilled, case.context - _WARM_STEPS))
 
 
 def _warm_up(model: Transformer, cache: RollingCache, tokens: Tensor, clock: Clock) -> None:

@@ -61,7 +61,8 @@ def require(
     needed = subject.weight_bytes if largest is None else needs[largest]
     if "prefix" in settings.parts:
         beside = prefix_bytes(subject.config, subject.dtype, settings)
-        needed = max(needed, subject.weight_bytes + beside)
+        joined = joined_bytes(subject.config, subject.config.n_kv_heads, subject.dtype)
+        needed = max(needed, subject.weight_bytes + joined + beside)
     needed += _SLACK
     free = available_memory(device)
     if free is not None and needed > free:
@@ -76,9 +77,16 @@ def require(
     return needed
 
 
+def joined_bytes(config: ModelConfig, n_kv_heads: int, dtype: torch.dtype) -> int:
+    """The model's own copy of wq, wk and wv, whose originals the bench keeps."""
+    rows = (config.n_heads + 2 * n_kv_heads) * config.head_dim
+    return config.n_layers * rows * config.dim * dtype.itemsize
+
+
 def _needed(subject: Subject, case: Case) -> int:
-    """Weights, those of other KV heads beside them, cache and work."""
+    """Weights, those of other KV heads beside them, what the model joins, cache and work."""
     config = subject.config
     more = 0 if case.n_kv_heads == config.n_kv_heads else subject.key_value_bytes(case.n_kv_heads)
+    more += joined_bytes(config, case.n_kv_heads, subject.dtype)
     held = subject.weight_bytes + more + cache_bytes(case, config, subject.dtype)
     return held + working_bytes(case, config, subject.dtype)

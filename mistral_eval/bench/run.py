@@ -146,6 +146,7 @@ def _speeds(
             model = models.of(entry.case)
             ids = tokens[: entry.case.context]
             speeds[entry.case] = found = measure(model, entry.case, ids, settings)
+            del model  # before the next one makes its own copies
             say(_line(entry, found, f"{len(speeds)} of {len(cases)}"))
     return speeds
 

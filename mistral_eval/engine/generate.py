@@ -14,6 +14,7 @@ from mistral_eval.engine.checks import not_finite
 from mistral_eval.engine.requests import GenerateReply, GenerateRequest
 from mistral_eval.engine.sampling import Draw, Sampler
 from mistral_eval.model.cache import RollingCache
+from mistral_eval.model.device import HostCopy
 from mistral_eval.model.transformer import Transformer
 
 
@@ -51,28 +52,21 @@ class Drawn:
     def __init__(self, sampler: Sampler, logits: Tensor, draws: Sequence[Draw]) -> None:
         """Draw one token for each row of logits, float32 (B, n_words)."""
         is_finite = logits.sum(dim=1).isfinite()
+        if not logits.is_cuda and not bool(is_finite.all()):  # from such a row nothing is drawn
+            logits = torch.where(is_finite[:, None], logits, 0.0)
         self.tokens = sampler.draw(logits, draws)  # (B,), int64
-        both = torch.stack([self.tokens, is_finite.to(torch.int64)])
-        self._event: torch.cuda.Event | None = None
-        if both.is_cuda:
-            self._host = torch.empty(both.shape, dtype=torch.int64, pin_memory=True)
-            self._host.copy_(both, non_blocking=True)
-            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self._event.record()
-        else:
-            self._host = both
+        self._copy = HostCopy(torch.stack([self.tokens, is_finite.to(torch.int64)]))
 
-    def read(self, running: Sequence["Running"]) -> list[int]:
-        """The tokens, one for each running request.
+    def read(self, running: Sequence["Running"], is_live: Sequence[bool]) -> list[int]:
+        """The tokens, one for each running request; those of requests that ended mean nothing.
 
         Raises:
-            EngineError: a logit was NaN or infinite; names the request.
+            EngineError: a live request's logit was NaN or infinite; names it.
         """
-        if self._event is not None:
-            self._event.synchronize()
-        tokens, finite = self._host.tolist()
-        if not all(finite):
-            raise not_finite("generate", running[finite.index(0)].index)
+        tokens, finite = self._copy.read().tolist()
+        for item, is_finite, lives in zip(running, finite, is_live, strict=True):
+            if lives and not is_finite:
+                raise not_finite("generate", item.index)
         return list(tokens)
 
 
@@ -131,7 +125,9 @@ class PlainGenerator:
     ) -> Iterator[tuple[int, GenerateReply]]:
         running = [active[row] for row in rows]
         draws = [item.draw() for item in running]
-        tokens = Drawn(self._sampler, self._model.logits(hidden), draws).read(running)
+        tokens = Drawn(self._sampler, self._model.logits(hidden), draws).read(
+            running, [True] * len(running)
+        )
         for row, item, token in zip(rows, running, tokens, strict=True):
             if reply := item.take(token, self._eos_id):
                 del active[row]

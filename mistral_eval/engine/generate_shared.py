@@ -18,6 +18,7 @@ from mistral_eval.engine.prompts import Cluster, Question, cluster_prompts
 from mistral_eval.engine.requests import WHOLE, GenerateReply, GenerateRequest, Turn
 from mistral_eval.engine.sampling import Sampler
 from mistral_eval.engine.stats import Stats
+from mistral_eval.model.device import sent
 from mistral_eval.model.shared_cache import CellsAttend, Piece, PrefillAttend, Room, SharedCache
 from mistral_eval.model.transformer import Transformer
 
@@ -182,7 +183,7 @@ class _ClusterRun:
             ]
             attend = PrefillAttend(self._cache, [piece for _, piece in pack])
             hidden = self._model.hidden(
-                torch.tensor(ids, device=self._model.device), attend.positions, attend
+                sent(torch.tensor(ids), self._model.device), attend.positions, attend
             )
             self._count(len(ids), [piece for _, piece in pack])
             row = -1
@@ -204,7 +205,7 @@ class _ClusterRun:
         cells = sorted(cell for cell in self._active if self._needs_more(cell))
         config, device = self._model.config, self._model.device
         attend = CellsAttend(self._cache, cells, config.n_heads // config.n_kv_heads)
-        last = self._last[torch.tensor(cells, device=device)]
+        last = self._last[sent(torch.tensor(cells), device)]
         hidden = self._model.hidden(last, attend.positions, attend)
         attend.finish()
         yield from self._draw(self._model.logits(hidden), cells)
@@ -215,7 +216,7 @@ class _ClusterRun:
         unread = [self._count_unread(cell) for cell in cells]
         draws = [item.draw(count) for item, count in zip(running, unread, strict=True)]
         drawn = Drawn(self._generator.sampler, logits, draws)
-        self._last[torch.tensor(cells, device=logits.device)] = drawn.tokens
+        self._last[sent(torch.tensor(cells), logits.device)] = drawn.tokens
         yield from self._read()
         self._unread = _Unread(cells, running, drawn, frozenset(cells))
         if not self._generator.reads_late:
@@ -226,9 +227,13 @@ class _ClusterRun:
         unread, self._unread = self._unread, None
         if unread is None:
             return
-        tokens = unread.drawn.read(unread.running)
-        for cell, item, token in zip(unread.cells, unread.running, tokens, strict=True):
-            if self._active.get(cell) is not item:
+        pairs = zip(unread.cells, unread.running, strict=True)
+        is_live = [self._active.get(cell) is item for cell, item in pairs]
+        tokens = unread.drawn.read(unread.running, is_live)
+        for cell, item, token, lives in zip(
+            unread.cells, unread.running, tokens, is_live, strict=True
+        ):
+            if not lives:
                 continue
             self._generator.stats.generated += 1
             if reply := item.take(token, self._generator.eos_id):

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mistral_eval.engine.checks import not_finite
 from mistral_eval.engine.requests import ScoreReply, ScoreRequest
+from mistral_eval.model.device import HostCopy, sent
 from mistral_eval.model.transformer import Transformer
 
 # Rows and words of float32 logits held at once. A CPU's second-level cache holds its tile (2 MB),
@@ -50,11 +51,10 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprobs:
-    """Log-probabilities of asked tokens, (A,), where they were computed; the host reads them."""
+    """Log-probabilities of asked tokens and whether each is an argmax (0 or 1), (2, A)."""
 
     asked: Sequence[Asked]
-    logprobs: Tensor
-    is_greedy: Tensor
+    numbers: HostCopy
 
     def read(self) -> Iterator[tuple[Asked, float, bool]]:
         """Each asked token, its log-probability, and whether it is its row's argmax.
@@ -62,10 +62,11 @@ class TokenLogprobs:
         Raises:
             EngineError: a logit was NaN or plus infinity; names the first request it touches.
         """
-        finite = self.logprobs.isfinite().tolist()
+        logprobs, is_greedy = self.numbers.read()
+        finite = logprobs.isfinite().tolist()
         if not all(finite):
             raise not_finite("score", self.asked[finite.index(False)].request)
-        yield from zip(self.asked, self.logprobs.tolist(), self.is_greedy.tolist(), strict=True)
+        yield from zip(self.asked, logprobs.tolist(), is_greedy.bool().tolist(), strict=True)
 
 
 def token_logprobs(
@@ -87,10 +88,11 @@ def token_logprobs(
         index = {row: n for n, row in enumerate(some)}
         end = bisect_right(asked, some[-1], lo=done, key=lambda item: item.row)
         block, done = asked[done:end], end
-        states = hidden[torch.tensor(some, device=hidden.device)]
-        local = torch.tensor([index[item.row] for item in block], device=hidden.device)
-        tokens = torch.tensor([item.token for item in block], device=hidden.device)
-        blocks.append(TokenLogprobs(block, *_block(model, states, local, tokens)))
+        wanted = (some, [index[item.row] for item in block], [item.token for item in block])
+        at, local, tokens = (sent(torch.tensor(ids), hidden.device) for ids in wanted)
+        logprobs, is_greedy = _block(model, hidden[at], local, tokens)
+        numbers = torch.stack([logprobs, is_greedy.to(logprobs.dtype)])
+        blocks.append(TokenLogprobs(block, HostCopy(numbers)))
     return blocks
 
 

@@ -27,11 +27,17 @@ def matrix_rate(
         device: where they are multiplied.
         seconds: how long to go on, about.
         clock: seconds.
+
+    Returns:
+        The rate; 0.0 where the device cannot hold the smallest of the matrices.
     """
     size, best, begin = _SMALLEST, 0.0, clock()
     largest = _LARGEST.get(device.type, _SMALLEST)
     while True:
-        left = torch.randn(size, size, device=device).to(dtype)
+        try:
+            left = torch.randn(size, size, device=device).to(dtype)
+        except torch.OutOfMemoryError:  # the model fills the device: smaller products have to do
+            return best
         spent = float("inf")
         while True:
             start = clock()

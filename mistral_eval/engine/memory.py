@@ -4,14 +4,13 @@ import math
 import os
 import resource
 import sys
-from pathlib import Path
 
 import torch
 
 from mistral_eval.model.config import ModelConfig
 from mistral_eval.model.layout import expected_shapes
+from mistral_eval.model.memory import available_memory, memory_limit
 
-_MEMINFO = Path("/proc/meminfo")
 _SHARE = 0.4  # of what is free; the rest is for activations, logits and other people
 _PASS_SHARE = 0.2  # of what the weights leave
 _LONG_PATH = 8192  # tokens
@@ -23,21 +22,17 @@ def bytes_per_token(config: ModelConfig, dtype: torch.dtype) -> int:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that is free on a device now, in bytes."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    if _MEMINFO.exists():  # counts what the page cache would give back
-        for line in _MEMINFO.read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    """Memory that is free on a device now, in bytes; half of all where the platform is silent."""
+    free = available_memory(device)
+    return total_bytes(device) // 2 if free is None else free
 
 
 def total_bytes(device: torch.device) -> int:
-    """Memory that a device has in all, in bytes."""
+    """Memory that a device has in all, in bytes; a container has no more than its limit."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[1]
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min(machine, memory_limit() or machine)
 
 
 def pass_bytes(config: ModelConfig, dtype: torch.dtype) -> int:

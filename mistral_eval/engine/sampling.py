@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mistral_eval.engine.requests import Sampling
+from mistral_eval.model.device import sent
 
 _MASK_31 = 0x7FFFFFFF
 _TO_UNIT = (1 - 2.0**-24) * 2.0**-31  # 31 bits into (0, 1), never rounded up to 1
@@ -82,13 +83,15 @@ class Sampler:
             return logits.argmax(dim=1)
         chosen = torch.empty(len(draws), dtype=torch.int64, device=logits.device)
         if greedy := [n for n, draw in enumerate(draws) if draw.sampling.temperature == 0]:
-            chosen[greedy] = logits[greedy].argmax(dim=1)
+            at = sent(torch.tensor(greedy), logits.device)
+            chosen[at] = logits[at].argmax(dim=1)
         size = _ROWS_A_THREAD * torch.get_num_threads()
         if logits.device.type != "cpu":
             size = len(rows)
         for start in range(0, len(rows), size):
             some = rows[start : start + size]
-            chosen[some] = self._sampled(logits[some], [draws[n] for n in some])
+            at = sent(torch.tensor(some), logits.device)
+            chosen[at] = self._sampled(logits[at], [draws[n] for n in some])
         return chosen
 
     def exponentials(self, keys: Sequence[tuple[str, int]]) -> Tensor:
@@ -99,17 +102,14 @@ class Sampler:
         return self._negative_exponentials(keys).neg_()
 
     def _negative_exponentials(self, keys: Sequence[tuple[str, int]]) -> Tensor:
-        names = torch.tensor(
-            [_row_keys(key, step) for key, step in keys],
-            dtype=torch.int32,
-            device=self._ids.device,
-        )
+        names = torch.tensor([_row_keys(key, step) for key, step in keys], dtype=torch.int32)
+        names = sent(names, self._ids.device)
         bits = (self._ids ^ names[:, :1]).mul_(names[:, 1:])
         uniform = _mixed(bits).bitwise_and_(_MASK_31).float().add_(0.5).mul_(-_TO_UNIT)
         return uniform.log1p_()
 
     def _sampled(self, logits: Tensor, draws: Sequence[Draw]) -> Tensor:
-        heat = logits.new_tensor([draw.sampling.temperature for draw in draws])[:, None]
+        heat = _column([draw.sampling.temperature for draw in draws], logits)
         probabilities = logits.div_(heat).softmax(dim=1)  # the caller's rows were copied
         noise = self._negative_exponentials([(draw.key, draw.step) for draw in draws])
         race = noise.div_(probabilities)  # largest wins; a token of probability 0 never does
@@ -124,13 +124,18 @@ class Sampler:
         return winners[:, 0]
 
 
+def _column(values: Sequence[float], like: Tensor) -> Tensor:
+    """A value a row, (B, 1), in the dtype and on the device of `like`."""
+    return sent(torch.tensor(values, dtype=like.dtype), like.device)[:, None]
+
+
 def _least_kept(probabilities: Tensor, draws: Sequence[Draw]) -> Tensor:
     """The smallest probability that survives each row's top-k, then top-p, (B, 1)."""
     n_words = probabilities.shape[1]
     top_k = [min(draw.sampling.top_k or n_words, n_words) for draw in draws]
-    top_p = probabilities.new_tensor([draw.sampling.top_p for draw in draws])[:, None]
+    top_p = _column([draw.sampling.top_p for draw in draws], probabilities)
     ordered = probabilities.sort(dim=1, descending=True).values
-    last = torch.tensor(top_k, device=probabilities.device)[:, None] - 1
+    last = sent(torch.tensor(top_k), probabilities.device)[:, None] - 1
     in_top_k = ordered >= ordered.gather(1, last)  # ties with the k-th included
     ordered = torch.where(in_top_k, ordered, 0.0)
     above = ordered.cumsum(dim=1) - ordered

@@ -18,6 +18,7 @@ from mistral_eval.engine.stats import Stats
 from mistral_eval.engine.tree import Ints, TokenTree, build_tree
 from mistral_eval.errors import EngineError
 from mistral_eval.model.attention import attention, folded_attention, folded_mask
+from mistral_eval.model.device import sent
 from mistral_eval.model.transformer import Transformer
 from mistral_eval.model.window import additive_mask
 
@@ -85,7 +86,7 @@ class PackAttend:
             low = max(0, int(depths.min()) - window + 1)
             seen = seen & (group.key_depths > depths - window)
         visible = torch.from_numpy(np.ascontiguousarray(seen[:, low:]))
-        mask = additive_mask(visible.to(self._stack.keys.device), self._stack.keys.dtype)
+        mask = additive_mask(sent(visible, self._stack.keys.device), self._stack.keys.dtype)
         return _View(low, folded_mask(mask, self._stack.repeats) if self._is_folded else mask)
 
 
@@ -140,8 +141,8 @@ def score_tree(
             break
         run = slice(pack.first, pack.last)
         hidden = model.hidden(
-            torch.from_numpy(tree.tokens[run]).to(model.device),
-            torch.from_numpy(tree.depths[run]).to(model.device),
+            sent(torch.from_numpy(tree.tokens[run]), model.device),
+            sent(torch.from_numpy(tree.depths[run]), model.device),
             PackAttend(stack, pack.groups),
         )
         stats.score_computed += len(hidden)

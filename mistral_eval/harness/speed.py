@@ -46,4 +46,4 @@ def _per(count: float, seconds: float) -> float | None:
 
 def _share(flop: float, seconds: float, rate: float | None) -> float | None:
     achieved = _per(flop, seconds)
-    return None if achieved is None or rate is None else achieved / rate
+    return achieved / rate if achieved and rate else None

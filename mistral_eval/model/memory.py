@@ -51,15 +51,24 @@ def _machine_memory() -> int | None:
         return None
 
 
-def _cgroup_memory(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """What a container's limit leaves, file pages that can be dropped not counted as used."""
+def memory_limit(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """A container's limit in bytes; None where there is none."""
     try:
         limit = (folder / "memory.max").read_text(encoding="ascii").strip()
+    except OSError:
+        return None
+    return int(limit) if limit.isdigit() else None
+
+
+def _cgroup_memory(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """What a container's limit leaves, file pages that can be dropped not counted as used."""
+    limit = memory_limit(folder)
+    try:
         used = int((folder / "memory.current").read_text(encoding="ascii"))
         stat = (folder / "memory.stat").read_text(encoding="ascii").split()
     except (OSError, ValueError):
         return None
-    if limit == "max":
+    if limit is None:
         return None
     pages = dict(zip(stat[::2], stat[1::2], strict=False))
-    return max(0, int(limit) - used + int(pages.get("inactive_file", "0")))
+    return max(0, limit - used + int(pages.get("inactive_file", "0")))

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mistral_eval.model.attention import attention
 from mistral_eval.model.config import ModelConfig
+from mistral_eval.model.device import sent
 from mistral_eval.model.transformer import Transformer
 from mistral_eval.model.window import additive_mask, first_visible, visible
 
@@ -114,14 +115,18 @@ class PrefillAttend:
             return seen
         return torch.cat([root, seen], dim=1)
 
+    def _first(self, piece: Piece) -> int:
+        return piece.start + (0 if piece.question is None else self._cache.room.root)
+
     def _positions(self, piece: Piece) -> Tensor:
-        first = piece.start + (0 if piece.question is None else self._cache.room.root)
+        first = self._first(piece)
         return torch.arange(first, first + piece.count, device=self._cache.device)
 
     def _mask(self, piece: Piece, window: int | None) -> Tensor:
         queries = self._positions(piece)
-        low = first_visible(int(queries[0]), window)
-        keys = torch.arange(low, int(queries[-1]) + 1, device=queries.device)
+        first = self._first(piece)
+        low = first_visible(first, window)
+        keys = torch.arange(low, first + piece.count, device=queries.device)
         return additive_mask(visible(queries, keys, window), self._cache.dtype)
 
 
@@ -170,12 +175,12 @@ class CellsAttend:
         self._repeats = repeats
         tails = cache.tail_lengths.repeat_interleave(cache.room.samples)
         self._at = cache.room.root + tails + cache.new_lengths  # every cell's position
-        self.positions = self._at[self._cells].to(cache.device)
+        self.positions = sent(self._at[self._cells], cache.device)
         kinds = set(zip(cache.windows, cache.ring_sizes, strict=True))
         self._masks = {kind: self._mask(*kind) for kind in kinds}
-        self._rows = self._cells.to(cache.device)
+        self._rows = sent(self._cells, cache.device)
         written = cache.new_lengths[self._cells]
-        self._slots = {size: (written % size).to(cache.device) for size in set(cache.ring_sizes)}
+        self._slots = {size: sent(written % size, cache.device) for size in set(cache.ring_sizes)}
         self._is_full = len(cells) == cache.n_cells  # then cells are in order: sorted, distinct
 
     def finish(self) -> None:
@@ -245,4 +250,4 @@ class CellsAttend:
         )
 
     def _added(self, seen: Tensor) -> Tensor:
-        return additive_mask(seen.to(self._cache.device), torch.float32)
+        return additive_mask(sent(seen, self._cache.device), torch.float32)

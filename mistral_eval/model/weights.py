@@ -20,6 +20,7 @@ from mistral_eval.model.memory import require_memory
 from mistral_eval.model.stored import StoredTensor
 
 Dtype = torch.dtype | str
+_JOINED = (".attention.wq.weight", ".attention.wk.weight", ".attention.wv.weight")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -133,7 +134,10 @@ def read_weights(
             embeddings come with an output matrix of its own.
     """
     shapes = expected_shapes(config)
-    count = sum(torch.Size(shape).numel() for shape in shapes.values())
+    sizes = {ours: torch.Size(shape).numel() for ours, shape in shapes.items()}
+    # the model joins wq, wk and wv of each layer in a copy of its own
+    joined = sum(size for ours, size in sizes.items() if ours.endswith(_JOINED))
+    count = sum(sizes.values()) + joined
     name = str(dtype).removeprefix("torch.")
     require_memory(count * dtype.itemsize, device, f"{source.folder.name} in {name}")
     ours_by_name = {source.name(ours): ours for ours in shapes}

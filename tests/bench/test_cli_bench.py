@@ -94,3 +94,13 @@ def test_what_does_not_fit_ends_with_one_sentence_and_exit_code_1(cli, monkeypat
     assert err.startswith("mistral-eval: bench needs ")
     assert "2.00 GiB are free: take smaller --contexts" in err
     assert err.count("\n") == 1
+
+
+def test_a_chunk_as_long_as_the_context_leaves_room_for_the_first_steps(cli):
+    """The warm-up prefills and decodes too, and may not pass the context either."""
+    code, out, _ = cli(
+        *("bench", "--shape", "tiny", "--contexts", "64", "--window", "256"),
+        *("--decode-tokens", "1", "--parts", "window", "-q", "--json"),
+    )
+    assert code == 0
+    assert json.loads(out)

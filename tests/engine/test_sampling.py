@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from mistral_eval.engine.requests import Sampling
+from mistral_eval.engine.generate import Drawn, Running
+from mistral_eval.engine.requests import GenerateRequest, Sampling
 from mistral_eval.engine.sampling import Draw, Sampler
+from mistral_eval.errors import RequestError
 
 CPU = torch.device("cpu")
 
@@ -142,3 +144,19 @@ def test_a_token_without_probability_is_never_drawn():
     drawn = Sampler(3, CPU).draw(logits, [Draw(Sampling(1.0), "z", n) for n in range(500)])
 
     assert set(drawn.tolist()) == {0, 2}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_row_that_is_not_finite_ends_with_its_name_and_not_in_a_loop(value):
+    """Under top-k and top-p together no token of such a row survives the cuts."""
+    logits = random_logits(2, 50)
+    logits[1, 7] = value
+    draws = [Draw(Sampling(1.0, top_k=5, top_p=0.9), "row", n) for n in range(2)]
+    running = [Running(n, GenerateRequest((1,), 3)) for n in range(2)]
+    drawn = Drawn(Sampler(50, CPU), logits, draws)
+
+    with pytest.raises(RequestError, match="not finite") as error:
+        drawn.read(running, [True, True])
+    assert error.value.index == 1
+    assert len(drawn.read(running, [True, False])) == 2  # the request has ended: its row is idle
