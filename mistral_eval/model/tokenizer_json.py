@@ -42,7 +42,6 @@ class JsonTokenizer:
     decoding: Decoding
     front: Front
     special_ids: frozenset[int]
-    added: tuple[str, ...]
     kind: ClassVar[str] = "tokenizers"
 
     @classmethod
@@ -68,15 +67,13 @@ class JsonTokenizer:
         bos_id = _named_id(backend, file, "bos", names.bos)
         eos_id = _named_id(backend, file, "eos", names.eos)
         content = read_json(file)
-        words = content.get("added_tokens") or []
-        special = frozenset(word["id"] for word in words if word.get("special"))
-        added = tuple(str(word["content"]) for word in words)
+        special = frozenset(t["id"] for t in content.get("added_tokens") or [] if t.get("special"))
         # the highest id, not a count: vocabularies with holes exist
         n_words = max(backend.get_vocab(with_added_tokens=True).values()) + 1
         digest = tokenizer_fingerprint(file, bos_id, eos_id, n_words)
         decoding = _decoding(content.get("decoder"))
         front = _front(content)
-        return cls(backend, bos_id, eos_id, n_words, digest, decoding, front, special, added)
+        return cls(backend, bos_id, eos_id, n_words, digest, decoding, front, special)
 
     def encode(self, text: str, bos: bool) -> list[int]:  # noqa: FBT001 - the protocol's form
         """Ids of a text; the file's own post-processor, which may add BOS, is left out."""
@@ -84,12 +81,8 @@ class JsonTokenizer:
         return [self.bos_id, *ids] if bos else ids
 
     def last_cut(self, text: str, end: int) -> int:
-        """Before a space behind a non-space, where the file's steps allow it; else 0.
-
-        Never directly behind an added token's text: the library may begin a new part there.
-        """
-        at = 0 if self.front is None else cut_before_space(text, end)
-        return 0 if text.endswith(self.added, 0, at) else at
+        """Before a space behind a non-space, where the file's steps allow it; else 0."""
+        return 0 if self.front is None else cut_before_space(text, end)
 
     def encode_rest(self, text: str) -> list[int]:
         """Ids of what begins at a cut; a mark that is put in front stands for its space."""

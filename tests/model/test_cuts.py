@@ -378,20 +378,3 @@ def test_prompts_of_the_real_test_sets_get_the_tokenizers_own_ids(tokenizers, sh
 @pytest.mark.parametrize("benchmark", [one.id for one in BENCHMARKS])
 def test_every_request_of_the_suite_gets_mistrals_own_ids(tokenizers, shared, benchmark):
     assert compare(tokenizers["v1"], requests(shared, benchmark)) > 100
-
-
-def test_what_stands_behind_a_special_tokens_text_is_encoded_with_it(converted, tmp_path):
-    """The library begins a new part behind a token that it finds in the text as it stands."""
-    content = json.loads((converted["v1"] / "tokenizer.json").read_text())
-    for word in content["added_tokens"]:
-        word["normalized"] = False
-    for file in converted["v1"].iterdir():
-        shutil.copy(file, tmp_path / file.name)
-    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
-    tokenizer = load_tokenizer(tmp_path / "tokenizer.json", expected_vocab=140000)
-    encoder = PrefixEncoder(tokenizer)
-    text = "a" * 30 + "</s>"
-    encoder.encode(f"{text} bar")
-
-    for whole in (f"{text} baz", f"{text} bar baz", f"{text}  baz"):
-        assert list(encoder.encode_beside(whole)) == tokenizer.encode(whole, bos=True)
