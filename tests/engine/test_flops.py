@@ -134,3 +134,14 @@ def test_a_slow_machine_is_measured_with_a_small_product_and_once():
     rate = matrix_rate(torch.float32, torch.device("cpu"), seconds=0.5, clock=lambda: next(ticks))
     assert rate == 2 * 256**3
     assert next(ticks) == 4
+
+
+def test_a_device_that_the_model_fills_has_no_matrix_rate_and_no_error(monkeypatch):
+    """The measurement at a run's end must not cost the run its verdicts."""
+
+    def full(*_shape, **_where):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(torch, "randn", full)
+
+    assert matrix_rate(torch.float32, torch.device("cpu")) == 0.0

@@ -1,5 +1,6 @@
 """How much memory there is to load a model into."""
 
+import pytest
 import torch
 
 from mistral_eval.model import memory
@@ -20,3 +21,11 @@ def test_memory_of_this_machine_is_known():
     free = memory.available_memory(torch.device("cpu"))
 
     assert free is None or free > 1 << 20
+
+
+@pytest.mark.parametrize(("written", "expected"), [("max", None), ("1073741824", 1 << 30)])
+def test_a_containers_limit_is_read_where_there_is_one(tmp_path, written, expected):
+    (tmp_path / "memory.max").write_text(f"{written}\n")
+
+    assert memory.memory_limit(tmp_path) == expected
+    assert memory.memory_limit(tmp_path / "nowhere") is None
