@@ -30,7 +30,7 @@ class Workspace:
     """Memory for what a pass computes on its way, the same for every layer and every pack.
 
     Memory fresh from the allocator is in no cache: on a CPU with bfloat16 products in hardware,
-    writing to the same buffers makes a pass a third faster.
+    products that write to the same buffers are a third faster.
     """
 
     def __init__(self, config: ModelConfig, like: Tensor, size: int) -> None:
