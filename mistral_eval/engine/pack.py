@@ -1,12 +1,13 @@
 """Cutting the tree into packs for one forward pass each, and a pack into groups of attention.
 
-A pack is a run of the depth-first order, so the tokens it needs from before lie on one path: the
-stack. A group is a run of a pack that is small enough for a square mask; its queries see the
-stack's slots, which hold ancestors by depth, and the group's own tokens, which are written behind
-them. So attention costs group x (path + group), however wide the tree is.
+A pack is a run of the depth-first order, so the tokens it needs from before lie on one path. What
+its queries may see lies in *slots*: those of the path first, by depth, then the pack's own tokens.
+A group is a run of a pack that is small enough for a mask of its own; its queries see ancestors
+outside the group, by depth, and the group's tokens. So attention costs group x (path + group),
+however wide the tree is.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -20,36 +21,47 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A run of a pack whose attention is computed in one call.
+    """A run of a pack's rows that share a mask.
 
     Attributes:
         start: first row within the pack.
         end: row after the last.
-        base: depth of the first token; the group's tokens go to the stack's slots from here on.
-        key_depths: position of the key in each slot, (base + n,).
-        related: whether a slot holds an ancestor of a row's token or the token itself,
-            (n, base + n).
-        keep_from: the slots below hold the next group's ancestors already.
-        keep_slots: where its further ancestors lie: slot `keep_slots[i]` moves to
-            `keep_from + i`.
+        ancestors: slot of each ancestor of the first row, by depth, (a,).
+        shared: so many of them are ancestors of every row.
+        depths: each row's position in its sequence, (n,).
+        related: whether an ancestor of the first row, or a row of the group, is an ancestor of a
+            row or the row itself, (n, a + n).
     """
 
     start: int
     end: int
-    base: int
-    key_depths: Ints
+    ancestors: Ints
+    shared: int
+    depths: Ints
     related: Bools
-    keep_from: int
-    keep_slots: Ints
 
 
 @dataclass(frozen=True, slots=True)
 class Pack:
-    """The tokens of one forward pass: `first` ... `last` of the tree, cut into groups."""
+    """The tokens of one forward pass: `first` ... `last` of the tree, cut into groups.
+
+    Attributes:
+        first: the first token.
+        last: the token after the last.
+        base: depth of the first token: the slots below hold its ancestors, the pack's tokens
+            follow from here on.
+        groups: of attention.
+        keep_from: the slots below hold ancestors of the next pack's first token already.
+        keep_slots: its further ancestors, which the pack computes: slot `keep_slots[i]` moves to
+            `keep_from + i`.
+    """
 
     first: int
     last: int
+    base: int
     groups: tuple[Group, ...]
+    keep_from: int
+    keep_slots: Ints
 
 
 def cut_packs(
@@ -69,7 +81,7 @@ def cut_packs(
         last = min(first + batch_tokens, total)
         low, high = np.searchsorted(pieces, [first, last])
         cuts = [*pieces[low:high].tolist(), last]
-        yield Pack(first, last, tuple(_groups(tree, cuts, group_tokens)))
+        yield _pack(tree, cuts, group_tokens)
 
 
 def _pieces(tree: TokenTree, batch_tokens: int) -> Ints:
@@ -87,7 +99,7 @@ def _needed(tree: TokenTree, pieces: Ints, batch_tokens: int, wanted: Ints) -> B
 
     Leaving packs out does not disturb the stack. An ancestor of a later token that was computed
     before the gap is an ancestor of the token right behind the gap's beginning as well, for a
-    subtree is a run; and those are what the last group before the gap leaves in its slots.
+    subtree is a run; and those are what the last pack before the gap leaves in its slots.
     """
     needed = np.zeros(-(-len(tree.tokens) // batch_tokens), dtype=np.bool_)
     needed[wanted // batch_tokens] = True
@@ -102,38 +114,52 @@ def _needed(tree: TokenTree, pieces: Ints, batch_tokens: int, wanted: Ints) -> B
     return needed
 
 
-def _groups(tree: TokenTree, cuts: list[int], group_tokens: int) -> Iterator[Group]:
-    """Pieces of branches, long ones cut, gathered while they fit and lie near the group's base."""
+def _pack(tree: TokenTree, cuts: list[int], group_tokens: int) -> Pack:
+    """The pack of the pieces that begin at `cuts`, whose last entry is its end."""
+    first, last = cuts[0], cuts[-1]
+    base, ahead = int(tree.depths[first]), int(tree.depths[last]) if last < len(tree.depths) else 0
+    path = np.arange(int(tree.depths[first:last].max()) + 1)  # slot of the path's token, by depth
+    groups = tuple(
+        _group(tree, bounds, path, first, base) for bounds in _bounds(tree, cuts, group_tokens)
+    )
+    keep_from = int(np.searchsorted(path[:ahead] >= base, True))  # the path's own come first
+    return Pack(first, last, base, groups, keep_from, path[keep_from:ahead])
+
+
+def _bounds(tree: TokenTree, cuts: list[int], group_tokens: int) -> Iterator[list[int]]:
+    """Pieces of branches, long ones cut, gathered while they fit and lie near the group's base.
+
+    A group is where each of its pieces begins, and its end.
+    """
     bounds = [cuts[0]]
     for left, right in pairwise(cuts):
         bounds += [*range(left + group_tokens, right, group_tokens), right]
-    members = [bounds[0]]  # where the group's pieces begin
+    members = [bounds[0]]
     for piece, end in pairwise(bounds[1:]):
         is_far = tree.depths[members[0]] - tree.depths[piece] > group_tokens // 2
         if is_far or end - members[0] > group_tokens:
-            yield _group(tree, members, piece, cuts[0])
+            yield [*members, piece]
             members = []
         members.append(piece)
-    yield _group(tree, members, cuts[-1], cuts[0])
+    yield [*members, cuts[-1]]
 
 
-def _group(tree: TokenTree, members: list[int], end: int, origin: int) -> Group:
-    """The group of the tokens `members[0]` ... `end`, each member beginning a piece."""
-    first = members[0]
-    base, size = int(tree.depths[first]), end - first
-    related = np.zeros((size, base + size), dtype=np.bool_)
-    slots = np.arange(base + size + int(tree.depths[first:end].max()) + 1)  # by depth on the path
-    least = base
-    for left, right in pairwise([*members, end]):
+def _group(tree: TokenTree, bounds: Sequence[int], path: Ints, origin: int, base: int) -> Group:
+    """The group of the pieces that begin at `bounds`, whose last entry is its end.
+
+    The pack begins with token `origin`, in slot `base`; `path` is carried forward.
+    """
+    first, end = bounds[0], bounds[-1]
+    ancestors = path[: int(tree.depths[first])].copy()
+    above, size, shared = len(ancestors), end - first, len(ancestors)
+    related = np.zeros((size, above + size), dtype=np.bool_)
+    columns = np.arange(above + size + int(tree.depths[first:end].max()) + 1)  # by depth
+    for left, right in pairwise(bounds):
         depth, rows = int(tree.depths[left]), slice(left - first, right - first)
-        least = min(least, depth)
-        related[rows, slots[:depth]] = True
-        own = np.arange(base + rows.start, base + rows.stop)
+        shared = min(shared, depth)
+        related[rows, columns[:depth]] = True
+        own = np.arange(above + rows.start, above + rows.stop)
         related[rows, own] = np.tri(right - left, dtype=np.bool_)
-        slots[depth : depth + right - left] = own
-    ahead = int(tree.depths[end]) if end < len(tree.depths) else 0
-    kept = slots[least:ahead]
-    if np.array_equal(kept, np.arange(least, least + len(kept))):
-        kept = kept[:0]
-    key_depths = np.concatenate([np.arange(base), tree.depths[first:end]])
-    return Group(first - origin, end - origin, base, key_depths, related, least, kept)
+        columns[depth : depth + right - left] = own
+        path[depth : depth + right - left] = base - origin + np.arange(left, right)
+    return Group(first - origin, end - origin, ancestors, shared, tree.depths[first:end], related)

@@ -1,93 +1,27 @@
 """Scoring on the prefix tree: every shared token's keys and values are computed exactly once."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, compress
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from mistral_eval.engine.checks import not_finite
 from mistral_eval.engine.flops import Flops
 from mistral_eval.engine.head import Asked, Tally, TokenLogprobs, token_logprobs
-from mistral_eval.engine.pack import Bools, Group, Pack, cut_packs
+from mistral_eval.engine.pack import Bools, Pack, cut_packs
+from mistral_eval.engine.pack_attention import Stack, make_attend
 from mistral_eval.engine.requests import WHOLE, ScoreReply, ScoreRequest, Turn
 from mistral_eval.engine.score import score_plain
 from mistral_eval.engine.stats import Stats
 from mistral_eval.engine.tree import Ints, TokenTree, build_tree
 from mistral_eval.errors import EngineError
-from mistral_eval.model.attention import attention, folded_attention, folded_mask
+from mistral_eval.model.attention import Attend
 from mistral_eval.model.device import sent
 from mistral_eval.model.transformer import Transformer
-from mistral_eval.model.window import additive_mask
 
 _GROUP_TOKENS = {"cpu": 64, "cuda": 256}  # small groups waste less mask, large ones fewer calls
-
-
-class Stack:
-    """Keys and values of the path from the root to the walk's place, by depth, for every layer."""
-
-    def __init__(self, model: Transformer, height: int) -> None:
-        """Room for `height` slots; a group's own tokens need some beyond the tree's height."""
-        config = model.config
-        shape = (config.n_layers, config.n_kv_heads, height, config.head_dim)
-        self.keys = torch.empty(shape, dtype=model.dtype, device=model.device)
-        self.values = torch.empty_like(self.keys)
-        self.windows = config.sliding_window
-        self.repeats = config.n_heads // config.n_kv_heads
-
-    @property
-    def n_bytes(self) -> int:
-        """Memory of both buffers, in bytes."""
-        return self.keys.nbytes + self.values.nbytes
-
-
-@dataclass(frozen=True, slots=True)
-class _View:
-    """What one group's queries see in layers of one window: slots from `low`, and the mask."""
-
-    low: int
-    mask: Tensor
-
-
-class PackAttend:
-    """Attention of one pack: group by group, over the stack, which it carries forward."""
-
-    def __init__(self, stack: Stack, groups: Sequence[Group]) -> None:
-        self._stack = stack
-        self._groups = groups
-        self._is_folded = stack.keys.device.type == "cpu"
-        self._answer = folded_attention if self._is_folded else attention
-        self._views = {w: [self._view(group, w) for group in groups] for w in set(stack.windows)}
-
-    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Write a group's keys behind its ancestors', attend, keep the next group's ancestors."""
-        keys, values = self._stack.keys[layer], self._stack.values[layer]  # (Hkv, slots, D)
-        out = torch.empty_like(q)
-        for group, view in zip(self._groups, self._views[self._stack.windows[layer]], strict=True):
-            rows = slice(group.start, group.end)
-            top = group.base + group.end - group.start
-            keys[:, group.base : top] = k[rows].transpose(0, 1)
-            values[:, group.base : top] = v[rows].transpose(0, 1)
-            seen = slice(view.low, top)
-            out[rows] = self._answer(q[rows], keys[:, seen], values[:, seen], view.mask)
-            if len(group.keep_slots):
-                kept = slice(group.keep_from, group.keep_from + len(group.keep_slots))
-                keys[:, kept] = keys[:, group.keep_slots]
-                values[:, kept] = values[:, group.keep_slots]
-        return out
-
-    def _view(self, group: Group, window: int | None) -> _View:
-        """The mask: ancestors (or the token itself) no further back than the window."""
-        seen, low = group.related, 0
-        if window is not None:
-            depths = group.key_depths[group.base :, None]
-            low = max(0, int(depths.min()) - window + 1)
-            seen = seen & (group.key_depths > depths - window)
-        visible = torch.from_numpy(np.ascontiguousarray(seen[:, low:]))
-        mask = additive_mask(sent(visible, self._stack.keys.device), self._stack.keys.dtype)
-        return _View(low, folded_mask(mask, self._stack.repeats) if self._is_folded else mask)
 
 
 def default_group_tokens(device: torch.device) -> int:
@@ -104,6 +38,7 @@ def score_tree(
     *,
     turn: Turn = WHOLE,
     reads_late: bool | None = None,
+    attend: Callable[[Stack, Pack], Attend] = make_attend,
 ) -> Iterator[tuple[int, ScoreReply]]:
     """Score requests, computing each distinct prefix once.
 
@@ -120,6 +55,7 @@ def score_tree(
         turn: which requests are not answered, and whether to end before the next pack.
         reads_late: whether a pack begins before the last one's numbers are read, so that a device
             does not wait for the host; None: on CUDA.
+        attend: makes a pack's attention.
     """
     if group_tokens is None:
         group_tokens = default_group_tokens(model.device)
@@ -132,7 +68,7 @@ def score_tree(
     tree = build_tree(requests)
     if not turn.again:
         _count(stats, tree if is_asked.all() else build_tree(list(compress(requests, is_asked))))
-    stack = Stack(model, tree.height + group_tokens)
+    stack = Stack(model, tree.height, min(batch_tokens, len(tree.tokens)))
     walk = _Walk(model, requests, is_asked, Tally(requests))
     flops = Flops.of(model.config, model.n_words)
     unread: list[TokenLogprobs] = []
@@ -143,7 +79,7 @@ def score_tree(
         hidden = model.hidden(
             sent(torch.from_numpy(tree.tokens[run]), model.device),
             sent(torch.from_numpy(tree.depths[run]), model.device),
-            PackAttend(stack, pack.groups),
+            attend(stack, pack),
         )
         stats.score_computed += len(hidden)
         stats.score_flop += flops.tokens(tree.depths[run])
