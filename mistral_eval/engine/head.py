@@ -12,10 +12,11 @@ from mistral_eval.engine.requests import ScoreReply, ScoreRequest
 from mistral_eval.model.device import HostCopy, sent
 from mistral_eval.model.transformer import Transformer
 
-# Rows and words of float32 logits held at once. A CPU's second-level cache holds its tile (2 MB),
-# so that the passes over the logits cost little beside the matrix product; CUDA takes all words.
+# Rows of float32 logits held at once. A CPU's second-level cache holds a tile of so many of them
+# (2 MB), so that the passes over the logits cost little beside the matrix product; CUDA takes all
+# words.
 _ROWS_AT_ONCE = 256
-_WORDS_AT_ONCE = 2048
+_TILE = 256 * 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +111,8 @@ def _block(
     best = torch.zeros(shape, dtype=torch.int64, device=device)
     total = torch.zeros(shape, device=device)
     found = torch.zeros(len(tokens), device=device)
-    for first, logits in model.logit_tiles(
-        states, _WORDS_AT_ONCE if device.type == "cpu" else model.n_words
-    ):
+    words = _TILE // shape if device.type == "cpu" else model.n_words
+    for first, logits in model.logit_tiles(states, words):
         width = logits.shape[1]
         inside = (tokens >= first) & (tokens < first + width)
         picked = logits[local, (tokens - first).clamp(0, width - 1)]

@@ -119,7 +119,10 @@ class _Prefix:
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """A batch's call: rows (G * m,), slots (G * s,), and the mask, (G, 1, m * rep, s)."""
+    """A batch's call: rows (Hkv * G * m,), slots (G * s,), and the mask, (G, 1, m * rep, s).
+
+    Rows are those of all heads of the pack, one after the other.
+    """
 
     rows: Tensor
     slots: Tensor
@@ -179,7 +182,8 @@ class BatchedAttend:
         outs, totals = [], []
         for call in plan.calls:
             count, _, queries, keys = call.mask.shape
-            q = folded.index_select(1, call.rows).view(heads, count, queries, head_dim)
+            q = folded.view(-1, repeats * head_dim).index_select(0, call.rows)
+            q = q.view(heads, count, queries, head_dim)
             seen = slots.index_select(0, call.slots).view(count, keys, *slots.shape[1:])
             out, total = _kernel(q.transpose(0, 1), seen, call.mask)
             outs.append(out.transpose(0, 1).reshape(-1, repeats * head_dim))
@@ -211,8 +215,11 @@ class BatchedAttend:
 
     def _call(self, batch: Batch) -> _Call:
         mask = _added(batch.seen, self._stack).repeat_interleave(self._stack.repeats, dim=1)
-        rows, slots = (torch.from_numpy(x.ravel()) for x in (batch.rows, batch.slots))
-        return _Call(rows, slots, mask[:, None])
+        size = self._pack.last - self._pack.first
+        rows = np.arange(self._stack.n_kv_heads)[:, None] * size + batch.rows.ravel()
+        return _Call(
+            torch.from_numpy(rows.ravel()), torch.from_numpy(batch.slots.ravel()), mask[:, None]
+        )
 
 
 def _prefix(block: Block) -> _Prefix:

@@ -16,13 +16,18 @@ class Rotation:
 
     turn: Tensor
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Turn queries or keys in place, (T, heads, head_dim), computing in float32."""
-        wide = x.float()  # x itself where it is float32
-        torch.view_as_complex(wide.view(*wide.shape[:-1], -1, 2)).mul_(
-            self.turn
-        )  # (T, heads, D / 2)
-        return x if wide is x else x.copy_(wide)
+    def __call__(self, x: Tensor, space: Tensor) -> None:
+        """Turn queries or keys in place, computing in float32.
+
+        Args:
+            x: (T, heads, head_dim).
+            space: x itself where it is float32, else room for as much in float32.
+        """
+        wide = x if space is x else space.copy_(x)
+        pairs = torch.view_as_complex(wide.view(*wide.shape[:-1], -1, 2))  # (T, heads, D / 2)
+        pairs.mul_(self.turn)
+        if wide is not x:
+            x.copy_(wide)
 
 
 class RotaryTable:

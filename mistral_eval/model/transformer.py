@@ -4,6 +4,7 @@ Source: Mistral 7B paper, section 2; names from mistral-inference. Grouped-query
 SwiGLU, RMSNorm, rotary embedding; what a query may see is the business of an `Attend`.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass
@@ -17,13 +18,6 @@ from mistral_eval.model.attention import Attend
 from mistral_eval.model.config import ModelConfig
 from mistral_eval.model.layout import expected_shapes, interleaved_from_half_split
 from mistral_eval.model.rope import RotaryTable, Rotation
-
-
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Divide by the root of the mean square, in float32, then multiply by `weight`."""
-    wide = x.float()
-    normed = wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + eps)
-    return normed.to(x.dtype) * weight
 
 
 class Workspace:
@@ -47,7 +41,8 @@ class Workspace:
         self.gate = room(config.hidden_dim)
         self.up = room(config.hidden_dim)
         self.is_wide = like.dtype == torch.float32
-        self.wide = self.x if self.is_wide else room(config.dim, dtype=torch.float32)
+        wide = max(config.dim, (config.n_heads + config.n_kv_heads) * config.head_dim)
+        self.wide = room(0 if self.is_wide else wide, dtype=torch.float32)
 
     def first(self, count: int) -> "Workspace":
         """The part of it that `count` tokens take."""
@@ -58,14 +53,20 @@ class Workspace:
         return part
 
     def norm(self, weight: Tensor, eps: float) -> Tensor:
-        """`rms_norm` of `x`, into `normed`."""
-        if not self.is_wide:
-            self.wide.copy_(self.x)
-        norm = torch.linalg.vector_norm(self.wide, dim=-1, keepdim=True)
+        """RMSNorm of `x`, into `normed`.
+
+        It divides by the root of the mean square, in float32, then multiplies by `weight`.
+        """
+        wide = self.x if self.is_wide else self.in_float32(*self.x.shape).copy_(self.x)
+        norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
         scale = norm.square_().div_(self.x.shape[-1]).add_(eps).rsqrt_()
         if self.is_wide:
-            return torch.mul(self.x, scale, out=self.normed).mul_(weight)
-        return self.normed.copy_(self.wide.mul_(scale)).mul_(weight)
+            return torch.mul(wide, scale, out=self.normed).mul_(weight)
+        return self.normed.copy_(wide.mul_(scale)).mul_(weight)
+
+    def in_float32(self, *shape: int) -> Tensor:
+        """Room for so much in float32, for as long as one step takes; not where all is float32."""
+        return self.wide.view(-1)[: math.prod(shape)].view(shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +154,7 @@ class Transformer:
         for n, layer in enumerate(self._layers):
             space.x.addmm_(self._attention(n, layer, space, rotation, attend), layer.wo)
             space.x.addmm_(self._feed_forward(layer, space), layer.w2)
-        return rms_norm(space.x, self._norm, self.config.norm_eps)
+        return space.norm(self._norm, self.config.norm_eps).clone()
 
     def release(self) -> None:
         """Let go of the workspace, which is as large as the largest pass so far."""
@@ -182,7 +183,8 @@ class Transformer:
         h = space.norm(layer.attention_norm, config.norm_eps)
         qkv = torch.mm(h, layer.wqkv, out=space.qkv).view(len(h), -1, config.head_dim)
         turned = config.n_heads + config.n_kv_heads  # of all heads, (T, heads, D)
-        rotation(qkv[:, :turned])
+        rotated = qkv[:, :turned]
+        rotation(rotated, rotated if space.is_wide else space.in_float32(*rotated.shape))
         q, k, v = qkv.tensor_split((config.n_heads, turned), dim=1)
         return attend(n, q, k, v).flatten(1)
 
@@ -190,4 +192,5 @@ class Transformer:
         """What the down projection w2 mixes, (T, hidden_dim)."""
         h = space.norm(layer.ffn_norm, self.config.norm_eps)
         gate = torch.mm(h, layer.w1, out=space.gate)
-        return silu(gate, inplace=True).mul_(torch.mm(h, layer.w3, out=space.up))
+        silu(gate, inplace=True)
+        return torch.ops.mkldnn._linear_pointwise.binary(h, gate, layer.w3.t(), None, "mul")
