@@ -6,12 +6,13 @@
 The tree of a benchmark's requests is cut into packs as scoring does, and each form computes the
 same pack from the same random queries, keys and values, in turn; the best of the repeats counts.
 
-- `groups of N`: the engine's `PackAttend`, runs of N tokens over their path and themselves, with
-  a mask;
+- `groups of N`: the engine's `GroupwiseAttend`, runs of N tokens over their path and themselves,
+  one by one, with a mask;
+- `batches of N`: the engine's `BatchedAttend` (CPU), the same runs in few calls: what many of them
+  share without a mask, the rest side by side with one, merged by their log-sum-exp;
 - `whole pack`: all tokens over path and pack, with a mask;
 - `prefix + own`: tokens that see the same part of the path attend to it without a mask, and to
-  their own subtrees, block by block, with one; merged by their log-sum-exp. Either with plain
-  matrix products or with the fused kernel that also returns the log-sum-exp (CPU);
+  their own subtrees, block by block, with one, all by plain matrix products;
 - `flex`: torch's flex_attention, compiled, with a block mask.
 
 Every form must agree with a plain softmax to 1e-5. `prepare` is what a pack costs once, whatever

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from mistral_eval.engine.pack import Pack
-from mistral_eval.engine.score_tree import PackAttend, Stack
+from mistral_eval.engine.pack_attention import BatchedAttend, GroupwiseAttend, Stack
 from mistral_eval.engine.tree import Ints, TokenTree
-from mistral_eval.model.attention import attention
+from mistral_eval.model.attention import Attend, attention
 from mistral_eval.model.shared_cache import Partial, merged, partial
 from mistral_eval.model.window import additive_mask
 
@@ -138,21 +138,26 @@ def plain(case: Case) -> Tensor:
     return torch.einsum("hns,shd->nhd", scores.softmax(dim=-1), values)
 
 
-def prepare_groups(case: Case, pack: Pack) -> Answer:
-    """As `score_tree` does it, in one layer."""
-    _, key_heads, head_dim = case.k.shape
+def prepare_engine(case: Case, pack: Pack, form: Callable[[Stack, Pack], Attend]) -> Answer:
+    """As `score_tree` does it, in one layer; `form` is one of the engine's."""
+    n, heads, head_dim = case.q.shape
     config = SimpleNamespace(
-        n_layers=1, n_kv_heads=key_heads, head_dim=head_dim, sliding_window=(4096,)
+        n_layers=1,
+        n_heads=heads,
+        n_kv_heads=case.k.shape[1],
+        head_dim=head_dim,
+        sliding_window=(4096,),
     )
     model: Any = SimpleNamespace(config=config, dtype=case.q.dtype, device=case.q.device)
-    stack = Stack(model, case.base + 2 * len(case.q))
-    attend = PackAttend(stack, pack.groups)
+    stack = Stack(model, case.base + n, n)
+    attend = form(stack, pack)
     k, v = case.k[case.base :], case.v[case.base :]
-    path = [x[: case.base].transpose(0, 1).clone() for x in (case.k, case.v)]
+    path, slots = (case.k[: case.base], case.v[: case.base]), torch.arange(case.base)
 
     def answer() -> Tensor:
         # a pack finds its path on the stack; writing it here is 2 % of the smallest pack's time
-        stack.keys[0, :, : case.base], stack.values[0, :, : case.base] = path
+        stack.fill(0, 0, *path)
+        stack.keep(0, 0, slots.to(case.q.device))
         return attend(0, case.q, k, v)
 
     return answer
@@ -216,38 +221,6 @@ def prepare_split(case: Case) -> Answer:
     return answer
 
 
-def prepare_fused(case: Case) -> Answer:
-    """Prefix and own part by the CPU's fused kernel, which also returns the log-sum-exp."""
-    runs, base = _runs(case), case.base
-    n, heads, head_dim = case.q.shape
-    key_heads = case.k.shape[1]
-    split = (key_heads, heads // key_heads)
-    keys, values = case.k.transpose(0, 1)[:, None], case.v.transpose(0, 1)[:, None]
-    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # noqa: SLF001 - no other
-
-    def answer() -> Tensor:
-        grouped = case.q.view(n, *split, head_dim).permute(1, 2, 0, 3)
-        out = torch.empty_like(case.q)
-        for rows, seen, blocks in runs:
-            if seen:
-                q = grouped[:, :, rows].reshape(key_heads, 1, -1, head_dim)
-                found = kernel(q, keys[:, :, :seen], values[:, :, :seen])
-                above, weight = found[0].view(*split, -1, head_dim), found[1].view(*split, -1)
-            for block, mask in blocks:
-                own = slice(base + block.start, base + block.stop)
-                shape = (*split, block.stop - block.start, head_dim)
-                k, v = keys[:, :, own].expand(shape), values[:, :, own].expand(shape)
-                part, total = kernel(grouped[:, :, block], k, v, attn_mask=mask)
-                if seen:
-                    here = slice(block.start - rows.start, block.stop - rows.start)
-                    share = torch.sigmoid(weight[:, :, here] - total)[..., None]
-                    part = torch.lerp(part, above[:, :, here], share)
-                out[block] = part.permute(2, 0, 1, 3).flatten(1, 2)
-        return out
-
-    return answer
-
-
 FLEX: Any = torch.compile(flex_attention, dynamic=False)
 
 
@@ -278,16 +251,15 @@ def prepare_flex(case: Case, slots: int) -> Answer:
 
 def forms(case: Case, packs: dict[int, Pack], slots: int) -> dict[str, Callable[[], Answer]]:
     """Every form by name: what prepares it; flex_attention's keys are padded to `slots`."""
-    grouped = {
-        f"groups of {size}": lambda pack=pack: prepare_groups(case, pack)
-        for size, pack in packs.items()
-    }
-    found: dict[str, Callable[[], Answer]] = {
-        **grouped,
-        "whole pack": lambda: prepare_whole(case),
-        "prefix + own, products": lambda: prepare_split(case),
-    }
+
+    def engines(pack: Pack, form: Callable[[Stack, Pack], Attend]) -> Callable[[], Answer]:
+        return lambda: prepare_engine(case, pack, form)
+
+    found = {f"groups of {size}": engines(pack, GroupwiseAttend) for size, pack in packs.items()}
     if case.q.device.type == "cpu":
-        found["prefix + own, fused"] = lambda: prepare_fused(case)
+        for size, pack in packs.items():
+            found[f"batches of {size}"] = engines(pack, BatchedAttend)
+    found["whole pack"] = lambda: prepare_whole(case)
+    found["prefix + own, products"] = lambda: prepare_split(case)
     found["flex"] = lambda: prepare_flex(case, slots)
     return found

@@ -21,6 +21,12 @@ def bytes_per_token(config: ModelConfig, dtype: torch.dtype) -> int:
     return 2 * config.n_layers * config.n_kv_heads * config.head_dim * dtype.itemsize
 
 
+def stack_bytes(config: ModelConfig, dtype: torch.dtype, height: int, size: int) -> int:
+    """What scoring keeps of a tree of this height in packs of this size: see `Stack`, in bytes."""
+    layers = config.n_layers * height + height + size
+    return bytes_per_token(config, dtype) // config.n_layers * layers
+
+
 def free_bytes(device: torch.device) -> int:
     """Memory that is free on a device now, in bytes; half of all where the platform is silent."""
     free = available_memory(device)
@@ -38,14 +44,15 @@ def total_bytes(device: torch.device) -> int:
 def pass_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
     """What one token of a pass needs at most beside weights and cache, in bytes.
 
-    Workspace, attention's output and the mask's row over a path longer than any benchmark's, one
-    for each head that shares keys.
+    Workspace, what attention copies, and the mask's row over a path longer than any benchmark's,
+    one for each head that shares keys.
     """
-    heads = 2 * config.n_heads + 2 * config.n_kv_heads
+    heads = 8 * config.n_heads + 4 * config.n_kv_heads
     repeats = config.n_heads // config.n_kv_heads
     values = 3 * config.dim + heads * config.head_dim + 2 * config.hidden_dim
     path = min(config.context_len, _LONG_PATH)
-    return (values + repeats * path) * dtype.itemsize + 4 * config.dim
+    wide = max(config.dim, (config.n_heads + config.n_kv_heads) * config.head_dim)
+    return (values + repeats * path) * dtype.itemsize + 4 * wide
 
 
 def pass_tokens(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> int:

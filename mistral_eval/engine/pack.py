@@ -40,6 +40,19 @@ class Group:
     depths: Ints
     related: Bools
 
+    def within(self, window: int | None) -> tuple[int, Bools]:
+        """The first ancestor that some row sees in layers of `window`, and what is seen from it on.
+
+        Column i of the second, (n, a + n - first), stands for what column first + i of `related`
+        does.
+        """
+        if window is None:
+            return 0, self.related
+        low = max(0, int(self.depths.min()) - window + 1)
+        key_depths = np.concatenate([np.arange(len(self.ancestors)), self.depths])
+        seen = self.related & (key_depths > self.depths[:, None] - window)
+        return low, seen[:, low:]
+
 
 @dataclass(frozen=True, slots=True)
 class Pack:
@@ -62,6 +75,10 @@ class Pack:
     groups: tuple[Group, ...]
     keep_from: int
     keep_slots: Ints
+
+    def slots(self, group: Group) -> Ints:
+        """Those of a group's ancestors and of its own rows, (a + n,), as `related` has them."""
+        return np.concatenate([group.ancestors, self.base + np.arange(group.start, group.end)])
 
 
 def cut_packs(
@@ -153,11 +170,12 @@ def _group(tree: TokenTree, bounds: Sequence[int], path: Ints, origin: int, base
     ancestors = path[: int(tree.depths[first])].copy()
     above, size, shared = len(ancestors), end - first, len(ancestors)
     related = np.zeros((size, above + size), dtype=np.bool_)
-    columns = np.arange(above + size + int(tree.depths[first:end].max()) + 1)  # by depth
+    columns = np.arange(int(tree.depths[first:end].max()) + 1)  # by depth
     for left, right in pairwise(bounds):
         depth, rows = int(tree.depths[left]), slice(left - first, right - first)
         shared = min(shared, depth)
-        related[rows, columns[:depth]] = True
+        related[rows, :shared] = True
+        related[rows, columns[shared:depth]] = True
         own = np.arange(above + rows.start, above + rows.stop)
         related[rows, own] = np.tri(right - left, dtype=np.bool_)
         columns[depth : depth + right - left] = own

@@ -2,15 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mistral_eval.engine.pack import Group, Pack
-from mistral_eval.engine.pack_batches import Batch, Block, cut_batches
-from mistral_eval.engine.tree import Ints
+from mistral_eval.engine.pack import Bools, Group, Pack
+from mistral_eval.engine.pack_batches import CPU_COSTS, Batch, Block, Costs, cut_batches
 from mistral_eval.model.attention import Attend, attention
 from mistral_eval.model.device import sent
 from mistral_eval.model.transformer import Transformer
@@ -27,10 +26,10 @@ class Stack:
     """
 
     def __init__(self, model: Transformer, height: int, size: int) -> None:
-        """Room for paths of `height` tokens and packs of `size`."""
+        """Room for paths of `height` tokens and packs of `size`; `stack_bytes` says how much."""
         config = model.config
         pair = (2, config.n_kv_heads, config.head_dim)
-        like = {"dtype": model.dtype, "device": model.device}
+        like: Any = {"dtype": model.dtype, "device": model.device}
         self._path = torch.empty(config.n_layers, height, *pair, **like)
         self._slots = torch.empty(height + size, *pair, **like)
         self.windows = config.sliding_window
@@ -72,7 +71,8 @@ class Stack:
 
 def make_attend(stack: Stack, pack: Pack) -> Attend:
     """The form that is fast on the stack's device."""
-    return BatchedAttend(stack, pack) if stack.device.type == "cpu" else GroupwiseAttend(stack, pack)
+    form = BatchedAttend if stack.device.type == "cpu" else GroupwiseAttend
+    return form(stack, pack)
 
 
 class GroupwiseAttend:
@@ -81,7 +81,9 @@ class GroupwiseAttend:
     def __init__(self, stack: Stack, pack: Pack) -> None:
         self._stack, self._pack = stack, pack
         self._kept = sent(torch.from_numpy(pack.keep_slots), stack.device)
-        self._views = {w: [self._view(group, w) for group in pack.groups] for w in set(stack.windows)}
+        self._views = {
+            w: [self._view(group, w) for group in pack.groups] for w in set(stack.windows)
+        }
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Answer the queries; keep what the next pack sees."""
@@ -96,17 +98,10 @@ class GroupwiseAttend:
         return out
 
     def _view(self, group: Group, window: int | None) -> tuple[Tensor, Tensor]:
-        """The slots that a group sees, and its mask: no further back than the window."""
-        low = 0 if window is None else max(0, int(group.depths.min()) - window + 1)
-        key_depths = np.concatenate([np.arange(len(group.ancestors)), group.depths])
-        own = self._pack.base + np.arange(group.start, group.end)
-        seen = group.related
-        if window is not None:
-            seen = seen & (key_depths > group.depths[:, None] - window)
-        return (
-            sent(torch.from_numpy(np.concatenate([group.ancestors, own])[low:]), self._stack.device),
-            _added(seen[:, low:], self._stack),
-        )
+        """The slots that a group sees, and its mask."""
+        low, seen = group.within(window)
+        slots = torch.from_numpy(self._pack.slots(group)[low:])
+        return sent(slots, self._stack.device), _added(seen, self._stack)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,10 +148,10 @@ class BatchedAttend:
     kernel packs keys and values once for each head it is given.
     """
 
-    def __init__(self, stack: Stack, pack: Pack) -> None:
+    def __init__(self, stack: Stack, pack: Pack, costs: Costs = CPU_COSTS) -> None:
         self._stack, self._pack = stack, pack
         self._kept = torch.from_numpy(pack.keep_slots)
-        self._plans = {window: self._plan(window) for window in set(stack.windows)}
+        self._plans = {window: self._plan(window, costs) for window in set(stack.windows)}
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Answer the queries; keep what the next pack sees."""
@@ -170,9 +165,10 @@ class BatchedAttend:
             rows = prefix.rows
             above, weight = _kernel(folded[:, rows].flatten(1, 2)[None], slots[prefix.slots][None])
             above = above.reshape(folded[:, rows].shape).transpose(0, 1)  # (n, Hkv, rep, D)
-            share = torch.sigmoid(weight.reshape(total[rows].shape) - total[rows])  # (n, rep, Hkv)
+            # of the rest, most often the smaller one, which half formats round less: (n, rep, Hkv)
+            share = torch.sigmoid(total[rows] - weight.reshape(total[rows].shape))
             share = share.transpose(1, 2)[..., None].to(out.dtype)
-            out[rows].lerp_(above, share)
+            torch.lerp(above, out[rows], share, out=out[rows])
         stack.keep(layer, self._pack.keep_from, self._kept)
         return out.view(q.shape)
 
@@ -194,8 +190,8 @@ class BatchedAttend:
             sums.index_select(0, plan.rows).view(-1, repeats, heads),
         )
 
-    def _plan(self, window: int | None) -> _Plan:
-        blocks, batches = cut_batches(self._pack, window)
+    def _plan(self, window: int | None, costs: Costs) -> _Plan:
+        blocks, batches = cut_batches(self._pack, window, costs)
         size = self._pack.last - self._pack.first
         rows = np.empty(size, dtype=np.int64)
         pieces = np.empty((size, self._stack.n_kv_heads), dtype=np.int64)
@@ -241,5 +237,6 @@ def _kernel(q: Tensor, slots: Tensor, mask: Tensor | None = None) -> tuple[Tenso
     return out, total.transpose(1, 2)
 
 
-def _added(seen: "np.ndarray[tuple[int, ...], np.dtype[np.bool_]]", stack: Stack) -> Tensor:
-    return additive_mask(sent(torch.from_numpy(np.ascontiguousarray(seen)), stack.device), stack.dtype)
+def _added(seen: Bools, stack: Stack) -> Tensor:
+    visible = torch.from_numpy(np.ascontiguousarray(seen))
+    return additive_mask(sent(visible, stack.device), stack.dtype)

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 import torch
 
 from mistral_eval.engine.generate_shared import Budget, room_of
-from mistral_eval.engine.memory import bytes_per_token
+from mistral_eval.engine.memory import stack_bytes
 from mistral_eval.engine.prompts import cluster_prompts, unique_tokens
 from mistral_eval.engine.requests import GenerateRequest, ScoreRequest
-from mistral_eval.engine.score_tree import default_group_tokens
 from mistral_eval.engine.tree import build_tree
 from mistral_eval.model.config import ModelConfig
 from mistral_eval.model.shared_cache import cache_bytes
@@ -67,8 +66,8 @@ def count_work(
 ) -> Work:
     """Count what requests cost together, as the native engine would share them."""
     tree = build_tree(scores)
-    height = tree.height + default_group_tokens(place.device) if scores else 0
-    stack = height * bytes_per_token(place.config, place.dtype)
+    size = min(place.budget.tokens, len(tree.tokens))
+    stack = stack_bytes(place.config, place.dtype, tree.height, size)
     wanted = [request for request in generations if request.max_tokens > 0]
     return Work(
         score_requests=len(scores),

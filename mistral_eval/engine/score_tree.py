@@ -1,6 +1,6 @@
 """Scoring on the prefix tree: every shared token's keys and values are computed exactly once."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, compress
 
@@ -17,7 +17,6 @@ from mistral_eval.engine.score import score_plain
 from mistral_eval.engine.stats import Stats
 from mistral_eval.engine.tree import Ints, TokenTree, build_tree
 from mistral_eval.errors import EngineError
-from mistral_eval.model.attention import Attend
 from mistral_eval.model.device import sent
 from mistral_eval.model.transformer import Transformer
 
@@ -38,7 +37,6 @@ def score_tree(
     *,
     turn: Turn = WHOLE,
     reads_late: bool | None = None,
-    attend: Callable[[Stack, Pack], Attend] = make_attend,
 ) -> Iterator[tuple[int, ScoreReply]]:
     """Score requests, computing each distinct prefix once.
 
@@ -55,7 +53,6 @@ def score_tree(
         turn: which requests are not answered, and whether to end before the next pack.
         reads_late: whether a pack begins before the last one's numbers are read, so that a device
             does not wait for the host; None: on CUDA.
-        attend: makes a pack's attention.
     """
     if group_tokens is None:
         group_tokens = default_group_tokens(model.device)
@@ -79,7 +76,7 @@ def score_tree(
         hidden = model.hidden(
             sent(torch.from_numpy(tree.tokens[run]), model.device),
             sent(torch.from_numpy(tree.depths[run]), model.device),
-            attend(stack, pack),
+            make_attend(stack, pack),
         )
         stats.score_computed += len(hidden)
         stats.score_flop += flops.tokens(tree.depths[run])

@@ -55,35 +55,6 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Te
     return out.permute(2, 0, 1, 3).reshape(n, n_heads, head_dim)
 
 
-def folded_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """The same, the query heads of a key head one after the other as so many more queries.
-
-    A CPU's kernel packs keys and values once for each head it is given: here once for all that
-    share them. It costs a larger mask.
-
-    Args:
-        q: (n, n_heads, head_dim).
-        k: (n_kv_heads, s, head_dim), any strides.
-        v: as k.
-        mask: what is added to the scores, `folded_mask` of an (n, s) one.
-
-    Returns:
-        (n, n_heads, head_dim), not contiguous
-    """
-    n, _, head_dim = q.shape
-    n_kv_heads = len(k)
-    folded = q.view(n, n_kv_heads, -1, head_dim).permute(1, 2, 0, 3)  # (Hkv, rep, n, D)
-    out = scaled_dot_product_attention(
-        folded.reshape(1, n_kv_heads, -1, head_dim), k[None], v[None], attn_mask=mask
-    )
-    return out.view(folded.shape).permute(2, 0, 1, 3).flatten(1, 2)
-
-
-def folded_mask(mask: Tensor, repeats: int) -> Tensor:
-    """A mask of n queries, (n, s), for each of the `repeats` heads that share keys, one by one."""
-    return mask.repeat(repeats, 1)
-
-
 class SequencesAttend:
     """Several whole sequences side by side, each seeing only itself: the plain path."""
 

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -18,6 +19,9 @@ from mistral_eval.model.attention import Attend
 from mistral_eval.model.config import ModelConfig
 from mistral_eval.model.layout import expected_shapes, interleaved_from_half_split
 from mistral_eval.model.rope import RotaryTable, Rotation
+
+_FEW_ROWS = 48
+_LIBRARY: Final = torch.ops.mkldnn  # what torch's compiler calls; there are no public names
 
 
 class Workspace:
@@ -117,6 +121,7 @@ class Transformer:
         self._output = (self._embeddings if tied else weights["output.weight"])[:n_words]
         self._layers = [self._layer(weights, n) for n in range(config.n_layers)]
         self.device, self.dtype = self._embeddings.device, self._embeddings.dtype
+        self._is_fused = _is_fused(self._embeddings)
         self.release()
         self._rope = RotaryTable(
             config.head_dim, config.rope_theta, config.context_len, self.device
@@ -168,12 +173,12 @@ class Transformer:
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
         """LM head over the rows that are asked for: (R, dim) -> float32 (R, n_words)."""
-        return linear(hidden, self._output).float()
+        return _head(hidden, self._output)
 
     def logit_tiles(self, hidden: Tensor, words: int) -> Iterator[tuple[int, Tensor]]:
         """The same logits, `words` columns at a time, each with its first word's id."""
         for first in range(0, self.n_words, words):
-            yield first, linear(hidden, self._output[first : first + words]).float()
+            yield first, _head(hidden, self._output[first : first + words])
 
     def _attention(
         self, n: int, layer: Layer, space: Workspace, rotation: Rotation, attend: Attend
@@ -193,4 +198,35 @@ class Transformer:
         h = space.norm(layer.ffn_norm, self.config.norm_eps)
         gate = torch.mm(h, layer.w1, out=space.gate)
         silu(gate, inplace=True)
-        return torch.ops.mkldnn._linear_pointwise.binary(h, gate, layer.w3.t(), None, "mul")
+        if self._is_fused:
+            return _multiplied(gate, h, layer.w3)
+        return gate.mul_(torch.mm(h, layer.w3, out=space.up))
+
+
+def _head(hidden: Tensor, output: Tensor) -> Tensor:
+    """Products of hidden states, (R, dim), with the words of `output`, (words, dim), in float32.
+
+    With few rows a CPU spends its time on the words' weights, and reads them faster on the left.
+    """
+    if hidden.device.type == "cpu" and len(hidden) < _FEW_ROWS:
+        return torch.mm(output, hidden.t()).t().float().contiguous()
+    return linear(hidden, output).float()
+
+
+def _multiplied(gate: Tensor, h: Tensor, w: Tensor) -> Tensor:
+    """Gate times the product of h, (T, in), and w, (in, out), which is rounded only then."""
+    fused: Tensor = _LIBRARY._linear_pointwise.binary(h, gate, w.t(), None, "mul")  # noqa: SLF001
+    return fused
+
+
+def _is_fused(like: Tensor) -> bool:
+    """Whether a product and a multiplication beside it are faster as one.
+
+    So they are in bfloat16 where a processor multiplies it in hardware, and slower in float32.
+    """
+    return (
+        like.device.type == "cpu"
+        and like.dtype == torch.bfloat16
+        and hasattr(_LIBRARY, "_linear_pointwise")
+        and bool(_LIBRARY._is_mkldnn_bf16_supported())  # noqa: SLF001
+    )

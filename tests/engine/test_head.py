@@ -35,10 +35,26 @@ def test_log_probabilities_and_argmax_are_those_of_the_whole_row(model):
 
 
 def test_of_equal_logits_in_two_tiles_the_lowest_id_is_greedy(model):
-    """Words 7 and 4321 have the same row of the LM head."""
+    """Words 7 and 4321 have the same row of the LM head; with 256 rows a tile has 2048 words."""
     direction = model.logits(torch.eye(model.config.dim))[:, 7]  # the row itself
-    hidden = 50 * direction[None]
-    (block,) = token_logprobs(model, hidden, [Asked(0, 7, 0), Asked(0, 4321, 0)])
-    found = list(block.read())
+    hidden = 50 * direction.repeat(256, 1)
+    asked = [Asked(row, word, row) for row in range(256) for word in (7, 4321)]
+    (block,) = token_logprobs(model, hidden, asked)
 
-    assert [greedy for _, _, greedy in found] == [True, False]
+    assert [greedy for _, _, greedy in block.read()] == [True, False] * 256
+
+
+@pytest.mark.parametrize("count", [1, 2, 47, 48])
+def test_few_rows_have_the_logits_they_have_among_many(model, count):
+    """Few are multiplied the other way round, and in fewer and wider tiles."""
+    hidden = torch.randn(256, model.config.dim, generator=torch.Generator().manual_seed(1))
+    few, many = model.logits(hidden[:count]), model.logits(hidden)
+    asked = [Asked(row, 9, row) for row in range(256)]
+    numbers = [
+        [logprob for block in token_logprobs(model, states, some) for _, logprob, _ in block.read()]
+        for states, some in ((hidden[:count], asked[:count]), (hidden, asked))
+    ]
+
+    assert few.is_contiguous()
+    torch.testing.assert_close(few, many[:count], rtol=0, atol=1e-5)
+    assert numbers[0] == pytest.approx(numbers[1][:count], abs=1e-5)

@@ -93,10 +93,8 @@ def test_packs_that_run_are_unchanged_and_hold_what_is_wanted_with_all_ancestors
 
     assert {first // batch_tokens for first in some} == packs
     for first, pack in some.items():
-        assert [group.keep_from for group in pack.groups] == [
-            group.keep_from for group in every[first].groups
-        ]
-        assert pack.last == every[first].last
+        assert (pack.last, pack.keep_from) == (every[first].last, every[first].keep_from)
+        assert pack.keep_slots.tolist() == every[first].keep_slots.tolist()
 
 
 @settings(deadline=None, max_examples=60)

@@ -52,7 +52,7 @@ SEVEN_B = {"dim": 4096, "n_layers": 32, "n_heads": 32, "n_kv_heads": 8, "hidden_
     [
         (torch.float32, 64, 1024),
         (torch.bfloat16, 64, 2048),  # products are faster and want more rows
-        (torch.bfloat16, 14, 512),  # beside 13.5 GiB of weights
+        (torch.bfloat16, 14, 256),  # beside 13.5 GiB of weights
         (torch.float32, 1, 64),  # the weights alone do not fit: that is said elsewhere
     ],
 )

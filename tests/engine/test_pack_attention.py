@@ -1,0 +1,211 @@
+"""Attention of packs, in few calls or group by group, is a softmax over ancestors, row by row."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mistral_eval.engine.pack import cut_packs
+from mistral_eval.engine.pack_attention import BatchedAttend, GroupwiseAttend, Stack
+from mistral_eval.engine.pack_batches import CPU_COSTS, Costs, cut_batches
+from mistral_eval.engine.requests import ScoreRequest
+from mistral_eval.engine.tree import build_tree
+
+HEADS, KEY_HEADS, DIM = 6, 2, 8
+words = st.lists(st.integers(0, 2), max_size=12).map(tuple)  # 3 words: much is shared
+budgets = {"batch_tokens": st.integers(1, 60), "group_tokens": st.integers(1, 20)}
+some_costs = st.builds(
+    Costs,
+    merge=st.integers(0, 6),
+    call=st.sampled_from([0, 0, 20]),
+    aligned=st.sampled_from([1, 4]),
+    gathered=st.sampled_from([1, 50, 1000]),
+    filled=st.sampled_from([0.0, 0.6, 1.0]),
+)
+
+
+@st.composite
+def some_trees(draw):
+    """Prefixes of up to 30 tokens, questions behind them, and their endings."""
+    roots = draw(st.lists(st.integers(0, 30).map(lambda n: (0,) * n), min_size=1, max_size=3))
+    requests = [
+        ScoreRequest((1, *root, *question), ending)
+        for root in roots
+        for question in draw(st.lists(words, min_size=1, max_size=5))
+        for ending in draw(st.lists(words.filter(bool), min_size=1, max_size=3))
+    ]
+    return build_tree(requests)
+
+
+def ancestors_of(tree):
+    """For each token the tree's tokens on its path, itself the last."""
+    path, found = [], []
+    for node, depth in enumerate(tree.depths.tolist()):
+        path = [*path[:depth], node]
+        found.append(path)
+    return found
+
+
+def seen_by(tree, window):
+    return [path[-(window or len(path)) :] for path in ancestors_of(tree)]
+
+
+def random_tokens(tree, layers):
+    """Queries, keys and values of every token in every layer, all of them bfloat16's numbers."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(HEADS, DIM), (KEY_HEADS, DIM), (KEY_HEADS, DIM)]
+    return [
+        [
+            torch.randn(len(tree.tokens), *shape, generator=generator).bfloat16().float()
+            for shape in shapes
+        ]
+        for _ in range(layers)
+    ]
+
+
+def plain(seen, q, k, v):
+    """Softmax over the keys each token sees, one token and one head at a time."""
+    out = torch.empty_like(q)
+    for node, keys in enumerate(seen):
+        for head in range(HEADS):
+            shared = head // (HEADS // KEY_HEADS)
+            weights = (k[keys, shared] @ q[node, head] / DIM**0.5).softmax(dim=0)
+            out[node, head] = weights @ v[keys, shared]
+    return out
+
+
+def walk(tree, packs, tokens, windows, make):
+    """What an `Attend` answers, pack after pack, layer after layer."""
+    config = SimpleNamespace(
+        n_layers=len(windows),
+        n_heads=HEADS,
+        n_kv_heads=KEY_HEADS,
+        head_dim=DIM,
+        sliding_window=windows,
+    )
+    model = SimpleNamespace(config=config, dtype=tokens[0][0].dtype, device=torch.device("cpu"))
+    stack = Stack(model, tree.height, max(pack.last - pack.first for pack in packs))
+    found = [[] for _ in windows]
+    for pack in packs:
+        attend = make(stack, pack)
+        for layer, qkv in enumerate(tokens):
+            found[layer].append(attend(layer, *(x[pack.first : pack.last] for x in qkv)))
+    return [torch.cat(answers) for answers in found]
+
+
+@settings(deadline=None, max_examples=150)
+@given(tree=some_trees(), costs=some_costs, window=st.sampled_from([1, 5, 20]), **budgets)
+def test_both_forms_give_the_softmax_over_each_tokens_ancestors(
+    tree, costs, window, batch_tokens, group_tokens
+):
+    """For every cut into packs and groups, in a layer without a window and in one with."""
+    windows = (None, window)
+    packs = list(cut_packs(tree, batch_tokens, group_tokens))
+    tokens = random_tokens(tree, len(windows))
+    expected = [plain(seen_by(tree, w), *qkv) for w, qkv in zip(windows, tokens, strict=True)]
+    forms = (GroupwiseAttend, lambda stack, pack: BatchedAttend(stack, pack, costs))
+    for make in forms:
+        for found, wanted in zip(walk(tree, packs, tokens, windows, make), expected, strict=True):
+            torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+
+
+def test_in_bfloat16_merged_parts_are_as_near_as_one_softmax():
+    """Each part is rounded, and so is their mixture."""
+    shots = tuple(n % 3 for n in range(200))
+    tree = build_tree([ScoreRequest((*shots, n, *range(30)), (4,)) for n in range(30)])
+    packs = list(cut_packs(tree, 4096, 64))
+    tokens = random_tokens(tree, 1)
+    rounded = [[x.bfloat16() for x in tokens[0]]]
+    exact = plain(seen_by(tree, None), *tokens[0])
+    merged, whole = (
+        (walk(tree, packs, rounded, (None,), make)[0].float() - exact).abs().mean()
+        for make in (BatchedAttend, GroupwiseAttend)
+    )
+
+    assert cut_batches(packs[0], None)[0], "there should be parts to merge"
+    assert merged < 1.4 * whole
+
+
+@given(tree=some_trees(), costs=some_costs, window=st.sampled_from([None, 1, 5, 20]), **budgets)
+def test_prefix_and_batch_hold_what_a_row_sees_and_nothing_twice(
+    tree, costs, window, batch_tokens, group_tokens
+):
+    seen = seen_by(tree, window)
+    paths = ancestors_of(tree)
+    for pack in cut_packs(tree, batch_tokens, group_tokens):
+        slots = [*paths[pack.first][:-1], *range(pack.first, pack.last)]  # the tokens in them
+        blocks, batches = cut_batches(pack, window, costs)
+        prefix = {row: block.slots for block in blocks for row in range(block.start, block.end)}
+        rows = np.concatenate([batch.rows[batch.is_row] for batch in batches])
+
+        assert sorted(rows.tolist()) == list(range(pack.last - pack.first))
+        assert all(block.slots.size > costs.merge for block in blocks)
+        for batch in batches:
+            groups, keys = batch.slots.shape
+            assert keys % costs.aligned == 0
+            assert groups == 1 or groups * keys <= costs.gathered
+            assert batch.seen.any(axis=2).all(), "a row that sees nothing has no softmax"
+            for group, at in np.argwhere(batch.is_row).tolist():
+                row = batch.rows[group, at]
+                own = batch.slots[group][batch.seen[group, at]].tolist()
+                held = [slots[slot] for slot in [*prefix.get(row, ()), *own]]
+                assert held == seen[pack.first + row]
+
+
+def test_a_prefix_of_many_questions_is_attended_to_without_a_mask():
+    """Five shots and short questions, as MMLU has them; the mask is for what is behind."""
+    shots = tuple(n % 50 for n in range(300))
+    requests = [ScoreRequest((*shots, 60 + n, *range(n, n + 40)), (3,)) for n in range(40)]
+    tree = build_tree(requests)
+    (pack,) = cut_packs(tree, 4096, 64)
+    blocks, batches = cut_batches(pack, 4096)
+
+    # the first question's first 20 tokens go with the shots, in runs of 64
+    assert [(block.start, len(block.slots)) for block in blocks] == [(320, 288)]
+    assert blocks[0].end == len(tree.tokens) == 300 + 41 * 40
+    behind = [
+        slots[seen.any(axis=0)]
+        for batch in batches
+        for rows, slots, seen in zip(batch.rows, batch.slots, batch.seen, strict=True)
+        if rows.min() >= 320
+    ]
+    assert len(behind) == 39
+    # a group begins with the first question's last 21 tokens and sees its first 20: 62 rows in all
+    assert max(len(slots) for slots in behind) == (300 - 288) + 20 + 62
+
+
+def test_where_the_window_hides_the_prefix_there_is_none():
+    shots = tuple(n % 50 for n in range(300))
+    tree = build_tree([ScoreRequest((*shots, 60 + n), (3, 4)) for n in range(40)])
+    (pack,) = cut_packs(tree, 4096, 64)
+
+    assert cut_batches(pack, tree.height)[0]
+    assert not cut_batches(pack, tree.height - 1)[0]
+
+
+def test_groups_without_a_long_prefix_cost_no_call_of_their_own():
+    """Zero-shot questions: what a call costs is more than it spares."""
+    tree = build_tree([ScoreRequest((1, n, *range(30)), (4,)) for n in range(50)])
+    (pack,) = cut_packs(tree, 4096, 64)
+    blocks, batches = cut_batches(pack, None)
+
+    assert blocks == []
+    assert len(batches) == 1
+
+
+@pytest.mark.parametrize("filled", [0.0, 0.75, 1.0])
+def test_padding_stays_within_its_share(filled):
+    """Groups that see many more keys than others are answered apart."""
+    tree = build_tree([ScoreRequest((n, *range(10 * n)), (4,)) for n in range(1, 25)])
+    (pack,) = cut_packs(tree, 4096, 64)
+    costs = Costs(filled=filled, aligned=CPU_COSTS.aligned)
+    blocks, batches = cut_batches(pack, None, costs)
+
+    assert blocks == []
+    for batch in batches:
+        used = [len(np.unique(slots)) for slots in batch.slots]
+        assert min(used) > filled * batch.slots.shape[1] - costs.aligned
+    assert (len(batches) == 1) == (filled == 0.0)
