@@ -13,6 +13,7 @@ def check_score_requests(requests: Sequence[ScoreRequest], context_len: int, n_w
         EngineError: an empty context or continuation, a sequence longer than the model's context,
             or an id that the tokenizer does not have.
     """
+    checked = None  # neighbours are choices of one question, with one tuple of ids
     for n, request in enumerate(requests):
         where = f"score request {n}"
         if not request.context:
@@ -25,7 +26,9 @@ def check_score_requests(requests: Sequence[ScoreRequest], context_len: int, n_w
                 f"{where} feeds {fed} tokens, the model's context has {context_len}: "
                 "cut it with truncate_left first"
             )
-        _check_ids(request.context, n_words, where)
+        if request.context is not checked:
+            _check_ids(request.context, n_words, where)
+            checked = request.context
         _check_ids(request.continuation, n_words, where)
 
 

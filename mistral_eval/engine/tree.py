@@ -57,9 +57,11 @@ def build_tree(requests: Sequence[ScoreRequest]) -> TokenTree:
     It depends on the set of requests alone, not on their order.
     """
     askers: dict[bytes, list[int]] = {}
+    context, head = None, b""  # neighbours are choices of one question, with one tuple of ids
     for n, request in enumerate(requests):
-        fed = np.array(request.context + request.continuation[:-1], dtype=">u4")
-        askers.setdefault(fed.tobytes(), []).append(n)  # big-endian bytes sort like the ids
+        if request.context is not context:
+            context, head = request.context, _sortable(request.context)
+        askers.setdefault(head + _sortable(request.continuation[:-1]), []).append(n)
     ordered = sorted(askers)
     sequences = [np.frombuffer(key, dtype=">u4").astype(np.int64) for key in ordered]
     shared = [_common(left, right) for left, right in pairwise([NO_IDS, *sequences])]
@@ -76,6 +78,11 @@ def build_tree(requests: Sequence[ScoreRequest]) -> TokenTree:
         asked_request=asked[2],
         naive_tokens=sum(len(ids) for ids in sequences),
     )
+
+
+def _sortable(ids: Sequence[int]) -> bytes:
+    """Big-endian numbers, which sort like the ids."""
+    return np.array(ids, dtype=">u4").tobytes()
 
 
 def _common(left: Ints, right: Ints) -> int:
