@@ -152,12 +152,12 @@ def prepare_engine(case: Case, pack: Pack, form: Callable[[Stack, Pack], Attend]
     stack = Stack(model, case.base + n, n)
     attend = form(stack, pack)
     k, v = case.k[case.base :], case.v[case.base :]
-    path, slots = (case.k[: case.base], case.v[: case.base]), torch.arange(case.base)
+    path = case.k[: case.base], case.v[: case.base]
+    slots = torch.arange(case.base, device=case.q.device)
 
     def answer() -> Tensor:
-        # a pack finds its path on the stack; writing it here is 2 % of the smallest pack's time
-        stack.fill(0, 0, *path)
-        stack.keep(0, 0, slots.to(case.q.device))
+        stack.fill(0, 0, *path)  # a pack finds its path on the stack; this is in the time
+        stack.keep(0, 0, slots)
         return attend(0, case.q, k, v)
 
     return answer

@@ -12,10 +12,9 @@ from mistral_eval.engine.requests import ScoreReply, ScoreRequest
 from mistral_eval.model.device import HostCopy, sent
 from mistral_eval.model.transformer import Transformer
 
-# Rows of float32 logits held at once. A CPU's second-level cache holds a tile of so many of them
-# (2 MB), so that the passes over the logits cost little beside the matrix product; CUDA takes all
-# words.
 _ROWS_AT_ONCE = 256
+# Float32 logits held at once on a CPU, 2 MB: its second-level cache holds them, so that the passes
+# over them cost little beside the matrix product. CUDA takes all words.
 _TILE = 256 * 2048
 
 

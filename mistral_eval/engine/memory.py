@@ -7,6 +7,7 @@ import sys
 
 import torch
 
+from mistral_eval.engine.pack_batches import CPU_COSTS
 from mistral_eval.model.config import ModelConfig
 from mistral_eval.model.layout import expected_shapes
 from mistral_eval.model.memory import available_memory, memory_limit
@@ -42,14 +43,14 @@ def total_bytes(device: torch.device) -> int:
 
 
 def pass_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
-    """What one token of a pass needs at most beside weights and cache, in bytes.
+    """What one token of a pass needs at most beside weights, cache and gathered keys, in bytes.
 
-    Workspace, what attention copies, and the mask's row over a path longer than any benchmark's,
-    one for each head that shares keys.
+    Workspace, what attention copies of its queries and answers, and the mask's row over a path
+    longer than any benchmark's, one for each head that shares keys.
     """
     heads = 8 * config.n_heads + 4 * config.n_kv_heads
     repeats = config.n_heads // config.n_kv_heads
-    values = 3 * config.dim + heads * config.head_dim + 2 * config.hidden_dim
+    values = 3 * config.dim + heads * config.head_dim + 3 * config.hidden_dim
     path = min(config.context_len, _LONG_PATH)
     wide = max(config.dim, (config.n_heads + config.n_kv_heads) * config.head_dim)
     return (values + repeats * path) * dtype.itemsize + 4 * wide
@@ -58,8 +59,9 @@ def pass_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
 def pass_tokens(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> int:
     """Tokens of a pass that a prudent share of the device's memory beside the weights can hold."""
     weights = sum(math.prod(shape) for shape in expected_shapes(config).values()) * dtype.itemsize
-    room = max(0, total_bytes(device) - weights)
-    return int(_PASS_SHARE * room) // pass_bytes(config, dtype)
+    room = int(_PASS_SHARE * max(0, total_bytes(device) - weights))
+    gathered = 2 * CPU_COSTS.gathered * bytes_per_token(config, dtype) // config.n_layers  # packed
+    return max(0, room - gathered) // pass_bytes(config, dtype)
 
 
 def cached_tokens(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> int:

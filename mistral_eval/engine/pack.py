@@ -29,8 +29,8 @@ class Group:
         ancestors: slot of each ancestor of the first row, by depth, (a,).
         shared: so many of them are ancestors of every row.
         depths: each row's position in its sequence, (n,).
-        related: whether an ancestor of the first row, or a row of the group, is an ancestor of a
-            row or the row itself, (n, a + n).
+        related: row by row, (n, a + n): column i < a says whether the first row's ancestor i is
+            one of this row, column a + j whether row j of the group is its ancestor or itself.
     """
 
     start: int
@@ -39,19 +39,6 @@ class Group:
     shared: int
     depths: Ints
     related: Bools
-
-    def within(self, window: int | None) -> tuple[int, Bools]:
-        """The first ancestor that some row sees in layers of `window`, and what is seen from it on.
-
-        Column i of the second, (n, a + n - first), stands for what column first + i of `related`
-        does.
-        """
-        if window is None:
-            return 0, self.related
-        low = max(0, int(self.depths.min()) - window + 1)
-        key_depths = np.concatenate([np.arange(len(self.ancestors)), self.depths])
-        seen = self.related & (key_depths > self.depths[:, None] - window)
-        return low, seen[:, low:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +63,24 @@ class Pack:
     keep_from: int
     keep_slots: Ints
 
-    def slots(self, group: Group) -> Ints:
-        """Those of a group's ancestors and of its own rows, (a + n,), as `related` has them."""
-        return np.concatenate([group.ancestors, self.base + np.arange(group.start, group.end)])
+    def window(self, window: int | None) -> int | None:
+        """The same window, or None where it hides nothing from the pack's tokens."""
+        deepest = max(int(group.depths.max()) for group in self.groups)
+        return None if window is None or deepest < window else window
+
+    def seen(self, group: Group, window: int | None) -> tuple[Ints, Bools]:
+        """Slots that a group's rows see in layers of `window`, (s,), and which row sees which.
+
+        They are the columns of the group's `related`, (n, s), without the first ones where the
+        window hides these from all rows.
+        """
+        slots = np.concatenate([group.ancestors, self.base + np.arange(group.start, group.end)])
+        if window is None:
+            return slots, group.related
+        low = max(0, int(group.depths.min()) - window + 1)
+        key_depths = np.concatenate([np.arange(len(group.ancestors)), group.depths])
+        seen = group.related & (key_depths > group.depths[:, None] - window)
+        return slots[low:], seen[:, low:]
 
 
 def cut_packs(
@@ -144,9 +146,9 @@ def _pack(tree: TokenTree, cuts: list[int], group_tokens: int) -> Pack:
 
 
 def _bounds(tree: TokenTree, cuts: list[int], group_tokens: int) -> Iterator[list[int]]:
-    """Pieces of branches, long ones cut, gathered while they fit and lie near the group's base.
+    """For each group where its pieces of branches begin, then where it ends.
 
-    A group is where each of its pieces begins, and its end.
+    Long branches are cut; pieces are gathered while they fit and begin near the first one's depth.
     """
     bounds = [cuts[0]]
     for left, right in pairwise(cuts):

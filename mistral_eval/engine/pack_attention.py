@@ -81,9 +81,9 @@ class GroupwiseAttend:
     def __init__(self, stack: Stack, pack: Pack) -> None:
         self._stack, self._pack = stack, pack
         self._kept = sent(torch.from_numpy(pack.keep_slots), stack.device)
-        self._views = {
-            w: [self._view(group, w) for group in pack.groups] for w in set(stack.windows)
-        }
+        kinds = {w: pack.window(w) for w in set(stack.windows)}
+        views = {w: [self._view(group, w) for group in pack.groups] for w in set(kinds.values())}
+        self._views = {window: views[kind] for window, kind in kinds.items()}
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Answer the queries; keep what the next pack sees."""
@@ -99,9 +99,8 @@ class GroupwiseAttend:
 
     def _view(self, group: Group, window: int | None) -> tuple[Tensor, Tensor]:
         """The slots that a group sees, and its mask."""
-        low, seen = group.within(window)
-        slots = torch.from_numpy(self._pack.slots(group)[low:])
-        return sent(slots, self._stack.device), _added(seen, self._stack)
+        slots, seen = self._pack.seen(group, window)
+        return sent(torch.from_numpy(slots), self._stack.device), _added(seen, self._stack)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,13 +125,14 @@ class _Call:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """The calls of a layer, and where among the batches' rows those of the pack are.
+    """The calls of a layer, and where to find the answers to the pack's rows.
 
     Attributes:
         prefixes: of blocks.
         calls: of batches.
-        rows: of each of the pack's rows, (n,).
-        pieces: the same for each key head, a batch holding head after head, (n * Hkv,).
+        rows: where each of the pack's rows is among the batches' rows, (n,).
+        pieces: where it is, for each key head, among the batches' answers, which lie batch by
+            batch, in each head by head, (n * Hkv,).
     """
 
     prefixes: Sequence[_Prefix]
@@ -151,7 +151,9 @@ class BatchedAttend:
     def __init__(self, stack: Stack, pack: Pack, costs: Costs = CPU_COSTS) -> None:
         self._stack, self._pack = stack, pack
         self._kept = torch.from_numpy(pack.keep_slots)
-        self._plans = {window: self._plan(window, costs) for window in set(stack.windows)}
+        kinds = {w: pack.window(w) for w in set(stack.windows)}
+        plans = {window: self._plan(window, costs) for window in set(kinds.values())}
+        self._plans = {window: plans[kind] for window, kind in kinds.items()}
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Answer the queries; keep what the next pack sees."""

@@ -18,22 +18,23 @@ from mistral_eval.engine.tree import Ints
 class Costs:
     """What decides how groups are put together; the defaults were measured on a CPU.
 
-    A call for a prefix spares gathered keys and masks; what it costs is counted in keys, one for
-    each row that sees it.
+    A call for a prefix spares its keys the gathering and its rows the masks. What it costs in turn
+    is said in keys of such a prefix, counted once for each row that sees it.
 
     Attributes:
-        merge: of merging a row's two parts.
-        call: of one call.
+        merge: keys of a row that pay for merging its two parts.
+        call: keys of all rows together that pay for one call.
         aligned: the number of keys is a multiple of it: kernels read them by vectors, and are an
             eighth slower where some are left over.
-        gathered: keys of a batch at most, which bounds its memory.
+        gathered: keys of a batch at most; one group alone may have more, as many as its longest
+            path and itself.
         filled: share of a batch's keys that are no padding, at the least.
     """
 
     merge: int = 96
     call: int = 16384
     aligned: int = 16
-    gathered: int = 16384
+    gathered: int = 8192
     filled: float = 0.75
 
 
@@ -83,13 +84,10 @@ def cut_batches(
     A row sees its block's prefix and, in its batch, what else it may see in layers of `window`.
     Where the window hides keys from some row there are no prefixes.
     """
-    deepest = max(int(group.depths.max()) for group in pack.groups)
-    if window is not None and deepest >= window:
-        blocks, rests = [], [_windowed(pack, group, window) for group in pack.groups]
-    else:
-        runs = _runs(pack.groups, costs)
-        blocks = [_block(groups, prefix) for groups, prefix in runs if prefix]
-        rests = [_beyond(pack, group, prefix) for groups, prefix in runs for group in groups]
+    window = pack.window(window)
+    runs = _runs(pack.groups, costs) if window is None else [(pack.groups, 0)]
+    blocks = [_block(groups, prefix) for groups, prefix in runs if prefix]
+    rests = [_beyond(pack, group, prefix, window) for groups, prefix in runs for group in groups]
     return blocks, [_batch(some, costs) for some in _alike(rests, costs)]
 
 
@@ -124,13 +122,9 @@ def _block(groups: Sequence[Group], prefix: int) -> Block:
     return Block(groups[0].start, groups[-1].end, groups[0].ancestors[:prefix])
 
 
-def _beyond(pack: Pack, group: Group, prefix: int) -> _Rest:
-    return _Rest(group, pack.slots(group)[prefix:], group.related[:, prefix:])
-
-
-def _windowed(pack: Pack, group: Group, window: int) -> _Rest:
-    low, seen = group.within(window)
-    return _Rest(group, pack.slots(group)[low:], seen)
+def _beyond(pack: Pack, group: Group, prefix: int, window: int | None) -> _Rest:
+    slots, seen = pack.seen(group, window)
+    return _Rest(group, slots[prefix:], seen[:, prefix:])
 
 
 def _alike(rests: Sequence[_Rest], costs: Costs) -> Iterator[list[_Rest]]:

@@ -20,12 +20,9 @@ from mistral_eval.errors import EngineError
 from mistral_eval.model.device import sent
 from mistral_eval.model.transformer import Transformer
 
-_GROUP_TOKENS = {"cpu": 64, "cuda": 256}  # small groups waste less mask, large ones fewer calls
-
-
-def default_group_tokens(device: torch.device) -> int:
-    """Tokens of one attention call at most, where nobody chooses."""
-    return _GROUP_TOKENS.get(device.type, 64)
+# Tokens of a group, where nobody chooses: small groups waste less mask, large ones need fewer calls
+# where each is one of its own.
+_GROUP_TOKENS = {"cpu": 64, "cuda": 256}
 
 
 def score_tree(
@@ -49,13 +46,13 @@ def score_tree(
         requests: checked; the packs depend on the set of them, not on their order.
         batch_tokens: tokens of one forward pass.
         stats: counts what is computed.
-        group_tokens: tokens of one attention call at most; None chooses by device.
+        group_tokens: tokens of one group at most; None chooses by device.
         turn: which requests are not answered, and whether to end before the next pack.
         reads_late: whether a pack begins before the last one's numbers are read, so that a device
             does not wait for the host; None: on CUDA.
     """
     if group_tokens is None:
-        group_tokens = default_group_tokens(model.device)
+        group_tokens = _GROUP_TOKENS.get(model.device.type, 64)
     if reads_late is None:
         reads_late = model.device.type == "cuda"
     is_asked = np.ones(len(requests), dtype=np.bool_)

@@ -43,7 +43,7 @@ class Workspace:
         self.normed = room(config.dim)
         self.qkv = room(heads * config.head_dim)
         self.gate = room(config.hidden_dim)
-        self.up = room(config.hidden_dim)
+        self.up = room(0 if is_fused(like) else config.hidden_dim)
         self.is_wide = like.dtype == torch.float32
         wide = max(config.dim, (config.n_heads + config.n_kv_heads) * config.head_dim)
         self.wide = room(0 if self.is_wide else wide, dtype=torch.float32)
@@ -121,7 +121,7 @@ class Transformer:
         self._output = (self._embeddings if tied else weights["output.weight"])[:n_words]
         self._layers = [self._layer(weights, n) for n in range(config.n_layers)]
         self.device, self.dtype = self._embeddings.device, self._embeddings.dtype
-        self._is_fused = _is_fused(self._embeddings)
+        self._is_fused = is_fused(self._embeddings)
         self.release()
         self._rope = RotaryTable(
             config.head_dim, config.rope_theta, config.context_len, self.device
@@ -208,7 +208,8 @@ def _head(hidden: Tensor, output: Tensor) -> Tensor:
 
     With few rows a CPU spends its time on the words' weights, and reads them faster on the left.
     """
-    if hidden.device.type == "cpu" and len(hidden) < _FEW_ROWS:
+    is_known = hidden.dtype in (torch.float32, torch.bfloat16)  # where that was measured
+    if len(hidden) < _FEW_ROWS and is_known and _is_in_library(hidden):
         return torch.mm(output, hidden.t()).t().float().contiguous()
     return linear(hidden, output).float()
 
@@ -219,14 +220,20 @@ def _multiplied(gate: Tensor, h: Tensor, w: Tensor) -> Tensor:
     return fused
 
 
-def _is_fused(like: Tensor) -> bool:
-    """Whether a product and a multiplication beside it are faster as one.
+def is_fused(like: Tensor) -> bool:
+    """Whether a product and a multiplication beside it are one, which writes to fresh memory.
 
-    So they are in bfloat16 where a processor multiplies it in hardware, and slower in float32.
+    As one they are faster in bfloat16 where oneDNN takes it, and slower in float32.
     """
+    return like.dtype == torch.bfloat16 and _is_in_library(like)
+
+
+def _is_in_library(like: Tensor) -> bool:
+    """Whether oneDNN itself multiplies matrices of this dtype on this processor."""
     return (
         like.device.type == "cpu"
-        and like.dtype == torch.bfloat16
+        and torch._C._get_mkldnn_enabled()  # noqa: SLF001 - mypy cannot read the public flag
         and hasattr(_LIBRARY, "_linear_pointwise")
-        and bool(_LIBRARY._is_mkldnn_bf16_supported())  # noqa: SLF001
+        and not _LIBRARY._is_mkldnn_acl_supported()  # noqa: SLF001 - Arm's library takes over
+        and (like.dtype == torch.float32 or bool(_LIBRARY._is_mkldnn_bf16_supported()))  # noqa: SLF001
     )

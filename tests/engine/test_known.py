@@ -93,8 +93,12 @@ def test_packs_that_run_are_unchanged_and_hold_what_is_wanted_with_all_ancestors
 
     assert {first // batch_tokens for first in some} == packs
     for first, pack in some.items():
-        assert (pack.last, pack.keep_from) == (every[first].last, every[first].keep_from)
-        assert pack.keep_slots.tolist() == every[first].keep_slots.tolist()
+        same = every[first]
+        assert (pack.last, pack.base, pack.keep_from) == (same.last, same.base, same.keep_from)
+        assert pack.keep_slots.tolist() == same.keep_slots.tolist()
+        assert [group.related.tolist() for group in pack.groups] == [
+            group.related.tolist() for group in same.groups
+        ]
 
 
 @settings(deadline=None, max_examples=60)

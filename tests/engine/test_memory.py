@@ -11,9 +11,11 @@ from mistral_eval.engine.memory import (
     free_bytes,
     pass_bytes,
     pass_tokens,
+    stack_bytes,
     total_bytes,
 )
 from mistral_eval.engine.native import default_batch_tokens
+from mistral_eval.engine.pack_attention import Stack
 from mistral_eval.model.shared_cache import Room, SharedCache, cache_bytes
 
 
@@ -52,7 +54,7 @@ SEVEN_B = {"dim": 4096, "n_layers": 32, "n_heads": 32, "n_kv_heads": 8, "hidden_
     [
         (torch.float32, 64, 1024),
         (torch.bfloat16, 64, 2048),  # products are faster and want more rows
-        (torch.bfloat16, 14, 256),  # beside 13.5 GiB of weights
+        (torch.bfloat16, 14, 128),  # beside 13.5 GiB of weights
         (torch.float32, 1, 64),  # the weights alone do not fit: that is said elsewhere
     ],
 )
@@ -85,6 +87,15 @@ def test_a_passs_bytes_cover_its_workspace(make_engine):
     kept = {id(x): x.nbytes for x in space if isinstance(x, torch.Tensor)}
 
     assert sum(kept.values()) <= pass_bytes(model.config, model.dtype)
+
+
+def test_a_stacks_bytes_are_known_before_it_is_made(make_engine):
+    """The path for all layers, path and pack for one."""
+    model = make_engine().model
+    stack = Stack(model, 40, 16)
+    held = sum(x.nbytes for x in vars(stack).values() if isinstance(x, torch.Tensor))
+
+    assert stack_bytes(model.config, model.dtype, 40, 16) == held
 
 
 def test_the_machines_memory_is_no_less_than_what_is_free():

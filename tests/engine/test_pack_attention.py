@@ -1,5 +1,6 @@
 """Attention of packs, in few calls or group by group, is a softmax over ancestors, row by row."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,11 +11,15 @@ from hypothesis import strategies as st
 
 from mistral_eval.engine.pack import cut_packs
 from mistral_eval.engine.pack_attention import BatchedAttend, GroupwiseAttend, Stack
-from mistral_eval.engine.pack_batches import CPU_COSTS, Costs, cut_batches
-from mistral_eval.engine.requests import ScoreRequest
+from mistral_eval.engine.pack_batches import Costs, cut_batches
+from mistral_eval.engine.requests import ScoreRequest, Turn
+from mistral_eval.engine.score import score_plain
+from mistral_eval.engine.score_tree import score_tree
+from mistral_eval.engine.stats import Stats
 from mistral_eval.engine.tree import build_tree
+from mistral_eval.model.transformer import Transformer
 
-HEADS, KEY_HEADS, DIM = 6, 2, 8
+DIM = 8
 words = st.lists(st.integers(0, 2), max_size=12).map(tuple)  # 3 words: much is shared
 budgets = {"batch_tokens": st.integers(1, 60), "group_tokens": st.integers(1, 20)}
 some_costs = st.builds(
@@ -53,62 +58,69 @@ def seen_by(tree, window):
     return [path[-(window or len(path)) :] for path in ancestors_of(tree)]
 
 
-def random_tokens(tree, layers):
-    """Queries, keys and values of every token in every layer, all of them bfloat16's numbers."""
+def random_tokens(tree, layers, heads):
+    """What every token has in every layer, (U, Hq + 2 Hkv, D), in bfloat16's numbers."""
     generator = torch.Generator().manual_seed(0)
-    shapes = [(HEADS, DIM), (KEY_HEADS, DIM), (KEY_HEADS, DIM)]
-    return [
-        [
-            torch.randn(len(tree.tokens), *shape, generator=generator).bfloat16().float()
-            for shape in shapes
-        ]
-        for _ in range(layers)
-    ]
+    shape = (layers, len(tree.tokens), heads[0] + 2 * heads[1], DIM)
+    return torch.randn(shape, generator=generator).bfloat16().float()
 
 
-def plain(seen, q, k, v):
+def split(tokens, heads):
+    """Queries, keys and values, as the transformer has them: side by side in one product."""
+    return tokens.tensor_split((heads[0], heads[0] + heads[1]), dim=1)
+
+
+def plain(seen, tokens, heads):
     """Softmax over the keys each token sees, one token and one head at a time."""
+    q, k, v = split(tokens, heads)
     out = torch.empty_like(q)
     for node, keys in enumerate(seen):
-        for head in range(HEADS):
-            shared = head // (HEADS // KEY_HEADS)
+        for head in range(heads[0]):
+            shared = head // (heads[0] // heads[1])
             weights = (k[keys, shared] @ q[node, head] / DIM**0.5).softmax(dim=0)
             out[node, head] = weights @ v[keys, shared]
     return out
 
 
-def walk(tree, packs, tokens, windows, make):
+def walk(tree, packs, tokens, heads, windows, make):
     """What an `Attend` answers, pack after pack, layer after layer."""
     config = SimpleNamespace(
         n_layers=len(windows),
-        n_heads=HEADS,
-        n_kv_heads=KEY_HEADS,
+        n_heads=heads[0],
+        n_kv_heads=heads[1],
         head_dim=DIM,
         sliding_window=windows,
     )
-    model = SimpleNamespace(config=config, dtype=tokens[0][0].dtype, device=torch.device("cpu"))
+    model = SimpleNamespace(config=config, dtype=tokens.dtype, device=torch.device("cpu"))
     stack = Stack(model, tree.height, max(pack.last - pack.first for pack in packs))
     found = [[] for _ in windows]
     for pack in packs:
         attend = make(stack, pack)
-        for layer, qkv in enumerate(tokens):
-            found[layer].append(attend(layer, *(x[pack.first : pack.last] for x in qkv)))
+        for layer, one in enumerate(tokens):
+            found[layer].append(attend(layer, *split(one[pack.first : pack.last], heads)))
     return [torch.cat(answers) for answers in found]
 
 
 @settings(deadline=None, max_examples=150)
-@given(tree=some_trees(), costs=some_costs, window=st.sampled_from([1, 5, 20]), **budgets)
+@given(
+    tree=some_trees(),
+    costs=some_costs,
+    heads=st.sampled_from([(6, 2), (4, 4), (3, 1)]),
+    window=st.sampled_from([1, 5, 20]),
+    **budgets,
+)
 def test_both_forms_give_the_softmax_over_each_tokens_ancestors(
-    tree, costs, window, batch_tokens, group_tokens
+    tree, costs, heads, window, batch_tokens, group_tokens
 ):
-    """For every cut into packs and groups, in a layer without a window and in one with."""
-    windows = (None, window)
+    """For every cut into packs and groups; with a window, without one, and with one too long."""
+    windows = (None, window, 4096)
     packs = list(cut_packs(tree, batch_tokens, group_tokens))
-    tokens = random_tokens(tree, len(windows))
-    expected = [plain(seen_by(tree, w), *qkv) for w, qkv in zip(windows, tokens, strict=True)]
+    tokens = random_tokens(tree, len(windows), heads)
+    expected = [plain(seen_by(tree, w), one, heads) for w, one in zip(windows, tokens, strict=True)]
     forms = (GroupwiseAttend, lambda stack, pack: BatchedAttend(stack, pack, costs))
     for make in forms:
-        for found, wanted in zip(walk(tree, packs, tokens, windows, make), expected, strict=True):
+        answers = walk(tree, packs, tokens, heads, windows, make)
+        for found, wanted in zip(answers, expected, strict=True):
             torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
 
 
@@ -117,11 +129,11 @@ def test_in_bfloat16_merged_parts_are_as_near_as_one_softmax():
     shots = tuple(n % 3 for n in range(200))
     tree = build_tree([ScoreRequest((*shots, n, *range(30)), (4,)) for n in range(30)])
     packs = list(cut_packs(tree, 4096, 64))
-    tokens = random_tokens(tree, 1)
-    rounded = [[x.bfloat16() for x in tokens[0]]]
-    exact = plain(seen_by(tree, None), *tokens[0])
+    heads = (6, 2)
+    tokens = random_tokens(tree, 1, heads)
+    exact = plain(seen_by(tree, None), tokens[0], heads)
     merged, whole = (
-        (walk(tree, packs, rounded, (None,), make)[0].float() - exact).abs().mean()
+        (walk(tree, packs, tokens.bfloat16(), heads, (None,), make)[0].float() - exact).abs().mean()
         for make in (BatchedAttend, GroupwiseAttend)
     )
 
@@ -129,6 +141,7 @@ def test_in_bfloat16_merged_parts_are_as_near_as_one_softmax():
     assert merged < 1.4 * whole
 
 
+@settings(deadline=None)
 @given(tree=some_trees(), costs=some_costs, window=st.sampled_from([None, 1, 5, 20]), **budgets)
 def test_prefix_and_batch_hold_what_a_row_sees_and_nothing_twice(
     tree, costs, window, batch_tokens, group_tokens
@@ -177,6 +190,30 @@ def test_a_prefix_of_many_questions_is_attended_to_without_a_mask():
     assert max(len(slots) for slots in behind) == (300 - 288) + 20 + 62
 
 
+def test_a_walk_with_prefixes_scores_as_the_plain_scorer_whatever_is_known(
+    make_engine, make_weights
+):
+    """Behind 300 shared tokens; half of the replies known, each a different half."""
+    config = replace(make_engine().model.config, context_len=512, sliding_window=(None, 400))
+    model = Transformer(config, make_weights(config), 61)
+    shots = tuple(3 + n * n % 50 for n in range(300))
+    requests = [
+        ScoreRequest((*shots, 3 + n, *(3 + (n * m) % 40 for m in range(n % 13))), (5, 3 + n % 9))
+        for n in range(50)
+    ]
+    packs = list(cut_packs(build_tree(requests), 256, 64))
+    plain_scores = dict(score_plain(model, requests, 1000))
+    scores = dict(score_tree(model, requests, 256, Stats(), 64))
+
+    assert sum(bool(cut_batches(pack, 400)[0]) for pack in packs) == len(packs) - 1 > 1
+    for n, reply in plain_scores.items():
+        assert scores[n].logprob == pytest.approx(reply.logprob, abs=1e-4)
+        assert scores[n].is_greedy == reply.is_greedy
+    for known in (set(range(0, 50, 2)), set(range(25)), set(range(25, 50))):
+        again = dict(score_tree(model, requests, 256, Stats(), 64, turn=Turn(known)))
+        assert again == {n: reply for n, reply in scores.items() if n not in known}
+
+
 def test_where_the_window_hides_the_prefix_there_is_none():
     shots = tuple(n % 50 for n in range(300))
     tree = build_tree([ScoreRequest((*shots, 60 + n), (3, 4)) for n in range(40)])
@@ -201,7 +238,7 @@ def test_padding_stays_within_its_share(filled):
     """Groups that see many more keys than others are answered apart."""
     tree = build_tree([ScoreRequest((n, *range(10 * n)), (4,)) for n in range(1, 25)])
     (pack,) = cut_packs(tree, 4096, 64)
-    costs = Costs(filled=filled, aligned=CPU_COSTS.aligned)
+    costs = Costs(filled=filled, gathered=1 << 20)
     blocks, batches = cut_batches(pack, None, costs)
 
     assert blocks == []
