@@ -35,7 +35,7 @@ def test_log_probabilities_and_argmax_are_those_of_the_whole_row(model):
 
 
 def test_of_equal_logits_the_lowest_id_is_greedy(model):
-    """Words 7 and 4321 have the same row of the LM head; a single row has one tile for all words."""
+    """Words 7 and 4321 have the same row of the LM head; one row has one tile for all words."""
     direction = model.logits(torch.eye(model.config.dim))[:, 7]  # the row itself
     for count in (1, 256):
         hidden = 50 * direction.repeat(count, 1)
