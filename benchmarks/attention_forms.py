@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from mistral_eval.engine.pack import Pack
-from mistral_eval.engine.pack_attention import BatchedAttend, GroupwiseAttend, Stack
+from mistral_eval.engine.pack_attention import GroupwiseAttend, Stack, make_attend
 from mistral_eval.engine.tree import Ints, TokenTree
 from mistral_eval.model.attention import Attend, attention
 from mistral_eval.model.shared_cache import Partial, merged, partial
@@ -258,7 +258,7 @@ def forms(case: Case, packs: dict[int, Pack], slots: int) -> dict[str, Callable[
     found = {f"groups of {size}": engines(pack, GroupwiseAttend) for size, pack in packs.items()}
     if case.q.device.type == "cpu":
         for size, pack in packs.items():
-            found[f"batches of {size}"] = engines(pack, BatchedAttend)
+            found[f"batches of {size}"] = engines(pack, make_attend)
     found["whole pack"] = lambda: prepare_whole(case)
     found["prefix + own, products"] = lambda: prepare_split(case)
     found["flex"] = lambda: prepare_flex(case, slots)

@@ -35,6 +35,7 @@ class Stack:
         self.windows = config.sliding_window
         self.n_kv_heads = config.n_kv_heads
         self.repeats = config.n_heads // config.n_kv_heads
+        self.width = config.n_heads * config.head_dim
 
     @property
     def device(self) -> torch.device:
@@ -71,8 +72,9 @@ class Stack:
 
 def make_attend(stack: Stack, pack: Pack) -> Attend:
     """The form that is fast on the stack's device."""
-    form = BatchedAttend if stack.device.type == "cpu" else GroupwiseAttend
-    return form(stack, pack)
+    if stack.device.type != "cpu":
+        return GroupwiseAttend(stack, pack)
+    return BatchedAttend(stack, pack, CPU_COSTS.at_width(stack.width))
 
 
 class GroupwiseAttend:
@@ -148,7 +150,7 @@ class BatchedAttend:
     kernel packs keys and values once for each head it is given.
     """
 
-    def __init__(self, stack: Stack, pack: Pack, costs: Costs = CPU_COSTS) -> None:
+    def __init__(self, stack: Stack, pack: Pack, costs: Costs) -> None:
         self._stack, self._pack = stack, pack
         self._kept = torch.from_numpy(pack.keep_slots)
         kinds = {w: pack.window(w) for w in set(stack.windows)}

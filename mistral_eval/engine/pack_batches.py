@@ -6,7 +6,7 @@ down to them, is answered in *batches* of groups of similar size, under masks.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from mistral_eval.engine.tree import Ints
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """What decides how groups are put together; the defaults were measured on a CPU.
+    """What decides how groups are put together; the defaults were measured on a CPU, 512 wide.
 
     A call for a prefix spares its keys the gathering and its rows the masks. What it costs in turn
     is said in keys of such a prefix, counted once for each row that sees it.
@@ -28,17 +28,28 @@ class Costs:
             eighth slower where some are left over.
         gathered: keys of a batch at most; one group alone may have more, as many as its longest
             path and itself.
-        filled: share of a batch's keys that are no padding, at the least.
+        row: keys that cost as much as a row of a batch does beside those it sees.
+        batch: keys of all rows together that cost as much as a batch's call.
     """
 
     merge: int = 96
     call: int = 16384
     aligned: int = 16
     gathered: int = 8192
-    filled: float = 0.75
+    row: int = 43
+    batch: int = 8192
+
+    def at_width(self, width: int) -> "Costs":
+        """Those of queries so many numbers wide, heads times head_dim.
+
+        A call costs as much time, which is less beside keys that are dearer.
+        """
+        call, batch = (cost * _WIDTH // width for cost in (self.call, self.batch))
+        return replace(self, call=call, batch=batch)
 
 
 CPU_COSTS = Costs()
+_WIDTH = 512  # where they were measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,16 +139,27 @@ def _beyond(pack: Pack, group: Group, prefix: int, window: int | None) -> _Rest:
 
 
 def _alike(rests: Sequence[_Rest], costs: Costs) -> Iterator[list[_Rest]]:
-    """The groups' rests, those that see about as many keys together."""
-    some: list[_Rest] = []
-    for rest in sorted(rests, key=lambda one: -len(one.slots)):
-        most = _padded(len(some[0].slots), costs) if some else 0
-        is_short = _padded(len(rest.slots), costs) < costs.filled * most
-        if some and (is_short or (len(some) + 1) * most > costs.gathered):
-            yield some
-            some = []
-        some.append(rest)
-    yield some
+    """The groups' rests in batches, so that padding and calls together cost least.
+
+    A batch is a run of them in the order of their numbers of keys; the best last run is found for
+    the first rest, the first two, and so on.
+    """
+    ordered = sorted(rests, key=lambda rest: -len(rest.slots))
+    rows = np.array([len(rest.seen) for rest in ordered])
+    keys = np.array([_padded(len(rest.slots), costs) for rest in ordered])
+    least = np.zeros(len(ordered) + 1)  # what the first so many cost
+    starts: list[int] = []  # where the last of their runs begins
+    for end in range(1, len(ordered) + 1):
+        sizes = np.arange(end, 0, -1)  # of the run that begins at 0, 1, ...
+        most = np.maximum.accumulate(rows[end - 1 :: -1][:end])[::-1]
+        spent = least[:end] + sizes * most * (costs.row + keys[:end]) + costs.batch
+        spent[:-1][sizes[:-1] * keys[: end - 1] > costs.gathered] = np.inf
+        starts.append(int(spent.argmin()))
+        least[end] = spent[starts[-1]]
+    end = len(ordered)
+    while end:
+        yield ordered[starts[end - 1] : end]
+        end = starts[end - 1]
 
 
 def _padded(keys: int, costs: Costs) -> int:

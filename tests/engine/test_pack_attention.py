@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mistral_eval.engine.pack import cut_packs
-from mistral_eval.engine.pack_attention import BatchedAttend, GroupwiseAttend, Stack
+from mistral_eval.engine.pack_attention import BatchedAttend, GroupwiseAttend, Stack, make_attend
 from mistral_eval.engine.pack_batches import Costs, cut_batches
 from mistral_eval.engine.requests import ScoreRequest, Turn
 from mistral_eval.engine.score import score_plain
@@ -28,7 +28,7 @@ some_costs = st.builds(
     call=st.sampled_from([0, 0, 20]),
     aligned=st.sampled_from([1, 4]),
     gathered=st.sampled_from([1, 50, 1000]),
-    filled=st.sampled_from([0.0, 0.6, 1.0]),
+    batch=st.sampled_from([0, 20, 1000]),
 )
 
 
@@ -134,7 +134,7 @@ def test_in_bfloat16_merged_parts_are_as_near_as_one_softmax():
     exact = plain(seen_by(tree, None), tokens[0], heads)
     merged, whole = (
         (walk(tree, packs, tokens.bfloat16(), heads, (None,), make)[0].float() - exact).abs().mean()
-        for make in (BatchedAttend, GroupwiseAttend)
+        for make in (make_attend, GroupwiseAttend)
     )
 
     assert cut_batches(packs[0], None)[0], "there should be parts to merge"
@@ -233,16 +233,32 @@ def test_groups_without_a_long_prefix_cost_no_call_of_their_own():
     assert len(batches) == 1
 
 
-@pytest.mark.parametrize("filled", [0.0, 0.75, 1.0])
-def test_padding_stays_within_its_share(filled):
-    """Groups that see many more keys than others are answered apart."""
-    tree = build_tree([ScoreRequest((n, *range(10 * n)), (4,)) for n in range(1, 25)])
-    (pack,) = cut_packs(tree, 4096, 64)
-    costs = Costs(filled=filled, gathered=1 << 20)
-    blocks, batches = cut_batches(pack, None, costs)
+def spent(batches, costs):
+    """What the costs say of batches."""
+    return sum(
+        batch.rows.size * (costs.row + batch.slots.shape[1]) + costs.batch for batch in batches
+    )
 
-    assert blocks == []
-    for batch in batches:
-        used = [len(np.unique(slots)) for slots in batch.slots]
-        assert min(used) > filled * batch.slots.shape[1] - costs.aligned
-    assert (len(batches) == 1) == (filled == 0.0)
+
+@pytest.mark.parametrize(("batch", "count"), [(0, None), (1000, None), (10**9, 1)])
+def test_padding_and_calls_together_cost_least(batch, count):
+    """Dear calls make one batch of all; free ones none that another cut would better."""
+    tree = build_tree([ScoreRequest((n, *range(10 * n)), (4,)) for n in range(1, 25)])
+    (pack,) = cut_packs(tree, 4096, 300)
+    costs = Costs(batch=batch, aligned=1, gathered=1 << 20)
+    found = cut_batches(pack, None, costs)[1]
+    others = [
+        cut_batches(pack, None, replace(costs, batch=other))[1] for other in (0, 100, 5000, 10**9)
+    ]
+
+    assert count in (None, len(found))
+    assert spent(found, costs) <= min(spent(some, costs) for some in others)
+
+
+def test_a_batch_gathers_no_more_keys_than_it_may():
+    tree = build_tree([ScoreRequest((n, *range(50)), (4,)) for n in range(30)])
+    (pack,) = cut_packs(tree, 4096, 64)
+    batches = cut_batches(pack, None, Costs(gathered=200, batch=10**9))[1]
+
+    assert max(batch.slots.size for batch in batches) <= 200
+    assert sum(batch.is_row.sum() for batch in batches) == len(tree.tokens)
