@@ -11,7 +11,7 @@ import typer
 from mistral_eval.cli_options import AsJson
 from mistral_eval.errors import UsageError
 
-NOTHING = "No question of this run is such.\n"
+NOTHING = "No question of this run is such; --wrong, --no-answer and --timeout are told apart.\n"
 
 
 def samples(  # noqa: PLR0913 - one parameter per option of the command line

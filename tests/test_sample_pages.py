@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from mistral_eval.cli_samples import NOTHING
 from mistral_eval.sample_pages import visible
 
 HOSTILE = "\x1b[31mred\x07\r\x9b2J\u202eback\u2066 \ud800 ok\n\tnext"
@@ -91,7 +92,7 @@ def test_text_of_other_scripts_stays_as_it_is():
 
 
 def test_nothing_found_is_said_on_stderr(cli, run):
-    assert cli("samples", run, "--timeout") == (0, "", "No question of this run is such.\n")
+    assert cli("samples", run, "--timeout") == (0, "", NOTHING)
 
 
 @pytest.mark.parametrize(
