@@ -227,7 +227,8 @@ def parse_pairs(text: str | None, option: str) -> dict[str, str]:
 def nearest(name: str, known: Iterable[str]) -> str:
     """A sentence's tail naming the nearest known names, or all of them."""
     names = list(known)
-    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    close = [known_name for known_name in names if known_name.lower() == name.lower()]
+    close = close or difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     if close:
         return f"Did you mean {' or '.join(close)}?"
     return f"Known: {', '.join(names)}."

@@ -122,10 +122,13 @@ def test_a_tasks_page_shows_its_protocol_and_its_first_prompt(cli, name):
     assert first_context in out
 
 
-def test_an_unknown_task_page_offers_the_nearest(cli):
-    code, out, err = cli("tasks", "gsm8")
+@pytest.mark.parametrize(
+    ("given", "meant"), [("gsm8", "gsm8k"), ("GSM8K", "gsm8k"), ("MATH", "math")]
+)
+def test_an_unknown_task_page_offers_the_nearest(cli, given, meant):
+    code, out, err = cli("tasks", given)
     assert (code, out) == (2, "")
-    assert "Did you mean gsm8k?" in err
+    assert f"Did you mean {meant}?" in err
 
 
 def test_tasks_path_is_the_folder_of_the_yaml_files(cli):

@@ -156,8 +156,11 @@ def _no_checkpoint(path: Path) -> CheckpointError:
         wanted = f"{RAW_SAFETENSORS} or {RAW_PICKLE} beside params.json"
     else:
         wanted = f"config.json with {HF_SINGLE}, or params.json with {RAW_SAFETENSORS}"
-    shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-    return CheckpointError(f"{path} should hold {wanted} and holds {shown or 'nothing'}.")
+    shown = ", ".join(names[:8]) + (" and more" if len(names) > 8 else "")
+    return CheckpointError(
+        f"{path} should hold {wanted}; it holds {shown or 'nothing'}. "
+        "Copy what is missing there, or give another model's folder."
+    )
 
 
 def _embedding_rows(source: Source) -> int:

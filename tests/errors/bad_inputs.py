@@ -292,7 +292,7 @@ CATALOGUE = [
         checkpoint(fields("config.json", rms_norm_eps="tiny")),
         "rms_norm_eps should be a positive number and is 'tiny'",
     ),
-    Bad("checkpoint: nothing in the folder", checkpoint(remove("*")), "and holds nothing"),
+    Bad("checkpoint: nothing in the folder", checkpoint(remove("*")), "it holds nothing. Copy"),
     Bad(
         "checkpoint: an unknown field",
         checkpoint(lambda _: None, "--model-args", "rope_teta=1"),

@@ -193,7 +193,8 @@ def test_a_path_that_is_not_there_or_is_a_file_is_an_error(hf, tmp_path):
 def test_an_empty_folder_says_what_a_model_folder_holds(tmp_path):
     assert (
         f"{tmp_path} should hold config.json with model.safetensors, or params.json with "
-        "consolidated.safetensors and holds nothing."
+        "consolidated.safetensors; it holds nothing. "
+        "Copy what is missing there, or give another model's folder."
     ) == message(tmp_path)
 
 
@@ -207,7 +208,9 @@ def test_an_empty_folder_says_what_a_model_folder_holds(tmp_path):
 def test_a_folder_without_weights_says_which_file_is_missing(tmp_path, given, wanted):
     (tmp_path / given).write_text("{}")
 
-    assert f"should hold {wanted} and holds {given}." in message(tmp_path)
+    assert f"should hold {wanted}; it holds {given}. Copy what is missing there" in message(
+        tmp_path
+    )
 
 
 def test_pytorch_bin_files_are_sent_to_hf(tmp_path):
