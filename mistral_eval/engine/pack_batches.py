@@ -151,7 +151,7 @@ def _alike(rests: Sequence[_Rest], costs: Costs) -> Iterator[list[_Rest]]:
     starts: list[int] = []  # where the last of their runs begins
     for end in range(1, len(ordered) + 1):
         sizes = np.arange(end, 0, -1)  # of the run that begins at 0, 1, ...
-        most = np.maximum.accumulate(rows[end - 1 :: -1][:end])[::-1]
+        most = np.maximum.accumulate(rows[:end][::-1])[::-1]
         spent = least[:end] + sizes * most * (costs.row + keys[:end]) + costs.batch
         spent[:-1][sizes[:-1] * keys[: end - 1] > costs.gathered] = np.inf
         starts.append(int(spent.argmin()))

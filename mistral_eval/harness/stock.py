@@ -36,7 +36,8 @@ def load_stock(settings: RunSettings) -> Mapping[str, Any]:
     except (OSError, DatasetsError, HfHubHTTPError, requests.RequestException) as error:
         raise DataError(
             f"The data of {', '.join(names)} could not be loaded ({error}). Stock tasks read "
-            "the hub or its local cache, whatever --data says; check the network, or leave them out."
+            "the hub or its local cache, whatever --data says; check the network, or leave them "
+            "out."
         ) from error
     for name, task in loaded["tasks"].items():
         if name in settings.own_tasks:
