@@ -16,9 +16,10 @@ from typing import Any
 
 import pandas as pd
 
-from mistral_eval.answers import numbers, spans
-from mistral_eval.answers.latex import Equality, boxed_answer, final_answer
-from mistral_eval.answers.maths import MathChecker
+from mistral_eval.answers import exact_match as spans
+from mistral_eval.answers import numbers
+from mistral_eval.answers.latex.boxed import Equality, boxed_answer, final_answer
+from mistral_eval.answers.math_checker import MathChecker
 
 
 @dataclass(frozen=True, slots=True)

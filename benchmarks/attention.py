@@ -35,15 +35,15 @@ from attention_forms import Answer, forms, make_cases, plain
 from machine import machine
 from torch import Tensor
 
-from mistral_eval.backends.native import NativeBackend
 from mistral_eval.data import make_source
-from mistral_eval.engine.pack import cut_packs
-from mistral_eval.engine.requests import ScoreRequest
-from mistral_eval.engine.tree import build_tree
-from mistral_eval.harness.asking import Asking, load_benchmarks
-from mistral_eval.harness.plan import requests_of
-from mistral_eval.harness.rescore import NoEngine
-from mistral_eval.model.outline import read_outline
+from mistral_eval.engines.native import NativeBackend
+from mistral_eval.model.load.outline import read_outline
+from mistral_eval.native.pack import cut_packs
+from mistral_eval.native.requests import ScoreRequest
+from mistral_eval.native.tree import build_tree
+from mistral_eval.run.planning import requests_of
+from mistral_eval.run.questions import Asking, load_benchmarks
+from mistral_eval.run.rescoring import NoEngine
 
 BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
 SHAPES = {"small": (8, 2, 64), "7b": (32, 8, 128)}  # query heads, key heads, head_dim

@@ -18,17 +18,17 @@ from lm_eval.models.huggingface import HFLM
 from transformers import MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
 from vs_lm_eval import Answers, ask_hf
 
-from mistral_eval.backends.base import Ask
-from mistral_eval.backends.native import NativeBackend
-from mistral_eval.engine.calibrate import random_weights
-from mistral_eval.engine.matrix_rate import matrix_rate
-from mistral_eval.engine.native import NativeEngine
+from mistral_eval.engines.interface import Ask
+from mistral_eval.engines.native import NativeBackend
 from mistral_eval.model.config import ModelConfig
-from mistral_eval.model.config_hf import NAMES
-from mistral_eval.model.export_tokenizer import save_tokenizer
-from mistral_eval.model.layout import hf_name
+from mistral_eval.model.load.config_hf import NAMES
+from mistral_eval.model.load.layout import hf_name
 from mistral_eval.model.tiny import tiny_tokenizer_file
-from mistral_eval.model.tokenizer import load_tokenizer
+from mistral_eval.model.tokenizers.export_tokenizer import save_tokenizer
+from mistral_eval.model.tokenizers.tokenizer import load_tokenizer
+from mistral_eval.native.calibrate import random_weights
+from mistral_eval.native.matrix_rate import matrix_rate
+from mistral_eval.native.runner import NativeEngine
 
 # TFLOP/s of dense 16-bit products by the data sheets, by what torch calls the card; first match
 SHEETS = (("H200", 989), ("H100 PCIe", 756), ("H100 NVL", 835), ("H100", 989), ("A100", 312))

@@ -41,7 +41,7 @@ from real_requests import DATA, questions_of
 from vs_lm_eval import ask_hf, ask_native
 
 from mistral_eval.bench.shapes import SHAPES
-from mistral_eval.model.weights import DTYPES
+from mistral_eval.model.load.weights import DTYPES
 
 FIRST = {"mmlu": 128, "hellaswag": 32, "gsm8k": 16}  # questions of the first line on a GPU
 FIRST_ON_CPU = 2

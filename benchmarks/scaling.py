@@ -22,16 +22,16 @@ from machine import machine
 from real_requests import DATA
 from vs_lm_eval import CONFIG
 
-from mistral_eval.backends.native import NativeBackend
 from mistral_eval.data import make_source
-from mistral_eval.engine.calibrate import random_weights
-from mistral_eval.engine.native import NativeEngine
-from mistral_eval.engine.requests import ScoreRequest
-from mistral_eval.harness.asking import Asking, load_benchmarks
-from mistral_eval.harness.plan import requests_of
-from mistral_eval.harness.rescore import NoEngine
+from mistral_eval.engines.native import NativeBackend
 from mistral_eval.model.tiny import tiny_tokenizer_file
-from mistral_eval.model.tokenizer import load_tokenizer
+from mistral_eval.model.tokenizers.tokenizer import load_tokenizer
+from mistral_eval.native.calibrate import random_weights
+from mistral_eval.native.requests import ScoreRequest
+from mistral_eval.native.runner import NativeEngine
+from mistral_eval.run.planning import requests_of
+from mistral_eval.run.questions import Asking, load_benchmarks
+from mistral_eval.run.rescoring import NoEngine
 
 LIMITS, SHORT = "100,1000,all", "20,60"
 

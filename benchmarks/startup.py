@@ -17,7 +17,7 @@ from machine import machine
 COMMANDS = {
     "python -c pass": (sys.executable, "-c", "pass"),
     "mistral-eval --help": (
-        *(sys.executable, "-c", "from mistral_eval.cli import main; main()"),
+        *(sys.executable, "-c", "from mistral_eval.cli.app import main; main()"),
         "--help",
     ),
 }

@@ -18,19 +18,19 @@ from time import perf_counter, process_time
 
 import torch
 
-from mistral_eval.backends.native import NativeBackend
 from mistral_eval.data import make_source
-from mistral_eval.engine.calibrate import random_weights
-from mistral_eval.engine.native import NativeEngine
-from mistral_eval.engine.prompts import unique_tokens
-from mistral_eval.engine.requests import GenerateRequest, ScoreRequest
-from mistral_eval.engine.tree import build_tree
-from mistral_eval.harness.asking import Asking, load_benchmarks
-from mistral_eval.harness.plan import requests_of
-from mistral_eval.harness.rescore import NoEngine
+from mistral_eval.engines.native import NativeBackend
 from mistral_eval.model.config import ModelConfig
-from mistral_eval.model.outline import read_outline
-from mistral_eval.suite import SUITES
+from mistral_eval.model.load.outline import read_outline
+from mistral_eval.native.calibrate import random_weights
+from mistral_eval.native.prompts import unique_tokens
+from mistral_eval.native.requests import GenerateRequest, ScoreRequest
+from mistral_eval.native.runner import NativeEngine
+from mistral_eval.native.tree import build_tree
+from mistral_eval.run.planning import requests_of
+from mistral_eval.run.questions import Asking, load_benchmarks
+from mistral_eval.run.rescoring import NoEngine
+from mistral_eval.suite.registry import SUITES
 
 STEPS = ("requests", "scores", "prompts")
 MIB = 1 << 20

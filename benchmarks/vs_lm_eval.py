@@ -32,19 +32,19 @@ from lm_eval.models.huggingface import HFLM
 from machine import machine
 from real_requests import DATA, questions_of
 
-from mistral_eval.adapter import MistralLM
-from mistral_eval.backends.base import Ask
-from mistral_eval.backends.native import NativeBackend
-from mistral_eval.backends.open_native import open_native
 from mistral_eval.bench.shapes import SHAPES
-from mistral_eval.engine.calibrate import random_weights
-from mistral_eval.engine.flops import Flops
-from mistral_eval.engine.matrix_rate import matrix_rate
-from mistral_eval.engine.requests import ScoreRequest
-from mistral_eval.engine.tree import build_tree
-from mistral_eval.model.checkpoint import Checkpoint
+from mistral_eval.engines.interface import Ask
+from mistral_eval.engines.lm_eval_model import MistralLM
+from mistral_eval.engines.native import NativeBackend
+from mistral_eval.engines.open_native import open_native
 from mistral_eval.model.export import save_hf
+from mistral_eval.model.load.checkpoint import Checkpoint
 from mistral_eval.model.tiny import tiny_tokenizer_file
+from mistral_eval.native.calibrate import random_weights
+from mistral_eval.native.flops import Flops
+from mistral_eval.native.matrix_rate import matrix_rate
+from mistral_eval.native.requests import ScoreRequest
+from mistral_eval.native.tree import build_tree
 
 CONFIG = SHAPES["small"]
 Answers = list[Any]  # (log-likelihood, is greedy), or texts

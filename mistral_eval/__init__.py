@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mistral_eval.frames import load_run, load_runs
+    from mistral_eval.report.frames import load_run, load_runs
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load_run", "load_runs"]
@@ -12,7 +12,7 @@ __all__ = ["__version__", "load_run", "load_runs"]
 def __getattr__(name: str) -> Any:
     """Import what a notebook uses when it is first used: `import mistral_eval` stays light."""
     if name in ("load_run", "load_runs"):
-        from mistral_eval import frames
+        from mistral_eval.report import frames
 
         return getattr(frames, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,7 +12,7 @@ from typing import Any
 
 from mistral_eval.errors import UsageError
 from mistral_eval.sandbox import CHOICES
-from mistral_eval.suite import BY_ID, SUITES
+from mistral_eval.suite.registry import BY_ID, SUITES
 
 ENGINES = ("auto", "native", "hf", "oracle", "oracle-wrong", "random")
 MODEL_FREE = ("oracle", "oracle-wrong", "random")

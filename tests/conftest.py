@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mistral_eval.cli import main
+from mistral_eval.cli.app import main
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -21,7 +21,7 @@ def shared() -> Path:
 def sample_runs(tmp_path_factory) -> dict[str, Path]:
     """Finished runs of the oracle, of chance and of a wrong oracle on the bundled questions."""
     from mistral_eval.console import Talk
-    from mistral_eval.harness.run import run_suite
+    from mistral_eval.run.run import run_suite
     from mistral_eval.settings import RunSettings
 
     tasks = ("mmlu", "winogrande", "nq", "gsm8k")

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from mistral_eval.locations import tasks_folder
-from mistral_eval.records import RUN_FILE, text_hash
+from mistral_eval.record.run_folder import RUN_FILE, text_hash
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOW = ROOT / ".github" / "workflows" / "eval.yml"

@@ -147,7 +147,7 @@ def test_no_color_leaves_no_colour_in_the_display(monkeypatch):
 def on_a_terminal(*arguments: object, **env: str) -> tuple[str, str]:
     """A whole run with a terminal as stderr and a pipe as stdout: (stdout, what the screen got)."""
     ours, theirs = pty.openpty()
-    program = "from mistral_eval.cli import main; main()"
+    program = "from mistral_eval.cli.app import main; main()"
     process = subprocess.Popen(
         [sys.executable, "-c", program, *map(str, arguments)],
         stdin=subprocess.DEVNULL,
@@ -175,7 +175,7 @@ def test_a_run_with_a_terminal_leaves_stdout_to_the_table(tmp_path):
         [
             sys.executable,
             "-c",
-            "from mistral_eval.cli import main; main()",
+            "from mistral_eval.cli.app import main; main()",
             *RUN,
             "-o",
             tmp_path / "a",

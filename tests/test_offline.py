@@ -11,7 +11,7 @@ import pytest
 
 from mistral_eval.data.sources import SAMPLE
 from mistral_eval.sandbox import probe
-from mistral_eval.suite import BENCHMARKS
+from mistral_eval.suite.registry import BENCHMARKS
 
 CODE = ("humaneval", "mbpp")
 PLAIN = tuple(benchmark.id for benchmark in BENCHMARKS if benchmark.id not in CODE)
@@ -39,7 +39,7 @@ for name in ("getaddrinfo", "gethostbyname", "create_connection"):
 """
 RUN = f"""
 {BLOCKED}
-from mistral_eval.cli import main
+from mistral_eval.cli.app import main
 try:
     main()
 finally:

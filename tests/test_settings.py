@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mistral_eval.errors import UsageError
-from mistral_eval.limits import choose
+from mistral_eval.run.limits import choose
 from mistral_eval.settings import (
     RunSettings,
     parse_limit,
     parse_pairs,
     parse_tasks,
 )
-from mistral_eval.suite import BENCHMARKS
+from mistral_eval.suite.registry import BENCHMARKS
 
 
 def test_benchmarks_come_in_the_papers_order_and_once():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mistral_eval.suite import BENCHMARKS
+from mistral_eval.suite.registry import BENCHMARKS
 
 pytestmark = pytest.mark.slow
 
@@ -86,7 +86,7 @@ def test_the_wheel_holds_every_tracked_file_of_the_package(wheel):
 def test_the_wheel_names_the_console_script(wheel):
     archive = zipfile.ZipFile(wheel)
     (entry,) = [name for name in archive.namelist() if name.endswith("entry_points.txt")]
-    assert "mistral-eval = mistral_eval.cli:main" in archive.read(entry).decode()
+    assert "mistral-eval = mistral_eval.cli.app:main" in archive.read(entry).decode()
 
 
 def test_the_installed_package_is_the_wheels(installed, tmp_path):

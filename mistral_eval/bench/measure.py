@@ -7,8 +7,8 @@ from time import perf_counter, process_time
 import torch
 from torch import Tensor
 
-from mistral_eval.bench.plan import BenchSettings, Case
-from mistral_eval.bench.resident import PeakWatch
+from mistral_eval.bench.cases import BenchSettings, Case
+from mistral_eval.bench.peak_memory import PeakWatch
 from mistral_eval.model.attention import Attend
 from mistral_eval.model.cache import RollingCache
 from mistral_eval.model.transformer import Transformer

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from mistral_eval.bench.plan import PARTS
-from mistral_eval.bench.results import Found, Line, lines, sharing
+from mistral_eval.bench.cases import PARTS
+from mistral_eval.bench.measurements import Found, Line, lines, sharing
 from mistral_eval.errors import OutputError
 
 # The colours and lines of the report's figures on a light page (page/static/report.css).

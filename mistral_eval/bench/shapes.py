@@ -7,16 +7,16 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from mistral_eval.engine.calibrate import random_weights
 from mistral_eval.errors import CheckpointError, UsageError
-from mistral_eval.model.checkpoint import load_checkpoint
 from mistral_eval.model.config import ModelConfig
-from mistral_eval.model.config_hf import from_hf_config
-from mistral_eval.model.config_params import from_params_json
-from mistral_eval.model.fields import read_json
-from mistral_eval.model.layout import expected_shapes
+from mistral_eval.model.load.checkpoint import load_checkpoint
+from mistral_eval.model.load.config_hf import from_hf_config
+from mistral_eval.model.load.config_params import from_params_json
+from mistral_eval.model.load.fields import read_json
+from mistral_eval.model.load.layout import expected_shapes
+from mistral_eval.model.load.weights import DTYPES
 from mistral_eval.model.tiny import TINY_CONFIG
-from mistral_eval.model.weights import DTYPES
+from mistral_eval.native.calibrate import random_weights
 from mistral_eval.settings import nearest
 
 # Mistral 7B: table 1 of the paper.

@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
-from mistral_eval.bench.plan import PARTS
-from mistral_eval.bench.results import Found, Line, claims, lines, sharing
-from mistral_eval.report.markdown import escape, notes_list, section_table
-from mistral_eval.report.view import Section
+from mistral_eval.bench.cases import PARTS
+from mistral_eval.bench.measurements import Found, Line, claims, lines, sharing
+from mistral_eval.report.table.markdown_table import escape, notes_list, section_table
+from mistral_eval.report.table.view import Section
 
 _MIB = 1 << 20
 _QUIET = 0.75  # share of its threads' time below which a case was disturbed

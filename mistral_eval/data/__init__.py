@@ -1,10 +1,10 @@
 """Rows of the test sets, wherever they come from, with fingerprints."""
 
+from mistral_eval.data.dataset_spec import DataSpec
 from mistral_eval.data.fingerprints import Fingerprint, fingerprint, identify, pins
 from mistral_eval.data.load import dataset_from, from_hub, load_benchmark_data
 from mistral_eval.data.rows import Row, Rows
 from mistral_eval.data.sources import Source, make_source
-from mistral_eval.data.spec import DataSpec
 
 __all__ = [
     "DataSpec",

@@ -13,10 +13,10 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
+from mistral_eval.data.dataset_spec import DataSpec
 from mistral_eval.data.rows import Row
-from mistral_eval.data.spec import DataSpec
 from mistral_eval.errors import DataError
-from mistral_eval.suite import BY_ID
+from mistral_eval.suite.registry import BY_ID
 
 PINS: Final = Path(__file__).resolve().parent / "fingerprints.json"
 UNPINNED: Final = "unpinned"

@@ -5,11 +5,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from mistral_eval.data.checks import check_rows, check_shots
+from mistral_eval.data.dataset_spec import DataSpec
 from mistral_eval.data.fingerprints import Fingerprint, identify
+from mistral_eval.data.row_checks import check_rows, check_shots
 from mistral_eval.data.rows import Rows, with_siblings
 from mistral_eval.data.sources import Source, read_split
-from mistral_eval.data.spec import DataSpec
 
 SHOTS_PER_GROUP = 5  # MMLU's; the only benchmark whose shots come from its data
 

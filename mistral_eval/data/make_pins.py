@@ -11,7 +11,7 @@ from mistral_eval.data.fingerprints import fingerprint
 from mistral_eval.data.load import load_benchmark_data
 from mistral_eval.data.sources import make_source
 from mistral_eval.data.task_file import data_spec
-from mistral_eval.suite import BY_ID
+from mistral_eval.suite.registry import BY_ID
 
 
 def main(source: str, *benchmarks: str) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from mistral_eval.data.sources import SAMPLE
 from mistral_eval.data.task_file import data_spec
-from mistral_eval.suite import BY_ID
+from mistral_eval.suite.registry import BY_ID
 
 QUESTIONS: Final = 16
 SUBJECTS: Final = 8

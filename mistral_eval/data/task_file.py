@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from mistral_eval.data.spec import DataSpec
+from mistral_eval.data.dataset_spec import DataSpec
 from mistral_eval.errors import TaskError
 from mistral_eval.locations import tasks_folder
 

@@ -13,16 +13,16 @@ import torch
 from safetensors.torch import save_file
 
 from mistral_eval.errors import CheckpointError
-from mistral_eval.model.checkpoint import (
+from mistral_eval.model.config import ModelConfig
+from mistral_eval.model.load.checkpoint import (
     HF_INDEX,
     HF_SINGLE,
     RAW_PICKLE,
     RAW_SAFETENSORS,
     Checkpoint,
 )
-from mistral_eval.model.config import ModelConfig
-from mistral_eval.model.export_tokenizer import save_tokenizer
-from mistral_eval.model.layout import hf_name, interleaved_from_half_split, is_rotated
+from mistral_eval.model.load.layout import hf_name, interleaved_from_half_split, is_rotated
+from mistral_eval.model.tokenizers.export_tokenizer import save_tokenizer
 
 
 def save_hf(

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from mistral_eval.errors import TokenizerError
-from mistral_eval.model.checkpoint import Checkpoint
 from mistral_eval.model.config import ModelConfig
-from mistral_eval.model.fingerprint import model_fingerprint, tensor_digest
-from mistral_eval.model.layout import expected_shapes
+from mistral_eval.model.load.checkpoint import Checkpoint
+from mistral_eval.model.load.checkpoint_digest import model_fingerprint, tensor_digest
+from mistral_eval.model.load.layout import expected_shapes
 
 TINY_CONFIG = ModelConfig(
     dim=64,

@@ -17,7 +17,7 @@ from torch.nn.functional import linear, silu
 from mistral_eval.errors import CheckpointError
 from mistral_eval.model.attention import Attend
 from mistral_eval.model.config import ModelConfig
-from mistral_eval.model.layout import expected_shapes, interleaved_from_half_split
+from mistral_eval.model.load.layout import expected_shapes, interleaved_from_half_split
 from mistral_eval.model.rope import RotaryTable, Rotation
 
 _FEW_ROWS = 48

@@ -1,8 +1,8 @@
 """Runs a generated program in isolation and brings back a verdict it cannot forge."""
 
 from .isolation import CHOICES, Isolation, probe, try_choice
-from .results import Limits, ProgramResult, Status
-from .run import run_programs
+from .outcomes import Limits, ProgramResult, Status
+from .pool import run_programs
 
 __all__ = [
     "CHOICES",

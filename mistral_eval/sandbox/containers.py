@@ -8,7 +8,15 @@ import tempfile
 import time
 from pathlib import Path
 
-from .engines import CONTROL, PATIENCE, Wall, find_engine, import_root, prepare_root, run_command
+from .container_cli import (
+    CONTROL,
+    PATIENCE,
+    Wall,
+    find_engine,
+    import_root,
+    prepare_root,
+    run_command,
+)
 
 _START_SECONDS = 120.0
 _END_SECONDS = 5.0

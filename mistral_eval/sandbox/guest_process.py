@@ -9,7 +9,7 @@ from typing import IO
 
 from mistral_eval.errors import SandboxError
 
-from .backends import Setup, start_command
+from .launch import Setup, start_command
 
 _START_SECONDS = 120.0  # a generous limit for an interpreter's start on a busy machine
 _LONGEST_LINE = 1 << 16

@@ -5,13 +5,13 @@ import selectors
 from contextlib import closing
 from dataclasses import dataclass
 
-from mistral_eval.answers.programs import Program
+from mistral_eval.answers.completions import Program
 from mistral_eval.errors import SandboxError
 
-from .backends import Setup, find_bubblewrap
-from .engines import KINDS as CONTAINERS
+from .container_cli import KINDS as CONTAINERS
 from .interpreter import Interpreter, find_interpreter
-from .results import Limits, Status
+from .launch import Setup, find_bubblewrap
+from .outcomes import Limits, Status
 from .slot import Slot
 
 AUTOMATIC = ("bubblewrap", "namespaces")

@@ -8,12 +8,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mistral_eval.answers.programs import Program
+from mistral_eval.answers.completions import Program
 from mistral_eval.errors import SandboxError
 
-from .backends import Setup, cores
 from .guest_process import GuestProcess, file_in_memory
-from .results import ProgramResult, Status
+from .launch import Setup, cores
+from .outcomes import ProgramResult, Status
 
 _DIED: dict[str, object] = {}  # stands for the last line of a process that ended without one
 _REUSABLE = {Status.PASSED, Status.FAILED, Status.ERROR, "ended"}  # a judge's, after such a verdict

@@ -3,7 +3,7 @@
 import runpy
 from pathlib import Path
 
-from mistral_eval.answers.maths import MathChecker
+from mistral_eval.answers.math_checker import MathChecker
 
 ROOT = Path(__file__).resolve().parents[2]
 

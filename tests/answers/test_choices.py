@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mistral_eval.answers import choices
+from mistral_eval.answers import likelihoods as choices
 from mistral_eval.answers.verdict import Outcome
 from mistral_eval.errors import DataError, EngineError
 

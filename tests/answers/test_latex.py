@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mistral_eval.answers.latex import Equality, boxed_answer, equal, final_answer
+from mistral_eval.answers.latex.boxed import Equality, boxed_answer, equal, final_answer
 
 FOLDER = Path(__file__).parent / "cases"
 EQUALITIES = json.loads((FOLDER / "latex.json").read_text("utf-8"))

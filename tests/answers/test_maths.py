@@ -5,9 +5,9 @@ from collections import Counter
 import pandas as pd
 import pytest
 
-from mistral_eval.answers.latex import Equality
-from mistral_eval.answers.maths import judge_gsm8k, judge_math
-from mistral_eval.answers.maths_pool import MathChecker
+from mistral_eval.answers.latex.boxed import Equality
+from mistral_eval.answers.math_checker import judge_gsm8k, judge_math
+from mistral_eval.answers.math_pool import MathChecker
 from mistral_eval.answers.verdict import Outcome
 
 

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mistral_eval.answers.latex import Equality, boxed_answer
-from mistral_eval.answers.maths_pool import MathChecker
+from mistral_eval.answers.latex.boxed import Equality, boxed_answer
+from mistral_eval.answers.math_pool import MathChecker
 from mistral_eval.errors import MistralEvalError
 
 HANGING = ("((x^{5000})^{5000})^{5000}", "x^{2}")
@@ -124,7 +124,7 @@ def test_nothing_is_left_behind():
 
 
 SCRIPT = f"""
-from mistral_eval.answers.maths_pool import MathChecker
+from mistral_eval.answers.math_pool import MathChecker
 with MathChecker(workers=2, limit_seconds=1) as checker:
     print(*(worker._process.pid for worker in checker._workers), flush=True)
     checker.equal_many([{HANGING!r}, {HANGING[::-1]!r}])
@@ -157,7 +157,8 @@ def test_a_missing_parser_is_an_error_at_the_start(tmp_path, monkeypatch):
 def test_a_worker_imports_neither_torch_nor_lm_eval():
     """The processes are light: sympy and our own modules."""
     code = (
-        "import sys, mistral_eval.answers.maths_worker, sympy; from mistral_eval.answers.latex "
+        "import sys, mistral_eval.answers.math_worker, sympy\n"
+        "from mistral_eval.answers.latex.boxed "
         "import equal; equal('x^2', 'x'); print({'torch', 'lm_eval', 'pandas'} & {*sys.modules})"
     )
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mistral_eval.answers.programs import (
+from mistral_eval.answers.completions import (
     humaneval_program,
     mbpp_program,
     pass_at_k,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mistral_eval.answers import spans
+from mistral_eval.answers import exact_match as spans
 from mistral_eval.answers.verdict import Outcome
 
 CASES = json.loads((Path(__file__).parent / "cases" / "spans.json").read_text("utf-8"))

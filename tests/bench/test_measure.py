@@ -6,17 +6,23 @@ from dataclasses import replace
 import pytest
 import torch
 
+from mistral_eval.bench.cases import BenchSettings, Case, entries
 from mistral_eval.bench.measure import Clock, measure
-from mistral_eval.bench.plan import BenchSettings, Case, entries
-from mistral_eval.bench.prefix import CONTINUATION, REQUESTS, Counted, measure_prefix, prompt_tokens
-from mistral_eval.bench.resident import PeakWatch
-from mistral_eval.bench.results import Found, as_json, claims, lines
-from mistral_eval.bench.run import run_bench
+from mistral_eval.bench.measurements import Found, as_json, claims, lines
+from mistral_eval.bench.peak_memory import PeakWatch
+from mistral_eval.bench.session import run_bench
 from mistral_eval.bench.shapes import SHAPES, read_subject
+from mistral_eval.bench.shared_prefix import (
+    CONTINUATION,
+    REQUESTS,
+    Counted,
+    measure_prefix,
+    prompt_tokens,
+)
 from mistral_eval.bench.tables import markdown
-from mistral_eval.engine.calibrate import random_weights
 from mistral_eval.model.cache import RollingCache
 from mistral_eval.model.transformer import Transformer
+from mistral_eval.native.calibrate import random_weights
 
 CPU = torch.device("cpu")
 TINY = SHAPES["tiny"]

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mistral_eval.bench import memory, run, shapes
-from mistral_eval.bench.estimate import operations
-from mistral_eval.bench.memory import cache_bytes, working_bytes
-from mistral_eval.bench.plan import (
+from mistral_eval.bench import requirements as memory
+from mistral_eval.bench import session as run
+from mistral_eval.bench import shapes
+from mistral_eval.bench.cases import (
     PARTS,
     BenchSettings,
     Case,
@@ -17,11 +17,13 @@ from mistral_eval.bench.plan import (
     parse_parts,
     parse_tokens,
 )
+from mistral_eval.bench.duration import operations
+from mistral_eval.bench.requirements import cache_bytes, working_bytes
 from mistral_eval.bench.shapes import SHAPES, read_subject
 from mistral_eval.errors import CheckpointError, ResourceError, UsageError
 from mistral_eval.model.cache import RollingCache
-from mistral_eval.model.config_hf import from_hf_config
 from mistral_eval.model.export import save_hf
+from mistral_eval.model.load.config_hf import from_hf_config
 from mistral_eval.model.tiny import make_tiny, tiny_tokenizer_file
 
 CPU = torch.device("cpu")

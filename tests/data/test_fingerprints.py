@@ -8,7 +8,7 @@ from mistral_eval.data import dataset_from, fingerprint, identify, load_benchmar
 from mistral_eval.data.fingerprints import pins
 from mistral_eval.data.task_file import data_spec, read_task
 from mistral_eval.errors import DataError
-from mistral_eval.suite import BENCHMARKS, BY_ID
+from mistral_eval.suite.registry import BENCHMARKS, BY_ID
 
 NAMES = {
     **dict.fromkeys(BY_ID, "hub"),

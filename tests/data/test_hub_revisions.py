@@ -85,7 +85,9 @@ class Place:
 
     def run(self, *arguments: object, **env: str) -> tuple[int, str]:
         """The command line: exit code and stderr."""
-        code, _, err = self._call("from mistral_eval.cli import main; main()", *arguments, **env)
+        code, _, err = self._call(
+            "from mistral_eval.cli.app import main; main()", *arguments, **env
+        )
         assert "Traceback" not in err
         return code, err
 
@@ -164,7 +166,7 @@ def test_offline_a_model_is_looked_for_in_hf_home_and_nobody_is_asked(place):
 def test_without_visible_devices_the_device_is_the_cpu():
     """On a machine with a GPU as on one without."""
     program = (
-        "from mistral_eval.backends.open_native import choose_device\n"
+        "from mistral_eval.engines.open_native import choose_device\n"
         "from mistral_eval.errors import EngineError\n"
         "print(choose_device('auto'))\n"
         "try:\n    choose_device('cuda')\n"

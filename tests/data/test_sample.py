@@ -7,7 +7,7 @@ import pytest
 from mistral_eval.data import load_benchmark_data, make_sample, make_source
 from mistral_eval.data.sources import SAMPLE
 from mistral_eval.data.task_file import data_spec
-from mistral_eval.suite import BY_ID
+from mistral_eval.suite.registry import BY_ID
 
 
 def test_mmlu_s_sample_has_eight_subjects_two_questions_each_and_their_shots():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mistral_eval.journal import Journal
+from mistral_eval.record.journal import Journal
 
 FILE = Path(__file__).with_name("bad_inputs.py")
 SPEC = importlib.util.spec_from_file_location("bad_inputs", FILE)

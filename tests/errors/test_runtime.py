@@ -10,12 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mistral_eval.answers.maths_pool import _Worker
-from mistral_eval.backends.native import NativeBackend
+from mistral_eval.answers.math_pool import _Worker
+from mistral_eval.engines.native import NativeBackend
 from mistral_eval.errors import EngineError
-from mistral_eval.harness.judging import judge_benchmark
 from mistral_eval.model.export import save_hf
 from mistral_eval.model.tiny import make_tiny, tiny_tokenizer_file
+from mistral_eval.run.judging import judge_benchmark
 from mistral_eval.sandbox import probe
 from mistral_eval.sandbox.guest_process import GuestProcess
 
@@ -25,7 +25,7 @@ LOTS = "mmlu,arc_easy,hellaswag,winogrande,piqa,gsm8k,nq,triviaqa"
 LOT = ("run", "-t", LOTS, "--engine", "random", *SAMPLE)
 LIMITED = """
 import resource, sys
-from mistral_eval.cli import main
+from mistral_eval.cli.app import main
 limit = int(sys.argv.pop(1))
 if limit:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
@@ -220,7 +220,7 @@ def test_a_second_process_on_the_same_run_stops_with_a_sentence(cli, tmp_path):
     (journal,) = tmp_path.rglob("journal.sqlite")
     (journal.parent / "run.json").unlink()
     program = (
-        "import sys; from pathlib import Path; from mistral_eval.journal import Journal\n"
+        "import sys; from pathlib import Path; from mistral_eval.record.journal import Journal\n"
         "with Journal(Path(sys.argv[1])):\n    print('mine', flush=True); sys.stdin.read()\n"
     )
     with subprocess.Popen(
@@ -272,7 +272,7 @@ def test_a_sandbox_that_is_killed_costs_its_program_at_most_and_no_run(cli, tmp_
         start_job(self, descriptors)
 
     monkeypatch.setattr(GuestProcess, "start_job", deadly)
-    monkeypatch.setattr("mistral_eval.harness.run.judge_benchmark", judge)
+    monkeypatch.setattr("mistral_eval.run.run.judge_benchmark", judge)
     results = tmp_path / "results"
     code, _, err = cli("run", "-t", "mbpp", "--engine", "oracle", *SAMPLE, "-o", results)
     assert (code, err) == (0, "")

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from mistral_eval.model.attention import SequencesAttend
 from mistral_eval.model.cache import RollingCache
 from mistral_eval.model.config import ModelConfig
-from mistral_eval.model.layout import expected_shapes
+from mistral_eval.model.load.layout import expected_shapes
 from mistral_eval.model.transformer import Transformer
 
 WORDS = 30

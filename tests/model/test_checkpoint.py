@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
-from mistral_eval.model.checkpoint import Checkpoint, load_checkpoint
 from mistral_eval.model.config import ModelConfig
 from mistral_eval.model.export import save_hf, save_raw
-from mistral_eval.model.layout import (
+from mistral_eval.model.load.checkpoint import Checkpoint, load_checkpoint
+from mistral_eval.model.load.layout import (
     expected_shapes,
     half_split_from_interleaved,
     hf_name,

@@ -7,8 +7,8 @@ import pytest
 
 from mistral_eval.errors import CheckpointError
 from mistral_eval.model.config import ModelConfig
-from mistral_eval.model.config_hf import from_hf_config
-from mistral_eval.model.config_params import from_params_json
+from mistral_eval.model.load.config_hf import from_hf_config
+from mistral_eval.model.load.config_params import from_params_json
 
 FILES = Path(__file__).parent / "files"
 MISTRAL = json.loads((FILES / "mistral_7b_v0.1_config.json").read_text())

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from mistral_eval.errors import CheckpointError, UsageError
-from mistral_eval.model.config_hf import from_hf_config
-from mistral_eval.model.config_params import from_params_json
+from mistral_eval.model.load.config_hf import from_hf_config
+from mistral_eval.model.load.config_params import from_params_json
 
 FILES = Path(__file__).parent / "files"
 MISTRAL = json.loads((FILES / "mistral_7b_v0.1_config.json").read_text())

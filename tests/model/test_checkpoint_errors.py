@@ -10,11 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mistral_eval.errors import CheckpointError, ResourceError, UsageError
-from mistral_eval.model import memory, weights
-from mistral_eval.model.checkpoint import Checkpoint, load_checkpoint
+from mistral_eval.model import memory
 from mistral_eval.model.config import ModelConfig
 from mistral_eval.model.export import save_hf, save_raw
-from mistral_eval.model.layout import expected_shapes
+from mistral_eval.model.load import weights
+from mistral_eval.model.load.checkpoint import Checkpoint, load_checkpoint
+from mistral_eval.model.load.layout import expected_shapes
 
 CONFIG = ModelConfig(
     dim=8,

@@ -9,21 +9,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from mistral_eval.backends.base import Ask
 from mistral_eval.data import make_source
-from mistral_eval.harness.asking import Asking, load_benchmarks
-from mistral_eval.model.cuts import (
+from mistral_eval.engines.interface import Ask
+from mistral_eval.model.tiny import tiny_tokenizer_file
+from mistral_eval.model.tokenizers.cuts import (
     LLAMA_SPLIT,
     SPACE,
     TEKKEN_SPLIT,
     is_plain_bpe,
     joins_across_spaces,
 )
-from mistral_eval.model.export_tokenizer import save_tokenizer
-from mistral_eval.model.prefix_encoder import PrefixEncoder
-from mistral_eval.model.tiny import tiny_tokenizer_file
-from mistral_eval.model.tokenizer import load_tokenizer
-from mistral_eval.suite import BENCHMARKS
+from mistral_eval.model.tokenizers.export_tokenizer import save_tokenizer
+from mistral_eval.model.tokenizers.prefix_encoder import PrefixEncoder
+from mistral_eval.model.tokenizers.tokenizer import load_tokenizer
+from mistral_eval.run.questions import Asking, load_benchmarks
+from mistral_eval.suite.registry import BENCHMARKS
 
 DATA = tiny_tokenizer_file().parent
 FILES = {

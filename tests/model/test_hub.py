@@ -5,8 +5,8 @@ from huggingface_hub import errors
 from huggingface_hub.hf_api import ModelInfo
 
 from mistral_eval.errors import CheckpointError, HubError, ResourceError, UsageError
-from mistral_eval.model import hub
-from mistral_eval.model.hub import RemoteFile, files_to_fetch, resolve_model
+from mistral_eval.model.load import hub
+from mistral_eval.model.load.hub import RemoteFile, files_to_fetch, resolve_model
 
 NAME = "mistralai/Mistral-7B-v0.1"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -4,7 +4,7 @@ import huggingface_hub
 import pytest
 
 from mistral_eval.errors import HubError
-from mistral_eval.model.hub import resolve_model
+from mistral_eval.model.load.hub import resolve_model
 
 NAME = "mistralai/Mistral-7B-v0.1"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

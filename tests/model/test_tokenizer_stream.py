@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers
 
-from mistral_eval.model.export_tokenizer import save_tokenizer
-from mistral_eval.model.stream import StreamText, continuation_text, prompt_tail
 from mistral_eval.model.tiny import tiny_tokenizer_file
-from mistral_eval.model.tokenizer import load_tokenizer
+from mistral_eval.model.tokenizers.export_tokenizer import save_tokenizer
+from mistral_eval.model.tokenizers.stream import StreamText, continuation_text, prompt_tail
+from mistral_eval.model.tokenizers.tokenizer import load_tokenizer
 
 DATA = tiny_tokenizer_file().parent
 KINDS = ["v1", "v3", "tekken", "json", "byte-level", "unknown decoder"]

@@ -7,14 +7,14 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
-from mistral_eval.engine.native import NativeEngine
-from mistral_eval.engine.requests import GenerateRequest
 from mistral_eval.errors import CheckpointError
 from mistral_eval.model import transformer
 from mistral_eval.model.attention import SequencesAttend
 from mistral_eval.model.config import ModelConfig
-from mistral_eval.model.layout import expected_shapes
+from mistral_eval.model.load.layout import expected_shapes
 from mistral_eval.model.transformer import Transformer
+from mistral_eval.native.requests import GenerateRequest
+from mistral_eval.native.runner import NativeEngine
 
 VOCAB = 100
 SHAPE = {

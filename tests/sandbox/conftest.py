@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mistral_eval.answers.programs import Program
+from mistral_eval.answers.completions import Program
 from mistral_eval.errors import SandboxError
 from mistral_eval.sandbox import Isolation, Limits, ProgramResult, probe, run_programs
 from mistral_eval.sandbox.interpreter import Interpreter, find_interpreter

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from mistral_eval.answers.programs import Program
+from mistral_eval.answers.completions import Program
 from mistral_eval.sandbox import Limits
-from mistral_eval.sandbox.backends import Setup
-from mistral_eval.sandbox.run import judge_all
+from mistral_eval.sandbox.launch import Setup
+from mistral_eval.sandbox.pool import judge_all
 
 pytestmark = pytest.mark.sandbox
 

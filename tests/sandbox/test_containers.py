@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from mistral_eval.answers.programs import Program
+from mistral_eval.answers.completions import Program
 from mistral_eval.errors import SandboxError
-from mistral_eval.sandbox import Limits, engines, probe
+from mistral_eval.sandbox import Limits, probe
+from mistral_eval.sandbox import container_cli as engines
+from mistral_eval.sandbox.container_cli import Engine, Wall, find_engine, image_name, run_command
 from mistral_eval.sandbox.containers import Container
-from mistral_eval.sandbox.engines import Engine, Wall, find_engine, image_name, run_command
 from mistral_eval.sandbox.interpreter import Interpreter
 from mistral_eval.sandbox.isolation import try_kind
 

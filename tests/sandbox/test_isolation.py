@@ -4,9 +4,9 @@ import importlib
 
 import pytest
 
-from mistral_eval.answers.programs import Program
-from mistral_eval.doctor import _sandboxes
+from mistral_eval.answers.completions import Program
 from mistral_eval.errors import SandboxError, UsageError
+from mistral_eval.run.diagnosis import _sandboxes
 from mistral_eval.sandbox import CHOICES, Isolation, Status, probe, run_programs
 from mistral_eval.settings import RunSettings
 
@@ -75,7 +75,7 @@ class TestChoice:
         self, cli, monkeypatch, tmp_path
     ):
         monkeypatch.setenv("PATH", str(tmp_path))
-        monkeypatch.setattr("mistral_eval.harness.run.complete", pytest.fail)
+        monkeypatch.setattr("mistral_eval.run.run.complete", pytest.fail)
         arguments = ("run", "-t", "humaneval", "-m", "tiny", "--data", "sample", "-o", tmp_path)
         code, out, err = cli(*arguments, "--sandbox", "bubblewrap")
 
@@ -85,7 +85,7 @@ class TestChoice:
         assert list(tmp_path.iterdir()) == []
 
     def test_without_programs_to_run_no_isolation_is_looked_for(self, cli, monkeypatch, tmp_path):
-        monkeypatch.setattr("mistral_eval.harness.run.probe", pytest.fail)
+        monkeypatch.setattr("mistral_eval.run.run.probe", pytest.fail)
         arguments = ("run", "-t", "piqa", "--engine", "random", "--data", "sample", "-o", tmp_path)
 
         assert cli(*arguments, "--sandbox", "docker")[0] == 0
@@ -99,7 +99,7 @@ class TestChoice:
             return run_programs(programs, **settings)
 
         # The package has a function of the module's name.
-        module = importlib.import_module("mistral_eval.protocol.judge")
+        module = importlib.import_module("mistral_eval.suite.judge")
         monkeypatch.setattr(module, "run_programs", watch)
         where = ("--data", "sample", "-o", tmp_path, "--sandbox", isolation.kind, "--json")
         code, out, _ = cli("run", "-t", "mbpp", "--engine", "oracle", "-L", "2", *where)

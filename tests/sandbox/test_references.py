@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from mistral_eval.answers.programs import humaneval_program, mbpp_program
+from mistral_eval.answers.completions import humaneval_program, mbpp_program
 from mistral_eval.sandbox import Status
 
 pytestmark = pytest.mark.sandbox

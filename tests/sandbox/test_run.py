@@ -10,9 +10,9 @@ from contextlib import closing
 
 import pytest
 
-from mistral_eval.answers.programs import Program
+from mistral_eval.answers.completions import Program
 from mistral_eval.sandbox import Limits, Status, run_programs
-from mistral_eval.sandbox.backends import Setup
+from mistral_eval.sandbox.launch import Setup
 from mistral_eval.sandbox.slot import Slot
 
 
@@ -249,7 +249,7 @@ class TestRuns:
 def test_a_harness_that_is_killed_leaves_no_process_behind(isolation, living, tmp_path):
     size = (5 << 20) + secrets.randbelow(1 << 20)
     code = f"""
-from mistral_eval.answers.programs import Program
+from mistral_eval.answers.completions import Program
 from mistral_eval.sandbox import Isolation, Limits, run_programs
 quick = Program("q", "def f(): return 1", checks=("assert f() == 1",), names=("f",))
 loop = Program("l", "def f(): return 1", checks=("f()\\nwhile True: pass",), names=("f",))

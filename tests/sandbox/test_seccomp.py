@@ -2,7 +2,7 @@
 
 import pytest
 
-from mistral_eval.answers.programs import Program
+from mistral_eval.answers.completions import Program
 from mistral_eval.sandbox.guest.seccomp import filter_for
 
 # Numbers on x86_64, from the kernel's table: what a program must never get to do.

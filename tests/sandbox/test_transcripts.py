@@ -9,7 +9,7 @@ import dataclasses
 import pandas as pd
 import pytest
 
-from mistral_eval.answers.programs import humaneval_program, mbpp_program
+from mistral_eval.answers.completions import humaneval_program, mbpp_program
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.slow]
 

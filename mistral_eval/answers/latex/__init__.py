@@ -1,0 +1,1 @@
+"""LaTeX answers as sympy values."""

@@ -1,0 +1,126 @@
+r"""Final answers of MATH solutions: find one in a reply, and say whether two are equivalent.
+
+Source: the answer format of Minerva's 4-shot prompt (Lewkowycz et al. 2022) and the \boxed answers
+of MATH (Hendrycks et al. 2021). `docs/scoring.md` says what counts as equal.
+"""
+
+import re
+from collections import deque
+from enum import StrEnum
+
+from mistral_eval.answers.latex.constructs import same
+from mistral_eval.answers.latex.grammar import parse
+from mistral_eval.answers.latex.nodes import LatexError, Node
+from mistral_eval.answers.latex.text import MAX_CHARS, clock, normal_form, words
+
+MAX_ANSWER_CHARS = 20_000
+MAX_TRIES = 8  # sentences without an answer, from the last one back
+MAX_WORDS = 3  # of an answer without a formula or number: "positive, because ..." is prose
+_BOX = re.compile(r"\\(?:begin)?(?:boxed|fbox)\s*\{")
+_BARE_BOX = re.compile(r"\\boxed\s+([^\s{}$]{1,200})")
+_SAID = re.compile(r"[Ff]inal [Aa]nswer is:?")
+_PLAIN = re.compile(r"[Aa]nswer is:?")
+_BRACES = re.compile(r"\\.|[{}]", re.DOTALL)
+_MATH = re.compile(r"\$\$(.+?)\$\$|\$([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+_FORMAL = re.compile(r"[$\\\\0-9]")
+_GOES_ON = re.compile(r"\s*(?:,|and|or|, and|, or)\s*\$")
+
+
+class Equality(StrEnum):
+    """What came of comparing two answers; `TIMEOUT` and `FAILED` are the checker's, not theirs."""
+
+    EQUAL = "equal"
+    DIFFERENT = "different"
+    TIMEOUT = "timeout"
+    FAILED = "failed"
+
+
+def final_answer(text: str) -> str | None:
+    r"""Return the final answer of a reply as LaTeX; None if it states none.
+
+    `\boxed{...}` and `final answer is ...` count alike, the last one in the text wins; a reply with
+    neither may still say `answer is ...`. An unclosed box (a reply cut by the token limit) is none.
+    """
+    found = [*_boxes(text), *_said(text, _SAID)] or _said(text, _PLAIN)
+    return max(found)[1] if found else None
+
+
+def boxed_answer(solution: str) -> str | None:
+    r"""Return the content of the last \boxed of a text, as the gold solutions of MATH have it."""
+    boxes = _boxes(solution)
+    return max(boxes)[1] if boxes else None
+
+
+def equal(a: str, b: str) -> Equality:
+    """Compare two answers in this process, without a limit on time: use `MathChecker` for replies.
+
+    The order of the two does not matter. Answers outside our grammar compare as text.
+    """
+    if a.strip() == b.strip():
+        return Equality.EQUAL
+    if max(len(a), len(b)) > MAX_CHARS:
+        return Equality.DIFFERENT
+    a, b = normal_form(a), normal_form(b)
+    said_a, said_b = words(a), words(b)
+    if a == b or (said_a == said_b and any(map(str.isalpha, said_a))):
+        return Equality.EQUAL
+    times = clock(said_a), clock(said_b)
+    if any(time and time[2] for time in times):
+        return Equality.EQUAL if _same_time(*times) else Equality.DIFFERENT
+    left, right = _parsed(a), _parsed(b)
+    if left is None or right is None:
+        return Equality.DIFFERENT
+    return Equality.EQUAL if same(left, right) else Equality.DIFFERENT
+
+
+def _parsed(text: str) -> Node | None:
+    try:
+        return parse(text)
+    except LatexError:
+        return None
+
+
+def _same_time(a: tuple[int, int, str] | None, b: tuple[int, int, str] | None) -> bool:
+    """Whether two times of day agree; one of them may leave out a.m. or p.m."""
+    return (
+        a is not None and b is not None and a[:2] == b[:2] and (a[2] == b[2] or not (a[2] and b[2]))
+    )
+
+
+def _boxes(text: str) -> list[tuple[int, str]]:
+    """Return place and content of every closed box, in one pass over the text."""
+    starts = {match.end(): match.start() for match in _BOX.finditer(text)}
+    bare = [(match.start(), match[1].rstrip(".,;")) for match in _BARE_BOX.finditer(text)]
+    found = [(place, content) for place, content in bare if content]
+    if not starts:
+        return found
+    opened: list[int] = []
+    for match in _BRACES.finditer(text, min(starts) - 1):
+        if match[0] == "{":
+            opened.append(match.end())
+        elif match[0] == "}" and opened:
+            start = opened.pop()
+            content = text[start : match.start()].strip()
+            if start in starts and content and len(content) <= MAX_ANSWER_CHARS:
+                found.append((starts[start], content))
+    return found
+
+
+def _said(text: str, words_before: re.Pattern[str]) -> list[tuple[int, str]]:
+    """Return place and answer of the last `answer is ...` that is followed by something."""
+    for match in reversed(deque(words_before.finditer(text), maxlen=MAX_TRIES)):
+        rest = text[match.end() : match.end() + MAX_ANSWER_CHARS].lstrip()
+        answer, hopes, _ = rest.partition("I hope it is")
+        answer = (answer if hopes else _sentence(rest)).strip().rstrip(".,;: ").strip()
+        prose = len(answer.split()) > MAX_WORDS and not _FORMAL.search(answer)
+        if answer and not prose:
+            return [(match.start(), answer)]
+    return []
+
+
+def _sentence(rest: str) -> str:
+    """Return the formula the text starts with, if it is alone, else the first sentence or line."""
+    formula = _MATH.match(rest)
+    if formula and not _GOES_ON.match(rest, formula.end()):
+        return formula[0]
+    return re.split(r"\.(?:\s|$)|\n", rest, maxsplit=1)[0]

@@ -1,0 +1,255 @@
+"""Whether two parsed answers are the same: lists, sets, tuples, intervals, relations, matrices.
+
+What counts as the same, and why, is written for readers in `docs/scoring.md`.
+"""
+
+from itertools import pairwise
+
+from mistral_eval.answers.latex.builder import TooLargeError, Value, value
+from mistral_eval.answers.latex.nodes import Node, name
+from mistral_eval.answers.latex.values import (
+    at,
+    is_finite,
+    is_positive,
+    is_zero,
+    points,
+    same_value,
+)
+
+MAX_ITEMS = 60
+INEQUALITIES = frozenset({"<", ">", "<=", ">="})
+FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!=", "in": "in"}
+INFINITY = name("infty")
+REALS = frozenset({name("mathbb R"), name("R")})
+
+
+def same(a: Node, b: Node) -> bool:
+    """Whether two answers are equivalent."""
+    if a == b:
+        return True
+    if a.op == b.op == "relation" and _same_relation(a, b):
+        return True
+    a, b = _said(a, b), _said(b, a)
+    left, right = _members(a), _members(b)
+    if len(left) > 1 or len(right) > 1 or "set" in {a.op, b.op}:
+        return _same_members(left, right, distinct="set" in {a.op, b.op})
+    return _same_single(left[0], right[0])
+
+
+def _same_single(a: Node, b: Node) -> bool:
+    """Compare two answers that are not collections."""
+    if a == b:
+        return True
+    if "relation" in {a.op, b.op}:
+        return False
+    left, right = _pieces(a), _pieces(b)
+    if (left, right) != ([a], [b]):
+        return _same_members(left, right, distinct=False)
+    if {"seq", "matrix", "minus", "cap"} & {a.op, b.op}:
+        return _same_entries(a, b)
+    return _same_scalar(a, b)
+
+
+def _same_members(left: list[Node], right: list[Node], *, distinct: bool) -> bool:
+    """Match elements in any order; `distinct` counts equal elements once, as a set does."""
+    if max(len(left), len(right)) > MAX_ITEMS:
+        return False
+    if distinct:
+        left, right = _distinct(left), _distinct(right)
+    if len(left) != len(right):
+        return False
+    rest = list(right)
+    for item in left:
+        match = next((place for place, other in enumerate(rest) if same(item, other)), None)
+        if match is None:
+            return False
+        del rest[match]
+    return True
+
+
+def _distinct(items: list[Node]) -> list[Node]:
+    kept: list[Node] = []
+    for item in items:
+        if not any(same(item, other) for other in kept):
+            kept.append(item)
+    return kept
+
+
+def _same_entries(a: Node, b: Node) -> bool:
+    """Compare tuples, intervals and matrices entry by entry; a vector may be written as a tuple."""
+    marks = [tuple(arg for arg in node.args if isinstance(arg, str)) for node in (a, b)]
+    vector = {a.op, b.op} == {"seq", "matrix"} and all(_is_vector(node) for node in (a, b))
+    if not vector and (a.op != b.op or marks[0] != marks[1]):
+        return False
+    pairs = list(zip(a.nodes, b.nodes, strict=False))
+    return len(a.nodes) == len(b.nodes) and all(same(x, y) for x, y in pairs)
+
+
+def _is_vector(node: Node) -> bool:
+    if node.op == "matrix":
+        return node.text in {"1", str(len(node.nodes))}
+    return node.args[:2] == ("(", ")")
+
+
+def _members(node: Node) -> list[Node]:
+    """Return the elements of a collection, each plus-minus written out; else the node alone."""
+    items = node.nodes if node.op in {"list", "or", "set"} else (node,)
+    return [chosen for item in items for chosen in _signs(item)]
+
+
+def _signs(node: Node) -> list[Node]:
+    """Write a plus-minus as its two cases, all signs of an answer chosen together."""
+    if not any(below.op in {"+-", "-+"} for below in node.walk()):
+        return [node]
+    return [_signed(node, "+-"), _signed(node, "-+")]
+
+
+def _signed(node: Node, plus: str) -> Node:
+    if node.op in {"+-", "-+"}:
+        inner = _signed(node.nodes[0], plus)
+        return inner if node.op == plus else Node("neg", (inner,))
+    return Node(
+        node.op, tuple(_signed(arg, plus) if isinstance(arg, Node) else arg for arg in node.args)
+    )
+
+
+def _said(node: Node, other: Node) -> Node:
+    r"""Return what a relation says of its name: `x = 3` is 3, `x \in S` is S, `x < 2` an interval.
+
+    Two relations that were not the same as relations keep their names: x = 3 is not y = 3.
+    """
+    if node.op == "or":
+        ranges = [_interval(item) for item in node.nodes]
+        known = [piece for piece in ranges if piece is not None]
+        if len(known) == len(ranges):
+            union = known[0]
+            for piece in known[1:]:
+                union = Node("cup", (union, piece))
+            return union
+    if node.op != "relation" or (other.op == "relation" and "in" not in node.args + other.args):
+        return node
+    first, sign, last = node.nodes[0], node.args[1], node.nodes[-1]
+    if "in" in node.args:
+        return last if sign == "in" and _is_name(first) else node
+    if set(node.args[1::2]) == {"="}:
+        return last if _is_name(first) or len(node.nodes) > 2 else node
+    return _interval(node) or node
+
+
+def _is_name(node: Node) -> bool:
+    r"""Whether a left-hand side only names the answer: x, AB, f(x), (x, y), \angle ABC."""
+    if node.op in {"mul", "seq"}:
+        return all(_is_name(child) for child in node.nodes)
+    return node.op in {"name", "call"} and node not in {INFINITY, name("pi"), name("i"), name("e")}
+
+
+def _same_relation(a: Node, b: Node) -> bool:
+    """Compare two relations: side by side, or as multiples of one another."""
+    a, b = _ascending(a), _ascending(b)
+    if a.args[1::2] == b.args[1::2] and all(
+        same(x, y) for x, y in zip(a.nodes, b.nodes, strict=True)
+    ):
+        return True
+    sign = a.args[1]
+    if sign == "in" or len(a.nodes) != 2 or len(b.nodes) != 2 or sign != b.args[1]:
+        return False
+    try:
+        left, right = (value(n.nodes[0]) - value(n.nodes[1]) for n in (a, b))
+    except TooLargeError:
+        return False
+    return _same_ratio(left, right, positive=sign not in {"=", "!="})
+
+
+def _same_ratio(a: Value, b: Value, *, positive: bool) -> bool:
+    """Whether two expressions differ only by a constant factor (which is positive, if asked)."""
+    ratios: list[Value] = []
+    if not (is_finite(a) and is_finite(b)):
+        return False
+    for point in points(a, b):
+        top, bottom = at(a, point), at(b, point)
+        zeros = is_zero(top), is_zero(bottom)
+        if zeros != (False, False):
+            if zeros[0] != zeros[1]:
+                return False
+            continue
+        ratios.append(top / bottom)
+        if is_zero(ratios[-1] - ratios[0]) is not True:
+            return False
+    return len(ratios) > 1 and (not positive or is_positive(ratios[0]))
+
+
+def _ascending(node: Node) -> Node:
+    """Turn a relation around so that it reads from small to large; `2 = x` becomes `x = 2`."""
+    signs = node.args[1::2]
+    turn = all(sign in {">", ">="} for sign in signs) or (
+        signs == ("=",) and not _is_name(node.nodes[0]) and _is_name(node.nodes[1])
+    )
+    return (
+        Node(
+            "relation",
+            tuple(FLIPPED.get(a, a) if isinstance(a, str) else a for a in node.args[::-1]),
+        )
+        if turn
+        else node
+    )
+
+
+def _interval(node: Node) -> Node | None:
+    """Return the interval an inequality describes: 1 <= x < 2 is [1,2); None if it is none."""
+    if node.op != "relation" or not set(node.args[1::2]) <= INEQUALITIES:
+        return None
+    node = _ascending(node)
+    sides, signs = node.nodes, node.args[1::2]
+    if not set(signs) <= {"<", "<="}:
+        return None
+    low, high = Node("neg", (INFINITY,)), INFINITY
+    if len(sides) == 3 and _is_name(sides[1]):
+        opened, closed, low, high = signs[0], signs[1], sides[0], sides[2]
+    elif len(sides) == 2 and _is_name(sides[0]):
+        opened, closed, high = "<", signs[0], sides[1]
+    elif len(sides) == 2 and _is_name(sides[1]):
+        opened, closed, low = signs[0], "<", sides[0]
+    else:
+        return None
+    return Node("seq", ("[" if opened == "<=" else "(", "]" if closed == "<=" else ")", low, high))
+
+
+def _pieces(node: Node) -> list[Node]:
+    """Return the parts of a union; the real line without points is the intervals between them."""
+    if node.op == "cup":
+        return [piece for part in node.nodes for piece in _pieces(part)]
+    if node.op == "minus" and node.nodes[0] in REALS and node.nodes[1].op == "set":
+        ends = sorted(_members(node.nodes[1]), key=_place)
+        bounds = [Node("neg", (INFINITY,)), *ends, INFINITY]
+        return [Node("seq", ("(", ")", low, high)) for low, high in pairwise(bounds)]
+    return [node]
+
+
+def _place(end: Node) -> float:
+    """Return where an end of an interval lies on the real line, roughly."""
+    return float(value(end).evalf(20))
+
+
+def _same_scalar(a: Node, b: Node) -> bool:
+    """Compare two numbers or formulas; a percentage is its number or a hundredth of it."""
+    if "based" in {a.op, b.op}:
+        return a == b
+    inner_a, inner_b = _percentage(a), _percentage(b)
+    try:
+        if inner_a and inner_b:
+            return same_value(value(inner_a), value(inner_b))
+        readings = [
+            (value(x), value(y))
+            for x in ((inner_a, a) if inner_a else (a,))
+            for y in ((inner_b, b) if inner_b else (b,))
+        ]
+    except TooLargeError:
+        return False
+    return any(same_value(x, y) for x, y in readings)
+
+
+def _percentage(node: Node) -> Node | None:
+    """Return the number before a percent sign, else None."""
+    if node.op == "neg" and node.nodes[0].op == "percent":
+        return Node("neg", node.nodes[0].args)
+    return node.nodes[0] if node.op == "percent" else None

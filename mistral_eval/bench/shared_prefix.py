@@ -1,0 +1,121 @@
+"""A shared prefix: requests behind one prompt, computed once or for each of them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from mistral_eval.bench.cases import BenchSettings
+from mistral_eval.bench.measure import Clock
+from mistral_eval.model.attention import Attend
+from mistral_eval.model.transformer import Transformer
+from mistral_eval.native.counters import Stats
+from mistral_eval.native.generate import PlainGenerator
+from mistral_eval.native.generate_shared import SharedGenerator
+from mistral_eval.native.requests import GenerateRequest, Sampling, ScoreRequest
+from mistral_eval.native.runner import default_batch_tokens, generation_budget
+from mistral_eval.native.score import score_plain
+from mistral_eval.native.score_tree import score_tree
+
+PROMPT = 1024  # tokens: a few-shot prompt of the paper's suite, more or less
+REQUESTS = 8
+CONTINUATION = 16  # tokens of each scored continuation
+_NO_EOS = -1
+_PASSES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """One kind of request with the prefix shared or not.
+
+    Attributes:
+        what: `score` or `generate`.
+        shared: whether the prompt was computed once for all requests.
+        prompt: tokens that all requests have in common.
+        requests: how many there are.
+        computed: tokens that ran through the model.
+        seconds: median of the passes.
+    """
+
+    what: str
+    shared: bool
+    prompt: int
+    requests: int
+    computed: int
+    seconds: float
+
+
+class Counted(Transformer):
+    """A transformer that counts the tokens that run through it."""
+
+    computed = 0
+
+    def hidden(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+        """As `Transformer.hidden`."""
+        self.computed += len(tokens)
+        return super().hidden(tokens, positions, attend)
+
+
+def prompt_tokens(settings: BenchSettings) -> int:
+    """Tokens of the shared prompt: it and what follows stay within the shortest context."""
+    following = max(CONTINUATION, min(settings.decode_tokens, settings.contexts[0] // 2))
+    return max(1, min(PROMPT, settings.contexts[0] - following))
+
+
+def measure_prefix(model: Counted, settings: BenchSettings) -> list[Shared]:
+    """Score and generate `REQUESTS` times behind one prompt, on the plain path and the sharing."""
+    ids = _ids(model, settings)
+    prompt = tuple(ids[: prompt_tokens(settings)])
+    tails = [tuple(ids[-CONTINUATION * (n + 1) :][:CONTINUATION]) for n in range(REQUESTS)]
+    scores = [ScoreRequest(prompt, tail) for tail in tails]
+    steps = min(settings.decode_tokens, settings.contexts[0] // 2)
+    drawn = [
+        GenerateRequest(prompt, steps, Sampling(temperature=1.0), f"{settings.seed}|bench|0|{n}")
+        for n in range(REQUESTS)
+    ]
+    budget = default_batch_tokens(model.config, model.dtype, model.device)
+    room = generation_budget(model.config, model.dtype, model.device, budget)
+    ways: list[tuple[str, bool, Callable[[], object]]] = [
+        ("score", False, lambda: list(score_plain(model, scores, budget))),
+        ("score", True, lambda: list(score_tree(model, scores, budget, Stats()))),
+        (
+            "generate",
+            False,
+            lambda: list(
+                PlainGenerator(model, _NO_EOS, rows=REQUESTS, chunk=settings.chunk).run(drawn)
+            ),
+        ),
+        (
+            "generate",
+            True,
+            lambda: list(SharedGenerator(model, _NO_EOS, room, Stats()).run(drawn)),
+        ),
+    ]
+    return [
+        Shared(what, shared, len(prompt), REQUESTS, *_timed(model, call, settings))
+        for what, shared, call in ways
+    ]
+
+
+def _timed(
+    model: Counted, call: Callable[[], object], settings: BenchSettings
+) -> tuple[int, float]:
+    """Tokens computed by one call, and the median of its seconds after a first."""
+    clock = Clock(model.device, processor=settings.clock == "cpu")
+    seconds = []
+    for _ in range(1 + min(settings.repeats, _PASSES)):
+        model.computed = 0
+        started = clock.now()
+        call()
+        seconds.append(clock.now() - started)
+    return model.computed, median(seconds[1:])
+
+
+def _ids(model: Transformer, settings: BenchSettings) -> list[int]:
+    """Random ids: the prompt, then the continuations."""
+    count = prompt_tokens(settings) + REQUESTS * CONTINUATION
+    generator = torch.Generator().manual_seed(settings.seed)
+    found: list[int] = torch.randint(model.n_words, (count,), generator=generator).tolist()
+    return found

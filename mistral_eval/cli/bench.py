@@ -1,0 +1,118 @@
+"""`mistral-eval bench`: the paper's efficiency claims, measured here."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mistral_eval.cli.options import AsJson, Device, Dtype, Quiet
+
+if TYPE_CHECKING:
+    from mistral_eval.bench.measurements import Found
+
+Shape = Annotated[
+    str, typer.Option(help="tiny, mini, small, 7b (random weights), or a checkpoint's folder")
+]
+Contexts = Annotated[str, typer.Option(help="Context lengths in tokens; 16k is 16384")]
+Window = Annotated[str, typer.Option(help="Keys a query sees where the window is on")]
+Chunk = Annotated[
+    str | None, typer.Option(help="Tokens of a prefill pass; default: a quarter of the window")
+]
+Parts = Annotated[str, typer.Option(help="all, or some of window,gqa,cache,chunk,prefix")]
+Steps = Annotated[int, typer.Option("--decode-tokens", min=1, help="Decoding steps that are timed")]
+Repeats = Annotated[int, typer.Option(min=1, help="Passes of a short case; the median counts")]
+ClockName = Annotated[
+    str, typer.Option(help="wall, or cpu: seconds of one thread, for a machine that others use")
+]
+Folder = Annotated[
+    Path | None,
+    typer.Option(
+        "--output-path", "--output_path", "-o", help="Write JSON, markdown and plots to this folder"
+    ),
+]
+
+
+def bench(  # noqa: PLR0913 - one parameter per option of the command line
+    *,
+    shape: Shape = "mini",
+    contexts: Contexts = "4096,16384,32768",
+    window: Window = "4096",
+    chunk: Chunk = None,
+    parts: Parts = "all",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    decode_tokens: Steps = 32,
+    repeats: Repeats = 3,
+    seed: Annotated[int, typer.Option(help="Of random weights and tokens")] = 0,
+    clock: ClockName = "wall",
+    output_path: Folder = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure the paper's efficiency claims here: window, GQA, rolling buffer, chunks, sharing.
+
+    Speed of prefill and decoding, cache and peak memory over context lengths. What does not fit
+    in memory is refused before it starts.
+    """
+    from mistral_eval.bench.cases import (
+        BenchSettings,
+        parse_clock,
+        parse_contexts,
+        parse_parts,
+        parse_tokens,
+    )
+    from mistral_eval.bench.session import run_bench
+    from mistral_eval.bench.shapes import read_subject
+    from mistral_eval.console import Talk
+    from mistral_eval.engines.open_native import choose_device
+    from mistral_eval.record.run_folder import make_folder
+
+    where = choose_device(device)
+    width = parse_tokens(window, "--window")
+    settings = BenchSettings(
+        contexts=parse_contexts(contexts),
+        window=width,
+        chunk=max(1, width // 4) if chunk is None else parse_tokens(chunk, "--chunk"),
+        parts=parse_parts(parts),
+        decode_tokens=decode_tokens,
+        repeats=repeats,
+        seed=seed,
+        clock=parse_clock(clock, where.type),
+    )
+    subject = read_subject(shape, dtype, where)
+    if output_path is not None:
+        make_folder(output_path)
+    talk = Talk(quiet=quiet)
+    found = run_bench(subject, settings, where, talk.say)
+    if output_path is not None:
+        _write(found, output_path)
+        talk.say(f"bench.json, bench.md and the plots are in {output_path}.")
+    _print(found, as_json=as_json)
+
+
+def _write(found: "Found", folder: Path) -> None:
+    from mistral_eval.bench.measurements import as_json
+    from mistral_eval.bench.plots import write_plots
+    from mistral_eval.bench.tables import markdown
+    from mistral_eval.record.run_folder import write_json, write_lines
+
+    write_json(folder / "bench.json", as_json(found))
+    write_lines(folder / "bench.md", [markdown(found).rstrip("\n")])
+    write_plots(found, folder)
+
+
+def _print(found: "Found", *, as_json: bool) -> None:
+    if as_json:
+        import json
+
+        from mistral_eval.bench.measurements import as_json as plain
+
+        sys.stdout.write(json.dumps(plain(found), indent=2, default=str) + "\n")
+        return
+    from mistral_eval.bench.tables import about, sections
+    from mistral_eval.console import show
+    from mistral_eval.report.table.rich_table import RichSections
+
+    show(RichSections(sections(found)))
+    show(f"\n{about(found)}")

@@ -1,0 +1,73 @@
+"""Rows from the Hugging Face hub, through `datasets`, which keeps a copy in its cache."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mistral_eval.data.columns import column_paths, pick, require_columns
+from mistral_eval.data.dataset_spec import DataSpec
+from mistral_eval.data.rows import Row
+from mistral_eval.errors import HubError
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def rows_from_hub(spec: DataSpec, config: str | None, split: str) -> tuple[list[Row], str | None]:
+    """One split of one configuration, and the hub's commit it is of, where that can be told.
+
+    Raises:
+        DataError: the hub's columns are not those the benchmark reads.
+        HubError: the hub did not answer, or refused; or what came is of another commit than
+            `spec.revision`: without the hub, `datasets` takes any copy that its cache has.
+    """
+    import datasets
+    from datasets.exceptions import DatasetNotFoundError, DatasetsError
+    from huggingface_hub.errors import HfHubHTTPError
+
+    # requests or httpx, whichever huggingface_hub speaks through: the base of its own HTTP error
+    http_error: type[Exception] = HfHubHTTPError.__bases__[0]
+    where = f"{spec.path}{f' ({config})' if config else ''}, split {split},"
+    try:
+        table = datasets.load_dataset(spec.path, config, split=split, revision=spec.revision)
+    except DatasetNotFoundError as error:
+        raise HubError(
+            f"{where} was expected on the Hugging Face hub, which says it is missing or gated: "
+            f"{error} Log in with `hf auth login`, or give --data sample or a folder."
+        ) from error
+    except (DatasetsError, http_error, OSError, ValueError) as error:
+        raise HubError(
+            f"{where} could not be loaded from the Hugging Face hub: {error}. "
+            "Check the network, or give --data sample or a folder."
+        ) from error
+    commit = commit_of(table.cache_files)
+    wanted = _commit_meant(spec)
+    if commit and wanted and commit != wanted:
+        raise HubError(
+            f"{where} should be of {spec.revision} (commit {wanted}), but the hub did not answer "
+            f"and the copy used last is of {commit}. Go online once, or take that one with "
+            f"--data-revision {spec.benchmark}={commit}."
+        )
+    require_columns(spec, column_paths(table.features), where)
+    rows = [pick(spec, row) for row in table.select_columns(spec.top_columns).to_list()]
+    return rows, commit
+
+
+def commit_of(cache_files: Sequence[Mapping[str, str]]) -> str | None:
+    """The commit of a loaded data set: `datasets` keeps its copies in folders of that name."""
+    for file in cache_files:
+        if COMMIT.fullmatch(folder := Path(file["filename"]).parent.name):
+            return folder
+    return None
+
+
+def _commit_meant(spec: DataSpec) -> str | None:
+    """The commit that the revision is, or last was when the hub was asked; None if never."""
+    from huggingface_hub import constants
+
+    if COMMIT.fullmatch(spec.revision):
+        return spec.revision
+    repository = Path(constants.HF_HUB_CACHE) / f"datasets--{spec.path.replace('/', '--')}"
+    try:
+        return (repository / "refs" / spec.revision).read_text(encoding="utf-8").strip()
+    except OSError:
+        return None

@@ -1,0 +1,1 @@
+"""Reading a checkpoint: files, configuration, weights."""

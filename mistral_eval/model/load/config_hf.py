@@ -1,0 +1,210 @@
+"""ModelConfig from the config.json of MistralForCausalLM, MinistralForCausalLM, LlamaForCausalLM.
+
+A field that is missing and changes the result is an error naming the option that supplies it.
+Source: transformers' configuration_mistral, configuration_ministral and configuration_llama.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mistral_eval.errors import CheckpointError, UnsupportedError
+from mistral_eval.model.config import ConfigFile, ModelConfig
+from mistral_eval.model.load.fields import USE_HF, Fields, with_overrides
+
+FAMILIES = ("mistral", "ministral", "llama")
+LLAMA_ROPE_THETA = 10000.0
+
+# params.json name -> config.json name: what `--model-args` may set.
+NAMES = {
+    "dim": "hidden_size",
+    "n_layers": "num_hidden_layers",
+    "head_dim": "head_dim",
+    "hidden_dim": "intermediate_size",
+    "n_heads": "num_attention_heads",
+    "n_kv_heads": "num_key_value_heads",
+    "norm_eps": "rms_norm_eps",
+    "vocab_size": "vocab_size",
+    "rope_theta": "rope_theta",
+    "context_len": "max_position_embeddings",
+    "sliding_window": "sliding_window",
+    "tied_embeddings": "tie_word_embeddings",
+    "hidden_act": "hidden_act",
+}
+# Fields that are read below, or that never reach a logit in evaluation.
+_KNOWN = frozenset(NAMES.values()) | {
+    *("architectures", "model_type", "transformers_version", "dtype", "torch_dtype"),
+    *("bos_token_id", "eos_token_id", "pad_token_id", "use_cache", "initializer_range"),
+    *("attention_dropout", "attention_bias", "mlp_bias", "pretraining_tp", "rope_scaling"),
+    *("rope_parameters", "layer_types", "_sliding_window", "_name_or_path"),
+}
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
+
+
+def from_hf_config(values: Mapping[str, Any], overrides: Mapping[str, str]) -> ConfigFile:
+    """Read a config.json.
+
+    Args:
+        values: the file's JSON object.
+        overrides: `--model-args`; names of config.json and of params.json are both understood.
+
+    Raises:
+        CheckpointError: an architecture, option or value the native engine does not compute, or a
+            missing field that changes the result.
+        UsageError: an override that names no field.
+    """
+    merged = with_overrides(values, overrides, NAMES)
+    if "rope_theta" in overrides and isinstance(merged.get("rope_parameters"), dict):
+        merged["rope_parameters"] = {**merged["rope_parameters"], "rope_theta": None}
+    fields = Fields(merged, "config.json")
+    family = _family(fields)
+    _refuse_unsupported(fields)
+    n_layers = fields.integer("num_hidden_layers")
+    theta, notes = _rope_theta(fields, family)
+    unread = _unread(merged, family)
+    if unread:
+        notes = (*notes, f"config.json: no effect on a {family} model: {', '.join(unread)}")
+    config = ModelConfig(
+        dim=fields.integer("hidden_size"),
+        n_layers=n_layers,
+        head_dim=fields.head_dim("hidden_size", "num_attention_heads"),
+        hidden_dim=fields.integer("intermediate_size"),
+        n_heads=fields.integer("num_attention_heads"),
+        n_kv_heads=_kv_heads(fields, family),
+        norm_eps=fields.number("rms_norm_eps", example="1e-05"),
+        vocab_size=fields.integer("vocab_size"),
+        rope_theta=theta,
+        context_len=fields.integer("max_position_embeddings", example="32768"),
+        sliding_window=_windows(fields, family, n_layers),
+        tied_embeddings=fields.flag("tie_word_embeddings"),
+    )
+    return ConfigFile(config, notes)
+
+
+def _family(fields: Fields) -> str:
+    """The model_type, if the native engine computes it."""
+    family = fields.values.get("model_type")
+    experts = [name for name in _EXPERTS if fields.values.get(name)]
+    if experts:
+        raise UnsupportedError(
+            f"config.json: {experts[0]} says this is a mixture of experts, which the native engine "
+            f"does not compute: {USE_HF}."
+        )
+    if family not in FAMILIES:
+        raise UnsupportedError(
+            f"config.json: model_type should be one of {', '.join(FAMILIES)} for the native engine "
+            f"and is {family!r}: {USE_HF}."
+        )
+    assert isinstance(family, str)
+    return family
+
+
+def _refuse_unsupported(fields: Fields) -> None:
+    """Stop at whatever transformers would compute and the native engine would not."""
+    values = fields.values
+    if values.get("quantization_config"):
+        raise UnsupportedError(
+            "config.json: quantization_config says the weights are quantised, which the native "
+            f"engine does not read: {USE_HF}."
+        )
+    if values.get("auto_map"):
+        raise UnsupportedError(
+            "config.json: auto_map says the model brings code of its own, which is not run: "
+            f"{USE_HF}."
+        )
+    for name in ("attention_bias", "mlp_bias"):
+        if values.get(name):
+            raise UnsupportedError(
+                f"config.json: {name} should be false for the native engine and is "
+                f"{values[name]!r}: {USE_HF}."
+            )
+    if values.get("hidden_act") is None:
+        raise fields.missing("hidden_act", "silu")
+    if values["hidden_act"] != "silu":
+        raise UnsupportedError(
+            f"config.json: hidden_act should be silu for the native engine and is "
+            f"{values['hidden_act']!r}: {USE_HF}."
+        )
+    for name in ("rope_scaling", "rope_parameters"):
+        _refuse_scaled_rope(name, values.get(name))
+
+
+def _refuse_scaled_rope(name: str, rope: Any) -> None:
+    """Stop at any RoPE but the plain one over whole heads."""
+    if rope is None:
+        return
+    if not isinstance(rope, dict):
+        raise UnsupportedError(
+            f"config.json: {name} should be null or an object and is {rope!r}: {USE_HF}."
+        )
+    nested = [key for key, value in rope.items() if isinstance(value, dict)]
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if nested or kind != "default" or rope.get("partial_rotary_factor", 1.0) != 1.0:
+        raise UnsupportedError(
+            f"config.json: {name} should be plain (rope_type default) for the native engine and is "
+            f"{rope!r}: {USE_HF}."
+        )
+
+
+def _rope_theta(fields: Fields, family: str) -> tuple[float, tuple[str, ...]]:
+    """rope_parameters.rope_theta (transformers 5) or rope_theta (older), and a note if assumed.
+
+    Llama's first configs have neither: transformers read them with a fixed base of 10000, and
+    that is still the documented default of LlamaConfig. Mistral's always had the field.
+    """
+    values = fields.values
+    rope = values.get("rope_parameters") or {}
+    nested, flat = rope.get("rope_theta"), values.get("rope_theta")
+    if nested is not None and flat is not None and nested != flat:
+        raise CheckpointError(
+            f"config.json: rope_theta is {flat!r} and rope_parameters.rope_theta is {nested!r}; "
+            "say which with `--model-args rope_theta=...`."
+        )
+    if nested is None and flat is None and family == "llama":
+        note = "config.json: no rope_theta; 10000 taken, the definition of Llama configs without it"
+        return LLAMA_ROPE_THETA, (note,)
+    found = Fields({"rope_theta": flat if nested is None else nested}, fields.source)
+    return found.number("rope_theta", example="10000"), ()
+
+
+def _kv_heads(fields: Fields, family: str) -> int:
+    """num_key_value_heads; a Llama config without it is older than GQA and has n_heads of them."""
+    name = "num_key_value_heads"
+    if fields.values.get(name) is None and family == "llama":
+        return fields.integer("num_attention_heads")
+    return fields.integer(name, example="8")
+
+
+def _windows(fields: Fields, family: str, n_layers: int) -> tuple[int | None, ...]:
+    """One window per layer; transformers' Llama has none, whatever its file says."""
+    if family == "llama":
+        return (None,) * n_layers
+    name = "sliding_window"
+    if name not in fields.values and "_sliding_window" in fields.values:
+        name = "_sliding_window"
+    if name not in fields.values:
+        raise fields.missing("sliding_window", "none")
+    windows = fields.windows(name, n_layers)
+    kinds = fields.values.get("layer_types")
+    if kinds is None:
+        if family == "ministral" and any(windows):
+            # transformers would let every layer slide; the published model alternates.
+            raise CheckpointError(
+                "config.json: a ministral model with a sliding_window needs layer_types, which "
+                f"says which layers slide, and has none: correct the file, or {USE_HF}."
+            )
+        return windows
+    known = {"sliding_attention", "full_attention"}
+    if not isinstance(kinds, list) or len(kinds) != n_layers or not known.issuperset(kinds):
+        raise CheckpointError(
+            f"config.json: layer_types should hold {n_layers} entries, each sliding_attention or "
+            f"full_attention, and is {kinds!r}."
+        )
+    slides = [kind == "sliding_attention" for kind in kinds]
+    return tuple(window if slide else None for window, slide in zip(windows, slides, strict=True))
+
+
+def _unread(values: Mapping[str, Any], family: str) -> list[str]:
+    """Fields that are there and that neither we nor transformers' model of this family read."""
+    unread = sorted(name for name in values if name not in _KNOWN and values[name] is not None)
+    windowed = values.get("sliding_window") is not None or values.get("_sliding_window") is not None
+    return [*unread, "sliding_window"] if family == "llama" and windowed else unread

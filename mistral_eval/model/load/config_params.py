@@ -1,0 +1,133 @@
+"""ModelConfig from params.json: Mistral's own format, and Meta's for Llama.
+
+A field that is missing, or unknown to this reader, and changes the result is an error.
+Sources: mistral-inference args.py and transformer.py; Meta's llama model.py.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mistral_eval.errors import CheckpointError
+from mistral_eval.model.config import ConfigFile, ModelConfig
+from mistral_eval.model.load.fields import USE_HF, Fields, with_overrides
+
+# The longest context of Mistral 7B v0.1 to v0.3 by their config.json; params.json is silent on it.
+MISTRAL_CONTEXT_LEN = 32768
+
+# ModelConfig's name -> params.json name: what `--model-args` may set.
+NAMES = {
+    "dim": "dim",
+    "n_layers": "n_layers",
+    "head_dim": "head_dim",
+    "hidden_dim": "hidden_dim",
+    "n_heads": "n_heads",
+    "n_kv_heads": "n_kv_heads",
+    "norm_eps": "norm_eps",
+    "vocab_size": "vocab_size",
+    "rope_theta": "rope_theta",
+    "context_len": "max_seq_len",
+    "sliding_window": "sliding_window",
+    "tied_embeddings": "tied_embeddings",
+}
+_KNOWN = frozenset(NAMES.values()) | {
+    *("_sliding_window", "multiple_of", "ffn_dim_multiplier", "max_batch_size", "model_type"),
+}
+
+
+def from_params_json(values: Mapping[str, Any], overrides: Mapping[str, str]) -> ConfigFile:
+    """Read a params.json.
+
+    An absent `sliding_window` means none: that is how its owner, mistral-inference, reads it.
+    `rope_theta` must be there or be given: mistral-inference read its absence as 10000 in 2023 and
+    reads it as 1000000 today, so a v0.1 file without it loads into a wrong model elsewhere. The
+    longest context is `max_seq_len`; Mistral 7B's files lack it and then it is 32768, as their
+    config.json states. Meta's files lack it too, and there it must be given.
+
+    Args:
+        values: the file's JSON object.
+        overrides: `--model-args`, by ModelConfig's or the file's names.
+
+    Raises:
+        CheckpointError: a field that is missing, unknown or not computed by the native engine.
+        UsageError: an override that names no field.
+    """
+    merged = with_overrides(values, overrides, NAMES)
+    if "sliding_window" in overrides:
+        merged.pop("_sliding_window", None)
+    fields = Fields(merged, "params.json")
+    _refuse_unsupported(fields)
+    n_layers = fields.integer("n_layers")
+    is_meta = "multiple_of" in merged and merged.get("hidden_dim") is None
+    context_len, notes = _context_len(fields, is_meta=is_meta)
+    config = ModelConfig(
+        dim=fields.integer("dim"),
+        n_layers=n_layers,
+        head_dim=fields.head_dim("dim", "n_heads"),
+        hidden_dim=_meta_hidden_dim(fields) if is_meta else fields.integer("hidden_dim"),
+        n_heads=fields.integer("n_heads"),
+        n_kv_heads=_kv_heads(fields, is_meta=is_meta),
+        norm_eps=fields.number("norm_eps", example="1e-05"),
+        vocab_size=-1 if merged.get("vocab_size") == -1 else fields.integer("vocab_size"),
+        rope_theta=fields.number("rope_theta", example="10000"),
+        context_len=context_len,
+        sliding_window=_windows(fields, n_layers),
+        tied_embeddings=fields.flag("tied_embeddings"),
+    )
+    return ConfigFile(config, notes)
+
+
+def _refuse_unsupported(fields: Fields) -> None:
+    """Stop at experts, and at any field whose meaning this reader does not know."""
+    if fields.values.get("moe"):
+        raise CheckpointError(
+            "params.json: moe says this is a mixture of experts, which the native engine does not "
+            f"compute: take the model's Hugging Face folder and {USE_HF}."
+        )
+    unknown = sorted(
+        name
+        for name, value in fields.values.items()
+        if name not in _KNOWN and value is not None and value is not False
+    )
+    if unknown:
+        raise CheckpointError(
+            f"params.json: the native engine does not know {', '.join(unknown)}, which may change "
+            f"the result: take the model's Hugging Face folder and {USE_HF}."
+        )
+
+
+def _context_len(fields: Fields, *, is_meta: bool) -> tuple[int, tuple[str, ...]]:
+    """max_seq_len, or Mistral 7B's 32768 with a note."""
+    if fields.values.get("max_seq_len") is not None:
+        return fields.integer("max_seq_len"), ()
+    if is_meta:
+        raise fields.missing("max_seq_len", "4096")
+    note = f"params.json: no max_seq_len; {MISTRAL_CONTEXT_LEN} taken, Mistral 7B's longest context"
+    return MISTRAL_CONTEXT_LEN, (note,)
+
+
+def _kv_heads(fields: Fields, *, is_meta: bool) -> int:
+    """n_kv_heads; Meta's files without it are models without GQA."""
+    if is_meta and fields.values.get("n_kv_heads") is None:
+        return fields.integer("n_heads")
+    return fields.integer("n_kv_heads", example="8")
+
+
+def _windows(fields: Fields, n_layers: int) -> tuple[int | None, ...]:
+    """One window per layer from either spelling of the field."""
+    both = [name for name in ("sliding_window", "_sliding_window") if name in fields.values]
+    found = [fields.windows(name, n_layers) for name in both]
+    if len(found) > 1 and found[0] != found[1]:
+        raise CheckpointError(
+            "params.json: sliding_window and _sliding_window disagree; "
+            "say which with `--model-args sliding_window=...`."
+        )
+    return found[0] if found else (None,) * n_layers
+
+
+def _meta_hidden_dim(fields: Fields) -> int:
+    """Meta's rule: two thirds of 4 dim, times ffn_dim_multiplier, rounded up to multiple_of."""
+    hidden_dim = 2 * (4 * fields.integer("dim")) // 3
+    if fields.values.get("ffn_dim_multiplier") is not None:
+        hidden_dim = int(fields.number("ffn_dim_multiplier") * hidden_dim)
+    multiple_of = fields.integer("multiple_of")
+    return multiple_of * -(-hidden_dim // multiple_of)

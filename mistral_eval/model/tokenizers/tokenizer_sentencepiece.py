@@ -1,0 +1,123 @@
+"""tokenizer.model, tokenizer.model.v1 to .v7: Mistral's and Llama's SentencePiece tokenizers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import sentencepiece
+
+from mistral_eval.errors import TokenizerError
+from mistral_eval.model.tokenizers.cuts import (
+    SPACE,
+    cut_before_space,
+    is_plain_bpe,
+    joins_across_spaces,
+)
+from mistral_eval.model.tokenizers.special_tokens import (
+    SpecialTokens,
+    read_special_tokens,
+    tokenizer_fingerprint,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SentencePieceTokenizer:
+    """SentencePiece itself, with BOS, EOS and added special ids as the folder names them.
+
+    `space_id` is the id of a space mark alone, or None where no text can be cut (`model.cuts`).
+    """
+
+    processor: Any
+    bos_id: int
+    eos_id: int
+    n_words: int
+    fingerprint: str
+    has_ordinary_additions: bool
+    space_id: int | None
+    kind: ClassVar[str] = "sentencepiece"
+
+    @classmethod
+    def from_file(cls, file: Path) -> "SentencePieceTokenizer":
+        """Read a SentencePiece model.
+
+        Raises:
+            TokenizerError: the file is no SentencePiece model, or lacks BOS or EOS.
+        """
+        try:
+            processor = sentencepiece.SentencePieceProcessor(model_file=str(file))
+        except (RuntimeError, OSError) as error:
+            raise TokenizerError(
+                f"{file} is not a SentencePiece model ({file.stat().st_size} bytes): "
+                "copy or download it again."
+            ) from error
+        special = read_special_tokens(file.parent)
+        n_pieces = processor.vocab_size()
+        bos_id = processor.bos_id()
+        if special.bos is not None:
+            bos_id = _special_id(special.bos, special, processor, file)
+        eos_id = processor.eos_id()
+        if special.eos is not None:
+            eos_id = _special_id(special.eos, special, processor, file)
+        if min(bos_id, eos_id) < 0:
+            raise TokenizerError(f"{file} has no BOS or no EOS: it is not a model's tokenizer.")
+        n_words = max([n_pieces, *(number + 1 for number in special.added)])
+        ordinary = any(
+            number >= n_pieces and not is_special
+            for number, (_, is_special) in special.added.items()
+        )
+        digest = tokenizer_fingerprint(file, bos_id, eos_id, n_words)
+        space_id = _space_id(processor, file)
+        return cls(processor, bos_id, eos_id, n_words, digest, ordinary, space_id)
+
+    def encode(self, text: str, bos: bool) -> list[int]:  # noqa: FBT001 - the protocol's form
+        """Ids of a whole text: SentencePiece puts its space in front, `<s>` in it is text."""
+        ids: list[int] = self.processor.encode(text)
+        return [self.bos_id, *ids] if bos else ids
+
+    def last_cut(self, text: str, end: int) -> int:
+        """Before a space behind a non-space, where the vocabulary allows it; else 0."""
+        return 0 if self.space_id is None else cut_before_space(text, end)
+
+    def encode_rest(self, text: str) -> list[int]:
+        """Ids of what begins at a cut: its space is the one SentencePiece puts in front."""
+        if text == " ":  # of an empty text SentencePiece makes nothing
+            return [] if self.space_id is None else [self.space_id]
+        ids: list[int] = self.processor.encode(text[1:])
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids; control ids and added special ids give none."""
+        n_pieces = self.processor.vocab_size()
+        text: str = self.processor.decode([number for number in ids if number < n_pieces])
+        return text
+
+    def starts_afresh(self, token: int) -> bool:
+        """Every piece of text does: only bytes of a run belong together."""
+        return token < self.processor.vocab_size() and not (
+            self.processor.is_byte(token)
+            or self.processor.is_control(token)
+            or self.processor.is_unknown(token)
+        )
+
+
+def _space_id(processor: Any, file: Path) -> int | None:
+    """The space mark's id where texts can be cut before a space, else None."""
+    number: int = processor.piece_to_id(SPACE)
+    pieces = map(processor.id_to_piece, range(processor.vocab_size()))
+    is_text = not (processor.is_unknown(number) or processor.is_unused(number))
+    if is_text and is_plain_bpe(file.read_bytes()) and not joins_across_spaces(pieces):
+        return number
+    return None
+
+
+def _special_id(text: str, special: SpecialTokens, processor: Any, file: Path) -> int:
+    """The id of a special token that the files beside the model name by its text."""
+    added = [number for number, (content, _) in special.added.items() if content == text]
+    number: int = added[0] if added else processor.piece_to_id(text)
+    if number == processor.unk_id():
+        raise TokenizerError(
+            f"{file} has no token {text!r}, which the files beside it name as BOS or EOS: "
+            "copy the tokenizer files of one model together."
+        )
+    return number

@@ -1,0 +1,139 @@
+"""Seconds a token on this machine, from one and two layers of random weights of a model's shape.
+
+Time is linear in the number of layers, so two points give the whole model's; its weights need not
+be there, nor fit in memory.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from time import perf_counter
+
+import torch
+
+from mistral_eval.model.config import ModelConfig
+from mistral_eval.model.load.layout import expected_shapes
+from mistral_eval.native.requests import GenerateRequest, ScoreRequest
+from mistral_eval.native.runner import NativeEngine
+from mistral_eval.native.tree import build_tree
+from mistral_eval.native.work import Place, Work
+
+_SCORED = 1024  # unique tokens of the scoring sample, more or less
+_PROMPT = 512  # tokens of a prompt in the decoding sample
+_STEPS = (1, 3)  # decoding steps whose difference is timed
+_NO_EOS = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Seconds of each token computed while scoring (or prefilling), and of each drawn one."""
+
+    score: float
+    decode: float
+
+    def seconds(self, work: Work) -> float:
+        """An estimate of the time `work` takes, replies going on to their limits."""
+        return work.unique * self.score + work.decode_most * self.decode
+
+
+def random_weights(
+    config: ModelConfig, dtype: torch.dtype, device: torch.device, seed: int = 0
+) -> dict[str, torch.Tensor]:
+    """Weights of a model's shape: norms of one, small normal matrices."""
+    generator = torch.Generator(device).manual_seed(seed)
+    weights = {}
+    for name, shape in expected_shapes(config).items():
+        if len(shape) == 1:
+            weights[name] = torch.ones(shape, dtype=dtype, device=device)
+        else:
+            blank = torch.empty(shape, dtype=dtype, device=device)
+            weights[name] = blank.normal_(0.0, 0.02, generator=generator)
+    return weights
+
+
+def calibrate(
+    scores: Sequence[ScoreRequest],
+    generations: Sequence[GenerateRequest],
+    place: Place,
+    n_words: int,
+) -> Rates:
+    """Time a few of the run's own requests through one layer, then two."""
+    sample = _score_sample(scores)
+    replies = _decode_sample(generations, place)
+    timed = []
+    for layers in (1, 2):
+        config = replace(
+            place.config, n_layers=layers, sliding_window=place.config.sliding_window[:1] * layers
+        )
+        engine = NativeEngine(
+            config,
+            random_weights(config, place.dtype, place.device),
+            n_words=n_words,
+            eos_id=_NO_EOS,
+            batch_tokens=place.budget.tokens,
+        )
+        timed.append((_score_seconds(engine, sample), _decode_seconds(engine, replies)))
+    (score_one, decode_one), (score_two, decode_two) = timed
+    more = place.config.n_layers - 1
+    return Rates(
+        score_one + more * max(0.0, score_two - score_one),
+        decode_one + more * max(0.0, decode_two - decode_one),
+    )
+
+
+def _score_sample(requests: Sequence[ScoreRequest]) -> list[ScoreRequest]:
+    """Requests from all over the run until they have enough tokens of their own."""
+    sample: list[ScoreRequest] = []
+    size = 0
+    step = max(1, len(requests) // 7)
+    for start in range(step):
+        for request in requests[start::step]:
+            if size >= _SCORED:
+                return sample
+            sample.append(request)
+            size += len(request.context) + len(request.continuation)
+    return sample
+
+
+def _decode_sample(requests: Sequence[GenerateRequest], place: Place) -> list[GenerateRequest]:
+    """One of the run's prompts, continued by as many samples as stand side by side."""
+    longest = max(requests, key=lambda request: len(request.prompt), default=None)
+    if longest is None:
+        return []
+    prompt = longest.prompt[-_PROMPT:]
+    rows = min(place.budget.rows, len(requests))
+    return [
+        replace(longest, prompt=prompt, key=f"{n}", is_done=None, max_tokens=1) for n in range(rows)
+    ]
+
+
+def _score_seconds(engine: NativeEngine, sample: list[ScoreRequest]) -> float:
+    """Per token computed; the second of two passes, when everything is in place."""
+    if not sample:
+        prompt = tuple(range(3, 3 + min(_SCORED, engine.model.config.context_len - 1)))
+        sample = [ScoreRequest(prompt, (3,))]
+    tokens = len(build_tree(sample).tokens)
+    for _ in range(2):
+        seconds = _timed(engine, lambda: list(engine.score(sample)))
+    return seconds / tokens
+
+
+def _decode_seconds(engine: NativeEngine, sample: list[GenerateRequest]) -> float:
+    """Per token drawn: the difference between a long and a short generation."""
+    if not sample:
+        return 0.0
+    spent = []
+    for steps in (_STEPS[0], *_STEPS):
+        longer = [replace(request, max_tokens=steps) for request in sample]
+        spent.append(_timed(engine, lambda longer=longer: list(engine.generate(longer))))
+    return max(0.0, spent[2] - spent[1]) / (len(sample) * (_STEPS[1] - _STEPS[0]))
+
+
+def _timed(engine: NativeEngine, call: object) -> float:
+    assert callable(call)
+    if engine.model.device.type == "cuda":
+        torch.cuda.synchronize(engine.model.device)
+    started = perf_counter()
+    call()
+    if engine.model.device.type == "cuda":
+        torch.cuda.synchronize(engine.model.device)
+    return perf_counter() - started

@@ -1,0 +1,124 @@
+"""From hidden states to what a score needs: log-probability and argmax, of asked rows alone."""
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mistral_eval.model.device import HostCopy, sent
+from mistral_eval.model.transformer import Transformer
+from mistral_eval.native.request_checks import not_finite
+from mistral_eval.native.requests import ScoreReply, ScoreRequest
+
+_ROWS_AT_ONCE = 256
+# Float32 logits held at once on a CPU, 2 MB: its second-level cache holds them, so that the passes
+# over them cost little beside the matrix product. CUDA takes all words.
+_TILE = 256 * 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One token of one request's continuation: which row of hidden states predicts it."""
+
+    row: int
+    token: int
+    request: int
+
+
+class Tally:
+    """Sums the log-probabilities of each request and knows when the last token has come.
+
+    Sums are in float64 and in the order of the continuation, so that they do not depend on how
+    the tokens were packed.
+    """
+
+    def __init__(self, requests: Sequence[ScoreRequest]) -> None:
+        self._missing = [len(request.continuation) for request in requests]
+        self._sums = [0.0] * len(requests)
+        self._is_greedy = [True] * len(requests)
+
+    def add(self, request: int, logprob: float, *, is_greedy: bool) -> ScoreReply | None:
+        """Count the next token of a request; its reply, once that was the last."""
+        self._sums[request] += logprob
+        self._is_greedy[request] &= is_greedy
+        self._missing[request] -= 1
+        if self._missing[request]:
+            return None
+        return ScoreReply(self._sums[request], self._is_greedy[request])
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """Log-probabilities of asked tokens and whether each is an argmax (0 or 1), (2, A)."""
+
+    asked: Sequence[Asked]
+    numbers: HostCopy
+
+    def read(self) -> Iterator[tuple[Asked, float, bool]]:
+        """Each asked token, its log-probability, and whether it is its row's argmax.
+
+        Raises:
+            EngineError: a logit was NaN or plus infinity; names the first request it touches.
+        """
+        logprobs, is_greedy = self.numbers.read()
+        finite = logprobs.isfinite().tolist()
+        if not all(finite):
+            raise not_finite("score", self.asked[finite.index(False)].request)
+        yield from zip(self.asked, logprobs.tolist(), is_greedy.bool().tolist(), strict=True)
+
+
+def token_logprobs(
+    model: Transformer, hidden: Tensor, asked: Sequence[Asked]
+) -> list[TokenLogprobs]:
+    """Log-probability of each asked token, and whether it is its row's argmax, block by block.
+
+    A row that several tokens ask for goes through the LM head once. Log-softmax is in float32.
+
+    Args:
+        model: gives the LM head.
+        hidden: final hidden states of a pack, (T, dim).
+        asked: rows index `hidden` and never fall.
+    """
+    rows = sorted({item.row for item in asked})
+    blocks, done = [], 0
+    for start in range(0, len(rows), _ROWS_AT_ONCE):
+        some = rows[start : start + _ROWS_AT_ONCE]
+        index = {row: n for n, row in enumerate(some)}
+        end = bisect_right(asked, some[-1], lo=done, key=lambda item: item.row)
+        block, done = asked[done:end], end
+        wanted = (some, [index[item.row] for item in block], [item.token for item in block])
+        at, local, tokens = (sent(torch.tensor(ids), hidden.device) for ids in wanted)
+        logprobs, is_greedy = _block(model, hidden[at], local, tokens)
+        numbers = torch.stack([logprobs, is_greedy.to(logprobs.dtype)])
+        blocks.append(TokenLogprobs(block, HostCopy(numbers)))
+    return blocks
+
+
+@torch.inference_mode()
+def _block(
+    model: Transformer, states: Tensor, local: Tensor, tokens: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Log-probability of `tokens`, (A,), in rows `local` of `states`; whether each is the argmax.
+
+    The largest logit and the sum of exponentials are carried from tile to tile; of equal logits
+    the lowest id is the largest.
+    """
+    shape, device = len(states), states.device
+    largest = torch.full((shape,), float("-inf"), device=device)
+    best = torch.zeros(shape, dtype=torch.int64, device=device)
+    total = torch.zeros(shape, device=device)
+    found = torch.zeros(len(tokens), device=device)
+    words = _TILE // shape if device.type == "cpu" else model.n_words
+    for first, logits in model.logit_tiles(states, words):
+        width = logits.shape[1]
+        inside = (tokens >= first) & (tokens < first + width)
+        picked = logits[local, (tokens - first).clamp(0, width - 1)]
+        found = torch.where(inside, picked, found)
+        top, where = logits.max(dim=1)
+        best = torch.where(top > largest, where + first, best)
+        new = torch.maximum(largest, top)
+        total = total * (largest - new).exp() + logits.sub_(new[:, None]).exp_().sum(dim=1)
+        largest = new
+    return found - (largest + total.log())[local], best[local] == tokens

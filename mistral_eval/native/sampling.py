@@ -1,0 +1,181 @@
+"""Drawing the next token: Gumbel-max with noise keyed by request, step and token id.
+
+The token drawn is argmin over ids of -log(u) / p (the exponential form of Gumbel-max), with u a
+hash of (key, step, id): the draw knows nothing of batch, order or machine, and the last bits of
+the logits decide only between tokens that were about to tie. Cuts are applied in the order of
+transformers: temperature, top-k, top-p.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import torch
+from torch import Tensor
+
+from mistral_eval.model.device import sent
+from mistral_eval.native.requests import Sampling
+
+_MASK_31 = 0x7FFFFFFF
+_TO_UNIT = (1 - 2.0**-24) * 2.0**-31  # 31 bits into (0, 1), never rounded up to 1
+_ROWS_A_THREAD = 4  # of the vocabulary's length each, so that a core's cache holds its share
+_SURE = 1e-3  # far above what a sum of probabilities may be off by
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """One row's draw: its settings, and the (key, step) that name its noise."""
+
+    sampling: Sampling
+    key: str
+    step: int
+
+
+def _shifted(x: Tensor, bits: int) -> Tensor:
+    """Logical right shift of int32 (torch shifts arithmetically)."""
+    return (x >> bits).bitwise_and_((1 << (32 - bits)) - 1)
+
+
+def _mixed(x: Tensor) -> Tensor:
+    """Avalanche of int32 in place: the finaliser of MurmurHash3 (Appleby, public domain)."""
+    x.bitwise_xor_(_shifted(x, 16)).mul_(_signed(0x85EBCA6B))
+    x.bitwise_xor_(_shifted(x, 13)).mul_(_signed(0xC2B2AE35))
+    return x.bitwise_xor_(_shifted(x, 16))
+
+
+def _signed(x: int) -> int:
+    """An unsigned 32-bit number as the int32 with the same bits."""
+    return x - (1 << 32) if x >= 1 << 31 else x
+
+
+def _row_keys(key: str, step: int) -> tuple[int, int]:
+    """Two 32-bit numbers, as int32, that name a row's noise; the second is odd."""
+    digest = blake2b(f"{key}\0{step}".encode(), digest_size=8).digest()
+    first, second = int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")
+    return _signed(first), _signed(second | 1)
+
+
+class Sampler:
+    """Draws tokens from rows of logits over `n_words` ids.
+
+    On a CPU the cuts are asked of the winner alone, which needs no sort but has the host look at
+    each draw. Elsewhere the host looks at none: a sort says what survives.
+    """
+
+    def __init__(self, n_words: int, device: torch.device, *, sorts: bool | None = None) -> None:
+        """`sorts` chooses how the cuts are made; None by device."""
+        ids = torch.arange(n_words, dtype=torch.int32, device=device)
+        self._ids = _mixed(ids.mul_(_signed(0x9E3779B1)).add_(_signed(0x7F4A7C15)))
+        self._sorts = device.type != "cpu" if sorts is None else sorts
+
+    def draw(self, logits: Tensor, draws: Sequence[Draw]) -> Tensor:
+        """One token id a row.
+
+        Args:
+            logits: float32, (B, n_words).
+            draws: one a row; temperature 0 takes the largest logit, the lowest id of equals.
+
+        Returns:
+            Token ids, (B,), int64.
+        """
+        rows = [n for n, draw in enumerate(draws) if draw.sampling.temperature > 0]
+        if not rows:
+            return logits.argmax(dim=1)
+        chosen = torch.empty(len(draws), dtype=torch.int64, device=logits.device)
+        if greedy := [n for n, draw in enumerate(draws) if draw.sampling.temperature == 0]:
+            at = sent(torch.tensor(greedy), logits.device)
+            chosen[at] = logits[at].argmax(dim=1)
+        size = _ROWS_A_THREAD * torch.get_num_threads()
+        if logits.device.type != "cpu":
+            size = len(rows)
+        for start in range(0, len(rows), size):
+            some = rows[start : start + size]
+            at = sent(torch.tensor(some), logits.device)
+            chosen[at] = self._sampled(logits[at], [draws[n] for n in some])
+        return chosen
+
+    def exponentials(self, keys: Sequence[tuple[str, int]]) -> Tensor:
+        """Standard exponential noise -log(1 - v), float32 (B, n_words), v uniform in (0, 1).
+
+        v has 31 bits and is exact near 0, where the smallest exponentials, the winners, live.
+        """
+        return self._negative_exponentials(keys).neg_()
+
+    def _negative_exponentials(self, keys: Sequence[tuple[str, int]]) -> Tensor:
+        names = torch.tensor([_row_keys(key, step) for key, step in keys], dtype=torch.int32)
+        names = sent(names, self._ids.device)
+        bits = (self._ids ^ names[:, :1]).mul_(names[:, 1:])
+        uniform = _mixed(bits).bitwise_and_(_MASK_31).float().add_(0.5).mul_(-_TO_UNIT)
+        return uniform.log1p_()
+
+    def _sampled(self, logits: Tensor, draws: Sequence[Draw]) -> Tensor:
+        heat = _column([draw.sampling.temperature for draw in draws], logits)
+        probabilities = logits.div_(heat).softmax(dim=1)  # the caller's rows were copied
+        noise = self._negative_exponentials([(draw.key, draw.step) for draw in draws])
+        race = noise.div_(probabilities)  # largest wins; a token of probability 0 never does
+        if self._sorts:
+            race.masked_fill_(probabilities < _least_kept(probabilities, draws), -torch.inf)
+            return race.argmax(dim=1)
+        cuts = _Cuts(probabilities, draws)
+        winners = race.max(dim=1, keepdim=True).indices
+        while not bool((kept := cuts.keep(winners)).all()):
+            race.scatter_(1, winners, torch.where(kept, race.gather(1, winners), -torch.inf))
+            winners = race.max(dim=1, keepdim=True).indices
+        return winners[:, 0]
+
+
+def _column(values: Sequence[float], like: Tensor) -> Tensor:
+    """A value a row, (B, 1), in the dtype and on the device of `like`."""
+    return sent(torch.tensor(values, dtype=like.dtype), like.device)[:, None]
+
+
+def _least_kept(probabilities: Tensor, draws: Sequence[Draw]) -> Tensor:
+    """The smallest probability that survives each row's top-k, then top-p, (B, 1)."""
+    n_words = probabilities.shape[1]
+    top_k = [min(draw.sampling.top_k or n_words, n_words) for draw in draws]
+    top_p = _column([draw.sampling.top_p for draw in draws], probabilities)
+    ordered = probabilities.sort(dim=1, descending=True).values
+    last = sent(torch.tensor(top_k), probabilities.device)[:, None] - 1
+    in_top_k = ordered >= ordered.gather(1, last)  # ties with the k-th included
+    ordered = torch.where(in_top_k, ordered, 0.0)
+    above = ordered.cumsum(dim=1) - ordered
+    inside = in_top_k & ((above < top_p * ordered.sum(dim=1, keepdim=True)) | (top_p >= 1))
+    return ordered.gather(1, inside.sum(dim=1, keepdim=True).clamp_min(1) - 1)
+
+
+class _Cuts:
+    """Whether a token survives top-k and top-p, asked of a winner alone: no sort is needed.
+
+    The best of the surviving tokens is the first survivor in the order of the race, and top-p
+    keeps a token when what is strictly more likely weighs less than top_p: one pass a winner.
+    """
+
+    def __init__(self, probabilities: Tensor, draws: Sequence[Draw]) -> None:
+        self._probabilities = probabilities
+        n_words = probabilities.shape[1]
+        top_k = [draw.sampling.top_k or n_words for draw in draws]
+        self._top_k = probabilities.new_tensor(top_k)[:, None]
+        self._weight = probabilities.new_tensor([draw.sampling.top_p for draw in draws])[:, None]
+        self._has_top_k = any(k < n_words for k in top_k)
+        self._is_off = not self._has_top_k and all(draw.sampling.top_p >= 1 for draw in draws)
+        for n, k in enumerate(top_k):
+            if k < n_words:  # top-p is a share of what top-k leaves, ties with the k-th included
+                least = probabilities[n].topk(k).values[-1]
+                row = probabilities[n]
+                self._weight[n] *= row.masked_fill(row < least, 0.0).sum()
+        self._has_top_p = torch.tensor(
+            [[draw.sampling.top_p < 1] for draw in draws], device=probabilities.device
+        )
+
+    def keep(self, winners: Tensor) -> Tensor:
+        """Whether each row's winner, (B, 1), survives: booleans, (B, 1)."""
+        if self._is_off:
+            return torch.ones_like(winners, dtype=torch.bool)
+        least = self._probabilities.gather(1, winners)
+        if not self._has_top_k and bool((1 - least < self._weight - _SURE).all()):
+            return torch.ones_like(winners, dtype=torch.bool)  # too little is left to lie above
+        above = torch.where(self._probabilities > least, self._probabilities, 0.0)
+        in_top_p = (above.sum(dim=1, keepdim=True) < self._weight) | ~self._has_top_p
+        if not self._has_top_k:
+            return in_top_p
+        return in_top_p & (above.count_nonzero(dim=1)[:, None] < self._top_k)

@@ -1,0 +1,148 @@
+"""Scoring on the prefix tree: every shared token's keys and values are computed exactly once."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, compress
+
+import numpy as np
+import torch
+
+from mistral_eval.errors import EngineError
+from mistral_eval.model.device import sent
+from mistral_eval.model.transformer import Transformer
+from mistral_eval.native.counters import Stats
+from mistral_eval.native.flops import Flops
+from mistral_eval.native.head import Asked, Tally, TokenLogprobs, token_logprobs
+from mistral_eval.native.pack import Bools, Pack, cut_packs
+from mistral_eval.native.pack_attention import Stack, make_attend
+from mistral_eval.native.request_checks import not_finite
+from mistral_eval.native.requests import WHOLE, ScoreReply, ScoreRequest, Turn
+from mistral_eval.native.score import score_plain
+from mistral_eval.native.tree import Ints, TokenTree, build_tree
+
+# Tokens of a group, where nobody chooses: small groups waste less mask, large ones need fewer calls
+# where each is one of its own.
+_GROUP_TOKENS = {"cpu": 64, "cuda": 256}
+
+
+def score_tree(
+    model: Transformer,
+    requests: Sequence[ScoreRequest],
+    batch_tokens: int,
+    stats: Stats,
+    group_tokens: int | None = None,
+    *,
+    turn: Turn = WHOLE,
+    reads_late: bool | None = None,
+) -> Iterator[tuple[int, ScoreReply]]:
+    """Score requests, computing each distinct prefix once.
+
+    Packs are cut from all requests, and those that no unknown request needs are left out. One that
+    runs is computed as if nothing were known, down to the shape of each product, so that replies
+    are the same bits whatever is known.
+
+    Args:
+        model: the transformer.
+        requests: checked; the packs depend on the set of them, not on their order.
+        batch_tokens: tokens of one forward pass.
+        stats: counts what is computed.
+        group_tokens: tokens of one group at most; None chooses by device.
+        turn: which requests are not answered, and whether to end before the next pack.
+        reads_late: whether a pack begins before the last one's numbers are read, so that a device
+            does not wait for the host; None: on CUDA.
+    """
+    if group_tokens is None:
+        group_tokens = _GROUP_TOKENS.get(model.device.type, 64)
+    if reads_late is None:
+        reads_late = model.device.type == "cuda"
+    is_asked = np.ones(len(requests), dtype=np.bool_)
+    is_asked[list(turn.known)] = False
+    if not is_asked.any():
+        return
+    tree = build_tree(requests)
+    if not turn.again:
+        _count(stats, tree if is_asked.all() else build_tree(list(compress(requests, is_asked))))
+    stack = Stack(model, tree.height, min(batch_tokens, len(tree.tokens)))
+    walk = _Walk(model, requests, is_asked, Tally(requests))
+    flops = Flops.of(model.config, model.n_words)
+    unread: list[TokenLogprobs] = []
+    for pack in cut_packs(tree, batch_tokens, group_tokens, walk.wanted(tree)):
+        if turn.stopping():
+            break
+        run = slice(pack.first, pack.last)
+        hidden = model.hidden(
+            sent(torch.from_numpy(tree.tokens[run]), model.device),
+            sent(torch.from_numpy(tree.depths[run]), model.device),
+            make_attend(stack, pack),
+        )
+        stats.score_computed += len(hidden)
+        stats.score_flop += flops.tokens(tree.depths[run])
+        asked = _asked(tree, pack)
+        if not any(is_asked[item.request] for item in asked):
+            continue  # it is here for its keys and values
+        stats.score_flop += flops.row * len({item.row for item in asked})
+        computed = token_logprobs(model, hidden, asked)
+        if reads_late:
+            unread, computed = computed, unread
+        yield from walk.replies(computed)
+    yield from walk.replies(unread)
+
+
+@dataclass(frozen=True, slots=True)
+class _Walk:
+    """What a walk of the tree answers: the sums so far, and whose replies are wanted."""
+
+    model: Transformer
+    requests: Sequence[ScoreRequest]
+    is_asked: Bools
+    tally: Tally
+
+    def wanted(self, tree: TokenTree) -> Ints:
+        """The tree's tokens that predict something for a request without a reply."""
+        return tree.asked_node[self.is_asked[tree.asked_request]]
+
+    def replies(self, blocks: Sequence[TokenLogprobs]) -> Iterator[tuple[int, ScoreReply]]:
+        """What is complete with a pack's tokens."""
+        try:
+            for item, logprob, is_greedy in chain.from_iterable(block.read() for block in blocks):
+                reply = self.tally.add(item.request, logprob, is_greedy=is_greedy)
+                if reply and self.is_asked[item.request]:
+                    yield item.request, reply
+        except EngineError:
+            asked = [item for block in blocks for item in block.asked]
+            raise _named(self.model, self.requests, asked) from None
+
+
+def _count(stats: Stats, tree: TokenTree) -> None:
+    stats.score_unique += len(tree.tokens)
+    stats.score_naive += tree.naive_tokens
+
+
+def _named(
+    model: Transformer, requests: Sequence[ScoreRequest], asked: Sequence[Asked]
+) -> EngineError:
+    """The error for the first request that is to blame, not for a neighbour.
+
+    A masked key of NaN still spoils its pack (0 * NaN is NaN), so each is tried alone.
+    """
+    suspects = sorted({item.request for item in asked})
+    for n in suspects:
+        try:
+            list(score_plain(model, [requests[n]], batch_tokens=1))
+        except EngineError:
+            return not_finite("score", n)
+    return not_finite("score", suspects[0])  # none of them alone, but a pack with them
+
+
+def _asked(tree: TokenTree, pack: Pack) -> list[Asked]:
+    """What is asked of the pack's tokens."""
+    low, high = np.searchsorted(tree.asked_node, [pack.first, pack.last])
+    return [
+        Asked(node - pack.first, token, request)
+        for node, token, request in zip(
+            tree.asked_node[low:high].tolist(),
+            tree.asked_token[low:high].tolist(),
+            tree.asked_request[low:high].tolist(),
+            strict=True,
+        )
+    ]

@@ -1,0 +1,88 @@
+"""What requests would cost, counted without a model: tokens, sharing, and memory of the caches."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from mistral_eval.model.config import ModelConfig
+from mistral_eval.model.shared_cache import cache_bytes
+from mistral_eval.native.budget import stack_bytes
+from mistral_eval.native.generate_shared import Budget, room_of
+from mistral_eval.native.prompts import cluster_prompts, unique_tokens
+from mistral_eval.native.requests import GenerateRequest, ScoreRequest
+from mistral_eval.native.tree import build_tree
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where and how the requests would be computed."""
+
+    config: ModelConfig
+    dtype: torch.dtype
+    device: torch.device
+    budget: Budget
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What some requests cost.
+
+    Attributes:
+        score_requests: continuations to score.
+        score_naive: tokens lm-eval's `hf` model feeds for them.
+        score_unique: tokens the native engine computes for them.
+        generate_requests: replies to generate, samples counted.
+        prompt_naive: tokens of their prompts, one prompt a reply, as `hf` feeds them.
+        prompt_unique: tokens of the prompts' prefix tree. The engine shares the block that a
+            benchmark's prompts begin with and equal prompts; what two questions share beyond the
+            block is computed for each.
+        decode_most: tokens generated if every reply goes on to its limit.
+        cache_bytes: keys and values held at once, at most.
+    """
+
+    score_requests: int
+    score_naive: int
+    score_unique: int
+    generate_requests: int
+    prompt_naive: int
+    prompt_unique: int
+    decode_most: int
+    cache_bytes: int
+
+    @property
+    def naive(self) -> int:
+        """All tokens that `hf` would be fed, generated ones left out."""
+        return self.score_naive + self.prompt_naive
+
+    @property
+    def unique(self) -> int:
+        """All tokens that remain when each shared one is computed once."""
+        return self.score_unique + self.prompt_unique
+
+
+def count_work(
+    scores: Sequence[ScoreRequest], generations: Sequence[GenerateRequest], place: Place
+) -> Work:
+    """Count what requests cost together, as the native engine would share them."""
+    tree = build_tree(scores)
+    size = min(place.budget.tokens, len(tree.tokens))
+    stack = stack_bytes(place.config, place.dtype, tree.height, size)
+    wanted = [request for request in generations if request.max_tokens > 0]
+    return Work(
+        score_requests=len(scores),
+        score_naive=tree.naive_tokens,
+        score_unique=len(tree.tokens),
+        generate_requests=len(generations),
+        prompt_naive=sum(len(request.prompt) for request in generations),
+        prompt_unique=unique_tokens(generations),
+        decode_most=sum(request.max_tokens for request in generations),
+        cache_bytes=max(stack, _generation_bytes(wanted, place)),
+    )
+
+
+def _generation_bytes(requests: Sequence[GenerateRequest], place: Place) -> int:
+    """Of the largest cluster: clusters are generated one after the other."""
+    new = [request.max_tokens for request in requests]
+    rooms = (room_of(cluster, new, place.budget) for cluster in cluster_prompts(requests))
+    return max((cache_bytes(place.config, room, place.dtype) for room in rooms), default=0)

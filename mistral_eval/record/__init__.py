@@ -1,0 +1,1 @@
+"""What happened, on disk: the record of replies, run folders, samples files, comparisons."""

@@ -1,0 +1,284 @@
+"""Whether two runs differ: paired by question, benchmark by benchmark.
+
+McNemar's exact test, a bootstrap interval of the difference (resampled within subjects), Holm's
+correction over everything that is tested, and the smallest difference that these questions could
+have shown. Runs that did not answer the same questions in the same way are refused.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal
+
+import numpy as np
+
+from mistral_eval.errors import DataError, TaskError, UsageError
+from mistral_eval.stats import (
+    Interval,
+    holm,
+    mcnemar,
+    paired_bootstrap,
+    smallest_detectable,
+    wilson,
+)
+from mistral_eval.suite.registry import BY_ID
+
+ALPHA: Final = 0.05
+Gate = Literal["shown", "point"]
+Reading = Literal["identical", "no difference shown", "better", "worse"]
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionOutcome:
+    """How one run did on one question.
+
+    Attributes:
+        correct: Whether the verdict that counts was correct.
+        stratum: The question's subject, "" where the benchmark has none.
+        digest: A hash of what was asked, so that equal ids mean equal questions; "" if unknown.
+    """
+
+    correct: bool
+    stratum: str = ""
+    digest: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BenchmarkSamples:
+    """One benchmark of one run.
+
+    Attributes:
+        protocol: What decides a score besides the question, by name, e.g. {"shots": "5"} or
+            {"task file": "<hash>"}; two runs must agree on every name.
+        questions: Question id -> outcome.
+    """
+
+    protocol: Mapping[str, str]
+    questions: Mapping[str, QuestionOutcome]
+
+
+@dataclass(frozen=True, slots=True)
+class RunSamples:
+    """A run as a comparison sees it."""
+
+    name: str
+    path: str
+    benchmarks: Mapping[str, BenchmarkSamples]
+
+
+@dataclass(frozen=True, slots=True)
+class Flip:
+    """A question that exactly one of the runs got right."""
+
+    id: str
+    stratum: str
+    now_right: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BenchmarkComparison:
+    """One benchmark, run B against run A.
+
+    Attributes:
+        id: The benchmark.
+        n: Questions, the same in both runs.
+        a: A's score in percent, with its own Wilson interval.
+        b: B's score.
+        difference: B minus A in points, with its bootstrap interval.
+        only_a: Questions that only A got right.
+        only_b: Questions that only B got right.
+        p: McNemar's exact two-sided p-value.
+        p_holm: The same after Holm's correction over all tests of the comparison.
+        detectable: True difference in points that these questions would show four times in five.
+        flips: The questions that flipped, in the order of the questions.
+    """
+
+    id: str
+    n: int
+    a: Interval
+    b: Interval
+    difference: Interval
+    only_a: int
+    only_b: int
+    p: float
+    p_holm: float
+    detectable: float
+    flips: tuple[Flip, ...]
+
+    @property
+    def reading(self) -> Reading:
+        """What may be said of the difference."""
+        if not self.flips:
+            return "identical"
+        if self.p_holm >= ALPHA:
+            return "no difference shown"
+        return "better" if self.only_b > self.only_a else "worse"
+
+    def fails(self, margin: float, gate: Gate) -> bool:
+        """Whether B is worse than A by more than `margin` points.
+
+        With "shown" that must be beyond chance: the corrected test is significant, and the whole
+        interval lies below. With "point" the two scores decide alone, for runs that repeat exactly.
+        """
+        if gate == "point":
+            return self.difference.value < -margin
+        return self.reading == "worse" and self.difference.high < -margin
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Run B against run A.
+
+    Attributes:
+        a: Name of the reference run.
+        b: Name of the other run.
+        benchmarks: The common benchmarks, in the suite's order.
+        only_in_a: Benchmarks that only A has.
+        only_in_b: Benchmarks that only B has.
+        margin: Points that B may lose.
+        gate: What counts as a loss.
+    """
+
+    a: str
+    b: str
+    benchmarks: tuple[BenchmarkComparison, ...]
+    only_in_a: tuple[str, ...] = ()
+    only_in_b: tuple[str, ...] = ()
+    margin: float = 0.0
+    gate: Gate = "shown"
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        """Benchmarks that got worse beyond the margin; any of them is exit code 3."""
+        return tuple(one.id for one in self.benchmarks if one.fails(self.margin, self.gate))
+
+
+@dataclass(frozen=True, slots=True)
+class CompareOptions:
+    """How runs are compared; `margin` is in points, `resamples` and `seed` are the bootstrap's."""
+
+    margin: float = 0.0
+    gate: Gate = "shown"
+    resamples: int = 10_000
+    seed: int = 0
+    benchmarks: tuple[str, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.margin <= 100:
+            raise UsageError(
+                f"The margin is a number of points from 0 to 100; found {self.margin:g}."
+            )
+        if self.gate not in ("shown", "point"):
+            raise UsageError(f"The gate is shown or point; found {self.gate!r}.")
+
+
+def compare_runs(a: RunSamples, b: RunSamples, options: CompareOptions | None = None) -> Comparison:
+    """Compare run B with run A, the reference.
+
+    Raises:
+        TaskError: The runs have no benchmark in common, or used different protocols.
+        DataError: They answered different questions.
+    """
+    return compare_against(a, (b,), options)[0]
+
+
+def compare_against(
+    reference: RunSamples, others: Sequence[RunSamples], options: CompareOptions | None = None
+) -> tuple[Comparison, ...]:
+    """Compare each run with the reference; Holm's correction covers all pairs and benchmarks.
+
+    Raises:
+        TaskError: A pair has no benchmark in common, or used different protocols.
+        DataError: A pair answered different questions.
+    """
+    options = options or CompareOptions()
+    pairs = [_pair(reference, other, options) for other in others]
+    adjusted = iter(holm([one.p for pair in pairs for one in pair.benchmarks]))
+    return tuple(
+        replace(
+            pair,
+            benchmarks=tuple(replace(one, p_holm=next(adjusted)) for one in pair.benchmarks),
+        )
+        for pair in pairs
+    )
+
+
+def _pair(a: RunSamples, b: RunSamples, options: CompareOptions) -> Comparison:
+    wanted = options.benchmarks or tuple(dict.fromkeys((*BY_ID, *a.benchmarks, *b.benchmarks)))
+    common = [name for name in wanted if name in a.benchmarks and name in b.benchmarks]
+    if not common:
+        raise TaskError(
+            f"{a.name} and {b.name} have no benchmark in common: {a.name} has "
+            f"{', '.join(a.benchmarks) or 'none'}, {b.name} has {', '.join(b.benchmarks) or 'none'}"
+            ". Run both with the same --tasks."
+        )
+    for name in common:
+        _check(name, a, b)
+    return Comparison(
+        a.name,
+        b.name,
+        tuple(
+            _compare_benchmark(name, a.benchmarks[name], b.benchmarks[name], options)
+            for name in common
+        ),
+        tuple(name for name in wanted if name in a.benchmarks and name not in b.benchmarks),
+        tuple(name for name in wanted if name in b.benchmarks and name not in a.benchmarks),
+        options.margin,
+        options.gate,
+    )
+
+
+def _check(name: str, a: RunSamples, b: RunSamples) -> None:
+    """Refuse a benchmark whose protocol or questions differ, saying where."""
+    left, right = a.benchmarks[name], b.benchmarks[name]
+    for part in sorted(left.protocol.keys() | right.protocol.keys()):
+        in_a, in_b = left.protocol.get(part, "nothing"), right.protocol.get(part, "nothing")
+        if in_a != in_b:
+            raise TaskError(
+                f"{name} was not run under the same protocol: {part} is {in_a} in {a.name} and "
+                f"{in_b} in {b.name}. Run one of them again with the other's settings."
+            )
+    missing = [key for key in left.questions if key not in right.questions]
+    surplus = [key for key in right.questions if key not in left.questions]
+    if missing or surplus:
+        example, where = (missing[0], a.name) if missing else (surplus[0], b.name)
+        raise DataError(
+            f"{name} was not run on the same questions: {len(missing)} are only in {a.name}, "
+            f"{len(surplus)} only in {b.name} (question {example} is only in {where}). "
+            "Run both with the same --data and --limit."
+        )
+    if not left.questions:
+        raise DataError(f"{name} has no question in {a.name} and {b.name}: nothing to compare.")
+    for key, outcome in left.questions.items():
+        if outcome.digest != right.questions[key].digest:
+            raise DataError(
+                f"{name}: question {key} is not the same text in {a.name} and {b.name}. "
+                "Run both with the same --data."
+            )
+
+
+def _compare_benchmark(
+    name: str, a: BenchmarkSamples, b: BenchmarkSamples, options: CompareOptions
+) -> BenchmarkComparison:
+    ids = tuple(a.questions)
+    n = len(ids)
+    right_a = np.array([a.questions[key].correct for key in ids], np.int8)  # (n,)
+    right_b = np.array([b.questions[key].correct for key in ids], np.int8)  # (n,)
+    step = right_b - right_a
+    strata = [a.questions[key].stratum for key in ids]
+    only_a, only_b = int((step < 0).sum()), int((step > 0).sum())
+    p = mcnemar(only_a, only_b)
+    return BenchmarkComparison(
+        id=name,
+        n=n,
+        a=wilson(int(right_a.sum()), n),
+        b=wilson(int(right_b.sum()), n),
+        difference=paired_bootstrap(step, strata, resamples=options.resamples, seed=options.seed),
+        only_a=only_a,
+        only_b=only_b,
+        p=p,
+        p_holm=p,
+        detectable=smallest_detectable(n, (only_a + only_b) / n, alpha=ALPHA),
+        flips=tuple(
+            Flip(key, strata[i], bool(step[i] > 0)) for i, key in enumerate(ids) if step[i] != 0
+        ),
+    )

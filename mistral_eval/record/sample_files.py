@@ -1,0 +1,113 @@
+"""A finished run's questions, read back one by one from its samples files.
+
+The files are lm-eval's `samples_<task>_<time>.jsonl` with our verdict in each row (`records.py`).
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mistral_eval.errors import OutputError
+from mistral_eval.record.comparison import BenchmarkSamples, QuestionOutcome, RunSamples
+from mistral_eval.record.run_folder import RUN_FILE
+from mistral_eval.report.runs import load_scores, read_finished, scores_of
+from mistral_eval.report.table.view import run_labels
+
+RESULTS, SUFFIX = "results_", ".json"
+
+
+def sample_files(run: Mapping[str, Any], folder: Path) -> dict[str, Path]:
+    """The samples file of each of a run's benchmarks, of the run's own time.
+
+    Raises:
+        OutputError: run.json does not name its results file, or a file is gone.
+    """
+    folder = folder if folder.is_dir() else folder.parent
+    name = run.get("results_file")
+    if not isinstance(name, str) or not name.startswith(RESULTS):
+        raise OutputError(
+            f"{folder / RUN_FILE} should name its results file, found {name!r}. "
+            "Run the command again."
+        )
+    stamp = name.removeprefix(RESULTS).removesuffix(SUFFIX)
+    files = {task: folder / f"samples_{task}_{stamp}.jsonl" for task in run["scores"]}
+    for file in files.values():
+        if not file.is_file():
+            raise OutputError(
+                f"{file} should hold the run's questions, but is gone. "
+                "Run the command again with --fresh."
+            )
+    return files
+
+
+def read_rows(file: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a samples file, one at a time: MMLU's file has 190 MB.
+
+    Raises:
+        OutputError: a line is not a question with its verdict; names the line.
+    """
+    with file.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                row = json.loads(line)
+                _ = row["doc_id"], row["verdict"]["outcome"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise OutputError(
+                    f"{file}, line {number}: expected a question with its verdict, found "
+                    f"something else ({error}). Run the command again with --fresh."
+                ) from error
+            yield row
+
+
+def protocol_of(run: Mapping[str, Any], task: str) -> dict[str, str]:
+    """What decided a benchmark's score besides its questions and the model, by name."""
+    data = run["data"].get(task, {})
+    shots = run["settings"].get("num_fewshot")
+    return {
+        "the task file": f"sha256 {run['protocol'][task][:12]}",
+        "the number of shots": "the protocol's" if shots is None else str(shots),
+        "the data": f"{data.get('name')} (sha256 {str(data.get('sha256'))[:12]})",
+    }
+
+
+def load_samples(folder: Path) -> RunSamples:
+    """A run as a comparison sees it.
+
+    Raises:
+        OutputError: no finished run, or a file of it is gone or damaged.
+    """
+    run = read_finished(folder)
+    files = sample_files(run, folder)
+    scores = scores_of(run, folder)
+    benchmarks = {
+        task: BenchmarkSamples(
+            protocol_of(run, task),
+            {str(row["doc_id"]): outcome_of(row) for row in read_rows(file)},
+        )
+        for task, file in files.items()
+    }
+    return RunSamples(scores.name, scores.path, benchmarks)
+
+
+def load_all(folders: Sequence[Path]) -> tuple[RunSamples, ...]:
+    """Several runs, each under a name of its own.
+
+    Raises:
+        OutputError: as `load_samples`.
+    """
+    names = run_labels([load_scores(folder) for folder in folders])
+    return tuple(
+        replace(load_samples(folder), name=name)
+        for folder, name in zip(folders, names, strict=True)
+    )
+
+
+def outcome_of(row: Mapping[str, Any]) -> QuestionOutcome:
+    """What a comparison needs of a row of a samples file."""
+    return QuestionOutcome(
+        correct=row["verdict"]["outcome"] == "correct",
+        stratum=row.get("stratum") or "",
+        digest="".join(str(row.get(key)) for key in ("doc_hash", "prompt_hash", "target_hash")),
+    )

@@ -1,0 +1,147 @@
+"""Finished runs as pandas data frames, for a notebook."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mistral_eval.errors import OutputError
+from mistral_eval.record.run_folder import RUN_FILE, read_run
+from mistral_eval.record.sample_files import read_rows, sample_files
+from mistral_eval.report.runs import load_scores, read_finished
+from mistral_eval.report.table.model import RunScores
+from mistral_eval.report.table.view import run_labels
+from mistral_eval.suite.registry import BY_ID
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Finished runs; shows itself as the paper's table in a notebook.
+
+    Attributes:
+        rows: What the table knows of each run.
+        names: A name for each run that no other has: the column `run` of both frames.
+    """
+
+    rows: tuple[RunScores, ...]
+    names: tuple[str, ...]
+
+    @cached_property
+    def scores(self) -> "DataFrame":
+        """One row per run, benchmark and metric; `cell` marks the metric that is the table's.
+
+        Values and the ends of the 95 % interval (`low`, `high`; missing for other metrics) are in
+        percent.
+        """
+        import pandas as pd
+
+        return pd.DataFrame(
+            [row for run, name in self._named() for row in _score_rows(run, name)],
+            columns=list(SCORES),
+        )
+
+    @cached_property
+    def samples(self) -> "DataFrame":
+        """One row per run, benchmark and question; `replies` is the list of its samples' texts.
+
+        Multiple choice has no replies; its `logprobs` are one log-likelihood per choice.
+
+        Raises:
+            OutputError: a file of a run is gone or damaged.
+        """
+        import pandas as pd
+
+        return pd.DataFrame(
+            [row for run, name in self._named() for row in _sample_rows(run, name)],
+            columns=list(SAMPLES),
+        )
+
+    def __repr__(self) -> str:
+        return f"Runs({', '.join(self.names)}): .scores, .samples"
+
+    def _repr_html_(self) -> str:
+        """The paper's table with these runs below it, every text escaped."""
+        from mistral_eval.report.baselines import load_baselines, select
+        from mistral_eval.report.runs import DEFAULT_BASELINES
+        from mistral_eval.report.table.build import build_view
+        from mistral_eval.report.table.html_table import html_fragment
+        from mistral_eval.report.table.model import TableOptions
+
+        published = select(DEFAULT_BASELINES, load_baselines())
+        return f"<div>{html_fragment(build_view(published, self.rows, TableOptions()))}</div>"
+
+    def _named(self) -> Iterator[tuple[RunScores, str]]:
+        return zip(self.rows, self.names, strict=True)
+
+
+SCORES = (
+    *("run", "model", "engine", "seed", "date", "benchmark", "metric", "cell"),
+    *("value", "low", "high", "n", "n_total", "correct", "no_answer", "timeout", "limited"),
+    *("data", "path"),
+)
+SAMPLES = (
+    *("run", "benchmark", "question", "subject", "outcome", "correct", "answer", "gold"),
+    *("reason", "prompt", "replies", "logprobs"),
+)
+
+
+def load_run(path: str | Path) -> Runs:
+    """Read one finished run's folder.
+
+    Raises:
+        OutputError: no run, an unfinished one, or one of another version.
+    """
+    return _runs([Path(path)])
+
+
+def load_runs(folder: str | Path) -> Runs:
+    """Read every finished run below a folder, the oldest first.
+
+    Raises:
+        OutputError: there is none, or one was written by another version.
+    """
+    found = [file.parent for file in sorted(Path(folder).rglob(RUN_FILE))]
+    finished = [run for run in found if read_run(run).get("status") == "finished"]
+    if not finished:
+        raise OutputError(
+            f"{folder} should hold finished runs (folders with a {RUN_FILE}), but holds none. "
+            "`mistral-eval run` prints the folder it wrote."
+        )
+    return _runs(sorted(finished, key=lambda run: str(read_run(run).get("date"))))
+
+
+def _runs(folders: Sequence[Path]) -> Runs:
+    rows = tuple(load_scores(folder) for folder in folders)
+    return Runs(rows, run_labels(rows))
+
+
+def _score_rows(run: RunScores, name: str) -> Iterator[tuple[Any, ...]]:
+    about = (name, run.model, run.engine, run.seed, run.date)
+    for benchmark, cell in run.cells.items():
+        known = BY_ID.get(benchmark)
+        counts = (cell.n, cell.n_total, cell.correct, cell.no_answer, cell.timeout, cell.limited)
+        where = (cell.data_fingerprint, run.path)
+        main = (known.metric if known else "score", True, cell.value, cell.low, cell.high)
+        yield (*about, benchmark, *main, *counts, *where)
+        for metric, value in cell.secondary.items():
+            other = (metric, False, value, None, None)
+            yield (*about, benchmark, *other, *counts[:2], None, *counts[3:], *where)
+
+
+def _sample_rows(run: RunScores, name: str) -> Iterator[tuple[Any, ...]]:
+    folder = Path(run.path)
+    for benchmark, file in sample_files(read_finished(folder), folder).items():
+        for row in read_rows(file):
+            verdict = row["verdict"]
+            choices = isinstance(row["resps"][0][0], list)
+            yield (
+                *(name, benchmark, row["doc_id"], row["stratum"], verdict["outcome"]),
+                *(verdict["outcome"] == "correct", verdict["answer"], row["target"]),
+                *(verdict["reason"], row["arguments"]["gen_args_0"]["arg_0"]),
+                [] if choices else row["resps"][0],
+                [float(choice[0][0]) for choice in row["resps"]] if choices else [],
+            )

@@ -1,0 +1,232 @@
+"""The questions of several runs, merged, shared and compressed for the report's browser.
+
+lm-eval's samples files repeat the few-shot block for every choice of every question: 190 MB for
+MMLU. Here each block is stored once, a question once for all runs, in chunks of a few hundred
+kilobytes that the page inflates when it needs them.
+"""
+
+import base64
+import itertools
+import json
+import math
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from mistral_eval.record.comparison import QuestionOutcome
+from mistral_eval.record.sample_files import outcome_of, read_rows
+from mistral_eval.report.html.shot_blocks import Blocks
+from mistral_eval.suite.choices import CHOICES
+from mistral_eval.suite.golds import TEXTS
+from mistral_eval.suite.registry import BY_ID
+
+CHUNK_CHARACTERS: Final = 300_000
+LETTERS: Final = {"correct": "c", "wrong": "w", "no_answer": "n", "timeout": "t"}
+ABSENT: Final = "-"
+DIGITS: Final = 4  # of a log-likelihood: more than bfloat16 resolves
+TITLES: Final = {
+    "mmlu": "question",
+    "hellaswag": "ctx_a",
+    "winogrande": "sentence",
+    "piqa": "goal",
+    "arc_easy": "question",
+    "arc_challenge": "question",
+    "nq": "question",
+    "triviaqa": "question",
+    "humaneval": "entry_point",
+    "mbpp": "prompt",
+    "math": "problem",
+    "gsm8k": "question",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """One benchmark's questions, ready to embed.
+
+    Attributes:
+        index: What the page must know of every question at once: ids, subjects, verdicts.
+        blocks: The shared few-shot blocks, compressed and base64.
+        chunks: The questions, compressed and base64.
+        outcomes: Per run, question id -> outcome, for the comparison; None where not run.
+    """
+
+    index: dict[str, Any]
+    blocks: str
+    chunks: tuple[str, ...]
+    outcomes: tuple[dict[str, QuestionOutcome] | None, ...]
+
+
+@dataclass(slots=True)
+class _Question:
+    """A question as the page gets it; one answer per run, None where it was not asked."""
+
+    id: str
+    stratum: str
+    shared: list[Any]
+    answers: list[Any] = field(default_factory=list)
+    letters: list[str] = field(default_factory=list)
+
+
+def bundle(benchmark: str, files: Sequence[Path | None]) -> Bundle:
+    """Merge a benchmark's samples of several runs.
+
+    Questions are the same where row, prompt and target are; runs that asked differently get an
+    entry each, told apart by their id.
+
+    Args:
+        benchmark: The task's name.
+        files: Each run's samples file, or None.
+
+    Raises:
+        OutputError: a file is damaged.
+    """
+    blocks = Blocks("" if benchmark == "humaneval" else TITLES.get(benchmark, ""))
+    merged: dict[str, _Question] = {}
+    seen: dict[str, int] = {}
+    outcomes: list[dict[str, QuestionOutcome] | None] = []
+    for run, file in enumerate(files):
+        mine: dict[str, QuestionOutcome] = {}
+        for row in read_rows(file) if file else ():
+            outcome = outcome_of(row)
+            mine[str(row["doc_id"])] = outcome
+            key = f"{row['doc_id']} {outcome.digest}"
+            if key not in merged:
+                merged[key] = _new(benchmark, row, seen, blocks)
+            question = merged[key]
+            _pad(question, run)
+            question.answers.append(_answer(benchmark, row))
+            question.letters.append(LETTERS[row["verdict"]["outcome"]])
+        outcomes.append(mine if file else None)
+    questions = list(merged.values())
+    for question in questions:
+        _pad(question, len(files))
+    chunks, starts = _chunked(questions)
+    index = _index(benchmark, questions, starts, len(files))
+    return Bundle(index, packed(blocks.texts), chunks, tuple(outcomes))
+
+
+def packed(value: object) -> str:
+    """JSON, deflated, in base64: what `inflate` in store.js reads."""
+    # ASCII, so that lone surrogates survive as escapes
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return base64.b64encode(zlib.compress(text.encode("ascii"), 9)).decode("ascii")
+
+
+def _pad(question: _Question, run: int) -> None:
+    missing = run - len(question.answers)
+    question.answers += [None] * missing
+    question.letters += [ABSENT] * missing
+
+
+def _new(benchmark: str, row: Mapping[str, Any], seen: dict[str, int], blocks: Blocks) -> _Question:
+    """A question's part that no run changes: title, prompt, choices, golds, reference."""
+    name = str(row["doc_id"])
+    seen[name] = seen.get(name, 0) + 1
+    arguments = list(row["arguments"].values())
+    doc = row["doc"]
+    first = str(arguments[0]["arg_0"])
+    block, rest = blocks.split(first, doc)
+    more: dict[str, Any] = {}
+    if _is_choice(row):
+        more["c"] = [str(part["arg_1"]) for part in arguments]
+        contexts = [str(part["arg_0"]) for part in arguments]
+        if len(set(contexts)) > 1:
+            more["d"] = contexts
+        if benchmark in CHOICES:
+            more["i"] = CHOICES[benchmark](doc).gold
+    else:
+        more |= _golds(benchmark, row)
+    if benchmark not in CHOICES and benchmark not in TEXTS:
+        more["g"] = [str(row["target"])]
+    title = str(doc.get(TITLES.get(benchmark, ""), "") or rest).strip()
+    name = name if seen[name] == 1 else f"{name}~{seen[name]}"
+    return _Question(name, str(row.get("stratum") or ""), [name, title[:200], block, rest, more])
+
+
+def _golds(benchmark: str, row: Mapping[str, Any]) -> dict[str, Any]:
+    """What an answer is compared with: accepted texts, or a program's checks and reference."""
+    if benchmark not in TEXTS:
+        return {}
+    golds = TEXTS[benchmark](row["doc"])
+    if BY_ID[benchmark].group == "code":
+        joined = {"j": 1} if benchmark == "humaneval" else {}
+        return {"k": "\n".join(golds), "s": str(row["target"]), **joined}
+    if benchmark == "math":
+        return {"s": str(row["target"])}
+    return {"g": golds, **({"s": str(row["doc"]["answer"])} if benchmark == "gsm8k" else {})}
+
+
+def _answer(benchmark: str, row: Mapping[str, Any]) -> list[Any]:
+    """What one run made of a question: [verdict, answer, reason, samples, log-likelihoods]."""
+    verdict = row["verdict"]
+    letter = LETTERS[verdict["outcome"]]
+    if _is_choice(row):
+        logprobs = [_rounded(float(choice[0][0])) for choice in row["resps"]]
+        if benchmark in CHOICES:  # the chosen text's place says it all, its reason too
+            texts = CHOICES[benchmark](row["doc"]).texts
+            return [letter, texts.index(verdict["answer"]), "", [], logprobs]
+        return [letter, verdict["answer"], verdict["reason"], [], logprobs]
+    replies = row["resps"][0]
+    samples = [
+        [LETTERS[sample["outcome"]], sample["answer"], sample["reason"], str(reply)]
+        for sample, reply in itertools.zip_longest(verdict["samples"], replies, fillvalue=verdict)
+    ]
+    return [letter, verdict["answer"], verdict["reason"], samples, []]
+
+
+def _rounded(logprob: float) -> float | None:
+    """A log-likelihood as JSON can hold it; None for minus infinity."""
+    return round(logprob, DIGITS) if math.isfinite(logprob) else None
+
+
+def _is_choice(row: Mapping[str, Any]) -> bool:
+    return isinstance(row["resps"][0][0], list)
+
+
+def _chunked(questions: Sequence[_Question]) -> tuple[tuple[str, ...], list[int]]:
+    """Compress questions in runs of about `CHUNK_CHARACTERS`; and where each begins."""
+    chunks, starts, size = [], [0], 0
+    pending: list[list[Any]] = []
+    for place, question in enumerate(questions):
+        item = [*question.shared, question.answers]
+        pending.append(item)
+        size += len(item[3]) + sum(len(str(answer)) for answer in question.answers) + 200
+        if size >= CHUNK_CHARACTERS:
+            chunks.append(packed(pending))
+            starts.append(place + 1)
+            pending, size = [], 0
+    if pending:
+        chunks.append(packed(pending))
+    else:
+        starts.pop()
+    return tuple(chunks), starts
+
+
+def _index(
+    benchmark: str, questions: Sequence[_Question], starts: list[int], runs: int
+) -> dict[str, Any]:
+    known = BY_ID.get(benchmark)
+    return {
+        "id": benchmark,
+        "name": known.column if known else benchmark,
+        "normalised": known is not None and known.metric == "acc_norm",
+        "n": len(questions),
+        "ids": _ids([question.id for question in questions]),
+        "strata": list(_lengths(question.stratum for question in questions)),
+        "verdicts": ["".join(q.letters[run] for q in questions) for run in range(runs)],
+        "starts": starts,
+    }
+
+
+def _ids(ids: Sequence[str]) -> list[str] | None:
+    """The ids, or None where they count from 0."""
+    return None if list(ids) == [str(i) for i in range(len(ids))] else list(ids)
+
+
+def _lengths(values: Iterable[str]) -> Iterator[list[Any]]:
+    """Run lengths: [value, how often in a row]."""
+    for value, members in itertools.groupby(values):
+        yield [value, sum(1 for _ in members)]

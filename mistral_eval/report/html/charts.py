@@ -1,0 +1,198 @@
+"""The report's figures: the paper's figures 4 and 5, MMLU by subject, differences of two runs."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any, Final
+
+from matplotlib.axes import Axes
+
+from mistral_eval.record.comparison import Comparison
+from mistral_eval.report.baselines import Baseline
+from mistral_eval.report.html.svg import INK, LINE, PAPER, QUIET, RUNS, draw, variable
+from mistral_eval.report.table.scale import anchors
+from mistral_eval.report.table.sections import GROUP_TITLES, group_interval
+from mistral_eval.report.table.view import RowView, one_line, points
+from mistral_eval.stats import Interval, wilson
+from mistral_eval.suite.registry import BENCHMARKS, BY_ID, Group
+
+WIDTH: Final = 4.7  # inches: its texts stay readable on a phone
+LABEL: Final = 30  # characters
+Scored = tuple[str, Interval]
+
+
+def color_of(rows: Sequence[RowView]) -> dict[str, str]:
+    """A colour for each row, by its id: greys for published ones, hues for runs."""
+    colors = {}
+    published = [row for row in rows if row.kind == "published"]
+    runs = [row for row in rows if row.kind == "run"]
+    for i, row in enumerate(published):
+        colors[row.id] = PAPER[i % len(PAPER)]
+    for i, row in enumerate(runs):
+        colors[row.id] = RUNS[i % len(RUNS)]
+    return colors
+
+
+def short(name: str) -> str:
+    """A name that fits beside a drawing."""
+    flat = one_line(name)
+    return flat if len(flat) <= LABEL else f"{flat[: LABEL - 1]}…"
+
+
+def groups_chart(rows: Sequence[RowView], group: Group) -> str | None:
+    """One group of the paper's figure 4 as bars; None where no row has the whole group."""
+    found = [(row, group_interval(row, BENCHMARKS, group)) for row in rows]
+    scored = [(row, interval) for row, interval in found if interval is not None]
+    if not scored:
+        return None
+    colors = color_of(rows)
+
+    def paint(axes: Axes) -> None:
+        for place, (row, interval) in enumerate(scored):
+            axes.barh(place, interval.value, height=0.68, color=colors[row.id])
+            end = interval.value
+            if interval.low < interval.high:
+                _whisker(axes, place, interval, INK)
+                end = interval.high
+            text = points(interval.value)
+            axes.text(end + 1.2, place, text, va="center", fontsize=9.5)
+        _name_rows(axes, [row.label for row, _ in scored])
+        axes.set_xlim(0, 108)
+        axes.set_xticks(range(0, 101, 25))
+
+    title = GROUP_TITLES[group]
+    said = "; ".join(f"{row.label} {points(interval.value)}" for row, interval in scored)
+    size = (WIDTH, 0.5 + 0.27 * len(scored))
+    return draw(f"figure-4-{group}", f"{title}: {said}", size, paint)
+
+
+def sizes_chart(rows: Sequence[RowView], known: Sequence[Baseline], group: Group) -> str | None:
+    """The paper's figure 5 for one group: score against the size of Llama 2; None without rows."""
+    scale = anchors(known, group)
+    found = [(row, group_interval(row, BENCHMARKS, group)) for row in rows if _placed(row)]
+    scored = [(row, interval) for row, interval in found if interval is not None]
+    if not scored or len(scale.sizes) < 2:
+        return None
+    colors = color_of(rows)
+
+    def paint(axes: Axes) -> None:
+        axes.plot(scale.sizes, scale.scores, color=QUIET, marker="o", markersize=4, linewidth=1.2)
+        for size, score in zip(scale.sizes, scale.scores, strict=True):
+            axes.annotate(
+                f"Llama 2 {size:.0f}B",
+                (size, score),
+                (0, 6) if size == scale.sizes[-1] else (6, -10),
+                textcoords="offset points",
+                fontsize=8,
+                color=QUIET,
+                ha="right" if size == scale.sizes[-1] else "left",
+            )
+        for row, interval in scored:
+            size = scale.size_of(interval.value)
+            axes.axhspan(interval.low, interval.high, color=colors[row.id], alpha=0.18, linewidth=0)
+            axes.axhline(interval.value, color=colors[row.id], linewidth=1.1)
+            if scale.sizes[0] <= size <= scale.sizes[-1]:  # elsewhere there is no size to show
+                axes.plot([size], [interval.value], "D", color=colors[row.id], markersize=5)
+            axes.annotate(
+                short(row.label),
+                (scale.sizes[0], interval.value),
+                (2, 3),
+                textcoords="offset points",
+                fontsize=8.5,
+            )
+        axes.set_xscale("log")
+        axes.set_xticks(scale.sizes, [f"{size:.0f}B" for size in scale.sizes])
+        axes.minorticks_off()
+        axes.tick_params(axis="y", colors=QUIET)
+        axes.grid(visible=True, axis="both")
+        axes.margins(x=0.06, y=0.14)
+        axes.set_ylabel("score, %", fontsize=9)
+
+    title = f"{GROUP_TITLES[group]}: scores against the size of Llama 2"
+    return draw(f"figure-5-{group}", title, (WIDTH, 2.9), paint)
+
+
+def subjects_chart(
+    names: Sequence[str], strata: Sequence[Mapping[str, Any]], colors: Sequence[str], task: str
+) -> str:
+    """Scores by subject with their intervals, one row per subject, the first run's order.
+
+    Args:
+        names: The runs' labels.
+        strata: Per run, subject -> (correct, asked).
+        colors: The runs' colours.
+        task: "mmlu" or "math".
+    """
+    first = {name: wilson(*counts) for name, counts in strata[0].items()}
+    order = sorted(first, key=lambda name: first[name].value)
+    step = 0.62 / max(1, len(strata))
+
+    def paint(axes: Axes) -> None:
+        for run, (mine, color) in enumerate(zip(strata, colors, strict=True)):
+            offset = (run - (len(strata) - 1) / 2) * step
+            for place, subject in enumerate(order):
+                if subject in mine:
+                    interval = wilson(*mine[subject])
+                    _whisker(axes, place - offset, interval, color)
+                    axes.plot([interval.value], [place - offset], "o", color=color, markersize=3.6)
+        axes.set_yticks(range(len(order)), [name.replace("_", " ") for name in order], fontsize=8.5)
+        axes.set_ylim(-0.7, len(order) - 0.3)
+        axes.set_xlim(-2, 102)
+        axes.set_xlabel("score, %", fontsize=9)
+
+    height = 0.7 + len(order) * (0.17 + 0.05 * (len(strata) - 1))
+    title = f"{BY_ID[task].column} by subject: {', '.join(names)}"
+    return draw(f"subjects-{task}", title, (WIDTH + 0.8, height), paint)
+
+
+def difference_chart(comparison: Comparison, number: int) -> str:
+    """B minus A per benchmark with its interval; filled where the difference is shown."""
+    rows = comparison.benchmarks[::-1]
+
+    def paint(axes: Axes) -> None:
+        axes.axvline(0, color=INK, linewidth=1)
+        for place, one in enumerate(rows):
+            color = {"better": RUNS[0], "worse": RUNS[1]}.get(one.reading, QUIET)
+            shown = one.reading in ("better", "worse")
+            _whisker(axes, place, one.difference, color)
+            axes.plot(
+                [one.difference.value],
+                [place],
+                "o",
+                color=color,
+                markerfacecolor=color if shown else "none",
+                markersize=6,
+            )
+        labels = [BY_ID[one.id].column if one.id in BY_ID else one.id for one in rows]
+        axes.set_yticks(range(len(rows)), labels)
+        axes.set_ylim(-0.7, len(rows) - 0.3)
+        edge = max(1.0, *(max(abs(one.difference.low), abs(one.difference.high)) for one in rows))
+        axes.set_xlim(-1.08 * edge, 1.08 * edge)
+        axes.set_xlabel(f"{short(comparison.b)} minus {short(comparison.a)}, points", fontsize=9)
+
+    title = f"Difference of {one_line(comparison.b)} to {one_line(comparison.a)} per benchmark"
+    return draw(f"difference-{number}", title, (WIDTH, 0.8 + 0.27 * len(rows)), paint)
+
+
+def legend(names: Sequence[str], colors: Sequence[str]) -> str:
+    """Which colour is which run, as an HTML list."""
+    items = [
+        f'<li><span class="swatch" style="background: var({variable(color)})"></span>'
+        f"{escape(one_line(name))}</li>"
+        for name, color in zip(names, colors, strict=True)
+    ]
+    return f'<ul class="legend">{"".join(items)}</ul>'
+
+
+def _whisker(axes: Axes, place: float, interval: Interval, color: str) -> None:
+    axes.plot([interval.low, interval.high], [place, place], color=color, linewidth=1.5)
+
+
+def _name_rows(axes: Axes, labels: Sequence[str]) -> None:
+    axes.set_yticks(range(len(labels)), [short(label) for label in labels])
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    axes.spines["bottom"].set_color(LINE)
+
+
+def _placed(row: RowView) -> bool:
+    """Llama 2's own sizes are the curve; the others are placed on it."""
+    return row.is_model and "llama2" not in row.id

@@ -1,0 +1,220 @@
+"""The report as one HTML document: what is said in it, in order, and how it is put together."""
+
+import hashlib
+from base64 import b64encode
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+from importlib import resources
+from typing import Any, Final
+
+from mistral_eval import __version__
+from mistral_eval.record.comparison import Comparison
+from mistral_eval.report.baselines import load_baselines, select
+from mistral_eval.report.html import charts, provenance
+from mistral_eval.report.html.bundle import Bundle, packed
+from mistral_eval.report.table.compared import comparison_sections
+from mistral_eval.report.table.html_table import STYLE, html_fragment, section_html
+from mistral_eval.report.table.scale import ANCHOR_IDS
+from mistral_eval.report.table.sections import GROUP_TITLES, SIZED, figure_4, figure_5, reproduced
+from mistral_eval.report.table.view import TableView
+from mistral_eval.suite.registry import BENCHMARKS
+
+SCRIPTS: Final = ("text.js", "store.js", "filter.js", "list.js", "detail.js", "app.js")
+FIGURE_ROWS: Final = (
+    "mistral-paper-table2/llama2-7b",
+    "mistral-paper-table2/llama2-13b",
+    "mistral-paper-table2/mistral-7b",
+)
+WITH_SUBJECTS: Final = ("mmlu", "math")
+CONTENTS: Final = {
+    "scores": "Scores",
+    "figures": "Figures",
+    "comparison": "Comparison",
+    "subjects": "Subjects",
+    "questions": "Questions",
+    "speed": "Time and counts",
+    "provenance": "Provenance",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """Everything a report tells.
+
+    Attributes:
+        view: The table.
+        runs: Each run's run.json.
+        names: Each run's label.
+        bundles: The questions, per benchmark.
+        comparisons: Each further run against the first.
+        refusal: Why runs could not be compared; "" where they were.
+    """
+
+    view: TableView
+    runs: Sequence[dict[str, Any]]
+    names: Sequence[str]
+    bundles: Sequence[Bundle]
+    comparisons: Sequence[Comparison] = ()
+    refusal: str = ""
+
+
+def document(content: Content) -> Iterator[str]:
+    """The document's parts, in order; nothing of the network is in it, nor asked for."""
+    script = "(() => {\n'use strict';\n" + "\n".join(_static(name) for name in SCRIPTS) + "})();"
+    assert "</script" not in script.lower()
+    title = f"Evaluation of {', '.join(content.names)}"
+    sections = dict(_sections(content))
+    yield _head(title, script)
+    yield '<body>\n<a class="skip" href="#questions">Skip to the questions</a>\n<header>'
+    yield f"<h1>{escape(title)}</h1>"
+    yield f'<p class="about">{escape(_summary(content))}</p>'
+    links = [f'<li><a href="#{name}">{CONTENTS[name]}</a></li>' for name in sections]
+    yield f'<nav aria-label="Contents"><ul>{"".join(links)}</ul></nav>\n</header>\n<main>'
+    yield from sections.values()
+    yield "</main>"
+    yield _embedded("index", packed(_index(content)))
+    yield f"<script>{script}</script>"
+    for number, bundle in enumerate(content.bundles):
+        yield _embedded(f"blocks-{number}", bundle.blocks)
+        for place, chunk in enumerate(bundle.chunks):
+            yield _embedded(f"chunk-{number}-{place}", chunk)
+    yield "</body>\n</html>"
+
+
+def _head(title: str, script: str) -> str:
+    """The head; its policy lets exactly one script run and nothing be loaded."""
+    digest = b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n"
+        f"<style>\n{STYLE}\n{_static('report.css')}</style>\n</head>"
+    )
+
+
+def _index(content: Content) -> dict[str, Any]:
+    return {
+        "runs": [{"label": name} for name in content.names],
+        "benchmarks": [bundle.index for bundle in content.bundles],
+    }
+
+
+def _sections(content: Content) -> Iterator[tuple[str, str]]:
+    """Name and HTML of each section that has something to say."""
+    yield "scores", _section("scores", html_fragment(content.view), *_reproduced(content.view))
+    yield "figures", _section("figures", *_figures(content.view))
+    if content.comparisons or content.refusal:
+        yield "comparison", _section("comparison", *_comparison(content))
+    subjects = [_subjects(content, task) for task in WITH_SUBJECTS]
+    if any(subjects):
+        yield "subjects", _section("subjects", f'<div class="figures">{"".join(subjects)}</div>')
+    yield "questions", _static("browser.html")
+    yield "speed", _section("speed", section_html(provenance.speed(content.runs, content.names)))
+    yield "provenance", _section("provenance", *_provenance(content))
+
+
+def _section(name: str, *parts: str) -> str:
+    return f'<section id="{name}">\n<h2>{CONTENTS[name]}</h2>\n' + "\n".join(parts) + "\n</section>"
+
+
+def _summary(content: Content) -> str:
+    dates = ", ".join(sorted({str(run["date"])[:10] for run in content.runs}))
+    asked = sum(bundle.index["n"] for bundle in content.bundles)
+    runs = "1 run" if len(content.runs) == 1 else f"{len(content.runs)} runs"
+    return (
+        f"{runs} of {dates}, {asked:,} questions, under the Mistral 7B paper's protocol; "
+        f"written by mistral-eval {__version__}."
+    )
+
+
+def _reproduced(view: TableView) -> Iterator[str]:
+    """Each model's intervals against the paper's own row."""
+    paper = select([FIGURE_ROWS[-1]], load_baselines())[0]
+    for row in view.rows:
+        if row.run is not None and row.is_model:
+            section = reproduced(row.run, row.label, paper, BENCHMARKS)
+            yield _folded(section.title, section_html(section))
+
+
+def _figures(view: TableView) -> Iterator[str]:
+    """The paper's figures 4 and 5 with these runs in them, and their numbers as tables."""
+    known = select(ANCHOR_IDS, load_baselines())
+    rows = [row for row in view.rows if row.id in FIGURE_ROWS or row.kind == "run"]
+    bars = [_figure(GROUP_TITLES[g], charts.groups_chart(rows, g)) for g in GROUP_TITLES]
+    if any(bars):
+        yield "<h3>The paper's figure 4: group means, 95 % intervals on runs</h3>"
+        yield f'<div class="figures">{"".join(bars)}</div>'
+        section = figure_4(rows, BENCHMARKS)
+        yield _folded("Figure 4 as a table", section_html(section))
+    else:
+        yield '<p class="about">No run has all benchmarks of a group of figure 4.</p>'
+    sizes = [_figure(GROUP_TITLES[g], charts.sizes_chart(rows, known, g)) for g in SIZED]
+    yield "<h3>The paper's figure 5: the size of Llama 2 with the same score</h3>"
+    yield f'<div class="figures">{"".join(sizes)}</div>'
+    yield _folded("Figure 5 as a table", section_html(figure_5(rows, BENCHMARKS, known)))
+
+
+def _comparison(content: Content) -> Iterator[str]:
+    if content.refusal:
+        yield f"<p>Not compared. {escape(content.refusal)}</p>"
+    for number, comparison in enumerate(content.comparisons):
+        caption = "Difference per benchmark, 95 % interval; filled where it is shown"
+        drawing = charts.difference_chart(comparison, number)
+        yield f'<div class="figures">{_figure(caption, drawing)}</div>'
+        table, *flips = comparison_sections([comparison])
+        yield _folded(table.title, section_html(table), is_open=not number)
+        run = number + 1
+        yield (
+            f'<p>Read the questions that flipped: <a href="#f=lost&amp;r={run}">to wrong</a>, '
+            f'<a href="#f=gained&amp;r={run}">to right</a>.</p>'
+        )
+        for section in flips:
+            yield _folded(section.title, section_html(section))
+
+
+def _subjects(content: Content, task: str) -> str:
+    """One benchmark's scores by subject; "" where no run has them."""
+    rows = [row for row in content.view.rows if row.kind == "run"]
+    colors = charts.color_of(content.view.rows)
+    known = [
+        (name, run["strata"][task], colors[row.id])
+        for name, run, row in zip(content.names, content.runs, rows, strict=True)
+        if run.get("strata", {}).get(task)
+    ]
+    if not known:
+        return ""
+    names, strata, shades = (list(part) for part in zip(*known, strict=True))
+    column = next(b.column for b in BENCHMARKS if b.id == task)
+    drawing = charts.subjects_chart(names, strata, shades, task)
+    return _figure(f"{column} by subject", drawing + charts.legend(names, shades))
+
+
+def _provenance(content: Content) -> Iterator[str]:
+    yield '<div class="provenance">'
+    yield section_html(provenance.settings(content.runs, content.names))
+    for run, name in zip(content.runs, content.names, strict=True):
+        section = provenance.protocols(run, name)
+        yield _folded(section.title, section_html(section))
+    yield "</div>"
+
+
+def _figure(caption: str, drawing: str | None) -> str:
+    if drawing is None:
+        return ""
+    return f"<figure><figcaption><b>{escape(caption)}</b></figcaption>{drawing}</figure>"
+
+
+def _folded(title: str, html: str, *, is_open: bool = False) -> str:
+    opened = " open" if is_open else ""
+    return f"<details{opened}><summary>{escape(title)}</summary>{html}</details>"
+
+
+def _embedded(name: str, data: str) -> str:
+    return f'<script type="text/plain" id="{name}">{data}</script>'
+
+
+def _static(name: str) -> str:
+    return resources.files("mistral_eval.report.html").joinpath("static", name).read_text("utf-8")

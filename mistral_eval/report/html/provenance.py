@@ -1,0 +1,171 @@
+"""Where the numbers come from: each run's time, counts, settings, versions, protocols and data."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from mistral_eval.report.table.view import MISSING, Section, one_line
+from mistral_eval.suite.registry import BY_ID
+
+PHASES: Final = {
+    "build": "building the prompts",
+    "load": "loading the model",
+    "answer": "answering",
+    "judge": "judging",
+    "stock": "stock lm-eval tasks",
+}
+COUNTS: Final = {
+    "computed": "replies computed",
+    "from_journal": "replies from the journal",
+    "truncated": "prompts cut to the model's length",
+    "generated_tokens": "tokens generated",
+    "engine.score_naive": "tokens of scored prompts, without sharing",
+    "engine.score_unique": "tokens of scored prompts, each prefix once",
+    "engine.score_computed": "tokens of scored prompts, computed",
+    "engine.prompt_naive": "tokens of prompts to continue, without sharing",
+    "engine.prompt_unique": "tokens of prompts to continue, each prefix once",
+    "engine.prompt_computed": "tokens of prompts to continue, computed",
+    "engine.generated": "tokens drawn",
+    "engine.score_flop": "useful FLOP scoring",
+    "engine.generate_flop": "useful FLOP generating",
+    "engine.score_seconds": "seconds scoring",
+    "engine.generate_seconds": "seconds generating",
+}
+
+
+def _saved(counts: Mapping[str, Any]) -> float | None:
+    """Share of the prompts' tokens that sharing saved, in percent."""
+    naive = sum(counts.get(f"engine.{kind}_naive", 0) for kind in ("score", "prompt"))
+    computed = sum(counts.get(f"engine.{kind}_computed", 0) for kind in ("score", "prompt"))
+    return 100.0 * (1 - computed / naive) if naive else None
+
+
+def _drawn(counts: Mapping[str, Any]) -> float | None:
+    """Tokens drawn per second of generation."""
+    seconds = counts.get("engine.generate_seconds", 0)
+    return counts.get("engine.generated", 0) / seconds if seconds else None
+
+
+RATIOS: Final[Mapping[str, Callable[[Mapping[str, Any]], float | None]]] = {
+    "prompt tokens saved by sharing, %": _saved,
+    "tokens drawn a second": _drawn,
+}
+
+
+SHARES: Final = {"score": "scoring", "generate": "generating"}
+
+
+def _share(run: Mapping[str, Any], kind: str) -> float | None:
+    """Useful arithmetic while scoring or generating, in percent of the machine's matrix rate."""
+    share = ((run.get("speed") or {}).get(kind) or {}).get("share")
+    return None if share is None else 100.0 * share
+
+
+def column(task: str) -> str:
+    """A task's name as the table prints it."""
+    return BY_ID[task].column if task in BY_ID else task
+
+
+def speed(runs: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Section:
+    """Seconds per phase and what was counted, one column per run.
+
+    A run that was resumed answered part of its questions earlier: those count as replies from the
+    journal, and their time is not in these seconds.
+    """
+    seconds = [run.get("seconds", {}) for run in runs]
+    counts = [_flat(run.get("counts", {})) for run in runs]
+    rows = [
+        (f"seconds {words}", *(_number(mine.get(key)) for mine in seconds))
+        for key, words in PHASES.items()
+    ]
+    by_task = [run.get("seconds_by_task", {}) for run in runs]
+    rows += [
+        (f"seconds answering {column(task)}", *(_number(mine.get(task)) for mine in by_task))
+        for task in dict.fromkeys(task for mine in by_task for task in mine)
+    ]
+    keys = dict.fromkeys(key for mine in counts for key in mine)
+    rows += [(COUNTS.get(key, key), *(_number(mine.get(key)) for mine in counts)) for key in keys]
+    rows += [
+        (words, *(_number(ratio(mine)) for mine in counts))
+        for words, ratio in RATIOS.items()
+        if any(ratio(mine) is not None for mine in counts)
+    ]
+    rows += [
+        (f"share of the matrix rate {words}, %", *(_number(_share(run, kind)) for run in runs))
+        for kind, words in SHARES.items()
+        if any(_share(run, kind) is not None for run in runs)
+    ]
+    note = (
+        "Of a run that was resumed, the seconds are those of its last part. Benchmarks are "
+        "answered together: a reply's seconds are those since the reply before it."
+    )
+    return Section("Time and counts", ("", *names), tuple(rows), (note,))
+
+
+def settings(runs: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Section:
+    """Everything that was asked for, and what it was run with."""
+    columns = [
+        {"date": run["date"]}
+        | ({"rescored": run["rescored"]} if "rescored" in run else {})
+        | _flat(run["settings"])
+        | {"engine": f"{run['settings']['engine']}: {run['engine']}"}
+        | {f"model: {key}": value for key, value in _flat(run.get("model", {})).items()}
+        | {f"version: {key}": value for key, value in run.get("versions", {}).items()}
+        | {f"machine: {key}": value for key, value in run.get("machine", {}).items()}
+        | {"notes": "; ".join(map(str, run.get("notes", ())))}
+        for run in runs
+    ]
+    keys = list(dict.fromkeys(key for column in columns for key in column))
+    rows = tuple((key, *(_text(column.get(key)) for column in columns)) for key in keys)
+    every = tuple(range(len(names) + 1))
+    return Section("Settings, versions, machine", ("", *names), rows, words=every)
+
+
+def protocols(run: Mapping[str, Any], name: str) -> Section:
+    """A run's benchmarks: metric, shots, the task file's hash, the rows' fingerprint."""
+    rows, notes = [], []
+    override = run["settings"].get("num_fewshot")
+    for task in run["scores"]:
+        known, data = BY_ID.get(task), run.get("data", {}).get(task, {})
+        shots = override if override is not None else (known.shots if known else None)
+        rows.append(
+            (
+                known.column if known else task,
+                known.metric if known else MISSING,
+                _text(shots),
+                str(run.get("protocol", {}).get(task, MISSING))[:16],
+                " ".join(filter(None, (_text(data.get("name")), (data.get("commit") or "")[:12]))),
+                str(data.get("sha256", MISSING))[:16],
+            )
+        )
+        notes += [one_line(str(data["footnote"]))] if data.get("footnote") else []
+    header = ("Benchmark", "Metric", "Shots", "Task file, sha256", "Data", "Rows, sha256")
+    return Section(
+        f"Protocol and data of {name}", header, tuple(rows), tuple(notes), (0, 1, 3, 4, 5)
+    )
+
+
+def _flat(value: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        name = f"{before}{key}"
+        if isinstance(item, Mapping):
+            flat |= _flat(item, f"{name}.")
+        else:
+            flat[name] = item
+    return flat
+
+
+def _number(value: Any) -> str:
+    if value is None:
+        return MISSING
+    if isinstance(value, float) and not value.is_integer():
+        return f"{value:,.1f}"
+    return f"{value:,.0f}" if isinstance(value, int | float) else one_line(str(value))
+
+
+def _text(value: Any) -> str:
+    if value is None or value == "":
+        return MISSING
+    if isinstance(value, list | tuple):
+        return one_line(", ".join(map(str, value)))
+    return one_line(str(value))

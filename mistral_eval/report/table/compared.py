@@ -1,0 +1,153 @@
+"""A comparison of runs in words: rich for the terminal, markdown for CI, JSON for programs."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, Final
+
+from rich.console import RenderableType
+
+from mistral_eval.errors import UsageError
+from mistral_eval.record.comparison import BenchmarkComparison, Comparison, Reading
+from mistral_eval.report.table.markdown_table import escape, notes_list, section_table
+from mistral_eval.report.table.rich_table import RichSections
+from mistral_eval.report.table.view import Section, one_line, points, signed
+from mistral_eval.suite.registry import BY_ID
+
+FORMAT: Final = "mistral-eval/compare/1"
+FORMATS: Final = ("rich", "md", "json")
+COUNTS: Final = ("Only\nA", "Only\nB", "p", "Would\nshow")
+HEADER: Final = ("Benchmark", "N", "A", "B", "B - A", *COUNTS, "Difference")
+SHOWN_FLIPS: Final = 10  # of each benchmark and direction; JSON has all
+METHOD: Final = (
+    (
+        "Paired by question. Difference: 95 % interval of a bootstrap over questions, within "
+        "subjects where there are any. p: McNemar's exact test, corrected by Holm over all rows."
+    ),
+    (
+        "Would show: the true difference that these questions would reveal four times in five "
+        "(uncorrected, at the share of questions on which the runs disagree)."
+    ),
+    "Not shown does not mean that there is no difference, only that these questions show none.",
+)
+WORDS: Final[dict[Reading, str]] = {
+    "identical": "identical",
+    "no difference shown": "not shown",
+    "better": "better",
+    "worse": "worse",
+}
+
+
+def render_comparison(comparisons: Sequence[Comparison], fmt: str) -> RenderableType:
+    """Return the comparisons with one reference, for reading or for a program.
+
+    Raises:
+        UsageError: The format is unknown.
+    """
+    if fmt not in FORMATS:
+        raise UsageError(f"A comparison can be printed as {', '.join(FORMATS)}; found {fmt!r}.")
+    if fmt == "json":
+        return _json(comparisons)
+    sections = comparison_sections(comparisons)
+    if fmt == "rich":
+        return RichSections(sections)
+    parts = []
+    for section in sections:
+        parts += [f"### {escape(section.title)}", section_table(section)]
+        parts += [notes_list(section.notes)] if section.notes else []
+    return "\n\n".join(parts) + "\n"
+
+
+def comparison_sections(comparisons: Sequence[Comparison]) -> list[Section]:
+    """Return the tables of comparisons with one reference; the first one's notes say the method."""
+    return [
+        section
+        for i, one in enumerate(comparisons)
+        for section in _sections(one, METHOD if i == 0 else ())
+    ]
+
+
+def verdict(comparison: Comparison) -> str:
+    """Return the gate's outcome as one sentence."""
+    names = ", ".join(_column(name) for name in comparison.failed)
+    beyond = f" by more than {comparison.margin:g} points" if comparison.margin else ""
+    chance = ", beyond chance" if comparison.gate == "shown" else ""
+    a, b = one_line(comparison.a), one_line(comparison.b)
+    if names:
+        return f"Failed: {b} is worse than {a}{beyond}{chance}: {names}."
+    return f"Passed: on no benchmark is {b} worse than {a}{beyond}{chance}."
+
+
+def _sections(comparison: Comparison, method: Sequence[str]) -> list[Section]:
+    a, b = one_line(comparison.a), one_line(comparison.b)
+    absent = (("A", comparison.only_in_a), ("B", comparison.only_in_b))
+    alone = [
+        f"Not compared, only in {run}: {', '.join(map(_column, names))}."
+        for run, names in absent
+        if names
+    ]
+    main = Section(
+        f"{b} (B) against {a} (A)",
+        HEADER,
+        tuple(_row(one, comparison) for one in comparison.benchmarks),
+        (verdict(comparison), *alone, *method),
+        words=(0, 9),
+    )
+    flips = [row for one in comparison.benchmarks for row in _flip_rows(one)]
+    if not flips:
+        return [main]
+    header = ("Benchmark", "Now", "Questions", "Ids")
+    title = f"Questions that flipped, {b} against {a}"
+    return [main, Section(title, header, tuple(flips), words=(0, 1, 3))]
+
+
+def _row(one: BenchmarkComparison, comparison: Comparison) -> tuple[str, ...]:
+    d = one.difference
+    failed = one.fails(comparison.margin, comparison.gate)
+    return (
+        _column(one.id),
+        str(one.n),
+        points(one.a.value),
+        points(one.b.value),
+        f"{signed(d.value)} [{signed(d.low)}, {signed(d.high)}]",
+        str(one.only_a),
+        str(one.only_b),
+        _p(one.p_holm),
+        points(one.detectable),
+        f"{WORDS[one.reading]}, FAILED" if failed else WORDS[one.reading],
+    )
+
+
+def _flip_rows(one: BenchmarkComparison) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
+    for now_right, words in ((False, "wrong"), (True, "right")):
+        flipped = [flip for flip in one.flips if flip.now_right is now_right]
+        if flipped:
+            names = [f"{f.id} ({f.stratum})" if f.stratum else f.id for f in flipped[:SHOWN_FLIPS]]
+            more = len(flipped) - len(names)
+            listed = ", ".join(names) + (f" and {more} more" if more else "")
+            rows.append((_column(one.id), words, str(len(flipped)), one_line(listed)))
+    return rows
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _column(name: str) -> str:
+    known = BY_ID.get(name)
+    return name if known is None else known.column
+
+
+def _json(comparisons: Sequence[Comparison]) -> str:
+    document = {"format": FORMAT, "comparisons": [_document(one) for one in comparisons]}
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+def _document(comparison: Comparison) -> dict[str, Any]:
+    rows = [asdict(one) | {"reading": one.reading} for one in comparison.benchmarks]
+    return asdict(comparison) | {
+        "benchmarks": rows,
+        "failed": comparison.failed,
+        "verdict": verdict(comparison),
+    }

@@ -1,0 +1,180 @@
+"""The sentences under a table: protocol, sources, what the paper contradicts, what limits a run."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+from mistral_eval.report.baselines import PAPER, Baseline
+from mistral_eval.report.table.model import NOT_A_MODEL, Cell, RunScores, TableOptions
+from mistral_eval.report.table.view import OTHER_PROTOCOL, points, run_labels
+from mistral_eval.suite.registry import BY_ID, Benchmark
+
+SCORING: Final[Mapping[str, str]] = {
+    "acc": "likelihood",
+    "acc_norm": "likelihood per character",
+    "exact_match": "exact match",
+    "pass@1": "pass@1, one greedy sample",
+    "maj@4": "majority of 4 samples",
+    "maj@8": "majority of 8 samples",
+}
+METRIC_WORDS: Final[Mapping[str, str]] = {
+    "maj@1": "mean of the single samples",
+    "acc_macro": "mean over subjects",
+    "acc": "plain likelihood",
+    "acc_norm": "likelihood per character",
+    "maj@8_flexible": "vote over the last numbers",
+}
+
+
+def build_notes(
+    baselines: Sequence[Baseline], runs: Sequence[RunScores], options: TableOptions
+) -> tuple[str, ...]:
+    """Return the table's notes, the most general first."""
+    notes = [_protocol(options.benchmarks)]
+    if runs:
+        notes.append(
+            "Runs: score, 95 % interval (Wilson, over questions), number of questions. "
+            "A vote is one question. Published numbers come without an interval."
+        )
+    notes += _contradictions(baselines, options.benchmarks)
+    notes += _sources(baselines)
+    notes += _other_protocols(baselines, options.benchmarks)
+    notes += _apart(baselines, options.benchmarks)
+    for run, label in zip(runs, run_labels(runs), strict=True):
+        notes += _about_run(run, label, options.benchmarks)
+    return tuple(notes)
+
+
+def _protocol(columns: Sequence[Benchmark]) -> str:
+    kinds: dict[str, list[str]] = {}
+    for column in columns:
+        kinds.setdefault(f"{column.shots}-shot, {SCORING[column.metric]}", []).append(column.column)
+    listed = "; ".join(f"{', '.join(names)} {kind}" for kind, names in kinds.items())
+    return f"Protocol: {listed}."
+
+
+def _contradictions(baselines: Sequence[Baseline], columns: Sequence[Benchmark]) -> list[str]:
+    shown = {baseline.id for baseline in baselines}
+    ids = {column.id for column in columns}
+    notes = []
+    if "nq" in ids and {f"{PAPER}/mistral-7b", f"{PAPER}/llama2-13b"} <= shown:
+        notes.append(
+            "NQ: the paper's caption says that Mistral 7B beats LLaMA 2 13B on all metrics; "
+            "its table has 28.8 against 29.0."
+        )
+    if "mmlu" in ids and f"{PAPER}/mistral-7b" in shown:
+        notes.append(
+            "MMLU: a standard 5-shot run gives about 62.5 for Mistral 7B, above the paper's 60.1; "
+            "Mistral's later papers print 62.5 themselves."
+        )
+    return notes
+
+
+def _sources(baselines: Sequence[Baseline]) -> list[str]:
+    notes = []
+    for b in {baseline.group: baseline for baseline in baselines}.values():
+        title = "" if b.group_title.startswith(b.source.title) else f"{b.source.title}, "
+        remark = f" ({b.source.note})" if b.source.note else ""
+        notes.append(f"{b.group_title}: {title}{b.source.table}, {b.source.url}{remark}.")
+    return notes
+
+
+def _other_protocols(baselines: Sequence[Baseline], columns: Sequence[Benchmark]) -> list[str]:
+    """Say, per publication, why its marked cells are not what the column asks for."""
+    reasons: dict[str, dict[str, dict[str, None]]] = {}
+    remarks: dict[str, dict[str, dict[str, None]]] = {}
+    for baseline in baselines:
+        for column in columns:
+            cell = baseline.cells.get(column.id)
+            if cell is None or cell.comparable or not cell.fits_column(column.id):
+                continue
+            title = baseline.group_title
+            why = cell.protocol.note or "its own protocol"
+            reasons.setdefault(title, {}).setdefault(why, {})[column.column] = None
+            if cell.remark:
+                said = remarks.setdefault(title, {}).setdefault(cell.remark, {})
+                said[f"{baseline.name} {column.column}"] = None
+    return [
+        f"{OTHER_PROTOCOL} {title}, not the column's protocol: {_joined(found)}."
+        + (f" {_joined(remarks[title])}." if title in remarks else "")
+        for title, found in reasons.items()
+    ]
+
+
+def _joined(reasons: Mapping[str, Iterable[str]]) -> str:
+    return "; ".join(f"{', '.join(where)}: {why}" for why, where in reasons.items())
+
+
+def _apart(baselines: Sequence[Baseline], columns: Sequence[Benchmark]) -> list[str]:
+    """List the numbers that have no place in a column: another count of shots, or unknown."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for baseline in baselines:
+        for name, cell in (*baseline.cells.items(), *baseline.other.items()):
+            benchmark = BY_ID.get(name.partition(":")[0])
+            if benchmark not in columns or benchmark is None or cell.fits_column(name):
+                continue
+            shots = cell.protocol.shots
+            how = [benchmark.column, "shots not stated" if shots is None else f"{shots}-shot"]
+            how += [cell.protocol.metric] if cell.protocol.metric.startswith("maj") else []
+            how += [cell.protocol.note] if name.endswith("split") else []
+            kinds = found.setdefault(baseline.group_title, {})
+            kinds.setdefault(", ".join(how), []).append(f"{baseline.name} {cell.text}")
+    return [
+        f"{title}, apart from the columns: "
+        + "; ".join(f"{kind}: {', '.join(values)}" for kind, values in kinds.items())
+        + "."
+        for title, kinds in found.items()
+    ]
+
+
+def _about_run(run: RunScores, label: str, columns: Sequence[Benchmark]) -> list[str]:
+    cells = {c.column: run.cells[c.id] for c in columns if c.id in run.cells}
+    notes = [NOT_A_MODEL[run.engine]] if run.engine in NOT_A_MODEL else []
+    notes += [_limited(cells)]
+    unread = {name: cell.no_answer / cell.n for name, cell in cells.items()}
+    late = {name: cell.timeout / cell.n for name, cell in cells.items()}
+    notes += [_shares("no readable answer", unread), _shares("checker timed out", late)]
+    notes += [_secondary(cells), _data(cells)]
+    said = [note.rstrip(".") for cell in cells.values() for note in cell.notes]
+    return [f"{label}: {note}." for note in (*notes, *dict.fromkeys(said)) if note]
+
+
+def _limited(cells: Mapping[str, Cell]) -> str:
+    limited = {name: cell for name, cell in cells.items() if cell.limited}
+    asked = {cell.n for cell in limited.values()}
+    if len(limited) > 2 and len(asked) == 1:
+        whole = ", ".join(f"{name} {cell.n_total}" for name, cell in limited.items())
+        return f"limited: {asked.pop()} questions of each benchmark; in full: {whole}"
+    some = ", ".join(f"{c.n} of {c.n_total} questions ({name})" for name, c in limited.items())
+    return f"limited: {some}" if some else ""
+
+
+def _shares(what: str, shares: Mapping[str, float]) -> str:
+    some = ", ".join(f"{name} {_percent(part)}" for name, part in shares.items() if part)
+    return f"{what}, counted as wrong: {some}" if some else ""
+
+
+def _percent(part: float) -> str:
+    """Return a share in percent that never rounds something to nothing."""
+    return f"{100 * part:.1f} %" if part >= 0.0005 else "under 0.1 %"
+
+
+def _data(cells: Mapping[str, Cell]) -> str:
+    """Name the test sets' fingerprints, the commonest first."""
+    found: dict[str, list[str]] = {}
+    for name, cell in cells.items():
+        found.setdefault(cell.data_fingerprint, []).append(name)
+    found.pop("", None)
+    if not found:
+        return ""
+    (main, _), *others = sorted(found.items(), key=lambda item: -len(item[1]))
+    rest = "; ".join(f"{', '.join(names)}: {what}" for what, names in others)
+    return f"data: {main}, except {rest}" if rest else f"data: {main}"
+
+
+def _secondary(cells: Mapping[str, Cell]) -> str:
+    found: dict[str, list[str]] = {}
+    for name, cell in cells.items():
+        for metric, value in cell.secondary.items():
+            words = METRIC_WORDS.get(metric, metric)
+            found.setdefault(words, []).append(f"{name} {points(value)}")
+    return "; ".join(f"{words}: {', '.join(values)}" for words, values in found.items())

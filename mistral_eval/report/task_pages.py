@@ -1,0 +1,69 @@
+"""What `mistral-eval tasks` shows: the suite at a glance, or one benchmark and its prompt."""
+
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from mistral_eval.errors import UsageError
+from mistral_eval.locations import tasks_folder
+from mistral_eval.settings import nearest
+from mistral_eval.suite.registry import BENCHMARKS, BY_ID
+
+RULE = "-" * 27  # before and after a prompt: its last line break is seen
+PROTOCOL_KEYS = (
+    "dataset_path",
+    "dataset_name",
+    "test_split",
+    "output_type",
+    "num_fewshot",
+    "description",
+    "doc_to_text",
+    "doc_to_choice",
+    "doc_to_target",
+    "target_delimiter",
+    "fewshot_delimiter",
+    "generation_kwargs",
+    "repeats",
+)
+
+
+def suite_listing() -> RenderableType:
+    """The twelve benchmarks, a line each, in the paper's order."""
+    table = Table(title="The paper's suite (--tasks paper)", box=None, pad_edge=False)
+    for name in ("task", "column", "questions", "shots", "the cell is"):
+        table.add_column(name, justify="right" if name in ("questions", "shots") else "left")
+    for benchmark in BENCHMARKS:
+        table.add_row(
+            benchmark.id,
+            benchmark.column,
+            str(benchmark.n),
+            str(benchmark.shots),
+            benchmark.metric,
+        )
+    return Group(table, Text("\nOne in full: mistral-eval tasks NAME. The files: tasks --path."))
+
+
+def task_page(name: str) -> str:
+    """One benchmark: the values that decide its score, then its first prompt from the sample.
+
+    Raises:
+        UsageError: no such benchmark; offers the nearest names.
+    """
+    if name not in BY_ID:
+        raise UsageError(f"Unknown task {name!r}. {nearest(name, BY_ID)}")
+    from mistral_eval.data import make_source
+    from mistral_eval.run.questions import Asking, load_benchmarks
+
+    (loaded,) = load_benchmarks([name], Asking(make_source("sample"), 1, None, unpinned=False))
+    config: dict[str, Any] = loaded.task.dump_config()
+    lines = [f"{loaded.benchmark.column}  ({tasks_folder() / f'{name}.yaml'})", ""]
+    lines += [f"{key}: {config[key]!r}" for key in PROTOCOL_KEYS if key in config]
+    lines.append(f"the cell: {loaded.benchmark.metric} over {loaded.benchmark.n} questions")
+    first = loaded.questions[0].instances
+    lines += ["", "First prompt of the sample:", RULE, str(first[0].args[0]), RULE]
+    if len(first) > 1:
+        lines.append("Continuations:")
+        lines += [repr(instance.args[1]) for instance in first]
+    return "\n".join(lines)

@@ -1,0 +1,126 @@
+"""From replies to verdicts, metrics and the cell of the table."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lm_eval.api.metrics import mean, mean_stderr
+
+from mistral_eval.answers.verdict import Outcome, QuestionVerdict
+from mistral_eval.record.run_folder import QuestionRecord
+from mistral_eval.report.table.model import Cell
+from mistral_eval.run.questions import LoadedBenchmark, Question
+from mistral_eval.suite.judge import JudgeContext, judge
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A benchmark's questions with their verdicts, and what they come to.
+
+    `metrics` has lm-eval's keys: "<metric>,<filter>" and "<metric>_stderr,<filter>" (fractions, not
+    percent). `strata` maps each subject to (correct, questions). `is_unguarded` says that programs
+    ran without isolation.
+    """
+
+    loaded: LoadedBenchmark
+    questions: tuple[QuestionRecord, ...]
+    metrics: Mapping[str, float]
+    strata: Mapping[str, tuple[int, int]]
+    is_unguarded: bool = False
+
+    @property
+    def cell(self) -> Cell:
+        """The table's cell."""
+        benchmark = self.loaded.benchmark
+        outcomes = [question.verdict.verdict.outcome for question in self.questions]
+        names = {key: key.partition(",")[0] for key in self.metrics}
+        secondary = {
+            name: 100 * self.metrics[key]
+            for key, name in names.items()
+            if name != benchmark.metric and not name.endswith("_stderr")
+        }
+        return Cell.counted(
+            outcomes.count(Outcome.CORRECT),
+            len(outcomes),
+            benchmark.n,
+            no_answer=outcomes.count(Outcome.NO_ANSWER),
+            timeout=outcomes.count(Outcome.TIMEOUT),
+            data_fingerprint=self.loaded.fingerprint.name,
+            secondary=secondary,
+            notes=self._notes(),
+        )
+
+    def _notes(self) -> tuple[str, ...]:
+        """What a reader must know of this cell: other shots, rows that are not the hub's."""
+        benchmark, fingerprint = self.loaded.benchmark, self.loaded.fingerprint
+        shots = self.loaded.task.config.num_fewshot
+        notes = []
+        if shots != benchmark.shots:
+            notes.append(
+                f"{benchmark.column}: {shots}-shot, not the paper's {benchmark.shots}-shot"
+            )
+        if self.is_unguarded:
+            notes.append(f"{benchmark.column}: programs ran without isolation (--unsafe-code)")
+        if not (fingerprint.is_hub or fingerprint.name == "sample"):
+            notes.append(fingerprint.footnote)
+        return tuple(notes)
+
+
+def judge_benchmark(
+    loaded: LoadedBenchmark, replies: Sequence[Sequence[Any]], context: JudgeContext
+) -> Judged:
+    """Judge one benchmark.
+
+    Args:
+        loaded: the benchmark as it was asked.
+        replies: per question, what `judge` wants: (logprob, is_greedy) of each choice, or the
+            text of each sample.
+        context: how generated programs may be run.
+    """
+    docs = [dict(question.doc) for question in loaded.questions]
+    verdicts = judge(loaded.benchmark.id, docs, replies, context=context)
+    records = tuple(
+        _record(loaded, question, answers, verdict)
+        for question, answers, verdict in zip(loaded.questions, replies, verdicts, strict=True)
+    )
+    unguarded = context.unsafe and loaded.benchmark.group == "code"
+    metrics = _aggregate(loaded, verdicts)
+    return Judged(loaded, records, metrics, _by_stratum(records), unguarded)
+
+
+def _record(
+    loaded: LoadedBenchmark, question: Question, answers: Sequence[Any], verdict: QuestionVerdict
+) -> QuestionRecord:
+    one_prompt = len(question.instances) == 1 and question.instances[0].request_type != (
+        "loglikelihood"
+    )
+    return QuestionRecord(
+        doc_id=question.doc_id,
+        doc=question.doc,
+        target=loaded.task.doc_to_target(question.doc),
+        arguments=[instance.args for instance in question.instances],
+        replies=[list(answers)] if one_prompt else [[answer] for answer in answers],
+        verdict=verdict,
+        stratum=loaded.stratum(question.doc),
+    )
+
+
+def _aggregate(loaded: LoadedBenchmark, verdicts: Sequence[QuestionVerdict]) -> dict[str, float]:
+    """Each metric over all questions, with lm-eval's standard error where it is a mean."""
+    how = loaded.task.aggregation()
+    metrics: dict[str, float] = {}
+    for name in verdicts[0].metrics:
+        values = [verdict.metrics[name] for verdict in verdicts]
+        metrics[f"{name},{loaded.judged_by}"] = float(how[name](values))
+        if how[name] is mean and len(values) > 1:
+            metrics[f"{name}_stderr,{loaded.judged_by}"] = float(mean_stderr(values))
+    return metrics
+
+
+def _by_stratum(records: Sequence[QuestionRecord]) -> dict[str, tuple[int, int]]:
+    counted: dict[str, tuple[int, int]] = {}
+    for record in records:
+        if record.stratum is not None:
+            correct, asked = counted.get(record.stratum, (0, 0))
+            counted[record.stratum] = (correct + record.verdict.verdict.is_correct, asked + 1)
+    return counted

@@ -1,0 +1,151 @@
+"""What a run would cost, from its requests and the model's outline; nothing is computed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from time import monotonic
+from typing import Any
+
+from mistral_eval.console import Talk
+from mistral_eval.data import make_source
+from mistral_eval.engines.interface import Ask
+from mistral_eval.engines.native import NativeBackend
+from mistral_eval.engines.open_native import choose_device
+from mistral_eval.errors import UsageError
+from mistral_eval.model.load.outline import Outline, read_outline
+from mistral_eval.native.calibrate import Rates, calibrate
+from mistral_eval.native.requests import GenerateRequest, ScoreRequest
+from mistral_eval.native.runner import default_batch_tokens, generation_budget
+from mistral_eval.native.work import Place, Work, count_work
+from mistral_eval.run.questions import Asking, LoadedBenchmark, load_benchmarks
+from mistral_eval.run.rescoring import NoEngine
+from mistral_eval.settings import RunSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The cost of each benchmark alone, of all together, and of what this machine needs for it.
+
+    `truncated` counts requests that lose their left end; `rates` is None where nothing was timed.
+    """
+
+    benchmarks: Mapping[str, Work]
+    together: Work
+    truncated: int
+    place: Place
+    rates: Rates | None
+    seconds: Mapping[str, float]
+
+    def as_json(self) -> dict[str, Any]:
+        """The plan as plain JSON."""
+        return {
+            "benchmarks": {name: self._work(work) for name, work in self.benchmarks.items()},
+            "together": self._work(self.together),
+            "truncated": self.truncated,
+            "device": str(self.place.device),
+            "dtype": str(self.place.dtype).removeprefix("torch."),
+            "batch_tokens": self.place.budget.tokens,
+            "rates": None if self.rates is None else asdict(self.rates),
+            "seconds": dict(self.seconds),
+        }
+
+    def _work(self, work: Work) -> dict[str, Any]:
+        ratio = work.naive / work.unique if work.unique else None
+        estimate = None if self.rates is None else self.rates.seconds(work)
+        return {
+            **asdict(work),
+            "naive": work.naive,
+            "unique": work.unique,
+            "ratio": ratio,
+            "estimated_seconds": estimate,
+        }
+
+
+@dataclass(slots=True)
+class Requests:
+    """All requests of a run, in token ids."""
+
+    scores: list[ScoreRequest]
+    generations: list[GenerateRequest]
+
+
+def plan_run(settings: RunSettings, talk: Talk, *, calibrated: bool = True) -> Plan:
+    """Count what a run of `settings` computes on the native engine, and estimate its time.
+
+    Raises:
+        UsageError: stock tasks, or an engine that is not native.
+        MistralEvalError: data, configuration or tokenizer cannot be read.
+    """
+    if settings.stock_tasks:
+        raise UsageError(
+            f"plan counts the paper's benchmarks, not stock tasks such as {settings.stock_tasks[0]}"
+            ". Leave them out."
+        )
+    clock = {"start": monotonic()}
+    device = choose_device(settings.device)
+    outline = read_outline(
+        settings.model,
+        revision=settings.revision,
+        dtype=settings.dtype,
+        device=device,
+        overrides=settings.model_args,
+        say=talk.say,
+    )
+    tokens = settings.batch_tokens or default_batch_tokens(outline.config, outline.dtype, device)
+    budget = generation_budget(outline.config, outline.dtype, device, tokens)
+    place = Place(outline.config, outline.dtype, device, budget)
+    backend = _backend(outline, settings)
+    parts = _prepare(backend, settings, talk)
+    clock["requests"] = monotonic()
+    works = {name: count_work(part.scores, part.generations, place) for name, part in parts.items()}
+    whole = Requests(
+        [request for part in parts.values() for request in part.scores],
+        [request for part in parts.values() for request in part.generations],
+    )
+    together = count_work(whole.scores, whole.generations, place)
+    clock["count"] = monotonic()
+    rates = None
+    if calibrated:
+        talk.say("Timing one and two layers of random weights of this shape.")
+        n_words = outline.tokenizer.n_words
+        rates = calibrate(whole.scores, whole.generations, place, n_words)
+    clock["calibrate"] = monotonic()
+    seconds = dict(zip(list(clock)[1:], _differences(list(clock.values())), strict=True))
+    return Plan(works, together, backend.counts.truncated, place, rates, seconds)
+
+
+def _differences(times: Sequence[float]) -> list[float]:
+    return [round(later - earlier, 3) for earlier, later in pairwise(times)]
+
+
+def _backend(outline: Outline, settings: RunSettings) -> NativeBackend:
+    """The native backend without a model: it prepares requests and answers none."""
+    return NativeBackend(
+        NoEngine(), outline.tokenizer, outline.config.context_len, "plan", settings.seed
+    )
+
+
+def _prepare(backend: NativeBackend, settings: RunSettings, talk: Talk) -> dict[str, Requests]:
+    """Each benchmark's requests; its texts are let go before the next one's are built."""
+    source = make_source(settings.data)
+    asking = Asking.of(settings, source)
+    parts = {}
+    for benchmark in load_benchmarks(settings.own_tasks, asking):
+        talk.say(f"{benchmark.benchmark.column}: {len(benchmark.questions)} questions")
+        parts[benchmark.benchmark.id] = requests_of(benchmark, backend)
+    return parts
+
+
+def requests_of(benchmark: LoadedBenchmark, backend: NativeBackend) -> Requests:
+    """A benchmark's requests as the run would prepare them, k samples counted."""
+    found = Requests([], [])
+    is_score = benchmark.task.OUTPUT_TYPE == "multiple_choice"
+    for question in benchmark.questions:
+        for instance in question.instances:
+            if is_score:
+                found.scores.append(backend.prepare("score", Ask(instance)).request)
+                continue
+            for sample in range(instance.repeats or 1):
+                request, _ = backend.prepare("generate", Ask(instance, sample)).request
+                found.generations.append(request)
+    return found

@@ -1,0 +1,143 @@
+"""From a benchmark's YAML file and rows to the requests lm-eval would build."""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lm_eval.api.instance import Instance
+from lm_eval.api.task import ConfigurableTask
+from lm_eval.tasks._yaml_loader import load_yaml
+
+from mistral_eval.data import Fingerprint, Source, dataset_from
+from mistral_eval.locations import tasks_folder
+from mistral_eval.run.limits import choose
+from mistral_eval.run.templates import compile_templates_once
+from mistral_eval.settings import Limit, RunSettings
+from mistral_eval.suite.registry import BY_ID, Benchmark
+
+FEWSHOT_SEED = 1234  # lm-eval's default
+
+
+@dataclass(slots=True)
+class Question:
+    """One question with its requests: a choice each, or the one prompt."""
+
+    doc_id: int
+    doc: Mapping[str, Any]
+    instances: list[Instance]
+
+
+@dataclass(slots=True)
+class LoadedBenchmark:
+    """A benchmark ready to be asked.
+
+    Attributes:
+        task: lm-eval's task over our rows.
+        fingerprint: What the rows were recognised as.
+        total: Questions in the whole test set.
+        questions: Those this run asks, in the test set's order.
+    """
+
+    benchmark: Benchmark
+    task: ConfigurableTask
+    fingerprint: Fingerprint
+    total: int
+    questions: list[Question]
+
+    @property
+    def instances(self) -> list[Instance]:
+        """All requests, k times each where k samples are drawn, as lm-eval passes them."""
+        return [
+            instance
+            for question in self.questions
+            for instance in question.instances
+            for _ in range(instance.repeats or 1)
+        ]
+
+    @property
+    def judged_by(self) -> str:
+        """The name of the task's filter, which is part of lm-eval's key of each metric."""
+        return str(self.task.config.filter_list[0]["name"])
+
+    def stratum(self, doc: Mapping[str, Any]) -> str | None:
+        """The subject of a question, or None where the benchmark has none."""
+        column = self.task.config.metadata.get("stratum")
+        return None if column is None else str(doc[column])
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """What decides the questions of a run, apart from the benchmark.
+
+    `revisions` are the hub's branches, tags or commits by benchmark, where not the task file's.
+    """
+
+    source: Source
+    limit: Limit | None
+    num_fewshot: int | None
+    unpinned: bool
+    revisions: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, settings: RunSettings, source: Source) -> "Asking":
+        """What a run's settings say of it."""
+        return cls(
+            source,
+            settings.limit,
+            settings.num_fewshot,
+            settings.data_unpinned,
+            settings.data_revision,
+        )
+
+
+def load_benchmarks(names: Sequence[str], asking: Asking) -> Iterator[LoadedBenchmark]:
+    """Load each benchmark's task and rows and build its requests, one benchmark at a time.
+
+    Raises:
+        DataError, HubError: rows that are missing, malformed or not the pinned ones.
+    """
+    compile_templates_once()
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of each custom data set
+    for name in names:
+        yield _load(BY_ID[name], asking)
+
+
+def _load(benchmark: Benchmark, asking: Asking) -> LoadedBenchmark:
+    recognised: dict[str, Fingerprint] = {}
+    config: dict[str, Any] = {
+        **load_yaml(tasks_folder() / f"{benchmark.id}.yaml", resolve_func=True),
+        "custom_dataset": dataset_from(
+            asking.source, unpinned=asking.unpinned, noticed=recognised.__setitem__
+        ),
+    }
+    if asking.num_fewshot is not None:
+        config["num_fewshot"] = asking.num_fewshot
+    if benchmark.id in asking.revisions:
+        pinned = {"revision": asking.revisions[benchmark.id]}
+        config["dataset_kwargs"] = {**config["dataset_kwargs"], **pinned}
+    task = ConfigurableTask(config=config)
+    task.set_fewshot_seed(seed=FEWSHOT_SEED)  # shots are fixed, save where --num-fewshot adds some
+    loaded = LoadedBenchmark(benchmark, task, recognised[benchmark.id], len(task.eval_docs), [])
+    docs = task.eval_docs
+    for doc_id in choose([loaded.stratum(doc) for doc in docs], asking.limit):
+        loaded.questions.append(_question(task, doc_id, docs[doc_id]))
+    return loaded
+
+
+def _question(task: ConfigurableTask, doc_id: int, doc: Mapping[str, Any]) -> Question:
+    """The two calls that lm-eval's `build_all_requests` makes for each question."""
+    config = task.config
+    context = task.fewshot_context(
+        doc, num_fewshot=config.num_fewshot or 0, gen_prefix=task.doc_to_prefix(doc)
+    )
+    built = task.construct_requests(
+        doc=doc, ctx=context, metadata=(config.task, doc_id, config.repeats)
+    )
+    return Question(doc_id, doc, built if isinstance(built, list) else [built])
+
+
+def gold_choice(task: ConfigurableTask, instance: Instance) -> int:
+    """The index of the right choice of a multiple-choice question."""
+    doc = instance.doc
+    return int(task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc))

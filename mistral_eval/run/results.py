@@ -1,0 +1,241 @@
+"""Writing a finished run: samples, lm-eval's results file, the table, and last run.json."""
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from mistral_eval import __version__
+from mistral_eval.engines.interface import Counts
+from mistral_eval.engines.lm_eval_model import MistralLM
+from mistral_eval.locations import tasks_folder
+from mistral_eval.record.run_folder import (
+    RUN_FILE,
+    RUN_FORMAT,
+    TABLE_FILE,
+    sample_row,
+    stock_row,
+    task_hash,
+    text_hash,
+    write_json,
+    write_lines,
+    write_rows,
+)
+from mistral_eval.run.judging import Judged
+from mistral_eval.run.opening import Opened
+from mistral_eval.run.questions import FEWSHOT_SEED
+from mistral_eval.settings import RunSettings
+
+PACKAGES = ("torch", "lm_eval", "transformers", "datasets", "sympy", "sentencepiece", "numpy")
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Everything a run came to.
+
+    `earlier` is the run.json that a rescoring replaces, `verified` what `--verify` found, `speed`
+    that of what this process computed.
+    """
+
+    settings: RunSettings
+    opened: Opened
+    lm: MistralLM
+    judged: Sequence[Judged]
+    stock: Mapping[str, Any] | None
+    seconds: Mapping[str, float]
+    earlier: Mapping[str, Any] | None = None
+    verified: Mapping[str, Any] | None = None
+    speed: Mapping[str, Any] | None = None
+
+
+def write_run(folder: Path, finished: Finished) -> None:
+    """Write all of a run's files; run.json comes last, so that its presence says the rest is there.
+
+    Raises:
+        OutputError: a file could not be written; the replies are safe in the journal.
+    """
+    now = datetime.now(UTC)
+    stamp = now.strftime("%Y-%m-%dT%H-%M-%S.%f")
+    hashes = {}
+    for judged in finished.judged:
+        rows = [sample_row(question, judged.loaded.judged_by) for question in judged.questions]
+        name = judged.loaded.benchmark.id
+        hashes[name] = task_hash(rows)
+        write_rows(folder / f"samples_{name}_{stamp}.jsonl", rows)
+    stock = dict(finished.stock or {})
+    for name, rows in stock.pop("samples", {}).items():
+        write_rows(folder / f"samples_{name}_{stamp}.jsonl", map(stock_row, rows))
+    results = _results(finished, stock, hashes, now)
+    results_name = f"results_{stamp}.json"
+    write_json(folder / results_name, results)
+    run = _run(folder, finished, results_name, now)
+    from mistral_eval.report.runs import markdown_of
+
+    write_lines(folder / TABLE_FILE, [markdown_of(run, folder).rstrip("\n")])
+    write_json(folder / RUN_FILE, run)
+
+
+def _run(folder: Path, finished: Finished, results_name: str, now: datetime) -> dict[str, Any]:
+    backend = finished.opened.backend
+    run = {
+        "format": RUN_FORMAT,
+        "status": "finished",
+        "id": folder.name,
+        "date": now.isoformat(timespec="seconds"),
+        "settings": finished.settings.as_json(),
+        "engine": backend.name,
+        "model": {"fingerprint": backend.fingerprint, **finished.opened.info},
+        "notes": [*finished.opened.notes, *_truncated(backend.counts)],
+        "versions": _versions(),
+        "machine": {
+            "system": platform.platform(),
+            "processor": platform.machine(),
+            "cores": os.cpu_count(),
+        },
+        "data": {j.loaded.benchmark.id: _data(j, finished.settings) for j in finished.judged},
+        "protocol": {
+            j.loaded.benchmark.id: text_hash(
+                (tasks_folder() / f"{j.loaded.benchmark.id}.yaml").read_text(encoding="utf-8")
+            )
+            for j in finished.judged
+        },
+        "counts": {
+            "computed": finished.lm.computed,
+            "from_journal": finished.lm.reused,
+            "from_other_runs": finished.lm.from_other_runs,
+            **(asdict(backend.counts) if backend.counts else {}),
+        },
+        "seconds": dict(finished.seconds),
+        "seconds_by_task": {
+            name: round(seconds, 3) for name, seconds in finished.lm.seconds.items()
+        },
+        "speed": finished.speed,
+        "verify": finished.verified or (finished.earlier or {}).get("verify"),
+        "scores": {j.loaded.benchmark.id: asdict(j.cell) for j in finished.judged},
+        "strata": {j.loaded.benchmark.id: dict(j.strata) for j in finished.judged if j.strata},
+        "stock": {
+            name: dict(metrics)
+            for name, metrics in (finished.stock or {}).get("results", {}).items()
+        },
+        "results_file": results_name,
+    }
+    if finished.earlier:  # who computed, when and how fast is not what judging again changes
+        kept = ("date", "machine", "counts", "seconds", "seconds_by_task", "notes")
+        run |= {key: finished.earlier[key] for key in kept} | {"rescored": run["date"]}
+        run["speed"] = finished.earlier.get("speed")
+    return run
+
+
+def _data(judged: Judged, settings: RunSettings) -> dict[str, Any]:
+    """What a benchmark's rows were recognised as; the hub's revision if they are from there."""
+    kwargs = judged.loaded.task.config.dataset_kwargs
+    revision = kwargs["revision"] if settings.data == "hub" else None
+    return {**asdict(judged.loaded.fingerprint), "revision": revision}
+
+
+def _truncated(counts: Counts | None) -> list[str]:
+    """A sentence for the table where requests did not fit into the model's context."""
+    if counts is None or not counts.truncated:
+        return []
+    return [
+        f"{counts.truncated} requests were longer than the model's context and lost their left end"
+    ]
+
+
+def _results(
+    finished: Finished, stock: Mapping[str, Any], hashes: Mapping[str, str], now: datetime
+) -> dict[str, Any]:
+    """The results file in lm-eval's schema; a stock task's part is what lm-eval returned."""
+    settings = finished.settings
+    parts = {j.loaded.benchmark.id: j for j in finished.judged}
+    tasks = {name: judged.loaded.task for name, judged in parts.items()}
+    total = sum(finished.seconds.values())
+    started = now.timestamp() - total
+    name = settings.model if finished.opened.info else finished.opened.backend.name
+    ours: dict[str, dict[str, Any]] = {
+        "results": {key: _task_results(judged) for key, judged in parts.items()},
+        "group_subtasks": {key: [] for key in parts},
+        "configs": {key: _config(task.dump_config()) for key, task in tasks.items()},
+        "versions": {key: task.VERSION for key, task in tasks.items()},
+        "n-shot": {key: task.config.num_fewshot or 0 for key, task in tasks.items()},
+        "higher_is_better": {key: task.higher_is_better() for key, task in tasks.items()},
+        "n-samples": {
+            key: {"original": judged.loaded.total, "effective": len(judged.questions)}
+            for key, judged in parts.items()
+        },
+    }
+    merged = {key: {**stock.get(key, {}), **value} for key, value in ours.items()}
+    return {
+        **stock,
+        **merged,
+        "config": {
+            "model": finished.opened.backend.name,
+            "model_args": dict(settings.model_args),
+            **finished.opened.info,
+            "batch_size": None,
+            "batch_sizes": [],
+            "device": settings.device,
+            "use_cache": None,
+            "limit": None if settings.limit is None else float(settings.limit),
+            "bootstrap_iters": 0,
+            "gen_kwargs": None,
+            "random_seed": settings.seed,
+            "numpy_seed": settings.seed,
+            "torch_seed": settings.seed,
+            "fewshot_seed": FEWSHOT_SEED,
+        },
+        "git_hash": None,
+        "date": started,
+        "pretty_env_info": platform.platform(),
+        "transformers_version": _version("transformers"),
+        "lm_eval_version": _version("lm_eval"),
+        "upper_git_hash": None,
+        "max_length": finished.opened.info.get("max_length"),
+        "task_hashes": dict(hashes),
+        "model_source": "mistral",
+        "model_name": name,
+        "model_name_sanitized": settings.model_folder,
+        "system_instruction": None,
+        "system_instruction_sha": None,
+        "fewshot_as_multiturn": False,
+        "chat_template": None,
+        "chat_template_sha": None,
+        "start_time": started,
+        "end_time": now.timestamp(),
+        "total_evaluation_time_seconds": str(total),
+        "mistral_eval": {"version": __version__},
+    }
+
+
+def _task_results(judged: Judged) -> dict[str, Any]:
+    benchmark = judged.loaded.benchmark
+    return {
+        "name": benchmark.id,
+        "alias": benchmark.column,
+        "sample_len": len(judged.questions),
+        **judged.metrics,
+    }
+
+
+def _config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A task's configuration without what says where this machine keeps its files."""
+    plain = {key: value for key, value in config.items() if key != "custom_dataset"}
+    metadata = dict(plain.get("metadata") or {})
+    metadata.pop("config_source", None)
+    return {**plain, "metadata": metadata}
+
+
+def _versions() -> dict[str, str | None]:
+    found = {name: _version(name) for name in PACKAGES}
+    return {"mistral_eval": __version__, "python": platform.python_version(), **found}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

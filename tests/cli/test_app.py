@@ -1,0 +1,170 @@
+"""The commands as a user meets them: one thing on stdout, talk on stderr, files where asked."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from mistral_eval.locations import tasks_folder
+from mistral_eval.suite.registry import BENCHMARKS, BY_ID
+
+PROGRAM = "from mistral_eval.cli.app import main; main()"
+SMALL = ("run", "--tasks", "winogrande,nq", "--data", "sample")
+# the paper's Table 2, row by row in its order (arXiv 2310.06825v1)
+TABLE_2 = {
+    "LLaMA 2 7B": "44.4 77.1 69.5 77.9 68.7 43.2 24.7 63.8 11.6 26.1 3.9 16.0",
+    "LLaMA 2 13B": "55.6 80.7 72.9 80.8 75.2 48.8 29.0 69.6 18.9 35.4 6.0 34.3",
+    "Code-Llama 7B": "36.9 62.9 62.3 72.8 59.4 34.5 11.0 34.9 31.1 52.5 5.2 20.8",
+    "Mistral 7B": "60.1 81.3 75.3 83.0 80.0 55.5 28.8 69.9 30.5 47.5 13.1 52.2",
+}
+
+
+def process(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """The command line in a process of its own: nothing that is printed escapes the test."""
+    command = [sys.executable, "-c", PROGRAM, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+
+
+def test_json_is_one_document_on_stdout_and_nothing_else(cli, tmp_path):
+    """Of a first run with its talk, and of the same run found finished."""
+    arguments = (*SMALL, "--model", "tiny", "-o", tmp_path, "--limit", 2, "--json")
+    done = process(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert "tiny into the native engine" in done.stderr
+    assert "record is in" in done.stderr
+    code, out, err = cli(*arguments)
+    assert code == 0
+    assert "is finished" in err
+    assert json.loads(out) == json.loads(done.stdout)
+    assert done.stdout[0] == "{"
+
+
+def test_quiet_prints_the_table_alone(cli, tmp_path):
+    code, out, err = cli(*SMALL, "--engine", "random", "-o", tmp_path, "--quiet")
+    assert (code, err) == (0, "")
+    assert "Mistral 7B" in out
+    assert "WinoG" in out
+
+
+def test_without_quiet_the_talk_goes_to_stderr(cli, tmp_path):
+    code, out, err = cli(*SMALL, "--engine", "random", "-o", tmp_path)
+    assert code == 0
+    assert "WinoG: 16 questions" in err
+    assert "WinoG: 16 questions" not in out
+    assert str(tmp_path) in err.replace("\n", "")
+
+
+def test_a_runs_json_has_each_cell_with_interval_and_n(cli, tmp_path):
+    code, out, _ = cli(*SMALL, "--engine", "oracle", "-o", tmp_path, "--json")
+    assert code == 0
+    (row,) = [row for row in json.loads(out)["rows"] if "oracle" in row["name"]]
+    cell = row["cells"]["winogrande"]
+    assert (cell["value"], cell["n"]) == (100.0, 16)
+    assert cell["low"] < cell["high"] == 100.0
+
+
+@pytest.mark.parametrize("fmt", ["rich", "md", "latex", "csv", "html", "json"])
+def test_every_format_of_the_table_has_every_digit_of_table_2(cli, monkeypatch, fmt):
+    monkeypatch.setenv("COLUMNS", "200")
+    code, out, err = cli("table", "--format", fmt)
+    assert (code, err) == (0, "")
+    for label, numbers in TABLE_2.items():
+        assert label in out
+        for number in numbers.split():
+            assert number in out or (fmt in ("json", "csv") and str(float(number)) in out)
+
+
+def test_a_table_can_be_written_to_a_file(cli, tmp_path):
+    code, out, _ = cli("table", "--format", "md", "-o", tmp_path / "t.md")
+    assert (code, out) == (0, "")
+    assert "| Mistral 7B " in (tmp_path / "t.md").read_text()
+    code, _, err = cli("table", "-o", tmp_path / "t.txt")
+    assert code == 2
+    assert "--format" in err
+    assert not (tmp_path / "t.txt").exists()
+
+
+def test_a_finished_run_is_a_row_of_the_table(cli, tmp_path):
+    cli(*SMALL, "--engine", "oracle", "-o", tmp_path, "--quiet")
+    (folder,) = (tmp_path / "oracle").iterdir()
+    code, out, _ = cli("table", folder, "--format", "md")
+    assert code == 0
+    (row,) = [line for line in out.splitlines() if "oracle" in line and line.startswith("|")]
+    assert "100.0<br>" in row
+    assert "N 16" in row
+    assert (folder / "table.md").read_text() == out
+
+
+def test_a_folder_without_a_run_is_no_row(cli, tmp_path):
+    code, out, err = cli("table", tmp_path)
+    assert (code, out) == (1, "")
+    assert "run.json" in err
+
+
+def test_tasks_lists_the_twelve(cli):
+    code, out, err = cli("tasks")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    for benchmark in BENCHMARKS:
+        (line,) = [line.split() for line in lines if line.split()[:1] == [benchmark.id]]
+        assert line[1:4] == [benchmark.column, str(benchmark.n), str(benchmark.shots)]
+
+
+@pytest.mark.parametrize("name", list(BY_ID))
+def test_a_tasks_page_shows_its_protocol_and_its_first_prompt(cli, name):
+    code, out, err = cli("tasks", name)
+    assert (code, err) == (0, "")
+    assert str(BY_ID[name].n) in out
+    assert f"{name}.yaml" in out
+    golden = (tasks_folder().parent / "tests" / "golden" / "prompts" / f"{name}.txt").read_text()
+    first_context = golden.split("-" * 20 + "\n")[1]
+    assert first_context in out
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"), [("gsm8", "gsm8k"), ("GSM8K", "gsm8k"), ("MATH", "math")]
+)
+def test_an_unknown_task_page_offers_the_nearest(cli, given, meant):
+    code, out, err = cli("tasks", given)
+    assert (code, out) == (2, "")
+    assert f"Did you mean {meant}?" in err
+
+
+def test_tasks_path_is_the_folder_of_the_yaml_files(cli):
+    code, out, _ = cli("tasks", "--path")
+    assert code == 0
+    assert out == f"{tasks_folder()}\n"
+    assert (tasks_folder() / "mmlu.yaml").is_file()
+
+
+def test_doctor_looks_at_what_a_run_needs(cli):
+    code, out, _ = cli("doctor")
+    assert code == 0
+    code, document, err = cli("doctor", "--json")
+    assert (code, err) == (0, "")
+    findings = {finding["name"]: finding for finding in json.loads(document)}
+    assert findings.keys() >= {"versions", "device", "memory", "disk", "sandbox", "data sample"}
+    assert findings["data sample"]["ok"] is True
+    assert findings["model tiny"]["ok"] is True
+    for name, finding in findings.items():
+        assert name in out
+        assert finding.keys() == {"name", "ok", "detail"}
+        assert finding["detail"]
+
+
+def test_version_and_help_answer(cli):
+    assert cli("--version")[1].startswith("mistral-eval 0.")
+    code, out, _ = cli("--help")
+    assert code == 0
+    for command in ("run", "table", "tasks", "doctor"):
+        assert command in out
+
+
+def test_lm_evals_spellings_are_understood(cli, tmp_path):
+    code, out, err = cli(
+        *("run", "-t", "nq", "--data", "sample", "--engine", "random", "--quiet"),
+        *("--output_path", tmp_path, "--num_fewshot", 1, "-L", 3),
+    )
+    assert (code, err) == (0, "")
+    assert "1-shot, not the paper's 5-shot" in " ".join(out.split())

@@ -1,0 +1,112 @@
+"""`table` and `compare` as a user meets them."""
+
+import json
+import shutil
+
+import pytest
+
+from mistral_eval.record.run_folder import RUN_FILE
+
+
+def test_a_worse_run_fails_the_gate_with_exit_code_3(cli, sample_runs):
+    code, out, err = cli("compare", sample_runs["oracle"], sample_runs["random"])
+    assert (code, err) == (3, "")
+    assert "random (B) against oracle (A)" in out
+    assert "Failed: random is worse than oracle, beyond chance: " in out
+
+
+def test_a_better_run_passes(cli, sample_runs):
+    code, out, _ = cli("compare", sample_runs["random"], sample_runs["oracle"])
+    assert code == 0
+    assert "Passed: on no benchmark is oracle worse than random" in out
+
+
+def test_a_margin_of_100_points_lets_everything_pass(cli, sample_runs):
+    runs = (sample_runs["oracle"], sample_runs["oracle-wrong"])
+    assert cli("compare", *runs, "--margin", "100")[0] == 0
+    assert cli("compare", *runs, "--gate", "point", "--margin", "99.9")[0] == 3
+
+
+def test_more_than_two_runs_are_each_compared_with_the_first(cli, sample_runs):
+    code, out, _ = cli("compare", *sample_runs.values(), "--format", "json")
+    found = json.loads(out)["comparisons"]
+    assert code == 3
+    assert [(one["a"], one["b"]) for one in found] == [
+        ("oracle", "random"),
+        ("oracle", "oracle-wrong"),
+    ]
+    assert [row["id"] for row in found[0]["benchmarks"]] == ["mmlu", "winogrande", "nq", "gsm8k"]
+
+
+def test_the_markdown_summary_is_written_even_when_the_gate_fails(cli, sample_runs, tmp_path):
+    file = tmp_path / "summary.md"
+    runs = (sample_runs["oracle"], sample_runs["random"])
+    assert cli("compare", *runs, "--format", "md", "-o", file)[:2] == (3, "")
+    assert file.read_text().startswith("### random (B) against oracle (A)\n")
+
+
+def test_runs_of_different_protocols_are_refused_with_the_place_where_they_part(
+    cli, sample_runs, tmp_path
+):
+    other = shutil.copytree(sample_runs["random"], tmp_path / "run")
+    run = json.loads((other / RUN_FILE).read_text())
+    run["settings"]["num_fewshot"] = 3
+    (other / RUN_FILE).write_text(json.dumps(run))
+    code, out, err = cli("compare", sample_runs["oracle"], other)
+    assert (code, out) == (1, "")
+    assert (
+        "mmlu was not run under the same protocol: the number of shots is the protocol's in "
+        "oracle and 3 in random."
+    ) in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        ((), 2, "Missing argument 'runs'"),
+        (("one",), 2, "compare takes two runs or more, the reference first; found one."),
+        (("one", "two"), 1, "one should be a run's folder"),
+        (("one", "two", "--gate", "luck"), 2, "'luck' is not one of 'shown', 'point'"),
+        (("one", "two", "--margin=-1"), 2, "The margin is a number of points from 0 to 100"),
+    ],
+)
+def test_wrong_usage_of_compare_is_one_sentence(cli, arguments, code, sentence):
+    found, out, err = cli("compare", *arguments)
+    assert (found, out) == (code, "")
+    assert sentence in err
+
+
+def test_rich_does_not_go_into_a_file(cli, sample_runs, tmp_path):
+    code, _, err = cli("table", sample_runs["random"], "-o", tmp_path / "table.txt")
+    assert code == 2
+    assert "add --format md" in err
+
+
+def test_every_published_row_is_listed_under_a_name_that_select_takes(cli):
+    from mistral_eval.report.baselines import load_baselines, select
+
+    code, out, _ = cli("table", "--list-baselines")
+    assert code == 0
+    known = load_baselines()
+    for baseline in known:
+        assert select([baseline.id], known) == (baseline,)
+        assert baseline.group in out
+        assert baseline.id.partition("/")[2] in out
+
+
+def test_the_sections_of_a_table_are_there_when_asked_for(cli, sample_runs):
+    options = ("--groups", "--sizes", "--reproduced", "Mistral 7B", "--delta-to", "LLaMA 2 7B")
+    code, out, _ = cli("table", sample_runs["random"], "--format", "json", *options)
+    assert code == 0
+    assert [section["title"] for section in json.loads(out)["sections"]] == [
+        "Difference to LLaMA 2 7B, in points",
+        "Reproduced? random against Mistral 7B as published (Mistral 7B paper)",
+        "Groups of the paper's figure 4",
+        "Llama 2 size with the same score (the paper's figure 5)",
+    ]
+
+
+def test_an_unknown_row_is_answered_with_the_nearest(cli):
+    code, _, err = cli("table", "--delta-to", "LLaMA 2 70B")
+    assert code == 2
+    assert "Nearest: LLaMA 2 7B" in err

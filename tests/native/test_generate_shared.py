@@ -1,0 +1,165 @@
+"""Sharing a few-shot block and a question changes no reply, and computes each of them once."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mistral_eval.model.shared_cache import Room, SharedCache
+from mistral_eval.native.counters import Stats
+from mistral_eval.native.generate import PlainGenerator
+from mistral_eval.native.generate_shared import Budget, SharedGenerator
+from mistral_eval.native.prompts import cluster_prompts, unique_tokens
+from mistral_eval.native.requests import GenerateRequest, Sampling, ScoreRequest
+from mistral_eval.native.runner import NativeEngine
+
+KINDS = ["window 8", "no window", "windows 5 and none"]
+HOT = Sampling(1.1, top_p=0.9)
+words = st.integers(3, 60)
+tails = st.lists(st.lists(words, max_size=9).map(tuple), min_size=1, max_size=3)
+
+
+@pytest.fixture(name="model", params=KINDS, scope="module")
+def fixture_model(request, make_engine, make_mixed_engine):
+    """A toy transformer with one kind of window."""
+    if request.param == "windows 5 and none":
+        return make_mixed_engine().model
+    return make_engine(None, 8 if request.param == "window 8" else None).model
+
+
+@st.composite
+def benchmarks(draw):
+    """One or two few-shot blocks, questions behind them, one to four samples of each."""
+    requests = []
+    for block in draw(st.lists(st.lists(words, min_size=1, max_size=20), min_size=1, max_size=2)):
+        samples = draw(st.integers(1, 4))
+        for tail in draw(tails):
+            tokens = draw(st.integers(0, 16))
+            requests += [
+                GenerateRequest((1, *block, *tail), tokens, HOT if n else Sampling(), f"{tail}|{n}")
+                for n in range(samples)
+            ]
+    return requests
+
+
+budgets = st.builds(Budget, st.integers(1, 12), st.integers(1, 50), st.integers(1, 400))
+
+
+@settings(deadline=None, max_examples=15)
+@given(requests=benchmarks(), budget=budgets, reads_late=st.booleans())
+def test_replies_are_those_of_the_plain_generator(model, requests, budget, reads_late):
+    """Token by token, for every budget, past several windows, read at once or a step late."""
+    plain = dict(PlainGenerator(model, 2, rows=3, chunk=7).run(requests))
+    generator = SharedGenerator(model, 2, budget, Stats(), reads_late=reads_late)
+    shared = list(generator.run(requests))
+
+    assert len(shared) == len(requests)
+    assert dict(shared) == plain
+
+
+@pytest.mark.parametrize("reads_late", [False, True])
+def test_tokens_drawn_are_counted_once_whenever_they_are_read(model, reads_late):
+    """What a sample draws after its end, before the host knows, is no token of the run."""
+    requests = gsm8k_like()
+    stats = Stats()
+    generator = SharedGenerator(model, 2, Budget(16, 64, 1000), stats, reads_late=reads_late)
+    replies = dict(generator.run(requests))
+
+    assert {reply.finish for reply in replies.values()} >= {"length"}
+    ends = sum(len(reply.ids) + (reply.finish == "eos") for reply in replies.values())
+    assert stats.generated == ends
+
+
+def gsm8k_like():
+    """A block of 30 tokens, 6 questions of 5, 8 samples each."""
+    block = tuple(range(1, 31))
+    return [
+        GenerateRequest((*block, 40 + n, 41, 42, 43, 44), 12, HOT, f"{n}|{sample}")
+        for n in range(6)
+        for sample in range(8)
+    ]
+
+
+def test_block_and_questions_are_prefilled_once(make_engine):
+    """60 prompt tokens computed where 48 requests of 35 tokens bring 1680."""
+    engine = make_engine(64)
+    replies = dict(engine.generate(gsm8k_like()))
+
+    assert (
+        engine.stats.prompt_computed,
+        engine.stats.prompt_unique,
+        engine.stats.prompt_naive,
+    ) == (60, 60, 1680)
+    ends = sum(len(reply.ids) + (reply.finish == "eos") for reply in replies.values())
+    assert engine.stats.generated == ends
+
+
+def test_more_samples_than_rows_are_drawn_in_several_rounds(model):
+    """64 samples of one question with 5 rows: each reply as with many rows."""
+    requests = [GenerateRequest((1, 9, 8, 7), 6, HOT, str(n)) for n in range(64)]
+    few = SharedGenerator(model, 2, Budget(5, 16, 1000), Stats()).run(requests)
+    many = SharedGenerator(model, 2, Budget(64, 16, 1000), Stats()).run(requests)
+
+    assert dict(few) == dict(many)
+
+
+def test_a_finished_sequence_leaves_and_the_next_one_enters(make_engine):
+    """Replies come as they end: a short one that waited behind long ones is not last."""
+    model = make_engine().model
+    lengths = [30, 2, 2, 2, 30]
+    requests = [GenerateRequest((5 + n, 6), length) for n, length in enumerate(lengths)]
+    order = [n for n, _ in SharedGenerator(model, -1, Budget(2, 16, 1000), Stats()).run(requests)]
+
+    assert order == [1, 2, 3, 0, 4]
+
+
+def test_rings_are_bounded_by_the_window(model):
+    """A generation of 1000 tokens costs W slots in a layer with a window of W."""
+    cache = SharedCache(model, Room(questions=2, samples=3, root=4, tail=5, new=1000))
+    expected = [1000 if window is None else window for window in model.config.sliding_window]
+
+    assert [keys.shape[2] for keys, _ in cache.rings] == expected
+    assert all(keys.shape[0] == 6 for keys, _ in cache.rings)
+
+
+@given(requests=benchmarks())
+def test_clusters_hold_every_request_once_and_questions_rebuild_their_prompts(requests):
+    seen = []
+    for cluster in cluster_prompts(requests):
+        for question in cluster.questions:
+            assert question.tail
+            for n in question.requests:
+                assert requests[n].prompt == cluster.root + question.tail
+                seen.append(n)
+
+    assert sorted(seen) == list(range(len(requests)))
+
+
+def test_clusters_are_the_benchmarks():
+    """Two few-shot blocks and two prompts of their own: three clusters."""
+    first, second = tuple(range(1, 20)), (1, *range(40, 60))
+    prompts = [(*first, 30), (*first, 31, 32), (*second, 33), (*second, 34), (1, 35), (36, 37)]
+    clusters = cluster_prompts([GenerateRequest(prompt, 5) for prompt in prompts])
+
+    assert {cluster.root for cluster in clusters} == {(), first, second}
+    assert sum(len(cluster.questions) for cluster in clusters) == 6
+
+
+@given(requests=benchmarks())
+def test_unique_tokens_are_the_distinct_prefixes(requests):
+    prefixes = {r.prompt[: n + 1] for r in requests for n in range(len(r.prompt))}
+
+    assert unique_tokens(requests) == len(prefixes)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_generates_what_it_scores_as_greedy(make_weights, make_engine, dtype):
+    """Rounding decides near ties, so 2 of 3 generations of ten tokens have to agree, not all."""
+    config = make_engine().model.config
+    weights = {name: tensor.to(dtype) for name, tensor in make_weights(config).items()}
+    engine = NativeEngine(config, weights, n_words=61, eos_id=-1)
+    prompts = [(1, 5 + n, 7, 9 + n) for n in range(30)]
+    replies = dict(engine.generate([GenerateRequest(prompt, 10) for prompt in prompts]))
+    scored = dict(engine.score([ScoreRequest(p, replies[n].ids) for n, p in enumerate(prompts)]))
+
+    assert sum(reply.is_greedy for reply in scored.values()) >= 20

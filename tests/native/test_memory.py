@@ -1,0 +1,111 @@
+"""Keys and values are counted in bytes, and fit what is free."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mistral_eval.model.shared_cache import Room, SharedCache, cache_bytes
+from mistral_eval.native.budget import (
+    bytes_per_token,
+    cached_tokens,
+    free_bytes,
+    pass_bytes,
+    pass_tokens,
+    stack_bytes,
+    total_bytes,
+)
+from mistral_eval.native.pack_attention import Stack
+from mistral_eval.native.runner import default_batch_tokens
+
+
+def test_mistral_7b_takes_128_kib_a_token(make_engine):
+    """2 * 32 layers * 8 heads * 128 * 2 bytes."""
+    shape = {"n_layers": 32, "n_heads": 32, "n_kv_heads": 8, "head_dim": 128}
+    config = replace(make_engine().model.config, **shape, sliding_window=(4096,) * 32)
+
+    assert bytes_per_token(config, torch.bfloat16) == 128 * 1024
+
+
+def test_cached_tokens_leave_most_of_the_free_memory(make_engine):
+    config, cpu = make_engine().model.config, torch.device("cpu")
+    tokens = cached_tokens(config, torch.float32, cpu)
+
+    assert 0 < tokens * bytes_per_token(config, torch.float32) < 0.6 * free_bytes(cpu)
+
+
+@pytest.mark.parametrize("window", [8, None])
+def test_a_shared_caches_bytes_are_known_before_it_is_made(make_engine, window):
+    """Rings stop growing at the window."""
+    model = make_engine(window=window).model
+    room = Room(questions=3, samples=2, root=11, tail=5, new=20)
+    cache = SharedCache(model, room)
+    pairs = [*cache.root, *cache.tails, *cache.rings]
+    held = sum(keys.nbytes + values.nbytes for keys, values in pairs)
+
+    assert cache_bytes(model.config, room, model.dtype) == held
+
+
+SEVEN_B = {"dim": 4096, "n_layers": 32, "n_heads": 32, "n_kv_heads": 8, "hidden_dim": 14336}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "gib", "expected"),
+    [
+        (torch.float32, 64, 1024),
+        (torch.bfloat16, 64, 2048),  # products are faster and want more rows
+        (torch.bfloat16, 14, 128),  # beside 13.5 GiB of weights
+        (torch.float32, 1, 64),  # the weights alone do not fit: that is said elsewhere
+    ],
+)
+def test_a_pass_takes_what_is_fast_and_less_where_memory_is_short(
+    make_engine, monkeypatch, dtype, gib, expected
+):
+    config = replace(
+        make_engine().model.config,
+        **SEVEN_B,
+        head_dim=128,
+        vocab_size=32000,
+        context_len=8192,
+        sliding_window=(4096,) * 32,
+    )
+    cpu = torch.device("cpu")
+    monkeypatch.setattr("mistral_eval.native.budget.total_bytes", lambda _: gib << 30)
+
+    tokens = default_batch_tokens(config, dtype, cpu)
+
+    assert tokens == expected
+    assert tokens == 64 or tokens * pass_bytes(config, dtype) <= 0.2 * (gib << 30)
+    assert tokens == 64 or tokens <= pass_tokens(config, dtype, cpu)
+
+
+def test_a_passs_bytes_cover_its_workspace(make_engine):
+    """At least what the model really keeps for a token."""
+    model = make_engine().model
+    model.hidden(torch.tensor([3]), torch.tensor([0]), _SeesItself())
+    space = vars(model._space).values()
+    kept = {id(x): x.nbytes for x in space if isinstance(x, torch.Tensor)}
+
+    assert sum(kept.values()) <= pass_bytes(model.config, model.dtype)
+
+
+def test_a_stacks_bytes_are_known_before_it_is_made(make_engine):
+    """The path for all layers, path and pack for one."""
+    model = make_engine().model
+    stack = Stack(model, 40, 16)
+    held = sum(x.nbytes for x in vars(stack).values() if isinstance(x, torch.Tensor))
+
+    assert stack_bytes(model.config, model.dtype, 40, 16) == held
+
+
+def test_the_machines_memory_is_no_less_than_what_is_free():
+    cpu = torch.device("cpu")
+
+    assert total_bytes(cpu) >= free_bytes(cpu)
+
+
+class _SeesItself:
+    """Attention of one token: the value of its own key."""
+
+    def __call__(self, layer, q, k, v):
+        return v.repeat_interleave(q.shape[1] // v.shape[1], dim=1)

@@ -1,0 +1,69 @@
+"""Reading a finished run's questions back, and refusing what is not one."""
+
+import json
+import shutil
+
+import pytest
+
+from mistral_eval.errors import OutputError
+from mistral_eval.record.run_folder import RUN_FILE
+from mistral_eval.record.sample_files import load_all, load_samples, read_rows, sample_files
+from mistral_eval.report.runs import load_scores
+
+
+@pytest.fixture
+def copied(sample_runs, tmp_path):
+    """A run's folder that a test may spoil."""
+    return shutil.copytree(sample_runs["random"], tmp_path / "run")
+
+
+def test_every_question_of_every_benchmark_is_read_with_the_verdict_that_the_table_counts(
+    sample_runs,
+):
+    for folder in sample_runs.values():
+        cells = load_scores(folder).cells
+        found = load_samples(folder).benchmarks
+        assert found.keys() == cells.keys()
+        for name, samples in found.items():
+            right = sum(outcome.correct for outcome in samples.questions.values())
+            assert (right, len(samples.questions)) == (cells[name].correct, cells[name].n)
+
+
+def test_only_files_of_the_run_s_own_time_are_read(copied):
+    file = next(copied.glob("samples_nq_*.jsonl"))
+    (copied / "samples_nq_1999-01-01T00-00-00.000000.jsonl").write_text("not this one\n")
+    run = json.loads((copied / RUN_FILE).read_text())
+    assert sample_files(run, copied)["nq"] == file
+
+
+def test_mmlu_questions_carry_their_subject(sample_runs):
+    questions = load_samples(sample_runs["oracle"]).benchmarks["mmlu"].questions
+    assert all(outcome.stratum for outcome in questions.values())
+
+
+def test_runs_of_one_name_are_told_apart(sample_runs):
+    names = [run.name for run in load_all([sample_runs["random"], sample_runs["random"] / "."])]
+    assert names == ["random", "random (2)"]
+
+
+def test_a_samples_file_that_is_gone_is_named(copied):
+    file = next(copied.glob("samples_nq_*.jsonl"))
+    file.unlink()
+    with pytest.raises(OutputError, match=f"{file.name} should hold the run's questions"):
+        load_samples(copied)
+
+
+@pytest.mark.parametrize("line", ["", "{}", "[1]", '{"doc_id": 1, "verdict": null}', '{"doc_id"'])
+def test_a_damaged_line_is_named_with_its_number(copied, line):
+    file = next(copied.glob("samples_nq_*.jsonl"))
+    good = file.read_text().splitlines()[0]
+    file.write_text(f"{good}\n{line}\n")
+    with pytest.raises(OutputError, match="line 2: expected a question with its verdict"):
+        list(read_rows(file))
+
+
+def test_a_run_without_its_results_file_s_name_is_refused(copied):
+    run = json.loads((copied / RUN_FILE).read_text()) | {"results_file": None}
+    (copied / RUN_FILE).write_text(json.dumps(run))
+    with pytest.raises(OutputError, match="should name its results file, found None"):
+        load_samples(copied)

@@ -1,0 +1,104 @@
+"""The report's own words and drawings, read without a browser."""
+
+import re
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from mistral_eval.errors import OutputError
+from mistral_eval.report.html import write_report
+from mistral_eval.report.html.svg import RUNS, draw
+
+
+@pytest.fixture(scope="module")
+def text(report):
+    return report.read_text(encoding="utf-8")
+
+
+def test_a_report_asks_for_nothing_from_outside(text):
+    assert re.findall(r'(?:src|href)="(?!#)[^"]*"', text) == []
+    assert "@import" not in text
+    assert re.findall(r"url\((?!#)", text) == []
+    assert text.count("<script>") == 1
+
+
+def test_every_section_is_linked_and_every_id_is_given_once(text):
+    page = text[: text.index('<script type="text/plain"')]
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert sorted(set(ids)) == sorted(ids)
+    for link in re.findall(r'href="#([^"=]+)"', page):
+        assert link in ids
+
+
+def test_the_sections_are_all_there(text):
+    for title in ("Scores", "Figures", "Comparison", "Subjects", "Questions", "Time and counts"):
+        assert f">{title}</h2>" in text
+    assert "Protocol and data of oracle" in text
+    assert "MMLU by subject" in text
+    assert "Failed: random is worse than oracle" in text
+
+
+def test_a_single_run_has_no_comparison(sample_runs, tmp_path):
+    file = tmp_path / "one.html"
+    write_report([sample_runs["oracle"]], file)
+    assert '<section id="comparison">' not in file.read_text(encoding="utf-8")
+
+
+def test_the_same_runs_give_the_same_bytes(sample_runs, tmp_path):
+    files = [tmp_path / "a.html", tmp_path / "b.html"]
+    for file in files:
+        write_report([sample_runs["random"]], file)
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_file_that_cannot_be_written_is_said_in_a_sentence(sample_runs, tmp_path):
+    with pytest.raises(OutputError, match="Name a file that can be written"):
+        write_report([sample_runs["oracle"]], tmp_path / "nowhere" / "report.html")
+
+
+def test_runs_that_cannot_be_compared_are_shown_with_the_reason(cli, sample_runs, tmp_path):
+    import json
+    import shutil
+
+    other = shutil.copytree(sample_runs["random"], tmp_path / "run")
+    run = json.loads((other / "run.json").read_text())
+    run["settings"]["num_fewshot"] = 3
+    (other / "run.json").write_text(json.dumps(run))
+    file = tmp_path / "report.html"
+    code, out, err = cli("report", sample_runs["oracle"], other, "-o", file)
+    assert (code, out) == (0, "")
+    assert f"{file}: 0." in err
+    assert "Not compared. mmlu was not run under the same protocol" in file.read_text("utf-8")
+
+
+def test_a_drawing_is_sound_xml_in_the_page_s_colours_with_its_texts_as_texts():
+    name = "<b>&\"'$x_1$ 漢字"
+    drawn = draw("a-name", name, (3, 2), lambda axes: axes.barh([name], [3], color=RUNS[0]))
+    root = ET.fromstring(drawn.replace("xlink:href", "href"))
+    texts = {"".join(node.itertext()) for node in root.iter() if node.tag.endswith("text")}
+    assert name in texts
+    assert root.find("{http://www.w3.org/2000/svg}title").text == name
+    assert "var(--run-0)" in drawn
+    assert set(re.findall(r"#[0-9a-f]{6}\b", drawn)) <= {"#ffffff", "#000000"}
+
+
+def test_tokens_saved_and_speed_are_computed_from_the_run_s_counts():
+    from mistral_eval.report.html.provenance import speed
+
+    engine = {
+        "score_naive": 700,
+        "score_unique": 150,
+        "score_computed": 160,
+        "prompt_naive": 300,
+        "prompt_unique": 85,
+        "prompt_computed": 90,
+        "generated": 50,
+        "score_seconds": 1.0,
+        "generate_seconds": 2.5,
+    }
+    counted = {"seconds": {"answer": 3.5}, "counts": {"computed": 12, "engine": engine}}
+    rows = {row[0]: row[1:] for row in speed([counted, {}], ["a", "b"]).rows}
+    assert rows["prompt tokens saved by sharing, %"] == ("75", "—")
+    assert rows["tokens drawn a second"] == ("20", "—")
+    assert rows["seconds answering"] == ("3.5", "—")
+    assert rows["replies computed"] == ("12", "—")

@@ -1,0 +1,247 @@
+"""What the table says: evidence, marks, best, notes and sections."""
+
+import re
+
+import pytest
+from tests.report.conftest import limited_run, oracle_run, whole_run
+
+from mistral_eval.errors import UsageError
+from mistral_eval.report.baselines import load_baselines, select
+from mistral_eval.report.table import Cell, RunScores, TableOptions, render_table
+from mistral_eval.report.table.build import build_view
+from mistral_eval.report.table.view import points, signed
+from mistral_eval.suite.registry import BENCHMARKS, BY_ID
+
+BASELINES = load_baselines()
+PAPER = select(["paper"], BASELINES)
+
+
+def view(baselines=PAPER, runs=(), **options):
+    return build_view(baselines, runs, TableOptions(**options))
+
+
+def notes_of(runs, baselines=PAPER) -> str:
+    return "\n".join(view(baselines, runs).notes)
+
+
+class TestEvidence:
+    def test_a_counted_cell_carries_its_wilson_interval(self):
+        cell = Cell.counted(8700, 14042, 14042)
+        assert tuple(round(x, 1) for x in (cell.value, cell.low, cell.high)) == (62.0, 61.2, 62.8)
+        assert not cell.limited
+        assert Cell.counted(8, 16, 14042).limited
+
+    def test_a_run_is_a_row_below_the_published_ones(self):
+        rows = view(runs=[limited_run()]).rows
+        assert [row.kind for row in rows] == ["published"] * 4 + ["run"]
+        assert rows[4].cells[0].n == 16
+
+    def test_a_benchmark_that_was_not_run_has_an_empty_cell(self):
+        run = whole_run()
+        part = RunScores("part", "p", "m", 0, "native", "", {"gsm8k": run.cells["gsm8k"]})
+        texts = [cell.text for cell in view(runs=[part]).rows[-1].cells]
+        assert texts == ["—"] * 11 + ["52.3"]
+
+
+class TestBest:
+    def test_the_papers_best_are_marked_and_nq_is_not_mistrals(self):
+        best = {
+            column.column: row.label
+            for row in view().rows
+            for column, cell in zip(BENCHMARKS, row.cells, strict=True)
+            if cell.best
+        }
+        assert len(best) == 12
+        assert best["NQ"] == "LLaMA 2 13B"
+        assert "Code-Llama 7B" == best["HumanEval"] == best["MBPP"]
+        assert list(best.values()).count("Mistral 7B") == 9
+
+    def test_limited_runs_oracles_and_other_protocols_never_win(self):
+        perfect = Cell.counted(16, 16, 14042)
+        lucky = RunScores("lucky", "l", "m", 0, "native", "", {"mmlu": perfect})
+        meta = select(["llama2-paper/llama2-70b"], BASELINES)  # TriviaQA 87.6 on the easier set
+        rows = view([*PAPER, *meta], [lucky, oracle_run()]).rows
+        winners = {row.label for row in rows for cell in row.cells if cell.best}
+        assert not winners & {"lucky", "oracle"}
+        trivia = [row.label for row in rows if row.cells[7].best]
+        assert trivia == ["Mistral 7B"]
+
+    def test_equal_printed_scores_are_all_best(self):
+        both = [whole_run("a", path="a"), whole_run("b", path="b")]
+        rows = view([], both).rows
+        assert all(cell.best for row in rows for cell in row.cells)
+
+    def test_a_single_row_has_no_best(self):
+        assert not any(cell.best for cell in view([], [whole_run()]).rows[0].cells)
+
+    def test_best_can_be_left_out(self):
+        assert not any(cell.best for row in view(best=False).rows for cell in row.cells)
+
+
+class TestOtherProtocols:
+    def test_zero_shot_numbers_stand_apart_and_never_in_the_column(self):
+        mixtral = select(["mixtral"], BASELINES)
+        table = view(mixtral)
+        nq = [column.id for column in table.columns].index("nq")
+        assert {"—"} == {row.cells[nq].text for row in table.rows}
+        apart = next(note for note in table.notes if "apart from the columns" in note)
+        assert "NQ, 0-shot: LLaMA 2 7B 17.5" in apart
+        assert "TriviaQA, 0-shot: LLaMA 2 7B 56.6" in apart
+
+    def test_single_sample_maths_is_marked_and_explained(self):
+        table = view(select(["card"], BASELINES))
+        marks = {
+            c.column: cell.mark for c, cell in zip(BENCHMARKS, table.rows[0].cells, strict=True)
+        }
+        assert {"MATH", "GSM8K"} == {name for name, mark in marks.items() if mark}
+        assert any("† " in note and "not a vote of four" in note for note in table.notes)
+
+    def test_no_number_is_lost_between_columns_and_notes(self):
+        """Every number of a suite benchmark, of every publication, is printed somewhere."""
+        for baseline in BASELINES:
+            text = render_table([baseline], [], "md")
+            for name, cell in (*baseline.cells.items(), *baseline.other.items()):
+                if name.partition(":")[0] in BY_ID:
+                    assert cell.text in text, (baseline.id, name)
+
+
+class TestNotes:
+    def test_a_limited_run_says_of_how_many(self):
+        run = limited_run()
+        two = {name: run.cells[name] for name in ("mmlu", "gsm8k")}
+        some = RunScores("tiny", "t", "tiny", 0, "native", "", two)
+        assert (
+            "tiny: limited: 16 of 14042 questions (MMLU), 16 of 1319 questions (GSM8K)."
+        ) in notes_of([some])
+        assert "tiny: limited: 16 questions of each benchmark; in full: MMLU 14042" in notes_of(
+            [run]
+        )
+
+    def test_what_the_paper_contradicts_is_said_where_its_rows_are_shown(self):
+        assert "28.8 against 29.0" in notes_of([])
+        assert "about 62.5" in notes_of([])
+        assert "28.8 against 29.0" not in notes_of([], PAPER[:1])
+        assert "about 62.5" not in notes_of([], PAPER[:1])
+
+    def test_unread_replies_and_timeouts_are_shares_of_the_questions(self):
+        text = notes_of([limited_run()])
+        assert "tiny: no readable answer, counted as wrong: MATH 18.8 %, GSM8K 18.8 %." in text
+        assert "tiny: checker timed out, counted as wrong: MBPP 6.2 %." in text
+
+    def test_a_share_too_small_to_print_is_not_zero(self):
+        cell = Cell.counted(60, 14042, 14042, no_answer=1)
+        run = RunScores("r", "r", "r", 0, "native", "", {"mmlu": cell})
+        assert "no readable answer, counted as wrong: MMLU under 0.1 %." in notes_of([run])
+
+    def test_single_samples_stand_beside_the_votes(self):
+        assert "mean of the single samples: MATH 1.6, GSM8K 1.6." in notes_of([limited_run()])
+
+    def test_fingerprints_are_named_and_the_exception_too(self):
+        assert "tiny: data: sample." in notes_of([limited_run()])
+        text = notes_of([whole_run("m")])
+        assert "m: data: hub, except HellaSwag: hellaswag-reconstructed." in text
+        assert "m: never checked against the hub." in text
+
+    @pytest.mark.parametrize("engine", ["oracle", "oracle-wrong", "random"])
+    def test_what_is_no_model_says_so_in_label_and_note(self, engine):
+        run = whole_run("r", engine=engine)
+        assert "not a model" in notes_of([run])
+        assert view(runs=[run]).rows[-1].remarks == ("not a model",)
+
+
+class TestSections:
+    def test_differences_are_to_the_chosen_row(self):
+        (section,) = view(delta_to="LLaMA 2 13B").sections
+        rows = {row[0]: row[1:] for row in section.rows}
+        assert (rows["Mistral 7B"][:8]) == (
+            "+4.5",
+            "+0.6",
+            "+2.4",
+            "+2.2",
+            "+4.8",
+            "+6.7",
+            "-0.2",
+            "+0.3",
+        )
+        assert "LLaMA 2 13B" not in rows
+
+    def test_an_unknown_reference_row_gets_the_nearest(self):
+        with pytest.raises(UsageError, match=r"no row called 'LLaMA 13B'. Nearest: LLaMA 2 13B"):
+            view(delta_to="LLaMA 13B")
+
+    def test_differences_between_protocols_are_not_taken(self):
+        (section,) = view([*PAPER, *select(["card"], BASELINES)], delta_to="Mistral 7B").sections
+        assert section.rows[-1][-2:] == ("—", "—")
+
+    def test_reproduced_reads_the_interval_and_no_more(self):
+        (section,) = view(runs=[whole_run()], reproduced="mistral-paper-table2/mistral-7b").sections
+        rows = {row[0]: row for row in section.rows}
+        assert rows["MMLU"] == (
+            "MMLU",
+            "60.1",
+            "62.0",
+            "[61.2, 62.8]",
+            "14042",
+            "outside: 1.9 above",
+        )
+        assert rows["GSM8K"][-1] == "inside"
+        assert any("does not prove" in note for note in section.notes)
+
+    def test_reproduced_says_how_few_questions_a_limited_run_had(self):
+        published = "mistral-paper-table2/mistral-7b"
+        (section,) = view(runs=[limited_run()], reproduced=published).sections
+        assert section.rows[0][4] == "16 of 14042"
+
+    def test_an_oracle_reproduces_nothing(self):
+        published = "mistral-paper-table2/mistral-7b"
+        (section,) = view(runs=[oracle_run()], reproduced=published).sections
+        assert {"not a model"} == {row[-1] for row in section.rows}
+
+    def test_reproduced_refuses_another_protocol(self):
+        (section,) = view(runs=[whole_run()], reproduced="mistral-card-early/mistral-7b").sections
+        readings = {row[0]: row[-1] for row in section.rows}
+        assert readings["GSM8K"] == "not published under this protocol"
+        assert "outside" in readings["MMLU"] or readings["MMLU"] == "inside"
+
+    def test_groups_are_the_bars_of_figure_4(self):
+        """Knowledge 49.35, 44.25, 49.30; Math 32.65, 9.95, 20.15; Code 39.0, 18.85, 27.15."""
+        (section,) = view(groups=True).sections
+        rows = {row[0]: row for row in section.rows}
+        assert rows["Mistral 7B"] == ("Mistral 7B", "60.10", "49.35", "75.02", "39.00", "32.65")
+        assert rows["LLaMA 2 7B"] == ("LLaMA 2 7B", "44.40", "44.25", "67.28", "18.85", "9.95")
+        assert (
+            rows["LLaMA 2 13B"][2], rows["LLaMA 2 13B"][4], rows["LLaMA 2 13B"][5],
+        ) == ("49.30", "27.15", "20.15")  # fmt: skip
+
+    def test_a_group_with_a_missing_column_is_not_shown(self):
+        columns = tuple(b for b in BENCHMARKS if b.id != "piqa")
+        (section,) = view(groups=True, benchmarks=columns).sections
+        assert {"—"} == {row[3] for row in section.rows}
+
+    def test_sizes_are_those_of_figure_5(self):
+        """Reasoning 38B as the paper prints; MMLU 22B where it prints 23B; Knowledge past 13B."""
+        (section,) = view(sizes=True).sections
+        rows = {row[0]: row[1:] for row in section.rows}
+        assert rows["Mistral 7B"] == ("22B", "38B", "over 13B")
+        assert rows["LLaMA 2 7B"] == ("7B", "7B", "7B")
+        assert rows["LLaMA 2 13B"] == ("13B", "13B", "13B")
+        assert rows["Code-Llama 7B"] == ("under 7B",) * 3
+
+    def test_sizes_of_a_run_come_with_an_interval(self):
+        (section,) = view(runs=[whole_run()], sizes=True).sections
+        assert re.fullmatch(r"\d+B \[\d+B, \d+B\]", section.rows[-1][1])
+
+
+class TestLabels:
+    def test_repeated_names_get_their_seed_then_their_folder(self):
+        twins = [whole_run("m", seed=0), whole_run("m", seed=1), whole_run("m", seed=1, path="z")]
+        labels = [row.label for row in view([], twins).rows]
+        assert labels == ["m, seed 0", "m, seed 1, b", "m, seed 1, z"]
+
+    def test_line_breaks_and_controls_of_a_name_do_not_reach_the_table(self):
+        label = view([], [whole_run("a\nb\x1b[31m\x00")]).rows[0].label
+        assert label == "a�b�[31m�"
+
+    def test_signs(self):
+        assert [signed(x) for x in (1.21, -0.4, 0.04, -0.04)] == ["+1.2", "-0.4", "0.0", "0.0"]
+        assert points(49.36) == "49.4"

@@ -1,0 +1,114 @@
+"""A plan says what a run will compute, to the token, without a model's weights."""
+
+import json
+
+import pytest
+import torch
+
+from mistral_eval.console import Talk
+from mistral_eval.errors import CheckpointError, UsageError
+from mistral_eval.model.export import save_hf
+from mistral_eval.model.load.outline import read_outline
+from mistral_eval.model.tiny import TINY_CONFIG, make_tiny, tiny_tokenizer_file
+from mistral_eval.run.planning import plan_run
+from mistral_eval.run.run import run_suite
+from mistral_eval.settings import RunSettings
+from mistral_eval.suite.registry import BENCHMARKS
+
+CHOICES = ("mmlu", "hellaswag", "winogrande", "piqa", "arc_easy", "arc_challenge")
+ALL = tuple(benchmark.id for benchmark in BENCHMARKS)
+QUIET = Talk(quiet=True)
+
+
+def settings(*tasks: str, **more) -> RunSettings:
+    return RunSettings(
+        tasks=tasks, **{"model": "tiny", "engine": "native", "data": "sample", **more}
+    )
+
+
+def computed(folder) -> dict:
+    return json.loads((folder / "run.json").read_text())["counts"]["engine"]
+
+
+@pytest.fixture(scope="module")
+def suite():
+    """The plan of the whole suite on the bundled sample, nothing timed."""
+    return plan_run(settings(*ALL), QUIET, calibrated=False)
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_a_benchmarks_prediction_is_what_its_run_computes_to_the_token(suite, tmp_path, name):
+    counts = computed(run_suite(settings(name, output_path=tmp_path), QUIET))
+    work = suite.benchmarks[name]
+    assert counts["score_computed"] == counts["score_unique"] == work.score_unique > 0
+    assert counts["score_naive"] == work.score_naive
+
+
+def test_the_suites_score_requests_are_computed_together_as_predicted(suite, tmp_path):
+    counts = computed(run_suite(settings(*CHOICES, output_path=tmp_path), QUIET))
+    assert counts["score_computed"] == counts["score_unique"] == suite.together.score_unique
+    assert counts["score_naive"] == suite.together.score_naive
+    alone = sum(work.score_unique for work in suite.benchmarks.values())
+    assert suite.together.score_unique < alone  # BOS at least is shared
+
+
+def test_prompts_are_counted_as_the_run_counts_them(suite, tmp_path):
+    """Fewer tokens may be shared than could be: what questions share beyond the block."""
+    tasks = settings("nq", "triviaqa", output_path=tmp_path)
+    counts = computed(run_suite(tasks, QUIET))
+    together = plan_run(tasks, QUIET, calibrated=False).together
+    assert counts["prompt_unique"] == together.prompt_unique
+    assert counts["prompt_naive"] == together.prompt_naive
+    assert 1 <= counts["prompt_computed"] / together.prompt_unique < 1.1
+    assert counts["generated"] <= together.decode_most
+
+
+def test_samples_are_counted_and_bounded_by_their_limit(suite):
+    work = suite.benchmarks["gsm8k"]
+    assert work.generate_requests == 16 * 8
+    assert work.decode_most == 16 * 8 * 512
+    assert work.naive / work.unique > 8
+
+
+def test_a_short_calibration_gives_an_estimate_that_grows_with_the_work():
+    found = plan_run(settings("winogrande", "mmlu", limit=4), QUIET)
+    small, large = found.benchmarks["winogrande"], found.benchmarks["mmlu"]
+    assert 0 < found.rates.seconds(small) < found.rates.seconds(large)
+    assert found.as_json()["together"]["estimated_seconds"] > 0
+
+
+def test_the_plan_of_a_folder_needs_configuration_and_tokenizer_alone(tmp_path, suite):
+    save_hf(make_tiny(), tmp_path, tokenizer_file=tiny_tokenizer_file())
+    for file in tmp_path.glob("*.safetensors*"):
+        file.unlink()
+    cpu = torch.device("cpu")
+    outline = read_outline(str(tmp_path), device=cpu)
+    assert (outline.config, outline.dtype) == (TINY_CONFIG, torch.float32)
+    assert read_outline(str(tmp_path), dtype="bfloat16", device=cpu).dtype == torch.bfloat16
+    plan = plan_run(settings("arc_easy", model=str(tmp_path)), QUIET, calibrated=False)
+    assert plan.together == suite.benchmarks["arc_easy"]
+
+
+def test_a_folder_without_a_configuration_is_named(tmp_path):
+    (tmp_path / "tokenizer.model").write_bytes(tiny_tokenizer_file().read_bytes())
+    with pytest.raises(CheckpointError, match=r"config.json or params.json and holds neither"):
+        read_outline(str(tmp_path), device=torch.device("cpu"))
+
+
+def test_stock_tasks_are_refused():
+    with pytest.raises(UsageError, match="not stock tasks such as arc_easy"):
+        plan_run(settings("lm_eval:arc_easy"), QUIET)
+
+
+def test_the_command_prints_a_table_or_json(cli):
+    common = ("plan", "-t", "winogrande,nq", "-m", "tiny", "--data", "sample", "--no-calibrate")
+    code, out, err = cli(*common)
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()[2:5]] == ["winogrande", "nq", "together"]
+    assert "WinoG: 16 questions" in err
+    code, out, err = cli(*common, "--json", "--quiet")
+    found = json.loads(out)
+    assert (code, err) == (0, "")
+    assert found["benchmarks"]["winogrande"]["score_requests"] == 32
+    assert found["rates"] is None
+    assert found["together"]["estimated_seconds"] is None

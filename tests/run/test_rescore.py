@@ -1,0 +1,168 @@
+"""`rescore` judges a run's replies again, from its journal and without its model."""
+
+import dataclasses
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lm_eval.models.huggingface import HFLM
+
+from mistral_eval.answers import math_checker as maths
+from mistral_eval.answers.verdict import Outcome
+from mistral_eval.console import Talk
+from mistral_eval.engines import open_hf, open_native
+from mistral_eval.errors import JournalError, OutputError, SandboxError
+from mistral_eval.model.transformer import Transformer
+from mistral_eval.record.run_folder import JOURNAL_FILE, RUN_FILE
+from mistral_eval.run.rescoring import rescore
+from mistral_eval.run.run import run_suite
+from mistral_eval.settings import RunSettings
+
+TINY = {"model": "tiny", "engine": "native", "limit": 2}
+HF = {"model": "tiny", "engine": "hf", "limit": 2}
+CHANCE = {"engine": "random"}
+
+
+@pytest.fixture
+def finish(tmp_path):
+    """A finished run in the test's own folder: (tasks, **settings) to the run's folder."""
+
+    def call(*tasks: str, **settings: Any) -> Path:
+        chosen = RunSettings(tasks=tasks, data="sample", output_path=tmp_path, **settings)
+        return run_suite(chosen, Talk(quiet=True))
+
+    return call
+
+
+def forbid_models(monkeypatch) -> None:
+    """No engine can load weights from here on."""
+
+    def refuse(*_: object, **__: object) -> None:
+        pytest.fail("rescoring loaded a model")
+
+    monkeypatch.setattr(open_native, "open_native", refuse)
+    monkeypatch.setattr(open_native, "tiny_model", refuse)
+    monkeypatch.setattr(open_hf, "open_hf", refuse)
+    monkeypatch.setattr(HFLM, "__init__", refuse)
+    monkeypatch.setattr(Transformer, "__init__", refuse)
+
+
+def again(folder: Path, **settings: Any) -> dict[str, Any]:
+    rescore(folder, Talk(quiet=True), **{"unsafe_code": False, **settings})
+    return run_json(folder)
+
+
+def run_json(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+
+
+def verdicts(folder: Path) -> dict[str, list[list[Any]]]:
+    """Each benchmark's verdicts and replies in the newest samples file, by question."""
+    newest = {file.name.rsplit("_", 1)[0]: file for file in sorted(folder.glob("samples_*.jsonl"))}
+    return {
+        name: [[row["doc_id"], row["resps"], row["verdict"], row["metrics"]] for row in rows(file)]
+        for name, file in newest.items()
+    }
+
+
+def rows(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("settings", [CHANCE, TINY, HF], ids=["random", "native", "hf"])
+def test_the_same_replies_get_the_same_scores_and_verdicts_without_the_model(
+    finish, settings, monkeypatch
+):
+    sampled = "nq" if settings is HF else "gsm8k"  # of which eight samples take it ten seconds
+    folder = finish("winogrande", sampled, **settings)
+    before, judged = run_json(folder), verdicts(folder)
+    forbid_models(monkeypatch)
+    after = again(folder)
+
+    assert before["scores"] == after["scores"]
+    assert judged == verdicts(folder)
+    assert "rescored" in after
+    assert "rescored" not in before
+    same = ("id", "date", "engine", "model", "settings", "counts", "data", "protocol", "seconds")
+    assert {key: before[key] for key in same} == {key: after[key] for key in same}
+
+
+@pytest.mark.sandbox
+@pytest.mark.usefixtures("sandbox")
+@pytest.mark.parametrize(("settings", "score"), [({"engine": "oracle"}, 100.0), (TINY, 0.0)])
+def test_programs_run_again(finish, monkeypatch, settings, score):
+    """The oracle's are right, a model's with random weights are not."""
+    folder = finish("humaneval", **settings)
+    before = run_json(folder)["scores"]
+    forbid_models(monkeypatch)
+    after = again(folder)["scores"]
+
+    assert score == before["humaneval"]["value"]
+    assert before == after
+
+
+def test_a_changed_verdict_function_changes_the_scores_and_the_old_files_stay(finish, monkeypatch):
+    folder = finish("winogrande", "gsm8k", **CHANCE)
+    before = run_json(folder)
+    old = {f.name: f.read_bytes() for f in folder.iterdir() if f.name.startswith(("res", "sam"))}
+    true_judge = maths.judge_gsm8k
+
+    def generous(*arguments: Any) -> list[Any]:
+        return [
+            dataclasses.replace(
+                question,
+                verdict=dataclasses.replace(question.verdict, outcome=Outcome.CORRECT),
+                metrics=dict.fromkeys(question.metrics, 1.0),
+            )
+            for question in true_judge(*arguments)
+        ]
+
+    monkeypatch.setattr(maths, "judge_gsm8k", generous)
+    after = again(folder)
+
+    assert before["scores"]["gsm8k"]["value"] < after["scores"]["gsm8k"]["value"] == 100.0
+    assert before["scores"]["winogrande"] == after["scores"]["winogrande"]
+    assert before["results_file"] != after["results_file"]
+    assert {name: (folder / name).read_bytes() for name in old} == old
+    assert "100.0" in (folder / "table.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("settings", [CHANCE, TINY, HF], ids=["random", "native", "hf"])
+def test_a_reply_that_is_not_there_is_said_and_nothing_changes(finish, settings, monkeypatch):
+    folder = finish("winogrande", **settings)
+    with closing(sqlite3.connect(folder / JOURNAL_FILE)) as db, db:
+        db.execute("DELETE FROM replies WHERE key = (SELECT MIN(key) FROM replies)")
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    forbid_models(monkeypatch)
+    with pytest.raises(JournalError, match=r"^The journal lacks 1 of the replies"):
+        again(folder)
+
+    assert before.keys() == {file.name for file in folder.iterdir()}
+    results = before.keys() - {JOURNAL_FILE, "journal.lock"}
+    assert all(before[name] == (folder / name).read_bytes() for name in results)
+
+
+def test_a_run_without_its_journal_is_said(finish):
+    folder = finish("winogrande", **CHANCE)
+    (folder / JOURNAL_FILE).unlink()
+    with pytest.raises(OutputError, match=r"there is none\. Repeat .* with --fresh"):
+        again(folder)
+
+
+def test_a_folder_that_holds_no_run_is_said(tmp_path):
+    with pytest.raises(OutputError, match=r"run\.json"):
+        again(tmp_path)
+
+
+def test_a_sandbox_that_does_not_work_stops_it_before_anything_is_built(finish, monkeypatch):
+    folder = finish("humaneval", engine="oracle", unsafe_code=True, limit=1)
+    before = run_json(folder)
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr("mistral_eval.run.run.load_benchmarks", pytest.fail)
+    with pytest.raises(SandboxError, match=r"--sandbox podman was asked for, .* not installed"):
+        again(folder, sandbox="podman")
+
+    assert before == run_json(folder)

@@ -1,0 +1,136 @@
+"""`--verify N` answers requests of a run again, alone on the plain path, and refuses a lie."""
+
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from mistral_eval.console import Talk
+from mistral_eval.engines.random import RandomBackend
+from mistral_eval.errors import EngineError, UsageError
+from mistral_eval.record.journal import Journal
+from mistral_eval.run.rescoring import rescore
+from mistral_eval.run.run import run_suite
+from mistral_eval.run.verifying import native_engine, pick
+from mistral_eval.settings import RunSettings
+
+
+def run(output: Path, *tasks: str, **settings) -> Path:
+    chosen = {"model": "tiny", "engine": "native", "data": "sample", "limit": 2, **settings}
+    return run_suite(RunSettings(tasks=tasks, output_path=output, **chosen), Talk(quiet=True))
+
+
+def run_json(folder: Path) -> dict:
+    return json.loads((folder / "run.json").read_text())
+
+
+def rewrite(folder: Path, change) -> None:
+    """Change each reply of a journal, as an engine that answers wrongly would have."""
+    with closing(sqlite3.connect(folder / "journal.sqlite")) as db:
+        rows = db.execute("SELECT key, reply FROM replies").fetchall()
+    with Journal(folder / "journal.sqlite") as journal:
+        for key, text in rows:
+            reply = json.loads(text)
+            change(reply)
+            journal.put(key, reply)
+
+
+@pytest.fixture(scope="module")
+def verified(tmp_path_factory) -> Path:
+    """A verified run over scores and samples."""
+    return run(tmp_path_factory.mktemp("verified"), "winogrande", "nq", "gsm8k", verify=6)
+
+
+def test_what_was_verified_is_recorded(verified):
+    found = run_json(verified)
+    assert found["verify"]["requests"] == {"score": 3, "generate": 3}
+    assert found["verify"]["largest_difference"] <= found["verify"]["tolerance"] == 1e-4
+    assert found["verify"]["ties"] == 0
+    assert found["seconds"]["verify"] > 0
+    assert found["settings"]["verify"] == 6
+
+
+def test_a_finished_run_is_verified_from_its_journal(tmp_path):
+    folder = run(tmp_path, "winogrande")
+    before = run_json(folder)
+    assert before["verify"] is None
+    assert run(tmp_path, "winogrande", verify=3) == folder
+    after = run_json(folder)
+    assert after["verify"]["requests"] == {"score": 3}
+    assert after["scores"] == before["scores"]
+    assert after["counts"] == before["counts"]
+
+
+@pytest.mark.parametrize("nats", [2e-4, -2e-4, float("nan")])
+def test_a_score_that_is_off_by_more_than_the_tolerance_is_an_error_with_both_numbers(
+    tmp_path, nats
+):
+    folder = run(tmp_path, "winogrande")
+    rewrite(folder, lambda reply: reply.update(logprob=reply["logprob"] + nats))
+    sentence = r"winogrande question \d+ request \d has the log-probability \S+ in .* alone, -\d"
+    with pytest.raises(EngineError, match=sentence):
+        run(tmp_path, "winogrande", verify=1)
+
+
+def test_a_score_within_the_tolerance_passes(tmp_path):
+    folder = run(tmp_path, "winogrande")
+    rewrite(folder, lambda reply: reply.update(logprob=reply["logprob"] + 5e-5))
+    run(tmp_path, "winogrande", verify=4)
+    assert run_json(folder)["verify"]["largest_difference"] == pytest.approx(5e-5, abs=1e-5)
+
+
+def test_a_wrong_greedy_flag_is_an_error(tmp_path):
+    folder = run(tmp_path, "winogrande")
+    rewrite(folder, lambda reply: reply.update(is_greedy=not reply["is_greedy"]))
+    with pytest.raises(EngineError, match="greedy in this run"):
+        run(tmp_path, "winogrande", verify=1)
+
+
+def test_a_reply_with_another_token_is_an_error_that_names_the_step(tmp_path):
+    folder = run(tmp_path, "nq")
+    rewrite(folder, lambda reply: reply["ids"].__setitem__(1, reply["ids"][1] ^ 64))
+    with pytest.raises(EngineError, match=r"nq question \d+ sample 0 has the token \d+ at step 1"):
+        run(tmp_path, "nq", verify=1)
+
+
+def test_a_reply_that_ends_too_early_is_an_error(tmp_path):
+    folder = run(tmp_path, "nq")
+    rewrite(folder, lambda reply: reply.update(ids=reply["ids"][:-1], finish="length"))
+    with pytest.raises(EngineError, match="has the token None"):
+        run(tmp_path, "nq", verify=1)
+
+
+def test_half_precision_verifies_within_its_own_tolerance(tmp_path):
+    folder = run(tmp_path, "winogrande", "nq", dtype="bfloat16", verify=6)
+    found = run_json(folder)["verify"]
+    assert 0 < found["largest_difference"] <= found["tolerance"] == 0.25
+
+
+@pytest.mark.parametrize("engine", ["hf", "oracle", "random"])
+def test_other_engines_have_no_plain_path(engine):
+    with pytest.raises(UsageError, match=f"--verify compares .* --engine {engine}"):
+        RunSettings(tasks=("winogrande",), engine=engine, verify=1)
+    with pytest.raises(UsageError, match="0 or more"):
+        RunSettings(tasks=("winogrande",), verify=-1)
+
+
+def test_rescoring_keeps_what_was_verified(verified):
+    before = run_json(verified)["verify"]
+    rescore(verified, Talk(quiet=True), unsafe_code=False)
+    assert run_json(verified)["verify"] == before
+
+
+def test_the_choice_is_spread_over_kinds_and_named_by_the_seed():
+    asked = [("score", n) for n in range(50)] + [("generate", n) for n in range(3)]
+    picked = pick(asked, 10, seed=1)
+    assert sum(kind == "generate" for kind, _ in picked) == 3
+    assert len(set(picked)) == 10
+    assert pick(asked, 10, seed=1) == picked != pick(asked, 10, seed=2)
+    assert len(pick(asked, 100, seed=1)) == 53
+
+
+def test_a_model_that_went_to_another_engine_is_refused_in_a_sentence():
+    with pytest.raises(UsageError, match="on the engine random"):
+        native_engine(RandomBackend(0))

@@ -1,0 +1,72 @@
+"""The whole real test sets: an engine that knows the gold, one that avoids it, and chance."""
+
+import json
+from math import sqrt
+from pathlib import Path
+
+import pytest
+
+from mistral_eval.console import Talk
+from mistral_eval.data import make_source
+from mistral_eval.run.questions import Asking, load_benchmarks
+from mistral_eval.run.run import run_suite
+from mistral_eval.settings import RunSettings
+from mistral_eval.suite.registry import SUITES
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+CHOICES = ("mmlu", "hellaswag", "winogrande", "piqa", "arc_easy", "arc_challenge")
+QUESTIONS = {
+    "mmlu": 14042,
+    "hellaswag": 10042,
+    "winogrande": 1267,
+    "piqa": 1838,
+    "arc_easy": 2376,
+    "arc_challenge": 1172,
+    "nq": 3610,
+    "triviaqa": 11313,
+    "humaneval": 164,
+    "mbpp": 257,
+    "math": 5000,
+    "gsm8k": 1319,
+}
+
+
+def scores(tasks: tuple[str, ...], engine: str, shared: Path, output: Path) -> dict[str, dict]:
+    settings = RunSettings(
+        tasks=tasks, engine=engine, data=str(shared / "data"), output_path=output
+    )
+    folder = run_suite(settings, Talk(quiet=True))
+    found: dict[str, dict] = json.loads((folder / "run.json").read_text())["scores"]
+    return found
+
+
+@pytest.mark.sandbox
+@pytest.mark.usefixtures("sandbox")
+def test_the_oracle_reaches_100_on_every_whole_benchmark(shared, tmp_path):
+    """NQ may lose a question whose gold answers are no answer."""
+    cells = scores(SUITES["paper"], "oracle", shared, tmp_path)
+    assert {name: cell["n"] for name, cell in cells.items()} == QUESTIONS
+    assert cells.pop("nq")["value"] >= 99.9
+    assert {name: cell["value"] for name, cell in cells.items()} == dict.fromkeys(cells, 100.0)
+    assert not any(cell["limited"] for cell in cells.values())
+
+
+@pytest.mark.sandbox
+@pytest.mark.usefixtures("sandbox")
+def test_an_oracle_that_avoids_the_gold_reaches_0_on_every_whole_benchmark(shared, tmp_path):
+    cells = scores(SUITES["paper"], "oracle-wrong", shared, tmp_path)
+    assert {name: cell["n"] for name, cell in cells.items()} == QUESTIONS
+    assert {name: cell["value"] for name, cell in cells.items()} == dict.fromkeys(QUESTIONS, 0.0)
+
+
+def test_chance_is_within_its_interval_on_every_multiple_choice_benchmark(shared, tmp_path):
+    """A question of n choices is guessed with 1/n; the interval is binomial, 95 %."""
+    cells = scores(CHOICES, "random", shared, tmp_path)
+    asking = Asking(make_source(str(shared / "data")), None, None, unpinned=False)
+    for loaded in load_benchmarks(CHOICES, asking):
+        guesses = [1 / len(question.instances) for question in loaded.questions]
+        mean = sum(guesses) / len(guesses)
+        half = 1.96 * sqrt(sum(p * (1 - p) for p in guesses)) / len(guesses)
+        cell = cells[loaded.benchmark.id]
+        assert abs(cell["value"] / 100 - mean) < half, (loaded.benchmark.id, mean, half)
