@@ -1,207 +1,159 @@
-"""lm-eval's `LM` over our backends and our journal: the one place a question passes twice.
+"""Our engines as an lm-eval model, and lm-eval's instances as our requests.
 
-Text goes in, the journal is asked first, what it does not know is computed and kept, text comes
-out. Registered with lm-eval as `mistral`.
+Registered with lm-eval as `mistral`, for stock tasks (`--tasks lm_eval:NAME`) and for stock
+`lm_eval`. A run's own benchmarks do not pass through it.
 """
 
-import time
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol, Self
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, Final, Self
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
+from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import simple_parse_args_string
 
-from mistral_eval.engines.interface import Ask, Backend, Kind, Prepared, ReplyRecord
-from mistral_eval.errors import EndedEarlyError, EngineError, RequestError
-from mistral_eval.record.journal import Journal, request_key
-from mistral_eval.record.other_runs import OtherRuns
+from mistral_eval.engines.interface import (
+    Engine,
+    GenerationSettings,
+    Kind,
+    Reply,
+    Request,
+    reply_key,
+)
 
-
-class Watch(Protocol):
-    """Told of a kind's requests, and of each reply that is computed to them."""
-
-    def begin(
-        self, keys: Sequence[bytes], asks: Sequence[Ask], known: Mapping[bytes, ReplyRecord]
-    ) -> None:
-        """All requests, in order, equal ones under one key; and the replies that are there."""
-        ...
-
-    def reply(self, key: bytes, reply: ReplyRecord) -> None:
-        """A reply came."""
-        ...
-
-
-class Stopper(Protocol):
-    """Knows whether somebody wants the run to stop."""
-
-    def deferred(self) -> AbstractContextManager[None]:
-        """In this block the wish is noted; the block ends early and the stop comes after it."""
-        ...
-
-    def is_wanted(self) -> bool:
-        """Whether to end now."""
-        ...
+FEWSHOT_SEED: Final = 1234  # lm-eval's default
+DEFAULT_MAX_TOKENS: Final = 256  # lm-eval's, for tasks that name no limit
+KINDS: Final[Mapping[str, Kind]] = {
+    "loglikelihood": "score",
+    "loglikelihood_rolling": "rolling",
+    "generate_until": "generate",
+}
+Answer = Callable[[Sequence[Request]], Sequence[Reply]]
 
 
 @register_model("mistral")
 class MistralLM(LM):
-    """An lm-eval model that computes each request once and remembers it.
+    """An lm-eval model over one of our engines.
 
     Args:
-        backend: answers what the journal does not know.
-        journal: where replies are kept; None keeps nothing (stock lm-eval's own runs).
-        watch: told of requests and of replies as they come in.
-        others: asked for what the journal does not know, before it is computed.
-        stopper: asked by the backend before each pass whether to end; None: it never is to.
+        answer: returns the replies to requests of one kind, in order.
     """
 
-    def __init__(
-        self,
-        backend: Backend,
-        journal: Journal | None = None,
-        watch: Watch | None = None,
-        others: OtherRuns | None = None,
-        stopper: Stopper | None = None,
-    ) -> None:
+    def __init__(self, answer: Answer) -> None:
         super().__init__()
-        self.backend = backend
-        self.journal = journal
-        self.watch = watch
-        self.others = others
-        self.stopper = stopper
-        if stopper:
-            backend.stopping = stopper.is_wanted
-        self.computed = 0
-        self.reused = 0
-        self.from_other_runs = 0
-        self.asked: list[tuple[Kind, Ask]] = []  # what was answered, for those who check it
-        self.seconds: defaultdict[str, float] = defaultdict(
-            float
-        )  # by task: spent until its replies came
+        self._answer = answer
 
     @classmethod
     def create_from_arg_string(
         cls, arg_string: str, additional_config: dict[str, Any] | None = None
     ) -> Self:
-        """Stock lm-eval's `--model mistral --model_args pretrained=PATH,dtype=...`."""
+        """Read stock lm-eval's `--model mistral --model_args pretrained=PATH,dtype=...`."""
         return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
 
     @classmethod
     def create_from_arg_obj(
         cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
     ) -> Self:
-        """Build the native engine from lm-eval's model arguments (see `open_native`)."""
-        from mistral_eval.engines.open_native import open_native
+        """Open the native engine from lm-eval's model arguments (see `open_native`)."""
+        from mistral_eval.engines.native import open_native
 
         arguments = {k: v for k, v in {**arg_dict, **(additional_config or {})}.items() if v}
         ignored = ("batch_size", "max_batch_size")  # the token budget takes their place
-        return cls(open_native(**{k: v for k, v in arguments.items() if k not in ignored}))
+        engine = open_native(**{k: v for k, v in arguments.items() if k not in ignored})
+        return cls(partial(ask, engine))
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
-        """Log-likelihood of each (context, continuation), and whether greedy decoding says it."""
-        replies = self._answer("score", [Ask(instance) for instance in requests])
-        return [(reply["logprob"], reply["is_greedy"]) for reply in replies]
+        """Return each continuation's log-likelihood and whether it is the greedy continuation."""
+        replies = self._answer(requests_of(requests))
+        return [(reply.logprob, reply.is_greedy) for reply in replies]
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
-        """Log-likelihood of each whole text, in disjoint windows of the model's context length."""
-        replies = self._answer("rolling", [Ask(instance) for instance in requests])
-        return [reply["logprob"] for reply in replies]
+        """Return the log-likelihood of each whole text, in windows of the context length."""
+        return [reply.logprob for reply in self._answer(requests_of(requests))]
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
-        """The continuation of each prompt, cut at its stops.
+        """Return the continuation of each prompt, cut at its stop strings."""
+        return [reply.text for reply in self._answer(requests_of(requests))]
 
-        lm-eval asks for k samples by passing the same instance k times, so its occurrences are
-        counted: the n-th is sample n.
-        """
-        seen: Counter[int] = Counter()
-        asks = []
-        for instance in requests:
-            asks.append(Ask(instance, seen[id(instance)]))
-            seen[id(instance)] += 1
-        return [reply["text"] for reply in self._answer("generate", asks)]
 
-    def _answer(self, kind: Kind, asks: Sequence[Ask]) -> list[ReplyRecord]:
-        prepared = [self.backend.prepare(kind, ask) for ask in asks]
-        fingerprint = self.backend.fingerprint
-        keys = [request_key(fingerprint, kind, *item.parts) for item in prepared]
-        known: dict[bytes, ReplyRecord] = (
-            self.journal.lookup(keys) if self.journal is not None else {}
-        )
-        self.reused += len(known)
-        self._borrow(keys, known)
-        unique: dict[bytes, tuple[Prepared, Ask]] = {}  # equal requests are computed once
-        for key, item, ask in zip(keys, prepared, asks, strict=True):
-            unique.setdefault(key, (item, ask))
-        self.asked += [(kind, ask) for ask in asks]
-        if self.watch:
-            self.watch.begin(keys, asks, known)
-        with self.stopper.deferred() if self.stopper else nullcontext():
-            self._compute(kind, unique, known)
-        return [known[key] for key in keys]
+def requests_of(instances: Iterable[Instance]) -> list[Request]:
+    """Convert instances as lm-eval passes them to a model.
 
-    def _borrow(self, keys: Sequence[bytes], known: dict[bytes, ReplyRecord]) -> None:
-        """Take over what other runs of this model were answered to the very same requests."""
-        if self.others is None or self.journal is None:
-            return
-        found = self.others.lookup([key for key in dict.fromkeys(keys) if key not in known])
-        for key, reply in found.items():
-            self.journal.put(key, reply)
-        self.from_other_runs += len(found)
-        known.update(found)
+    lm-eval asks for k samples by passing the same instance k times: occurrence n is sample n.
+    """
+    seen: Counter[int] = Counter()
+    requests = []
+    for instance in instances:
+        requests.append(request_of(instance, seen[id(instance)]))
+        seen[id(instance)] += 1
+    return requests
 
-    def _compute(
-        self,
-        kind: Kind,
-        unique: dict[bytes, tuple[Prepared, Ask]],
-        known: dict[bytes, ReplyRecord],
-    ) -> None:
-        """Have answered what is not known; the backend sees all, so that it cuts the same packs.
 
-        Raises:
-            EndedEarlyError: requests are left, and what was answered is durable.
-        """
-        names = list(unique)
-        last = time.monotonic()
-        before = frozenset(index for index, key in enumerate(names) if key in known)
-        for index, reply in self._answers(kind, list(unique.values()), before):
-            key = names[index]
-            now = time.monotonic()
-            self.seconds[str(unique[key][1].instance.task_name)] += now - last
-            last = now
-            if self.journal is not None:
-                self.journal.put(key, reply)
-            known[key] = reply
-            self.computed += 1
-            if self.watch:
-                self.watch.reply(key, reply)
-        if self.journal is not None:
-            self.journal.flush()
-        if left := len(names) - len(known):
-            raise EndedEarlyError(
-                f"The engine {self.backend.name} ended with {left} of {len(names)} requests "
-                "unanswered. What it had answered is kept, and the same command goes on from there."
-            )
+def request_of(
+    instance: Instance, sample: int = 0, settings: GenerationSettings | None = None
+) -> Request:
+    """Convert one of lm-eval's instances; `settings` are its generation arguments if known."""
+    kind = KINDS[instance.request_type]
+    context, *rest = instance.args
+    return Request(
+        benchmark=str(instance.task_name),
+        doc_id=instance.doc_id or 0,
+        choice=0 if kind == "generate" else instance.idx,
+        sample=sample,
+        kind=kind,
+        context=context,
+        continuation=rest[0] if kind == "score" else "",
+        settings=(settings or settings_of(rest[0])) if kind == "generate" else None,
+    )
 
-    def _answers(
-        self, kind: Kind, requests: Sequence[tuple[Prepared, Ask]], known: Collection[int]
-    ) -> Iterator[tuple[int, ReplyRecord]]:
-        """The backend's replies; what goes wrong in it is named by benchmark and question.
 
-        Raises:
-            EngineError: a request cannot be answered, or the engine failed.
-        """
-        try:
-            yield from self.backend.answer(kind, [item for item, _ in requests], known)
-        except RequestError as error:
-            raise EngineError(f"{requests[error.index][1].words}: {error.what}") from error
-        except (RuntimeError, MemoryError) as error:  # what torch raises, whatever went wrong
-            first = str(error).strip().partition("\n")[0] or type(error).__name__
-            raise EngineError(
-                f"The engine {self.backend.name} failed while answering ({first}). What it had "
-                "answered before is kept, and the same command goes on from there; with --debug "
-                "it shows where it failed."
-            ) from error
+def settings_of(gen_kwargs: Mapping[str, Any]) -> GenerationSettings:
+    """Convert lm-eval's generation arguments; without `do_sample` decoding is greedy."""
+    given = normalize_gen_kwargs(dict(gen_kwargs), DEFAULT_MAX_TOKENS)
+    until = given.pop("until", None) or ()
+    is_sampled = bool(given.pop("do_sample", False))
+    temperature = float(given.pop("temperature", 1.0))
+    top_p, top_k = float(given.pop("top_p", 1.0)), int(given.pop("top_k", 0))
+    return GenerationSettings(
+        until=tuple(s for s in ([until] if isinstance(until, str) else until) if s),
+        max_tokens=int(given.pop("max_gen_toks")),
+        temperature=temperature if is_sampled else 0.0,
+        top_p=top_p if is_sampled else 1.0,
+        top_k=top_k if is_sampled else 0,
+        other=tuple(sorted(given.items())),
+    )
+
+
+def instance_of(request: Request) -> Instance:
+    """Convert a request back, for lm-eval's own models."""
+    arguments: tuple[Any, ...] = (request.context,)
+    if request.kind == "score":
+        arguments = (request.context, request.continuation)
+    elif request.kind == "generate":
+        settings = request.generation
+        sampled = {"top_p": settings.top_p, "top_k": settings.top_k} if settings.is_sampled else {}
+        generation = {
+            "until": list(settings.until),
+            "max_gen_toks": settings.max_tokens,
+            "do_sample": settings.is_sampled,
+            "temperature": settings.temperature,
+            **sampled,
+            **dict(settings.other),
+        }
+        arguments = (request.context, generation)
+    (kind,) = (theirs for theirs, ours in KINDS.items() if ours == request.kind)
+    names = (request.benchmark, request.doc_id, 1)
+    return Instance(kind, {}, arguments, request.choice, metadata=names)
+
+
+def ask(engine: Engine, requests: Sequence[Request]) -> list[Reply]:
+    """Have an engine answer requests of one kind, in order, equal ones once."""
+    encoded = [engine.encode(request) for request in requests]
+    keys = [reply_key(engine.identity, item) for item in encoded]
+    unique = dict(zip(keys, encoded, strict=True))
+    places = list(unique)
+    found = {places[n]: reply for n, reply in engine.answer(list(unique.values()))}
+    return [found[key] for key in keys]

@@ -1,128 +1,115 @@
-"""Our own engine behind its tokenizer: text to ids before, ids to text and stops after.
+"""The native engine: our own transformer behind the checkpoint's tokenizer.
 
-A pair is encoded as lm-eval's `_encode_pair` does: context and continuation together, split at the
-context's length, trailing spaces of the context moved to the continuation. A generation is decoded
-together with its prompt and then cut, or SentencePiece's leading space would be lost.
+Context and continuation are encoded as lm-eval's `_encode_pair` does it: together, split at the
+context's length, trailing spaces of the context moved to the continuation. A reply is decoded
+together with its prompt and then cut, since decoding it alone loses SentencePiece's leading space.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, Final
 
-from lm_eval.models.utils import normalize_gen_kwargs
+import torch
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from mistral_eval.engines.interface import Ask, Counts, Kind, Prepared, ReplyRecord
-from mistral_eval.engines.stops import Stops, until_of
-from mistral_eval.errors import EngineError, RequestError
-from mistral_eval.model.tokenizers.prefix_encoder import PrefixEncoder
-from mistral_eval.model.tokenizers.stream import continuation_text
-from mistral_eval.model.tokenizers.tokenizer import Tokenizer
-from mistral_eval.native.requests import (
+from mistral_eval.engines.interface import (
+    Capabilities,
+    Check,
+    Encoded,
     Engine,
+    EngineIdentity,
+    Gold,
+    Reply,
+    Request,
+    Say,
+    Stop,
+    never,
+)
+from mistral_eval.errors import EngineError, RequestError, UsageError
+from mistral_eval.model.load.checkpoint import Checkpoint, load_checkpoint
+from mistral_eval.model.load.hub import resolve_model
+from mistral_eval.model.tiny import make_tiny, tiny_tokenizer_file
+from mistral_eval.model.tokenizers.prefix_encoder import PrefixEncoder
+from mistral_eval.model.tokenizers.stream import StreamText, continuation_text
+from mistral_eval.model.tokenizers.tokenizer import Tokenizer, load_tokenizer
+from mistral_eval.native.matrix_rate import matrix_rate
+from mistral_eval.native.plain_twin import PlainTwin
+from mistral_eval.native.requests import (
+    GenerateReply,
     GenerateRequest,
     Sampling,
     ScoreRequest,
-    Stopping,
     truncate_left,
     truncate_prompt,
 )
+from mistral_eval.native.runner import NativeEngine as ModelRunner
+from mistral_eval.settings import RunSettings
 
-VERSION = 1  # part of the journal's key: raise it when the engine's numbers change
-DEFAULT_MAX_TOKENS = 256  # lm-eval's, for stock tasks that name none
+VERSION: Final = "1"  # part of the reply's key: raise it when the engine's numbers change
+TINY: Final = "tiny"
+DTYPES: Final = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+MEASURED_FROM: Final = 20.0  # seconds of work; measuring the machine does not pay for a shorter run
 
 
-@dataclass
-class NativeBackend:
-    """Token ids in, token ids out, text on either side.
+class NativeEncoder:
+    """Encode requests as token ids.
 
     Args:
-        engine: answers ids.
         tokenizer: the checkpoint's.
-        context_len: tokens the model can see; longer requests lose their left end, counted.
-        model_fingerprint: identity of weights, tokenizer and dtype.
-        seed: names the draws of sampled replies; runs of two seeds share no reply at all.
-        notes: sentences about the checkpoint, for the table.
-        info: what lm-eval's results say of a model: its parameters, dtype and context length.
+        context_len: tokens the model can see; longer requests lose their left end.
+        seed: random seed of sampled replies; part of every key.
+        identity: what replies depend on.
     """
 
-    engine: Engine
-    tokenizer: Tokenizer
-    context_len: int
-    model_fingerprint: str
-    seed: int = 0
-    name: str = "native"
-    notes: tuple[str, ...] = ()
-    info: Mapping[str, Any] = field(default_factory=dict)
-    counts: Counts = field(default_factory=Counts)
-    _encoder: PrefixEncoder = field(init=False, repr=False)
+    def __init__(
+        self, tokenizer: Tokenizer, context_len: int, seed: int, identity: EngineIdentity
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.context_len = context_len
+        self.seed = seed
+        self.identity = identity
+        self._prefixes = PrefixEncoder(tokenizer)
 
-    def __post_init__(self) -> None:
-        self._encoder = PrefixEncoder(self.tokenizer)
+    def encode(self, request: Request) -> Encoded:
+        """Encode a request, truncated on the left to the context length.
 
-    @property
-    def fingerprint(self) -> str:
-        """Model and engine; what changes a number changes this."""
-        return f"native/{VERSION} {self.model_fingerprint}"
-
-    @property
-    def stopping(self) -> Stopping:
-        """The engine's: it knows what a pass is."""
-        return self.engine.stopping
-
-    @stopping.setter
-    def stopping(self, ask: Stopping) -> None:
-        self.engine.stopping = ask
-
-    def prepare(self, kind: Kind, ask: Ask) -> Prepared:
-        """Encode the request, cut to the context length."""
-        arguments = ask.instance.args
-        if kind == "score":
-            request = self._fit(*self.encode_pair(arguments[0], arguments[1]))
-            return Prepared((self.seed, request.context, request.continuation), request)
-        if kind == "rolling":
-            windows = self._windows(arguments[0])
-            parts = tuple((window.context, window.continuation) for window in windows)
-            return Prepared((self.seed, *parts), windows)
-        return self._prepare_generate(arguments[0], arguments[1], ask)
-
-    def answer(
-        self, kind: Kind, prepared: Sequence[Prepared], known: Collection[int] = ()
-    ) -> Iterator[tuple[int, ReplyRecord]]:
-        """Let the engine compute, and turn its replies into records."""
-        if kind == "score":
-            for index, score in self.engine.score([item.request for item in prepared], known):
-                yield index, {"logprob": score.logprob, "is_greedy": score.is_greedy}
-        elif kind == "rolling":
-            yield from self._answer_rolling([item.request for item in prepared], known)
-        else:
-            yield from self._answer_generate(prepared, known)
-        self.counts.engine = asdict(self.engine.stats)
+        Raises:
+            EngineError: the request does not fit, or has a generation setting we do not support.
+        """
+        if request.kind == "score":
+            pair = ScoreRequest(*self.encode_pair(request.context, request.continuation))
+            work, was_cut = truncate_left(pair, self.context_len)
+            return Encoded(request, (self.seed, work.context, work.continuation), work, was_cut)
+        if request.kind == "rolling":
+            windows = self._windows(request.context)
+            parts = (self.seed, *((one.context, one.continuation) for one in windows))
+            return Encoded(request, parts, windows)
+        return self._encode_prompt(request)
 
     def encode_pair(
         self, context: str, continuation: str
     ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Ids of context (with BOS) and continuation, both non-empty.
+        """Return the ids of context (with BOS) and continuation, both non-empty.
 
-        Where the tokenizer melts the continuation's beginning into the context's last token, the
-        two part before that token.
+        Where the tokenizer merges the beginning of the continuation into the context's last token,
+        the split comes before that token.
         """
         kept = context.rstrip()
         continuation = context[len(kept) :] + continuation
-        head = self._encoder.encode(kept)
-        whole = self._encoder.encode_beside(kept + continuation)
+        head = self._prefixes.encode(kept)
+        whole = self._prefixes.encode_beside(kept + continuation)
         split = min(len(head), len(whole) - 1)
         if whole[:split] == head:
             return head, whole[split:]
         return whole[:split], whole[split:]
 
-    def _fit(self, context: tuple[int, ...], continuation: tuple[int, ...]) -> ScoreRequest:
-        request, was_cut = truncate_left(ScoreRequest(context, continuation), self.context_len)
-        self.counts.truncated += was_cut
-        return request
-
     def _windows(self, text: str) -> tuple[ScoreRequest, ...]:
-        """Disjoint windows over the text, as lm-eval cuts them, each with one token of context."""
+        """Cut a text into disjoint windows as lm-eval does, each with one token of context."""
         windows = get_rolling_token_windows(
             token_list=self.tokenizer.encode(text, bos=False),
             prefix_token=self.tokenizer.bos_id,
@@ -134,77 +121,301 @@ class NativeBackend:
             for context, continuation in map(make_disjoint_window, windows)
         )
 
+    def _encode_prompt(self, request: Request) -> Encoded:
+        settings = request.generation
+        if settings.other:
+            raise EngineError(
+                f"The native engine does not support the generation setting "
+                f"{settings.other[0][0]!r}; it supports do_sample, max_gen_toks, temperature, "
+                "top_k, top_p and until. Use --engine hf for this task."
+            )
+        sampling = Sampling(settings.temperature, settings.top_p, settings.top_k)
+        key = f"{self.seed}|{request.draw}" if settings.is_sampled else ""
+        prompt = self._prefixes.encode(request.context)
+        whole = GenerateRequest(prompt, settings.max_tokens, sampling, key)
+        work, was_cut = truncate_prompt(whole, self.context_len)
+        drawn = (sampling.temperature, sampling.top_p, sampling.top_k, key)
+        parts = (self.seed, work.prompt, settings.max_tokens, list(settings.until), *drawn)
+        if settings.until:
+            work = replace(work, is_done=watch_stops(settings.until, self.tokenizer, work.prompt))
+        return Encoded(request, parts, work, was_cut)
+
+
+class NativeEngine(NativeEncoder, Engine):
+    """Token ids in, token ids out, text on either side.
+
+    Args:
+        runner: answers requests in token ids.
+        tokenizer, context_len, seed, identity: see `NativeEncoder`.
+    """
+
+    can = Capabilities(plain_twin=True)
+
+    def __init__(
+        self,
+        runner: ModelRunner,
+        tokenizer: Tokenizer,
+        context_len: int,
+        seed: int,
+        identity: EngineIdentity,
+    ) -> None:
+        super().__init__(tokenizer, context_len, seed, identity)
+        self.runner = runner
+        self.counters = runner.stats
+
+    @classmethod
+    def open(cls, settings: RunSettings, gold: Gold, say: Say) -> "NativeEngine":
+        """Load the run's checkpoint (see `open_native`)."""
+        del gold
+        say(f"Loading {settings.model} into the native engine.")
+        return open_native(
+            settings.model,
+            revision=settings.revision,
+            dtype=settings.dtype,
+            device=settings.device,
+            batch_tokens=settings.batch_tokens,
+            seed=settings.seed,
+            say=say,
+            **settings.model_args,
+        )
+
+    @classmethod
+    def encoder(cls, settings: RunSettings, identity: EngineIdentity) -> NativeEncoder:
+        """Open the tokenizer of the run's model.
+
+        Raises:
+            TokenizerError, HubError: it cannot be read.
+        """
+        if settings.model == TINY:
+            file = tiny_tokenizer_file()
+        else:
+            file = resolve_model(settings.model, revision=settings.revision)
+        tokenizer = load_tokenizer(file, expected_vocab=1 << 30)
+        return NativeEncoder(tokenizer, identity.info["max_length"], settings.seed, identity)
+
+    def answer(
+        self, encoded: Sequence[Encoded], known: Collection[int] = (), stop: Stop = never
+    ) -> Iterator[tuple[int, Reply]]:
+        """Compute replies on the runner and decode them."""
+        if not encoded:
+            return
+        self.runner.stopping = stop
+        work = [item.work for item in encoded]
+        kind = encoded[0].request.kind
+        if kind == "score":
+            for index, score in self.runner.score(work, known):
+                yield index, Reply(logprob=score.logprob, is_greedy=score.is_greedy)
+        elif kind == "rolling":
+            yield from self._answer_rolling(work, known)
+        else:
+            for index, reply in self.runner.generate(work, known):
+                text = continuation_text(self.tokenizer, work[index].prompt, reply.ids)
+                text = encoded[index].request.generation.cut(text)
+                yield index, Reply(text=text, ids=tuple(reply.ids), finish=reply.finish)
+
     def _answer_rolling(
         self, texts: Sequence[tuple[ScoreRequest, ...]], known: Collection[int]
-    ) -> Iterator[tuple[int, ReplyRecord]]:
+    ) -> Iterator[tuple[int, Reply]]:
         owners = [owner for owner, windows in enumerate(texts) for _ in windows]
         missing = [len(windows) for windows in texts]
         sums = [0.0] * len(texts)
         flat = [window for windows in texts for window in windows]
         for owner, windows in enumerate(texts):
             if not windows and owner not in known:
-                yield owner, {"logprob": 0.0}
+                yield owner, Reply()
         of_known = {window for window, owner in enumerate(owners) if owner in known}
         try:
-            for index, score in self.engine.score(flat, of_known):
+            for index, score in self.runner.score(flat, of_known):
                 owner = owners[index]
                 sums[owner] += score.logprob
                 missing[owner] -= 1
                 if not missing[owner]:
-                    yield owner, {"logprob": sums[owner]}
+                    yield owner, Reply(logprob=sums[owner])
         except RequestError as error:
             raise RequestError("rolling", owners[error.index], error.what) from error
 
-    def _prepare_generate(self, prompt: str, gen_kwargs: Mapping[str, Any], ask: Ask) -> Prepared:
-        settings = normalize_gen_kwargs(dict(gen_kwargs), DEFAULT_MAX_TOKENS)
-        max_tokens = int(settings["max_gen_toks"])
-        sampling = _sampling(settings)
-        stops = Stops(until_of(settings))
-        key = f"{self.seed}|{ask.name}" if sampling.temperature > 0 else ""
-        whole = GenerateRequest(self._encoder.encode(prompt), max_tokens, sampling, key)
-        request, was_cut = truncate_prompt(whole, self.context_len)
-        self.counts.truncated += was_cut
-        ids = request.prompt
-        if stops.until:
-            request = replace(request, is_done=stops.watch(self.tokenizer, ids))
-        drawn = (sampling.temperature, sampling.top_p, sampling.top_k, key)
-        return Prepared((self.seed, ids, max_tokens, stops.until, *drawn), (request, stops))
+    @cached_property
+    def _twin(self) -> PlainTwin:
+        return PlainTwin(self.runner.model, self.runner.eos_id)
 
-    def _answer_generate(
-        self, prepared: Sequence[Prepared], known: Collection[int]
-    ) -> Iterator[tuple[int, ReplyRecord]]:
-        requests = [item.request[0] for item in prepared]
-        for index, reply in self.engine.generate(requests, known):
-            stops: Stops = prepared[index].request[1]
-            text = continuation_text(self.tokenizer, requests[index].prompt, reply.ids)
-            self.counts.generated_tokens += len(reply.ids)
-            yield (
-                index,
-                {
-                    "text": stops.cut(text),
-                    "ids": list(reply.ids),
-                    "finish": reply.finish,
-                },
+    def check(self, encoded: Encoded, reply: Reply) -> Check:
+        """Compute one request alone on the plain path, and compare."""
+        twin, work = self._twin, encoded.work
+        if encoded.request.kind == "generate":
+            finish: Any = reply.finish
+            parting = twin.parting(work, GenerateReply(reply.ids or (), finish))
+            if parting is None or parting.is_tie:
+                return Check(is_tie=parting is not None)
+            said, plain = parting.ours, parting.plain
+            return Check(fault=f"has the token {said} at step {parting.step} in this run, {plain}")
+        windows = (work,) if encoded.request.kind == "score" else work
+        replies = [twin.score(window) for window in windows]
+        plain_sum = sum(one.logprob for one in replies)
+        difference = abs(plain_sum - reply.logprob)
+        tolerance = twin.tolerance(sum(len(window.continuation) for window in windows))
+        fault = ""
+        if not difference <= tolerance:  # NaN is a difference too
+            fault = (
+                f"has the log-probability {reply.logprob:.6f} in this run, {plain_sum:.6f} "
+                f"(tolerance {tolerance:.6f})"
             )
+        is_exact = encoded.request.kind == "score" and twin.is_exact
+        if not fault and is_exact and reply.is_greedy != replies[0].is_greedy:
+            fault = f"{'is' if reply.is_greedy else 'is not'} greedy in this run, the opposite"
+        return Check(difference, tolerance, fault=fault)
+
+    def speed(self) -> Mapping[str, Any]:
+        """Return how fast this process scored and generated.
+
+        Returns:
+            For "score" and "generate": tokens per second, useful FLOP per second (None where
+            nothing was computed) and their share of `matrix_flop_per_second`, the rate of square
+            matrix products in the model's dtype on its device (None after a run too short to
+            measure it).
+        """
+        stats, model = self.runner.stats, self.runner.model
+        scoring, generating = stats.score_seconds, stats.generate_seconds
+        is_long = scoring + generating >= MEASURED_FROM
+        rate = matrix_rate(model.dtype, model.device) if is_long else None
+        return {
+            "matrix_flop_per_second": rate,
+            "score": {
+                "tokens_per_second": _per(stats.score_computed, scoring),
+                "flop_per_second": _per(stats.score_flop, scoring),
+                "share": _share(stats.score_flop, scoring, rate),
+            },
+            "generate": {
+                "prompt_tokens_per_second": _per(stats.prompt_computed, generating),
+                "decoded_tokens_per_second": _per(stats.generated, generating),
+                "flop_per_second": _per(stats.generate_flop, generating),
+                "share": _share(stats.generate_flop, generating, rate),
+            },
+        }
 
 
-def _sampling(settings: Mapping[str, Any]) -> Sampling:
-    """lm-eval's generation arguments as ours; without `do_sample` decoding is greedy.
+def watch_stops(
+    until: Sequence[str], tokenizer: Tokenizer, prompt: Sequence[int]
+) -> Callable[[Sequence[int]], bool]:
+    """Return a function that is shown the growing ids and says when a stop string is complete."""
+    stream: StreamText | None = None
+    longest = max(map(len, until))
+    seen = searched = 0
+
+    def is_done(ids: Sequence[int]) -> bool:
+        nonlocal seen, searched, stream
+        stream = stream or StreamText(tokenizer, prompt)  # only once the request is being computed
+        for new in ids[seen:]:
+            stream.push(new)
+        seen = len(ids)
+        text = stream.text
+        found = any(stop in text[searched:] for stop in until)
+        searched = max(0, len(text) - longest)
+        return found
+
+    return is_done
+
+
+def open_native(
+    pretrained: str,
+    *,
+    revision: str | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    batch_tokens: int | None = None,
+    seed: int = 0,
+    say: Say | None = None,
+    **model_args: str,
+) -> NativeEngine:
+    """Load a checkpoint and its tokenizer into the native engine.
+
+    Args:
+        pretrained: a hub id, a folder, or `tiny`.
+        revision: branch, tag or commit of a hub id.
+        dtype: `auto` (as stored), float32, bfloat16 or float16.
+        device: `auto` (cuda where there is one), or torch's name for it.
+        batch_tokens: tokens per forward pass; None chooses by device and memory.
+        seed: random seed for sampling.
+        say: told what will be downloaded; None writes to stderr.
+        model_args: what the checkpoint's files leave open, e.g. rope_theta.
 
     Raises:
-        EngineError: an argument that would change the reply and is not supported.
+        CheckpointError, TokenizerError, HubError, ResourceError: it cannot be loaded.
     """
-    known = {"do_sample", "temperature", "top_p", "top_k", "until", "max_gen_toks"}
-    unknown = sorted(set(settings) - known)
-    if unknown:
-        raise EngineError(
-            f"The native engine does not know the generation setting {unknown[0]!r}; it knows "
-            f"{', '.join(sorted(known))}. Use --engine hf for this task."
+    where = choose_device(device)
+    if pretrained == TINY:
+        if model_args:
+            raise UsageError("--model tiny takes no --model-args: nothing about it is open.")
+        checkpoint, file = tiny_model(dtype, where), tiny_tokenizer_file()
+    else:
+        file = resolve_model(pretrained, revision=revision, say=say)
+        checkpoint = load_checkpoint(
+            file,
+            dtype=DTYPES[dtype] if dtype in DTYPES else "auto",  # noqa: SIM401 - mypy
+            device=where,
+            overrides=model_args,
         )
-    if not settings.get("do_sample"):
-        return Sampling()
-    return Sampling(
-        temperature=float(settings.get("temperature", 1.0)),
-        top_p=float(settings.get("top_p", 1.0)),
-        top_k=int(settings.get("top_k", 0)),
+    config = checkpoint.config
+    tokenizer = load_tokenizer(file, expected_vocab=config.vocab_size)
+    notes = checkpoint.notes
+    if tokenizer.n_words < config.vocab_size:
+        surplus = config.vocab_size - tokenizer.n_words
+        notes = (*notes, f"{surplus} embedding rows without a token, never predicted")
+    runner = ModelRunner(
+        config,
+        checkpoint.weights,
+        n_words=tokenizer.n_words,
+        eos_id=tokenizer.eos_id,
+        batch_tokens=batch_tokens,
     )
+    stored = str(checkpoint.weights["tok_embeddings.weight"].dtype)
+    identity = EngineIdentity(
+        "native",
+        VERSION,
+        checkpoint.fingerprint,
+        tokenizer.fingerprint,
+        stored,
+        where.type,
+        info={
+            "model_num_parameters": sum(w.numel() for w in checkpoint.weights.values()),
+            "model_dtype": stored,
+            "model_revision": revision or "",
+            "max_length": config.context_len,
+        },
+        notes=tuple(notes),
+    )
+    return NativeEngine(runner, tokenizer, config.context_len, seed, identity)
+
+
+def tiny_model(dtype: str, device: torch.device) -> Checkpoint:
+    """Make the tiny model on a device; `auto` is float32, as it is made."""
+    made = make_tiny()
+    kind = DTYPES.get(dtype, torch.float32)
+    return replace(made, weights={name: w.to(device, kind) for name, w in made.weights.items()})
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device to run on; `auto` is cuda where there is one.
+
+    Raises:
+        EngineError: torch does not know the device, or this machine does not have it.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        first = str(error).partition("\n")[0]
+        raise EngineError(
+            f"--device {name} cannot be used here ({first}). Give cpu, or auto."
+        ) from error
+    return device
+
+
+def _per(count: float, seconds: float) -> float | None:
+    return count / seconds if count and seconds else None
+
+
+def _share(flop: float, seconds: float, rate: float | None) -> float | None:
+    achieved = _per(flop, seconds)
+    return achieved / rate if achieved and rate else None

@@ -1,71 +1,95 @@
-"""An engine that knows the gold: the check that prompts, scorers and records fit together.
+"""An engine that knows the gold answers: a check of prompts, scorers and records without a model.
 
-Asked to answer right it must reach 100 on every benchmark, asked to answer wrong 0; anything else
-is a bug in the protocol's code, found without a model.
+Asked to answer correctly it must reach 100 on every benchmark, asked to answer wrongly 0.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Sequence
+from typing import Self
 
-from lm_eval.api.instance import Instance
-
-from mistral_eval.engines.interface import Ask, Counts, Kind, Prepared, ReplyRecord
-from mistral_eval.engines.stops import Stops, until_of
+from mistral_eval.engines.interface import (
+    Capabilities,
+    Encoded,
+    Engine,
+    EngineIdentity,
+    Gold,
+    Reply,
+    Request,
+    Say,
+    Stop,
+    never,
+)
 from mistral_eval.errors import EngineError
-from mistral_eval.native.requests import Stopping, never
-
-Likely = Callable[[Instance], bool]
-Says = Callable[[Instance], str]
+from mistral_eval.settings import RunSettings
 
 
-@dataclass
-class OracleBackend:
-    """Answers from the gold.
+class OracleEncoder:
+    """Encode requests for an oracle called `name`."""
+
+    def __init__(self, name: str) -> None:
+        self.identity = EngineIdentity(name)
+
+    def encode(self, request: Request) -> Encoded:
+        """Identify the reply by the question, since the gold depends on it.
+
+        Raises:
+            EngineError: the request asks for the likelihood of a whole text.
+        """
+        if request.kind == "rolling":
+            raise EngineError(
+                f"The task {request.benchmark} asks for the likelihood of whole texts, which have "
+                "no gold answer. Use --engine native, hf or random."
+            )
+        asked = (request.context, request.continuation)
+        names = [request.benchmark, request.doc_id, request.choice, request.sample]
+        return Encoded(request, (*asked, names))
+
+
+class Oracle(OracleEncoder, Engine):
+    """Answer from the gold.
 
     Args:
-        likely: whether this continuation is the one to make likely.
-        says: what to reply to this prompt.
-        name: `oracle`, or `oracle-wrong` where the two callables answer wrong on purpose.
+        gold: what to answer to each request.
     """
 
-    likely: Likely
-    says: Says
-    name: str = "oracle"
-    counts: Counts = field(default_factory=Counts)
-    stopping: Stopping = field(default=never, repr=False)
+    can = Capabilities(any_text=False)
+    name = "oracle"
+    right = True
 
-    @property
-    def fingerprint(self) -> str:
-        """Oracles of the same name answer the same."""
-        return self.name
+    def __init__(self, gold: Gold) -> None:
+        super().__init__(self.name)
+        self._gold = gold
 
-    def prepare(self, kind: Kind, ask: Ask) -> Prepared:
-        """The gold depends on the question, so the question is the key."""
-        if kind == "rolling":
-            raise EngineError(
-                f"The task {ask.instance.task_name} asks for the likelihood of whole texts, to "
-                "which there is no gold answer. Use --engine native, hf or random."
-            )
-        instance = ask.instance
-        parts = (instance.task_name, instance.doc_id, instance.idx, ask.sample, _asked(instance))
-        return Prepared(parts, instance)
+    @classmethod
+    def open(cls, settings: RunSettings, gold: Gold, say: Say) -> Self:
+        """Return an oracle over the run's questions."""
+        del settings, say
+        return cls(gold)
+
+    @classmethod
+    def encoder(cls, settings: RunSettings, identity: EngineIdentity) -> OracleEncoder:
+        """Return an encoder, which needs no gold."""
+        del settings
+        return OracleEncoder(identity.engine)
 
     def answer(
-        self, kind: Kind, prepared: Sequence[Prepared], known: Collection[int] = ()
-    ) -> Iterator[tuple[int, ReplyRecord]]:
-        """The gold, at once."""
-        for index, item in enumerate(prepared):
+        self, encoded: Sequence[Encoded], known: Collection[int] = (), stop: Stop = never
+    ) -> Iterator[tuple[int, Reply]]:
+        """Yield the gold of each request."""
+        for index, item in enumerate(encoded):
             if index in known:
                 continue
-            if self.stopping():
+            if stop():
                 return
-            if kind == "score":
-                right = self.likely(item.request)
-                yield index, {"logprob": -1.0 if right else -1e6, "is_greedy": right}
+            request, gold = item.request, self._gold(item.request, self.right)
+            if isinstance(gold, int):
+                is_right = request.choice == gold
+                yield index, Reply(logprob=-1.0 if is_right else -1e6, is_greedy=is_right)
             else:
-                stops = Stops(until_of(item.request.args[1]))
-                yield index, {"text": stops.cut(self.says(item.request)), "finish": "stop"}
+                yield index, Reply(text=request.generation.cut(gold), finish="stop")
 
 
-def _asked(instance: Instance) -> list[object]:
-    return list(instance.args)
+class WrongOracle(Oracle):
+    """Answer every question wrongly."""
+
+    name = "oracle-wrong"
+    right = False

@@ -1,54 +1,72 @@
-"""An engine that answers by lot: what a benchmark scores when nobody knows anything.
+"""An engine that guesses: what a benchmark scores without any knowledge.
 
-Each answer is drawn from a hash of the request and the seed, so a run can be repeated. A
-log-likelihood is drawn per character of the continuation: per-character scoring, which is the
-cell of most benchmarks, is then fair between long and short choices.
+Each answer is drawn from a hash of request and seed, so a run can be repeated. A log-likelihood is
+drawn per character of the continuation, so that scoring per character, which most benchmarks use,
+is fair between long and short choices.
 """
 
 import hashlib
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from typing import Self
 
-from mistral_eval.engines.interface import Ask, Counts, Kind, Prepared, ReplyRecord
-from mistral_eval.native.requests import Stopping, never
+from mistral_eval.engines.interface import (
+    Encoded,
+    Engine,
+    EngineIdentity,
+    Gold,
+    Reply,
+    Request,
+    Say,
+    Stop,
+    TextEncoder,
+    never,
+)
+from mistral_eval.settings import RunSettings
 
 
-@dataclass
-class RandomBackend:
-    """Draws uniformly; `seed` names the draw."""
+class Random(TextEncoder, Engine):
+    """Draw every answer uniformly.
 
-    seed: int
-    name: str = "random"
-    counts: Counts = field(default_factory=Counts)
-    stopping: Stopping = field(default=never, repr=False)
+    Args:
+        seed: random seed; two seeds never share a reply.
+    """
 
-    @property
-    def fingerprint(self) -> str:
-        """Two seeds never share a reply."""
-        return f"random seed {self.seed}"
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed, EngineIdentity("random", arguments=f"seed {seed}"))
 
-    def prepare(self, kind: Kind, ask: Ask) -> Prepared:
-        """The text, and the sample's name, since eight samples are eight draws."""
-        del kind
-        parts = (ask.name, ask.instance.idx, *ask.instance.args)
-        return Prepared(parts, (ask.name, ask.instance))
+    @classmethod
+    def open(cls, settings: RunSettings, gold: Gold, say: Say) -> Self:
+        """Return the engine with the run's seed."""
+        del gold, say
+        return cls(settings.seed)
+
+    @classmethod
+    def encoder(cls, settings: RunSettings, identity: EngineIdentity) -> Self:
+        """Return the engine itself, which has no weights."""
+        del identity
+        return cls(settings.seed)
+
+    def encode(self, request: Request) -> Encoded:
+        """Identify the reply by texts and draw: each choice and sample is drawn on its own."""
+        parts = super().encode(request).parts
+        return Encoded(request, (*parts, f"{request.draw}|{request.choice}"))
 
     def answer(
-        self, kind: Kind, prepared: Sequence[Prepared], known: Collection[int] = ()
-    ) -> Iterator[tuple[int, ReplyRecord]]:
-        """One draw a request."""
-        for index, item in enumerate(prepared):
+        self, encoded: Sequence[Encoded], known: Collection[int] = (), stop: Stop = never
+    ) -> Iterator[tuple[int, Reply]]:
+        """Yield one draw per request."""
+        for index, item in enumerate(encoded):
             if index in known:
                 continue
-            if self.stopping():
+            if stop():
                 return
-            name, instance = item.request
-            lot = self._draw(f"{name}|{instance.idx}")
-            if kind == "generate":
-                yield index, {"text": f" The answer is {int(lot * 1000)}.", "finish": "eos"}
+            request = item.request
+            drawn = self._draw(f"{request.draw}|{request.choice}")
+            if request.kind == "generate":
+                yield index, Reply(text=f" The answer is {int(drawn * 1000)}.", finish="eos")
             else:
-                text = instance.args[-1].lstrip(" ")
-                yield index, {"logprob": -lot * max(1, len(text)), "is_greedy": False}
+                text = (request.continuation or request.context).lstrip(" ")
+                yield index, Reply(logprob=-drawn * max(1, len(text)))
 
     def _draw(self, name: str) -> float:
         digest = hashlib.blake2b(f"{self.seed}|{name}".encode(), digest_size=8).digest()

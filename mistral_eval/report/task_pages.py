@@ -61,9 +61,9 @@ def task_page(name: str) -> str:
     lines = [f"{loaded.benchmark.column}  ({tasks_folder() / f'{name}.yaml'})", ""]
     lines += [f"{key}: {config[key]!r}" for key in PROTOCOL_KEYS if key in config]
     lines.append(f"the cell: {loaded.benchmark.metric} over {loaded.benchmark.n} questions")
-    first = loaded.questions[0].instances
-    lines += ["", "First prompt of the sample:", RULE, str(first[0].args[0]), RULE]
-    if len(first) > 1:
+    first = loaded.questions[0].requests
+    lines += ["", "First prompt of the sample:", RULE, first[0].context, RULE]
+    if loaded.kind == "score":
         lines.append("Continuations:")
-        lines += [repr(instance.args[1]) for instance in first]
+        lines += [repr(request.continuation) for request in first]
     return "\n".join(lines)

@@ -91,15 +91,19 @@ def judge_benchmark(
 def _record(
     loaded: LoadedBenchmark, question: Question, answers: Sequence[Any], verdict: QuestionVerdict
 ) -> QuestionRecord:
-    one_prompt = len(question.instances) == 1 and question.instances[0].request_type != (
-        "loglikelihood"
-    )
+    requests = question.requests
+    if loaded.kind == "score":
+        arguments: list[Any] = [(request.context, request.continuation) for request in requests]
+        replies = [[answer] for answer in answers]
+    else:  # lm-eval keeps the samples of one prompt together
+        arguments = [(requests[0].context, loaded.task.config.generation_kwargs)]
+        replies = [list(answers)]
     return QuestionRecord(
         doc_id=question.doc_id,
         doc=question.doc,
         target=loaded.task.doc_to_target(question.doc),
-        arguments=[instance.args for instance in question.instances],
-        replies=[list(answers)] if one_prompt else [[answer] for answer in answers],
+        arguments=arguments,
+        replies=replies,
         verdict=verdict,
         stratum=loaded.stratum(question.doc),
     )

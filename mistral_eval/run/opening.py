@@ -1,111 +1,82 @@
-"""Which engine answers: opened from the settings, checked before anything is asked."""
+"""Opening the engine that answers a run's requests."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-from lm_eval.api.instance import Instance
-
 from mistral_eval.console import Talk
-from mistral_eval.engines.interface import Backend
-from mistral_eval.engines.oracle import OracleBackend
-from mistral_eval.engines.random import RandomBackend
-from mistral_eval.errors import UnsupportedError
+from mistral_eval.data.task_file import read_task
+from mistral_eval.engines.interface import Engine, Request
+from mistral_eval.engines.registry import engine_class
+from mistral_eval.errors import UnsupportedError, UsageError
 from mistral_eval.run.questions import LoadedBenchmark, gold_choice
 from mistral_eval.settings import MODEL_FREE, RunSettings
 from mistral_eval.suite.oracle_replies import oracle_reply
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """An engine ready to answer, and what results say of it.
-
-    `info` holds lm-eval's keys for a model (model_num_parameters, model_dtype, …); `notes` are
-    sentences for the table.
-    """
-
-    backend: Backend
-    info: Mapping[str, Any] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-
-
-def check_device(settings: RunSettings) -> None:
-    """Refuse a device that is not here before any row is read.
+def check_engine(settings: RunSettings) -> None:
+    """Refuse an engine or a device that cannot do what the run needs, before anything is read.
 
     Raises:
+        UsageError: the engine cannot.
         EngineError: torch does not know the device, or this machine does not have it.
     """
+    name = "native" if settings.engine == "auto" else settings.engine
+    can = engine_class(name).can
+    for benchmark in map(read_task, settings.own_tasks):
+        missing = ""
+        if benchmark["output_type"] == "multiple_choice" and not can.scores:
+            missing = "log-likelihoods"
+        elif benchmark["repeats"] > 1 and not can.samples:
+            missing = "independent samples"
+        if missing:
+            raise UsageError(
+                f"--engine {name} cannot give the {missing} that {benchmark['task']} needs. Choose "
+                "another engine, or leave the benchmark out."
+            )
+    if settings.stock_tasks and not can.any_text:
+        raise UsageError(
+            f"--engine {name} knows the answers to our own benchmarks, not to "
+            f"{settings.stock_tasks[0]}. Give --engine native, hf or random for stock tasks."
+        )
+    if settings.verify and not can.plain_twin:
+        raise UsageError(
+            f"--verify compares replies with the engine's own plain path, which --engine {name} "
+            "does not have. Leave out one of the two."
+        )
     if settings.engine not in MODEL_FREE:
-        from mistral_eval.engines.open_native import choose_device
+        from mistral_eval.engines.native import choose_device
 
         choose_device(settings.device)
 
 
-def open_backend(settings: RunSettings, loaded: Sequence[LoadedBenchmark], talk: Talk) -> Opened:
+def open_engine(settings: RunSettings, loaded: Sequence[LoadedBenchmark], talk: Talk) -> Engine:
     """Open the engine that `settings` asks for; `auto` is native where it can be, else hf.
 
     Raises:
         CheckpointError, TokenizerError, HubError, ResourceError, EngineError: it cannot be opened.
     """
-    engine = settings.engine
-    if engine == "random":
-        return Opened(RandomBackend(settings.seed))
-    if engine in ("oracle", "oracle-wrong"):
-        return Opened(_oracle(loaded, right=engine == "oracle"))
-    if engine == "hf":
-        return _open_hf(settings, talk)
+    gold = Golds(loaded)
+    if settings.engine != "auto":
+        return engine_class(settings.engine).open(settings, gold, talk.say)
     try:
-        return _open_native(settings, talk)
+        return engine_class("native").open(settings, gold, talk.say)
     except UnsupportedError as error:
-        if engine == "native":
-            raise
-        talk.say(f"{error} Going on with lm-eval's hf model.")
-        return _open_hf(settings, talk)
+        talk.say(f"{error} Continuing with lm-eval's hf model.")
+        return engine_class("hf").open(settings, gold, talk.say)
 
 
-def _oracle(loaded: Sequence[LoadedBenchmark], *, right: bool) -> OracleBackend:
-    """An oracle over these benchmarks; the wrong one picks the choice after the right one."""
-    tasks = {benchmark.benchmark.id: benchmark.task for benchmark in loaded}
+class Golds:
+    """The right and wrong answers to a run's questions, for an oracle."""
 
-    def likely(instance: Instance) -> bool:
-        task = tasks[instance.task_name]
-        choices = len(task.doc_to_choice(instance.doc))
-        shift = 0 if right else 1
-        return bool(instance.idx == (gold_choice(task, instance) + shift) % choices)
+    def __init__(self, loaded: Sequence[LoadedBenchmark]) -> None:
+        self._loaded = {one.benchmark.id: one for one in loaded}
+        self._docs: dict[tuple[str, int], Mapping[str, Any]] = {}
 
-    def says(instance: Instance) -> str:
-        return oracle_reply(instance.task_name, instance.doc, right)
-
-    return OracleBackend(likely, says, "oracle" if right else "oracle-wrong")
-
-
-def _open_native(settings: RunSettings, talk: Talk) -> Opened:
-    from mistral_eval.engines.open_native import open_native
-
-    talk.say(f"Loading {settings.model} into the native engine.")
-    backend = open_native(
-        settings.model,
-        revision=settings.revision,
-        dtype=settings.dtype,
-        device=settings.device,
-        batch_tokens=settings.batch_tokens,
-        seed=settings.seed,
-        say=talk.say,
-        **settings.model_args,
-    )
-    return Opened(backend, backend.info, backend.notes)
-
-
-def _open_hf(settings: RunSettings, talk: Talk) -> Opened:
-    from mistral_eval.engines.open_hf import open_hf
-
-    talk.say(f"Loading {settings.model} into lm-eval's hf model.")
-    backend = open_hf(
-        settings.model,
-        revision=settings.revision,
-        dtype=settings.dtype,
-        device=settings.device,
-        seed=settings.seed,
-        model_args=settings.model_args,
-    )
-    return Opened(backend, backend.lm.get_model_info())
+    def __call__(self, request: Request, right: bool) -> str | int:  # noqa: FBT001 - the question
+        """Return the text to reply, or the index of the choice to make likely."""
+        loaded = self._loaded[request.benchmark]
+        doc = loaded.task.eval_docs[request.doc_id]
+        if request.kind == "generate":
+            return oracle_reply(request.benchmark, doc, right)
+        choices = len(loaded.task.doc_to_choice(doc))
+        return (gold_choice(loaded.task, doc) + (0 if right else 1)) % choices

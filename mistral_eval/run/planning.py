@@ -8,17 +8,15 @@ from typing import Any
 
 from mistral_eval.console import Talk
 from mistral_eval.data import make_source
-from mistral_eval.engines.interface import Ask
-from mistral_eval.engines.native import NativeBackend
-from mistral_eval.engines.open_native import choose_device
+from mistral_eval.engines.interface import EngineIdentity
+from mistral_eval.engines.native import NativeEncoder, choose_device
 from mistral_eval.errors import UsageError
-from mistral_eval.model.load.outline import Outline, read_outline
+from mistral_eval.model.load.outline import read_outline
 from mistral_eval.native.calibrate import Rates, calibrate
 from mistral_eval.native.requests import GenerateRequest, ScoreRequest
 from mistral_eval.native.runner import default_batch_tokens, generation_budget
 from mistral_eval.native.work import Place, Work, count_work
 from mistral_eval.run.questions import Asking, LoadedBenchmark, load_benchmarks
-from mistral_eval.run.rescoring import NoEngine
 from mistral_eval.settings import RunSettings
 
 
@@ -67,6 +65,7 @@ class Requests:
 
     scores: list[ScoreRequest]
     generations: list[GenerateRequest]
+    truncated: int = 0
 
 
 def plan_run(settings: RunSettings, talk: Talk, *, calibrated: bool = True) -> Plan:
@@ -94,8 +93,10 @@ def plan_run(settings: RunSettings, talk: Talk, *, calibrated: bool = True) -> P
     tokens = settings.batch_tokens or default_batch_tokens(outline.config, outline.dtype, device)
     budget = generation_budget(outline.config, outline.dtype, device, tokens)
     place = Place(outline.config, outline.dtype, device, budget)
-    backend = _backend(outline, settings)
-    parts = _prepare(backend, settings, talk)
+    encoder = NativeEncoder(
+        outline.tokenizer, outline.config.context_len, settings.seed, EngineIdentity("native")
+    )
+    parts = _encode(encoder, settings, talk)
     clock["requests"] = monotonic()
     works = {name: count_work(part.scores, part.generations, place) for name, part in parts.items()}
     whole = Requests(
@@ -111,41 +112,29 @@ def plan_run(settings: RunSettings, talk: Talk, *, calibrated: bool = True) -> P
         rates = calibrate(whole.scores, whole.generations, place, n_words)
     clock["calibrate"] = monotonic()
     seconds = dict(zip(list(clock)[1:], _differences(list(clock.values())), strict=True))
-    return Plan(works, together, backend.counts.truncated, place, rates, seconds)
+    return Plan(
+        works, together, sum(part.truncated for part in parts.values()), place, rates, seconds
+    )
 
 
 def _differences(times: Sequence[float]) -> list[float]:
     return [round(later - earlier, 3) for earlier, later in pairwise(times)]
 
 
-def _backend(outline: Outline, settings: RunSettings) -> NativeBackend:
-    """The native backend without a model: it prepares requests and answers none."""
-    return NativeBackend(
-        NoEngine(), outline.tokenizer, outline.config.context_len, "plan", settings.seed
-    )
-
-
-def _prepare(backend: NativeBackend, settings: RunSettings, talk: Talk) -> dict[str, Requests]:
-    """Each benchmark's requests; its texts are let go before the next one's are built."""
+def _encode(encoder: NativeEncoder, settings: RunSettings, talk: Talk) -> dict[str, Requests]:
+    """Encode each benchmark's requests; its texts are freed before the next one's are built."""
     source = make_source(settings.data)
-    asking = Asking.of(settings, source)
     parts = {}
-    for benchmark in load_benchmarks(settings.own_tasks, asking):
+    for benchmark in load_benchmarks(settings.own_tasks, Asking.of(settings, source)):
         talk.say(f"{benchmark.benchmark.column}: {len(benchmark.questions)} questions")
-        parts[benchmark.benchmark.id] = requests_of(benchmark, backend)
+        parts[benchmark.benchmark.id] = requests_of(benchmark, encoder)
     return parts
 
 
-def requests_of(benchmark: LoadedBenchmark, backend: NativeBackend) -> Requests:
-    """A benchmark's requests as the run would prepare them, k samples counted."""
-    found = Requests([], [])
-    is_score = benchmark.task.OUTPUT_TYPE == "multiple_choice"
-    for question in benchmark.questions:
-        for instance in question.instances:
-            if is_score:
-                found.scores.append(backend.prepare("score", Ask(instance)).request)
-                continue
-            for sample in range(instance.repeats or 1):
-                request, _ = backend.prepare("generate", Ask(instance, sample)).request
-                found.generations.append(request)
-    return found
+def requests_of(benchmark: LoadedBenchmark, encoder: NativeEncoder) -> Requests:
+    """Encode a benchmark's requests as the run would."""
+    encoded = [encoder.encode(request) for request in benchmark.requests]
+    work = [item.work for item in encoded]
+    truncated = sum(item.truncated for item in encoded)
+    is_score = benchmark.kind == "score"
+    return Requests(work if is_score else [], [] if is_score else work, truncated)

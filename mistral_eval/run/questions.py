@@ -3,32 +3,32 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
-from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from mistral_eval.data import Fingerprint, Source, dataset_from
+from mistral_eval.engines.interface import GenerationSettings, Kind, Request
+from mistral_eval.engines.lm_eval_model import FEWSHOT_SEED, request_of, settings_of
 from mistral_eval.locations import tasks_folder
 from mistral_eval.run.limits import choose
 from mistral_eval.run.templates import compile_templates_once
 from mistral_eval.settings import Limit, RunSettings
 from mistral_eval.suite.registry import BY_ID, Benchmark
 
-FEWSHOT_SEED = 1234  # lm-eval's default
-
 
 @dataclass(slots=True)
 class Question:
-    """One question with its requests: a choice each, or the one prompt."""
+    """One question with its requests: one per choice, or one per sample of its prompt."""
 
     doc_id: int
     doc: Mapping[str, Any]
-    instances: list[Instance]
+    requests: list[Request]
 
 
-@dataclass(slots=True)
+@dataclass
 class LoadedBenchmark:
     """A benchmark ready to be asked.
 
@@ -46,14 +46,21 @@ class LoadedBenchmark:
     questions: list[Question]
 
     @property
-    def instances(self) -> list[Instance]:
-        """All requests, k times each where k samples are drawn, as lm-eval passes them."""
-        return [
-            instance
-            for question in self.questions
-            for instance in question.instances
-            for _ in range(instance.repeats or 1)
-        ]
+    def kind(self) -> Kind:
+        """What the benchmark asks for: "score" or "generate"."""
+        return "score" if self.task.OUTPUT_TYPE == "multiple_choice" else "generate"
+
+    @property
+    def requests(self) -> list[Request]:
+        """All requests, in the order of the questions."""
+        return [request for question in self.questions for request in question.requests]
+
+    @cached_property
+    def settings(self) -> GenerationSettings | None:
+        """How replies are generated; None where choices are scored."""
+        if self.kind == "score":
+            return None
+        return settings_of(self.task.config.generation_kwargs)
 
     @property
     def judged_by(self) -> str:
@@ -121,23 +128,27 @@ def _load(benchmark: Benchmark, asking: Asking) -> LoadedBenchmark:
     loaded = LoadedBenchmark(benchmark, task, recognised[benchmark.id], len(task.eval_docs), [])
     docs = task.eval_docs
     for doc_id in choose([loaded.stratum(doc) for doc in docs], asking.limit):
-        loaded.questions.append(_question(task, doc_id, docs[doc_id]))
+        loaded.questions.append(_question(loaded, doc_id, docs[doc_id]))
     return loaded
 
 
-def _question(task: ConfigurableTask, doc_id: int, doc: Mapping[str, Any]) -> Question:
-    """The two calls that lm-eval's `build_all_requests` makes for each question."""
-    config = task.config
+def _question(loaded: LoadedBenchmark, doc_id: int, doc: Mapping[str, Any]) -> Question:
+    """Build a question's requests with the calls that lm-eval's `build_all_requests` makes."""
+    task, config = loaded.task, loaded.task.config
     context = task.fewshot_context(
         doc, num_fewshot=config.num_fewshot or 0, gen_prefix=task.doc_to_prefix(doc)
     )
     built = task.construct_requests(
         doc=doc, ctx=context, metadata=(config.task, doc_id, config.repeats)
     )
-    return Question(doc_id, doc, built if isinstance(built, list) else [built])
+    requests = [
+        request_of(instance, sample, loaded.settings)
+        for instance in (built if isinstance(built, list) else [built])
+        for sample in range(instance.repeats or 1)
+    ]
+    return Question(doc_id, doc, requests)
 
 
-def gold_choice(task: ConfigurableTask, instance: Instance) -> int:
-    """The index of the right choice of a multiple-choice question."""
-    doc = instance.doc
+def gold_choice(task: ConfigurableTask, doc: Mapping[str, Any]) -> int:
+    """Return the index of the right choice of a multiple-choice question."""
     return int(task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc))

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mistral_eval import __version__
-from mistral_eval.engines.interface import Counts
-from mistral_eval.engines.lm_eval_model import MistralLM
+from mistral_eval.engines.lm_eval_model import FEWSHOT_SEED
 from mistral_eval.locations import tasks_folder
 from mistral_eval.record.run_folder import (
     RUN_FILE,
@@ -25,9 +24,8 @@ from mistral_eval.record.run_folder import (
     write_lines,
     write_rows,
 )
+from mistral_eval.run.answering import Answers
 from mistral_eval.run.judging import Judged
-from mistral_eval.run.opening import Opened
-from mistral_eval.run.questions import FEWSHOT_SEED
 from mistral_eval.settings import RunSettings
 
 PACKAGES = ("torch", "lm_eval", "transformers", "datasets", "sympy", "sentencepiece", "numpy")
@@ -42,8 +40,7 @@ class Finished:
     """
 
     settings: RunSettings
-    opened: Opened
-    lm: MistralLM
+    answers: Answers
     judged: Sequence[Judged]
     stock: Mapping[str, Any] | None
     seconds: Mapping[str, float]
@@ -80,16 +77,17 @@ def write_run(folder: Path, finished: Finished) -> None:
 
 
 def _run(folder: Path, finished: Finished, results_name: str, now: datetime) -> dict[str, Any]:
-    backend = finished.opened.backend
+    identity, counts = finished.answers.identity, finished.answers.counts()
     run = {
         "format": RUN_FORMAT,
         "status": "finished",
         "id": folder.name,
         "date": now.isoformat(timespec="seconds"),
         "settings": finished.settings.as_json(),
-        "engine": backend.name,
-        "model": {"fingerprint": backend.fingerprint, **finished.opened.info},
-        "notes": [*finished.opened.notes, *_truncated(backend.counts)],
+        "engine": identity.engine,
+        "identity": identity.as_json(),
+        "model": {"fingerprint": identity.fingerprint, **identity.info},
+        "notes": [*identity.notes, *_truncated(counts.get("truncated", 0))],
         "versions": _versions(),
         "machine": {
             "system": platform.platform(),
@@ -103,15 +101,10 @@ def _run(folder: Path, finished: Finished, results_name: str, now: datetime) -> 
             )
             for j in finished.judged
         },
-        "counts": {
-            "computed": finished.lm.computed,
-            "from_journal": finished.lm.reused,
-            "from_other_runs": finished.lm.from_other_runs,
-            **(asdict(backend.counts) if backend.counts else {}),
-        },
+        "counts": counts,
         "seconds": dict(finished.seconds),
         "seconds_by_task": {
-            name: round(seconds, 3) for name, seconds in finished.lm.seconds.items()
+            name: round(seconds, 3) for name, seconds in finished.answers.seconds.items()
         },
         "speed": finished.speed,
         "verify": finished.verified or (finished.earlier or {}).get("verify"),
@@ -137,13 +130,11 @@ def _data(judged: Judged, settings: RunSettings) -> dict[str, Any]:
     return {**asdict(judged.loaded.fingerprint), "revision": revision}
 
 
-def _truncated(counts: Counts | None) -> list[str]:
-    """A sentence for the table where requests did not fit into the model's context."""
-    if counts is None or not counts.truncated:
+def _truncated(count: int) -> list[str]:
+    """Return a sentence for the table if requests did not fit into the model's context."""
+    if not count:
         return []
-    return [
-        f"{counts.truncated} requests were longer than the model's context and lost their left end"
-    ]
+    return [f"{count} requests were longer than the model's context and lost their left end"]
 
 
 def _results(
@@ -155,7 +146,7 @@ def _results(
     tasks = {name: judged.loaded.task for name, judged in parts.items()}
     total = sum(finished.seconds.values())
     started = now.timestamp() - total
-    name = settings.model if finished.opened.info else finished.opened.backend.name
+    name = settings.model if finished.answers.identity.info else finished.answers.identity.engine
     ours: dict[str, dict[str, Any]] = {
         "results": {key: _task_results(judged) for key, judged in parts.items()},
         "group_subtasks": {key: [] for key in parts},
@@ -173,9 +164,9 @@ def _results(
         **stock,
         **merged,
         "config": {
-            "model": finished.opened.backend.name,
+            "model": finished.answers.identity.engine,
             "model_args": dict(settings.model_args),
-            **finished.opened.info,
+            **finished.answers.identity.info,
             "batch_size": None,
             "batch_sizes": [],
             "device": settings.device,
@@ -194,7 +185,7 @@ def _results(
         "transformers_version": _version("transformers"),
         "lm_eval_version": _version("lm_eval"),
         "upper_git_hash": None,
-        "max_length": finished.opened.info.get("max_length"),
+        "max_length": finished.answers.identity.info.get("max_length"),
         "task_hashes": dict(hashes),
         "model_source": "mistral",
         "model_name": name,

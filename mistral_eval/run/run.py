@@ -1,7 +1,7 @@
 """One run, from settings to a folder: ask, answer, judge, remember."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -9,28 +9,27 @@ from typing import Any
 
 from mistral_eval.console import Talk
 from mistral_eval.data import Source, make_source
-from mistral_eval.engines.interface import Kind
+from mistral_eval.engines.interface import EngineIdentity, Reply
 from mistral_eval.engines.lm_eval_model import MistralLM
+from mistral_eval.engines.registry import engine_class
 from mistral_eval.engines.stock_tasks import load_stock, run_stock, stock_lines
 from mistral_eval.errors import SandboxError
 from mistral_eval.record.journal import Journal
 from mistral_eval.record.other_runs import OtherRuns
 from mistral_eval.record.run_folder import JOURNAL_FILE, make_folder, read_run
+from mistral_eval.run.answering import Answering, Answers, Recorded
 from mistral_eval.run.judging import Judged, judge_benchmark
-from mistral_eval.run.opening import Opened, check_device, open_backend
+from mistral_eval.run.opening import check_engine, open_engine
 from mistral_eval.run.questions import Asking, LoadedBenchmark, load_benchmarks
-from mistral_eval.run.rates import speed_of
 from mistral_eval.run.results import Finished, write_run
 from mistral_eval.run.run_id import is_another_attempt, is_finished, run_folder
 from mistral_eval.run.stopping import stoppable
-from mistral_eval.run.verifying import is_verified, native_engine, verify
+from mistral_eval.run.verifying import is_verified, verify
 from mistral_eval.run.watching import AnswerWatch, JudgeWatch
 from mistral_eval.sandbox import Isolation, probe
 from mistral_eval.settings import RunSettings
 from mistral_eval.suite.judge import JudgeContext
 from mistral_eval.suite.registry import BENCHMARKS
-
-Opener = Callable[[RunSettings, Sequence[LoadedBenchmark], Talk], Opened]
 
 
 def run_suite(settings: RunSettings, talk: Talk) -> Path:
@@ -49,7 +48,7 @@ def run_suite(settings: RunSettings, talk: Talk) -> Path:
         talk.say(f"This run is finished; its record is in {folder}. --fresh runs it again.")
         return folder
     isolation = isolation_for(settings)
-    check_device(settings)
+    check_engine(settings)
     make_folder(folder)
     complete(folder, settings, talk, isolation, earlier=earlier)
     return folder
@@ -60,44 +59,58 @@ def complete(
     settings: RunSettings,
     talk: Talk,
     isolation: Isolation | None,
-    opener: Opener = open_backend,
+    *,
     earlier: Mapping[str, Any] | None = None,
+    rescored: EngineIdentity | None = None,
 ) -> None:
-    """Do what a run still lacks, in its folder, with the engine that `opener` gives.
+    """Do what a run still lacks, in its folder.
 
-    `earlier` is the run.json of a finished run whose replies are judged or verified again.
+    Args:
+        folder: the run's.
+        settings: the run's.
+        talk: told of progress.
+        isolation: how generated programs run; None if there are none.
+        earlier: the run.json of a finished run that is judged or verified again.
+        rescored: the identity of the engine whose logged replies are judged again; None answers
+            with the engine that `settings` asks for.
 
     Raises:
-        MistralEvalError: anything the user can fix; nothing that was answered before is lost.
+        MistralEvalError: anything the user can fix; no logged reply is lost.
     """
     source = make_source(settings.data)
     clock = Clock()
     others = None if earlier or is_another_attempt(folder) else OtherRuns(folder, talk.say)
-    with stoppable(folder, talk.say) as stopper, Journal(folder / JOURNAL_FILE) as journal:
-        if journal.recovered:
-            talk.say(journal.recovered)
-        if known := journal.count():
-            talk.say(f"Going on with {known} replies of {folder}.")
+    with stoppable(folder, talk.say) as stopper, Journal(folder / JOURNAL_FILE) as log:
+        if log.recovered:
+            talk.say(log.recovered)
+        if known := log.count():
+            talk.say(f"Resuming with {known} replies from {folder}.")
         with clock.phase("build"):
             loaded = _load(settings, source, talk)
             stock_tasks = load_stock(settings) if settings.stock_tasks else None
         with clock.phase("load"):
-            opened = opener(settings, loaded, talk)
-        if settings.verify:
-            native_engine(opened.backend)
-        lm = MistralLM(opened.backend, journal, others=others, stopper=stopper)
+            answers: Answers
+            if rescored:
+                encoder = engine_class(rescored.engine).encoder(settings, rescored)
+                answers = Recorded(encoder, log)
+            else:
+                engine = open_engine(settings, loaded, talk)
+                answers = Answering(engine, log, others, stopper)
         with clock.phase("answer"):
-            replies = _answer(lm, loaded, talk)
+            replies = _answer(answers, loaded, talk)
         with clock.phase("stock"):
+            lm = MistralLM(answers.answer)
             stock = run_stock(stock_tasks, lm, settings) if stock_tasks else None
-        speed = speed_of(opened.backend)
-        verified = _verify(lm, settings, clock, talk)
+        speed = verified = None
+        if isinstance(answers, Answering):
+            speed = answers.engine.speed()
+            verified = _verify(answers, settings, clock, talk)
         context = JudgeContext(isolation=isolation, unsafe=settings.unsafe_code)
         with clock.phase("judge"):
             judged = _judge(loaded, replies, context, talk)
-        journal.fold()  # whoever finds run.json finds one whole file beside it
+        log.fold()  # whoever finds run.json finds one whole file beside it
         found = (judged, stock, clock.seconds, earlier, verified, speed)
-        write_run(folder, Finished(settings, opened, lm, *found))
+        write_run(folder, Finished(settings, answers, *found))
     for line in stock_lines(stock):
         talk.say(line)
     talk.say(f"The run's record is in {folder}.")
@@ -148,58 +161,58 @@ def isolation_for(settings: RunSettings) -> Isolation | None:
     return isolation
 
 
-def _answer(lm: MistralLM, loaded: Sequence[LoadedBenchmark], talk: Talk) -> list[list[Any]]:
-    """Replies of all benchmarks, one call per kind of request, so that they share what they can."""
-    replies: dict[int, list[Any]] = {}
-    for kind, method in (("score", lm.loglikelihood), ("generate", lm.generate_until)):
-        asked = [b for b in loaded if _kind(b) == kind]
-        instances = [instance for benchmark in asked for instance in benchmark.instances]
-        if not instances:
+def _answer(answers: Answers, loaded: Sequence[LoadedBenchmark], talk: Talk) -> list[list[Any]]:
+    """Return the replies of all benchmarks, per question, in the form their judges take.
+
+    All benchmarks that ask for one kind of reply are asked in one call, so that they share
+    whatever prefixes they can.
+    """
+    replies: dict[str, list[list[Any]]] = {}
+    for kind in ("score", "generate"):
+        asked = [benchmark for benchmark in loaded if benchmark.kind == kind]
+        requests = [request for benchmark in asked for request in benchmark.requests]
+        if not requests:
             continue
-        with _watched(lm, asked, talk):
-            answers = iter(method(instances))
+        with _watched(answers, asked, talk):
+            found = iter(answers.answer(requests))
         for benchmark in asked:
-            replies[id(benchmark)] = [
-                [
-                    next(answers)
-                    for instance in question.instances
-                    for _ in range(instance.repeats or 1)
-                ]
+            replies[benchmark.benchmark.id] = [
+                [_judged_part(next(found)) for _ in question.requests]
                 for question in benchmark.questions
             ]
-    return [replies[id(benchmark)] for benchmark in loaded]
+    return [replies[benchmark.benchmark.id] for benchmark in loaded]
+
+
+def _judged_part(reply: Reply) -> str | tuple[float, bool]:
+    """Return what a judge reads of a reply."""
+    return reply.text if reply.finish else (reply.logprob, reply.is_greedy)
 
 
 @contextmanager
-def _watched(lm: MistralLM, asked: Sequence[LoadedBenchmark], talk: Talk) -> Iterator[None]:
-    """A display of how the block answers these benchmarks; none, and no cost, when quiet."""
-    if talk.quiet:
+def _watched(answers: Answers, asked: Sequence[LoadedBenchmark], talk: Talk) -> Iterator[None]:
+    """Display how the block answers these benchmarks; when quiet, at no cost."""
+    if talk.quiet or not isinstance(answers, Answering):
         yield
         return
-    lm.watch = watch = AnswerWatch(_kind(asked[0]), asked, lm.backend)
+    answers.watch = watch = AnswerWatch(asked[0].kind, asked, answers.engine)
     with talk.show(watch.phase.snapshot):
         yield
-    lm.watch = None
+    answers.watch = None
 
 
 def _verify(
-    lm: MistralLM, settings: RunSettings, clock: Clock, talk: Talk
+    answers: Answering, settings: RunSettings, clock: Clock, talk: Talk
 ) -> Mapping[str, Any] | None:
     if not settings.verify:
         return None
     with clock.phase("verify"):
-        verified = verify(lm, settings.verify, settings.seed)
+        verified = verify(answers, settings.verify, settings.seed)
     count = sum(verified["requests"].values())
     talk.say(
         f"Verified {count} requests on the plain path: log-probabilities differ by "
         f"{verified['largest_difference']:.1e} at most."
     )
     return verified
-
-
-def _kind(benchmark: LoadedBenchmark) -> Kind:
-    is_choice = benchmark.task.OUTPUT_TYPE == "multiple_choice"
-    return "score" if is_choice else "generate"
 
 
 def _judge(

@@ -3,8 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from mistral_eval.engines.interface import Ask, Backend, Kind, ReplyRecord
-from mistral_eval.engines.native import DEFAULT_MAX_TOKENS, NativeBackend
+from mistral_eval.engines.interface import Engine, Kind, Reply, Request
 from mistral_eval.native.counters import Stats
 from mistral_eval.progress import Board, Phase, Work
 from mistral_eval.progress import Judge as JudgeOne
@@ -25,11 +24,11 @@ CHARACTERS_A_TOKEN: Final = 4  # where an engine speaks text and a reply's limit
 class AnswerWatch:
     """Follows the replies to one kind of request, for all benchmarks that ask it."""
 
-    def __init__(self, kind: Kind, asked: Sequence[LoadedBenchmark], backend: Backend) -> None:
+    def __init__(self, kind: Kind, asked: Sequence[LoadedBenchmark], engine: Engine) -> None:
         """`asked` in the order in which their requests are passed on."""
         self._kind = kind
         self._asked = asked
-        stats = backend.engine.stats if isinstance(backend, NativeBackend) else None
+        stats = engine.counters
         self._is_native = stats is not None
         # By position: board, question, request of the question. Flat lists of numbers, and most
         # keys have one position: a hundred thousand small objects would cost half a second.
@@ -44,24 +43,24 @@ class AnswerWatch:
         self.phase = Phase(LABELS[kind], boards, self._work(stats))
 
     def begin(
-        self, keys: Sequence[bytes], asks: Sequence[Ask], known: Mapping[bytes, ReplyRecord]
+        self, keys: Sequence[bytes], requests: Sequence[Request], known: Mapping[bytes, Reply]
     ) -> None:
         """Learn which requests there are (equal ones have one key), and the replies they have."""
         self._number()
         boards = self._places[0]
-        for position, (key, ask) in enumerate(zip(keys, asks, strict=True)):
+        for position, (key, request) in enumerate(zip(keys, requests, strict=True)):
             if self._first.setdefault(key, position) != position:
                 self._others.setdefault(key, []).append(position)
             elif key not in known:
                 boards[position].pending += 1
                 if not self._is_native:
-                    self._sizes[key] = self._size(ask)
+                    self._sizes[key] = len(request.context) + len(request.continuation)
         self._to_read = sum(self._sizes.values())
         for key in self._first.keys() & known.keys():
             self._take(key, known[key])
         self.phase.start()
 
-    def reply(self, key: bytes, reply: ReplyRecord) -> None:
+    def reply(self, key: bytes, reply: Reply) -> None:
         """A reply came: some hundred thousand a run, so counters move and little else."""
         self._places[0][self._first[key]].pending -= 1
         length = self._take(key, reply)
@@ -71,30 +70,25 @@ class AnswerWatch:
             self._written += length
         self.phase.judge_some()
 
-    def _take(self, key: bytes, reply: ReplyRecord) -> int:
+    def _take(self, key: bytes, reply: Reply) -> int:
         """Count a reply for everyone who asked; its length, in the work's unit."""
         boards, questions, places = self._places
         first, length = self._first[key], 0
         if self._kind == "generate":
-            answer: object = reply["text"]
+            answer: object = reply.text
             length = self._length(reply)
             boards[first].note_length(length)
         else:
-            answer = (reply["logprob"], reply.get("is_greedy", False))
+            answer = (reply.logprob, reply.is_greedy)
         for one in (first, *self._others.get(key, ())):
             boards[one].take(questions[one], places[one], answer)
         return length
 
-    def _size(self, ask: Ask) -> int:
-        """Characters of the context, and of the continuation where there is one."""
-        arguments = ask.instance.args
-        return sum(map(len, arguments if self._kind == "score" else arguments[:1]))
-
-    def _length(self, reply: ReplyRecord) -> int:
+    def _length(self, reply: Reply) -> int:
         """Tokens drawn, EOS included; characters where an engine speaks text."""
         if self._is_native:
-            return len(reply["ids"]) + (reply["finish"] == "eos")
-        return len(reply["text"])
+            return len(reply.ids or ()) + (reply.finish == "eos")
+        return len(reply.text)
 
     def _number(self) -> None:
         """Fill `_places`, in the order in which requests are passed on."""
@@ -117,8 +111,7 @@ class AnswerWatch:
     def _limit(self, loaded: LoadedBenchmark) -> int:
         if self._kind != "generate" or not loaded.questions:
             return 0
-        settings = loaded.questions[0].instances[0].args[1]
-        limit = int(settings.get("max_gen_toks", DEFAULT_MAX_TOKENS))
+        limit = loaded.questions[0].requests[0].generation.max_tokens
         return limit if self._is_native else limit * CHARACTERS_A_TOKEN
 
     def _work(self, stats: Stats | None) -> Work:
@@ -177,7 +170,7 @@ class JudgeWatch:
 
 def _sizes(loaded: LoadedBenchmark) -> list[int]:
     """Requests of each question, samples counted."""
-    return [sum(one.repeats or 1 for one in question.instances) for question in loaded.questions]
+    return [len(question.requests) for question in loaded.questions]
 
 
 def _judge_one(loaded: LoadedBenchmark) -> JudgeOne:

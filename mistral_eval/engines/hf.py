@@ -1,31 +1,96 @@
-"""A model reference to lm-eval's `hf` model, with the two repairs Mistral's tokenizer needs.
+"""lm-eval's `hf` model as an engine, for checkpoints that the native engine does not support.
 
-BOS is asked for, or a folder whose tokenizer forgets it would score without. lm-eval decodes a
-continuation alone, which loses the space its first piece stands for (HumanEval 1.2 % instead of
-27 %): it is decoded behind an anchor here, and the anchor cut off.
+It takes text and samples with torch's global generator, so draws depend on how requests are
+batched; the replies log keeps what was drawn. Two repairs for Mistral's tokenizers: BOS is asked
+for, since a folder whose tokenizer does not add it would be scored without; and generated ids are
+decoded behind an anchor, since lm-eval decodes them alone and loses the space that the first piece
+stands for (HumanEval 1.2 % instead of 27 %).
 """
 
 import hashlib
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from lm_eval.api.instance import Instance
+from lm_eval.api.model import LM
 from lm_eval.models.huggingface import HFLM
 from transformers import GenerationConfig
 
-from mistral_eval.engines.lm import LmBackend
-from mistral_eval.engines.open_native import TINY, choose_device, tiny_model
+from mistral_eval.engines.interface import (
+    Encoded,
+    Engine,
+    EngineIdentity,
+    Gold,
+    Kind,
+    Reply,
+    Say,
+    Stop,
+    TextEncoder,
+    never,
+)
+from mistral_eval.engines.lm_eval_model import instance_of
+from mistral_eval.engines.native import TINY, choose_device, tiny_model
 from mistral_eval.errors import EngineError, UsageError
 from mistral_eval.model.export import save_hf
 from mistral_eval.model.load.hub import resolve_model
 from mistral_eval.model.tiny import tiny_tokenizer_file
+from mistral_eval.settings import RunSettings
 
-ANCHOR = "a"
-CHUNK = 1 << 24
+ANCHOR: Final = "a"
+CHUNK: Final = 1 << 24  # bytes read at once for a digest
+CALL: Final = 256  # requests per call: what a kill can lose, and what a stop waits for
+
+
+class HFEngine(TextEncoder, Engine):
+    """An lm-eval model.
+
+    Args:
+        lm: the model.
+        seed, identity: see `TextEncoder`.
+    """
+
+    def __init__(self, lm: LM, seed: int, identity: EngineIdentity) -> None:
+        super().__init__(seed, identity)
+        self.lm = lm
+
+    @classmethod
+    def open(cls, settings: RunSettings, gold: Gold, say: Say) -> "HFEngine":
+        """Load the run's checkpoint (see `open_hf`)."""
+        del gold
+        say(f"Loading {settings.model} into lm-eval's hf model.")
+        return open_hf(
+            settings.model,
+            revision=settings.revision,
+            dtype=settings.dtype,
+            device=settings.device,
+            seed=settings.seed,
+            model_args=settings.model_args,
+        )
+
+    def answer(
+        self, encoded: Sequence[Encoded], known: Collection[int] = (), stop: Stop = never
+    ) -> Iterator[tuple[int, Reply]]:
+        """Pass requests on, a few hundred at a time, the longest first."""
+        asked = [index for index in range(len(encoded)) if index not in known]
+        order = sorted(asked, key=lambda i: -len(encoded[i].request.context))
+        for start in range(0, len(order), CALL):
+            if stop():
+                return
+            part = order[start : start + CALL]
+            instances = [instance_of(encoded[i].request) for i in part]
+            yield from zip(part, self._call(encoded[0].request.kind, instances), strict=True)
+
+    def _call(self, kind: Kind, instances: list[Instance]) -> list[Reply]:
+        if kind == "score":
+            scored = self.lm.loglikelihood(instances)
+            return [Reply(float(logprob), bool(greedy)) for logprob, greedy in scored]
+        if kind == "rolling":
+            return [Reply(float(one)) for one in self.lm.loglikelihood_rolling(instances)]
+        return [Reply(text=text, finish="stop") for text in self.lm.generate_until(instances)]
 
 
 class AnchoredHFLM(HFLM):
@@ -76,7 +141,7 @@ def open_hf(
     device: str = "auto",
     seed: int = 0,
     model_args: Mapping[str, str] | None = None,
-) -> LmBackend:
+) -> HFEngine:
     """Load a checkpoint into lm-eval's `hf` model.
 
     Args:
@@ -104,7 +169,7 @@ def open_hf(
 
 def _load(
     folder: Path, dtype: str, device: torch.device, seed: int, arguments: Mapping[str, Any]
-) -> LmBackend:
+) -> HFEngine:
     try:
         lm = AnchoredHFLM(
             pretrained=str(folder),
@@ -123,12 +188,19 @@ def _load(
             f"transformers cannot load {folder} with {dict(arguments)} ({first}). The hf engine "
             "wants a Hugging Face folder with config.json, weights that fit it, and a tokenizer."
         ) from error
-    identity = _identity(folder, dtype, device, arguments)
-    return LmBackend(lm, "hf", f"hf {identity}", seed)
+    identity = EngineIdentity(
+        "hf",
+        weights=_digest(folder, arguments),
+        dtype=dtype,
+        device=device.type,
+        arguments=" ".join([str(sorted(arguments.items())), *_libraries()]),
+        info=lm.get_model_info(),
+    )
+    return HFEngine(lm, seed, identity)
 
 
-def _identity(folder: Path, dtype: str, device: torch.device, arguments: Mapping[str, Any]) -> str:
-    """What a reply depends on: files, also those that arguments point to, and the libraries."""
+def _digest(folder: Path, arguments: Mapping[str, Any]) -> str:
+    """Return a digest of the checkpoint's files and of files that arguments point to."""
     digest = hashlib.sha256()
     for part in (folder, *(Path(str(value)) for value in arguments.values())):
         for file in sorted(part.rglob("*")) if part.is_dir() else [part]:
@@ -137,6 +209,8 @@ def _identity(folder: Path, dtype: str, device: torch.device, arguments: Mapping
                 with file.open("rb") as content:
                     while chunk := content.read(CHUNK):
                         digest.update(chunk)
-    libraries = [f"{name} {version(name)}" for name in ("lm_eval", "torch", "transformers")]
-    given = str(sorted(arguments.items()))
-    return " ".join([digest.hexdigest(), dtype, device.type, given, *libraries])
+    return digest.hexdigest()
+
+
+def _libraries() -> list[str]:
+    return [f"{name} {version(name)}" for name in ("lm_eval", "torch", "transformers")]

@@ -1,0 +1,234 @@
+"""Answering a run's requests: what is known comes from the replies log, the rest from the engine.
+
+Each distinct request is computed once, and its reply counts once it is in the replies log.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict
+from typing import Any, Protocol
+
+from mistral_eval.engines.interface import (
+    Encoded,
+    Encoder,
+    Engine,
+    EngineIdentity,
+    Reply,
+    Request,
+    never,
+    reply_key,
+)
+from mistral_eval.errors import EndedEarlyError, EngineError, JournalError, RequestError
+from mistral_eval.record.journal import Journal
+from mistral_eval.record.other_runs import OtherRuns
+from mistral_eval.run.stopping import Stopper
+
+
+class Watch(Protocol):
+    """Follows the requests of one call to `Answering.answer`, for a progress display."""
+
+    def begin(
+        self, keys: Sequence[bytes], requests: Sequence[Request], known: Mapping[bytes, Reply]
+    ) -> None:
+        """Take all requests in order (equal ones share a key) and the replies already known."""
+        ...
+
+    def reply(self, key: bytes, reply: Reply) -> None:
+        """Take a reply that was just computed."""
+        ...
+
+
+class Answers(Protocol):
+    """The replies to a run's requests, wherever they come from."""
+
+    @property
+    def identity(self) -> EngineIdentity:
+        """The engine that gave or gives the replies."""
+        ...
+
+    @property
+    def seconds(self) -> Mapping[str, float]:
+        """Time spent until the replies came, by benchmark."""
+        ...
+
+    def answer(self, requests: Sequence[Request]) -> list[Reply]:
+        """Return the replies to requests of one kind, in their order."""
+        ...
+
+    def counts(self) -> dict[str, Any]:
+        """Return the counts that run.json keeps of replies and tokens."""
+        ...
+
+
+class Recorded:
+    """The logged replies of a run, found by its engine's encoder alone.
+
+    Args:
+        encoder: of the engine that answered.
+        log: where the replies are.
+    """
+
+    def __init__(self, encoder: Encoder, log: Journal) -> None:
+        self._encoder = encoder
+        self._log = log
+        self.identity = encoder.identity
+        self.seconds: Mapping[str, float] = {}
+
+    def answer(self, requests: Sequence[Request]) -> list[Reply]:
+        """Look the replies up.
+
+        Raises:
+            JournalError: a reply is missing, e.g. because the protocol has changed.
+        """
+        keys = [reply_key(self.identity, self._encoder.encode(request)) for request in requests]
+        found = self._log.lookup(keys)
+        if missing := len(set(keys) - found.keys()):
+            raise JournalError(
+                f"{missing} of the replies to these questions are not in the replies log: the "
+                "protocol, the data or the tokenizer has changed since the run. Repeat the run's "
+                "command with --fresh."
+            )
+        return [Reply.from_json(found[key]) for key in keys]
+
+    def counts(self) -> dict[str, Any]:
+        """Return nothing: a rescored run keeps the counts of its answering."""
+        return {}
+
+
+class Answering:
+    """Answers requests with an engine and a replies log.
+
+    Args:
+        engine: computes what is not known.
+        log: where replies are kept.
+        others: other runs of the same model, asked before anything is computed.
+        stopper: knows whether the user wants the run to stop.
+
+    Attributes:
+        watch: told of requests and replies; None while nothing is displayed.
+        requests: every request answered so far, for `--verify`.
+        seconds: time spent until the replies came, by benchmark.
+        computed, reused, from_other_runs, truncated, generated_tokens: counts for run.json.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        log: Journal,
+        others: OtherRuns | None = None,
+        stopper: Stopper | None = None,
+    ) -> None:
+        self.engine = engine
+        self.log = log
+        self.watch: Watch | None = None
+        self._others = others
+        self._stopper = stopper
+        self.requests: list[Request] = []
+        self.seconds = defaultdict[str, float](float)
+        self.computed = self.reused = self.from_other_runs = 0
+        self.truncated = self.generated_tokens = 0
+
+    @property
+    def identity(self) -> EngineIdentity:
+        """The engine's."""
+        return self.engine.identity
+
+    def answer(self, requests: Sequence[Request]) -> list[Reply]:
+        """Answer requests of one kind, in their order.
+
+        Raises:
+            EndedEarlyError: the engine was told to stop; what it answered is kept.
+            EngineError: a request cannot be answered, or the engine failed.
+        """
+        encoded = [self.engine.encode(request) for request in requests]
+        self.truncated += sum(item.truncated for item in encoded)
+        keys = [reply_key(self.identity, item) for item in encoded]
+        known = self._known(keys)
+        unique: dict[bytes, Encoded] = {}  # equal requests are computed once
+        for key, item in zip(keys, encoded, strict=True):
+            unique.setdefault(key, item)
+        self.requests += requests
+        if self.watch:
+            self.watch.begin(keys, requests, known)
+        with self._stopper.deferred() if self._stopper else nullcontext():
+            self._compute(unique, known)
+        return [known[key] for key in keys]
+
+    def lookup(self, encoded: Encoded) -> Reply:
+        """Return the logged reply to a request that was answered."""
+        key = reply_key(self.identity, encoded)
+        return Reply.from_json(self.log.lookup([key])[key])
+
+    def counts(self) -> dict[str, Any]:
+        """Return the counts that run.json keeps of replies and tokens."""
+        counts = {
+            "computed": self.computed,
+            "from_journal": self.reused,
+            "from_other_runs": self.from_other_runs,
+        }
+        if self.engine.counters is None:
+            return counts
+        return {
+            **counts,
+            "truncated": self.truncated,
+            "generated_tokens": self.generated_tokens,
+            "engine": asdict(self.engine.counters),
+        }
+
+    def _known(self, keys: Sequence[bytes]) -> dict[bytes, Reply]:
+        """Return the replies in this run's log, and those taken over from other runs."""
+        found = self.log.lookup(keys)
+        self.reused += len(found)
+        if self._others:
+            missing = [key for key in dict.fromkeys(keys) if key not in found]
+            borrowed = self._others.lookup(missing)
+            for key, reply in borrowed.items():
+                self.log.put(key, reply)
+            self.from_other_runs += len(borrowed)
+            found |= borrowed
+        return {key: Reply.from_json(fields) for key, fields in found.items()}
+
+    def _compute(self, unique: Mapping[bytes, Encoded], known: dict[bytes, Reply]) -> None:
+        """Compute what is not known, and log each reply.
+
+        The engine is given the known requests too, so that it batches as an uninterrupted run does.
+        """
+        keys, encoded = list(unique), list(unique.values())
+        before = frozenset(index for index, key in enumerate(keys) if key in known)
+        last = time.monotonic()
+        for index, reply in self._replies(encoded, before):
+            key = keys[index]
+            now = time.monotonic()
+            self.seconds[encoded[index].request.benchmark] += now - last
+            last = now
+            self.log.put(key, reply.as_json())
+            known[key] = reply
+            self.computed += 1
+            self.generated_tokens += len(reply.ids or ())
+            if self.watch:
+                self.watch.reply(key, reply)
+        self.log.flush()
+        if left := len(keys) - len(known):
+            raise EndedEarlyError(
+                f"The engine {self.identity.engine} ended with {left} of {len(keys)} "
+                "requests unanswered. Its replies are kept: run the same command again to resume."
+            )
+
+    def _replies(
+        self, encoded: Sequence[Encoded], known: Collection[int]
+    ) -> Iterator[tuple[int, Reply]]:
+        """Yield the engine's replies; an error names benchmark and question."""
+        stop = self._stopper.is_wanted if self._stopper else never
+        try:
+            yield from self.engine.answer(encoded, known, stop)
+        except RequestError as error:
+            raise EngineError(f"{encoded[error.index].request}: {error.what}") from error
+        except (RuntimeError, MemoryError) as error:  # torch raises these for any fault
+            first = str(error).strip().partition("\n")[0] or type(error).__name__
+            raise EngineError(
+                f"The engine {self.identity.engine} failed while answering ({first}). "
+                "Earlier replies are kept: run the same command again to resume, with --debug for "
+                "the traceback."
+            ) from error
