@@ -36,14 +36,14 @@ from machine import machine
 from torch import Tensor
 
 from mistral_eval.data import make_source
-from mistral_eval.engines.native import NativeBackend
+from mistral_eval.engines.interface import EngineIdentity
+from mistral_eval.engines.native import NativeEncoder
 from mistral_eval.model.load.outline import read_outline
 from mistral_eval.native.pack import cut_packs
 from mistral_eval.native.requests import ScoreRequest
 from mistral_eval.native.tree import build_tree
 from mistral_eval.run.planning import requests_of
 from mistral_eval.run.questions import Asking, load_benchmarks
-from mistral_eval.run.rescoring import NoEngine
 
 BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
 SHAPES = {"small": (8, 2, 64), "7b": (32, 8, 128)}  # query heads, key heads, head_dim
@@ -67,14 +67,16 @@ class Measured:
 def requests(name: str, data: str) -> list[ScoreRequest]:
     """Score requests of some questions, in Mistral's v1 ids."""
     outline = read_outline("tiny", device=torch.device("cpu"))
-    backend = NativeBackend(NoEngine(), outline.tokenizer, outline.config.context_len, "attention")
+    encoder = NativeEncoder(
+        outline.tokenizer, outline.config.context_len, 0, EngineIdentity("attention")
+    )
     limit = None if name == "mmlu" else QUESTIONS[name]
     asking = Asking(make_source(data), limit, None, unpinned=False)
     (loaded,) = load_benchmarks((name,), asking)
     loaded.questions = [
         one for one in loaded.questions if loaded.stratum(one.doc) in ("anatomy", None)
     ] or loaded.questions[: QUESTIONS[name]]
-    return requests_of(loaded, backend).scores
+    return requests_of(loaded, encoder).scores
 
 
 def timed(work: Callable[[], Any], device: torch.device) -> tuple[Any, float]:

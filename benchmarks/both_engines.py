@@ -13,13 +13,12 @@ from pathlib import Path
 from time import perf_counter
 
 import torch
-from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from transformers import MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
 from vs_lm_eval import Answers, ask_hf
 
-from mistral_eval.engines.interface import Ask
-from mistral_eval.engines.native import NativeBackend
+from mistral_eval.engines.interface import EngineIdentity, Request
+from mistral_eval.engines.native import NativeEngine
 from mistral_eval.model.config import ModelConfig
 from mistral_eval.model.load.config_hf import NAMES
 from mistral_eval.model.load.layout import hf_name
@@ -28,7 +27,7 @@ from mistral_eval.model.tokenizers.export_tokenizer import save_tokenizer
 from mistral_eval.model.tokenizers.tokenizer import load_tokenizer
 from mistral_eval.native.calibrate import random_weights
 from mistral_eval.native.matrix_rate import matrix_rate
-from mistral_eval.native.runner import NativeEngine
+from mistral_eval.native.runner import NativeEngine as ModelRunner
 
 # TFLOP/s of dense 16-bit products by the data sheets, by what torch calls the card; first match
 SHEETS = (("H200", 989), ("H100 PCIe", 756), ("H100 NVL", 835), ("H100", 989), ("A100", 312))
@@ -55,7 +54,7 @@ class Apart:
 class Both:
     """Both engines on one device."""
 
-    native: NativeBackend
+    native: NativeEngine
     hf: HFLM
     dtype: torch.dtype
     device: torch.device
@@ -86,16 +85,14 @@ class Both:
         card = torch.cuda.get_device_name(self.device)
         return next((1e12 * rate for name, rate in SHEETS if name in card), None)
 
-    def apart(self, instances: Sequence[Instance], ours: Answers, theirs: Answers) -> Apart:
+    def apart(self, instances: Sequence[Request], ours: Answers, theirs: Answers) -> Apart:
         """How far the log-likelihoods lie apart."""
         differences = [abs(a[0] - b[0]) for a, b in zip(ours, theirs, strict=True)]
-        lengths = [
-            len(self.native.prepare("score", Ask(one)).request.continuation) for one in instances
-        ]
+        lengths = [len(self.native.encode(one).work.continuation) for one in instances]
         each = (d / length for d, length in zip(differences, lengths, strict=True))
         return Apart(max(differences), max(each))
 
-    def hf_asked(self, instances: Sequence[Instance], size: int) -> tuple[Asked, int]:
+    def hf_asked(self, instances: Sequence[Request], size: int) -> tuple[Asked, int]:
         """What `hf` answers, and the batch size: halved while the device's memory runs out.
 
         Attempts that failed are not in the seconds.
@@ -123,8 +120,8 @@ def open_both(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> 
     weights = random_weights(config, dtype, device)
     file = tiny_tokenizer_file()
     tokenizer = load_tokenizer(file, expected_vocab=config.vocab_size)
-    engine = NativeEngine(config, weights, n_words=tokenizer.n_words, eos_id=tokenizer.eos_id)
-    native = NativeBackend(engine, tokenizer, config.context_len, "random weights")
+    runner = ModelRunner(config, weights, n_words=tokenizer.n_words, eos_id=tokenizer.eos_id)
+    native = NativeEngine(runner, tokenizer, config.context_len, 0, EngineIdentity("native"))
     model = _hf_model(config, {hf_name(name): tensor for name, tensor in weights.items()})
     hf = HFLM(pretrained=model, tokenizer=_hf_tokenizer(file), batch_size=1, add_bos_token=True)
     return Both(native, hf, dtype, device)

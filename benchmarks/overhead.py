@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,9 @@ from lm_eval.tasks import TaskManager
 from machine import machine
 
 from mistral_eval.data import make_source
-from mistral_eval.engines.lm_eval_model import MistralLM
-from mistral_eval.engines.random import RandomBackend
+from mistral_eval.engines.random import Random
 from mistral_eval.record.journal import Journal
+from mistral_eval.run.answering import Answering
 from mistral_eval.run.judging import judge_benchmark
 from mistral_eval.run.questions import Asking, load_benchmarks
 from mistral_eval.suite.judge import JudgeContext
@@ -89,8 +90,11 @@ def ours(data: Path, questions: int | None) -> Measured:
     def work() -> int:
         asking = Asking(make_source(str(data)), questions, None, unpinned=False)
         (loaded,) = load_benchmarks(["mmlu"], asking)
-        scores = iter(MistralLM(RandomBackend(0), journal).loglikelihood(loaded.instances))
-        replies = [[next(scores) for _ in question.instances] for question in loaded.questions]
+        found = iter(Answering(Random(0), journal).answer(loaded.requests))
+        replies = [
+            [(reply.logprob, reply.is_greedy) for reply in islice(found, len(question.requests))]
+            for question in loaded.questions
+        ]
         return len(judge_benchmark(loaded, replies, JudgeContext()).questions)
 
     with (

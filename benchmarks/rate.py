@@ -30,8 +30,8 @@ from real_requests import DATA, questions_of
 from torch.profiler import ProfilerActivity, profile
 
 from mistral_eval.bench.shapes import SHAPES
-from mistral_eval.engines.interface import Ask
-from mistral_eval.engines.native import NativeBackend
+from mistral_eval.engines.interface import EngineIdentity
+from mistral_eval.engines.native import NativeEncoder
 from mistral_eval.model.config import ModelConfig
 from mistral_eval.model.load.weights import DTYPES
 from mistral_eval.model.tiny import tiny_tokenizer_file
@@ -40,7 +40,6 @@ from mistral_eval.native.calibrate import random_weights
 from mistral_eval.native.matrix_rate import matrix_rate
 from mistral_eval.native.requests import ScoreRequest
 from mistral_eval.native.runner import NativeEngine
-from mistral_eval.run.rescoring import NoEngine
 
 CPU = torch.device("cpu")
 WIDE = replace(
@@ -103,9 +102,9 @@ class Line:
 def requests_of(config: ModelConfig, data: str, count: int) -> list[ScoreRequest]:
     """The score requests of so many questions of MMLU, in Mistral's v1 ids."""
     tokenizer = load_tokenizer(tiny_tokenizer_file(), expected_vocab=config.vocab_size)
-    backend = NativeBackend(NoEngine(), tokenizer, config.context_len, "rate")
+    encoder = NativeEncoder(tokenizer, config.context_len, 0, EngineIdentity("rate"))
     questions = questions_of("mmlu", data, count)
-    return [backend.prepare("score", Ask(one)).request for asked in questions for one in asked]
+    return [encoder.encode(one).work for asked in questions for one in asked]
 
 
 def open_engine(config: ModelConfig, dtype: torch.dtype, batch_tokens: int | None) -> NativeEngine:

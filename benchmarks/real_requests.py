@@ -7,9 +7,8 @@ is missing, the questions that the package carries are asked.
 from dataclasses import replace
 from pathlib import Path
 
-from lm_eval.api.instance import Instance
-
 from mistral_eval.data import make_source
+from mistral_eval.engines.interface import Request
 from mistral_eval.run.questions import Asking, load_benchmarks
 
 BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -24,8 +23,8 @@ def questions_of(
     *,
     subject: str | None = "anatomy",
     new_tokens: int = NEW_TOKENS,
-) -> list[list[Instance]]:
-    """The instances of `count` questions, each k times where k samples are drawn.
+) -> list[list[Request]]:
+    """Return the requests of `count` questions.
 
     Args:
         name: of the benchmark.
@@ -38,16 +37,14 @@ def questions_of(
     limit = None if name == "mmlu" else count
     (loaded,) = load_benchmarks((name,), Asking(make_source(data), limit, None, unpinned=False))
     wanted = [q for q in loaded.questions if loaded.stratum(q.doc) in (subject, None)]
-    found = []
-    for question in (wanted or loaded.questions)[:count]:
-        instances = [_shortened(instance, new_tokens) for instance in question.instances]
-        found.append([one for one in instances for _ in range(one.repeats or 1)])
-    return found
+    return [
+        [_shortened(request, new_tokens) for request in question.requests]
+        for question in (wanted or loaded.questions)[:count]
+    ]
 
 
-def _shortened(instance: Instance, new_tokens: int) -> Instance:
-    """A generation of `new_tokens` at most; a score as it is."""
-    if instance.request_type != "generate_until":
-        return instance
-    context, settings = instance.args
-    return replace(instance, arguments=(context, {**settings, "max_gen_toks": new_tokens}))
+def _shortened(request: Request, new_tokens: int) -> Request:
+    """Limit a generation to `new_tokens`; leave a score as it is."""
+    if request.settings is None:
+        return request
+    return replace(request, settings=replace(request.settings, max_tokens=new_tokens))

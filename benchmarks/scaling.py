@@ -23,7 +23,8 @@ from real_requests import DATA
 from vs_lm_eval import CONFIG
 
 from mistral_eval.data import make_source
-from mistral_eval.engines.native import NativeBackend
+from mistral_eval.engines.interface import EngineIdentity
+from mistral_eval.engines.native import NativeEncoder
 from mistral_eval.model.tiny import tiny_tokenizer_file
 from mistral_eval.model.tokenizers.tokenizer import load_tokenizer
 from mistral_eval.native.calibrate import random_weights
@@ -31,7 +32,6 @@ from mistral_eval.native.requests import ScoreRequest
 from mistral_eval.native.runner import NativeEngine
 from mistral_eval.run.planning import requests_of
 from mistral_eval.run.questions import Asking, load_benchmarks
-from mistral_eval.run.rescoring import NoEngine
 
 LIMITS, SHORT = "100,1000,all", "20,60"
 
@@ -56,11 +56,11 @@ class Line:
 def requests(limit: str, data: str) -> list[ScoreRequest]:
     """Score requests of so many questions of MMLU, in Mistral's v1 ids."""
     tokenizer = load_tokenizer(tiny_tokenizer_file(), expected_vocab=CONFIG.vocab_size)
-    backend = NativeBackend(NoEngine(), tokenizer, CONFIG.context_len, "scaling")
+    encoder = NativeEncoder(tokenizer, CONFIG.context_len, 0, EngineIdentity("scaling"))
     count = None if limit == "all" else int(limit)
     asking = Asking(make_source(data), count, None, unpinned=False)
     (loaded,) = load_benchmarks(("mmlu",), asking)
-    return requests_of(loaded, backend).scores
+    return requests_of(loaded, encoder).scores
 
 
 def measure(limit: str, data: str, clock: Callable[[], float]) -> Line:

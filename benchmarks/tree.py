@@ -19,7 +19,8 @@ from time import perf_counter, process_time
 import torch
 
 from mistral_eval.data import make_source
-from mistral_eval.engines.native import NativeBackend
+from mistral_eval.engines.interface import EngineIdentity
+from mistral_eval.engines.native import NativeEncoder
 from mistral_eval.model.config import ModelConfig
 from mistral_eval.model.load.outline import read_outline
 from mistral_eval.native.calibrate import random_weights
@@ -29,7 +30,6 @@ from mistral_eval.native.runner import NativeEngine
 from mistral_eval.native.tree import build_tree
 from mistral_eval.run.planning import requests_of
 from mistral_eval.run.questions import Asking, load_benchmarks
-from mistral_eval.run.rescoring import NoEngine
 from mistral_eval.suite.registry import SUITES
 
 STEPS = ("requests", "scores", "prompts")
@@ -55,12 +55,14 @@ def gather(
 ) -> tuple[list[ScoreRequest], list[GenerateRequest]]:
     """All requests of some benchmarks, in token ids."""
     outline = read_outline("tiny", device=torch.device("cpu"))
-    backend = NativeBackend(NoEngine(), outline.tokenizer, outline.config.context_len, "tree")
+    encoder = NativeEncoder(
+        outline.tokenizer, outline.config.context_len, 0, EngineIdentity("tree")
+    )
     asking = Asking(make_source(data), None, None, unpinned=False)
     scores: list[ScoreRequest] = []
     generations: list[GenerateRequest] = []
     for benchmark in load_benchmarks(names, asking):
-        found = requests_of(benchmark, backend)
+        found = requests_of(benchmark, encoder)
         scores += found.scores
         generations += found.generations
     return scores, generations

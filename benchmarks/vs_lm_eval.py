@@ -3,7 +3,7 @@
     python benchmarks/vs_lm_eval.py [--data DIR] [--short] [--only mmlu,gsm8k] [--json FILE]
                                     [--threads N] [--cpu] [--questions N]
 
-Both get lm-eval's instances and give lm-eval's answers, so text, tokenizer and tokens are inside
+Both get lm-eval's requests and give lm-eval's answers, so text, tokenizer and tokens are inside
 the time of either. The model is a Mistral of 60 million random parameters in float32. `hf` runs at
 the best of the batch sizes 1, 4 and 16, found on some of the questions. Generations are sampled
 with either's own noise: their number of tokens is bounded alike, their text differs. DIR holds the
@@ -27,16 +27,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from machine import machine
 from real_requests import DATA, questions_of
 
 from mistral_eval.bench.shapes import SHAPES
-from mistral_eval.engines.interface import Ask
-from mistral_eval.engines.lm_eval_model import MistralLM
-from mistral_eval.engines.native import NativeBackend
-from mistral_eval.engines.open_native import open_native
+from mistral_eval.engines.interface import Request
+from mistral_eval.engines.lm_eval_model import ask, instance_of
+from mistral_eval.engines.native import NativeEngine, open_native
 from mistral_eval.model.export import save_hf
 from mistral_eval.model.load.checkpoint import Checkpoint
 from mistral_eval.model.tiny import tiny_tokenizer_file
@@ -93,7 +91,7 @@ class Line:
 class Models:
     """Both engines on the same weights, and the clock they are measured with."""
 
-    native: NativeBackend
+    native: NativeEngine
     hf: HFLM
     clock: Callable[[], float]
 
@@ -118,25 +116,26 @@ def open_models(folder: Path, clock: Callable[[], float]) -> Models:
     return Models(open_native(str(folder), dtype="float32", device="cpu"), hf, clock)
 
 
-def ask_hf(hf: HFLM, instances: Sequence[Instance], batch_size: int) -> Answers:
-    """lm-eval's answers."""
+def ask_hf(hf: HFLM, requests: Sequence[Request], batch_size: int) -> Answers:
+    """Return lm-eval's answers."""
     hf.batch_size_per_gpu = batch_size
-    if instances[0].request_type == "generate_until":
-        replies: Answers = hf.generate_until(list(instances), disable_tqdm=True)
+    instances = [instance_of(request) for request in requests]
+    if requests[0].kind == "generate":
+        replies: Answers = hf.generate_until(instances, disable_tqdm=True)
         return replies
-    scores: Answers = hf.loglikelihood(list(instances), disable_tqdm=True)
+    scores: Answers = hf.loglikelihood(instances, disable_tqdm=True)
     return scores
 
 
-def ask_native(native: NativeBackend, instances: Sequence[Instance]) -> Answers:
-    """Our answers."""
-    lm = MistralLM(native)
-    if instances[0].request_type == "generate_until":
-        return lm.generate_until(list(instances))
-    return lm.loglikelihood(list(instances))
+def ask_native(native: NativeEngine, requests: Sequence[Request]) -> Answers:
+    """Return our answers."""
+    replies = ask(native, requests)
+    if requests[0].kind == "generate":
+        return [reply.text for reply in replies]
+    return [(reply.logprob, reply.is_greedy) for reply in replies]
 
 
-def best_batch(models: Models, questions: list[list[Instance]]) -> int:
+def best_batch(models: Models, questions: list[list[Request]]) -> int:
     """The batch size at which `hf` answers some of the questions soonest.
 
     Of two generated questions, the short form's, the largest was always the best.
@@ -145,10 +144,10 @@ def best_batch(models: Models, questions: list[list[Instance]]) -> int:
     if is_generated and len(questions) == 2:
         return max(BATCHES)
     count = 2 if is_generated else max(4, len(questions) // 8)
-    instances = [instance for question in questions[:count] for instance in question]
-    ask_hf(models.hf, instances[:1], 1)  # the first call of all is slow
+    requests = [request for question in questions[:count] for request in question]
+    ask_hf(models.hf, requests[:1], 1)  # the first call of all is slow
     seconds = {
-        size: models.timed(partial(ask_hf, models.hf, instances, size))[1] for size in BATCHES
+        size: models.timed(partial(ask_hf, models.hf, requests, size))[1] for size in BATCHES
     }
     return min(seconds, key=seconds.__getitem__)
 
@@ -169,27 +168,27 @@ def exact(hf: HFLM, request: ScoreRequest) -> float:
     return float(logits.log_softmax(dim=1)[torch.arange(len(words)), words].sum())
 
 
-def compare(name: str, models: Models, questions: list[list[Instance]]) -> Line:
+def compare(name: str, models: Models, questions: list[list[Request]]) -> Line:
     """One benchmark through both, ours first."""
-    instances = [instance for question in questions for instance in question]
+    requests = [request for question in questions for request in question]
     batch_size = best_batch(models, questions)
     ask_native(models.native, questions[0])
     rate = models.matrix_rate()
-    ours, our_seconds = models.timed(lambda: ask_native(models.native, instances))
-    theirs, hf_seconds = models.timed(lambda: ask_hf(models.hf, instances, batch_size))
+    ours, our_seconds = models.timed(lambda: ask_native(models.native, requests))
+    theirs, hf_seconds = models.timed(lambda: ask_hf(models.hf, requests, batch_size))
     difference = ours_off = hf_off = share = None
-    if instances[0].request_type != "generate_until":
-        requests = [models.native.prepare("score", Ask(one)).request for one in instances]
+    if requests[0].kind != "generate":
+        work = [models.native.encode(one).work for one in requests]
         apart = [abs(a[0] - b[0]) for a, b in zip(ours, theirs, strict=True)]
         difference = max(apart)
         worst = apart.index(difference)
-        truth = exact(models.hf, requests[worst])
+        truth = exact(models.hf, work[worst])
         ours_off, hf_off = (abs(x[worst][0] - truth) for x in (ours, theirs))
-        share = useful_flop(requests) / our_seconds / rate
+        share = useful_flop(work) / our_seconds / rate
     return Line(
         name,
         len(questions),
-        len(instances),
+        len(requests),
         our_seconds,
         hf_seconds,
         batch_size,

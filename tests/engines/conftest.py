@@ -1,20 +1,26 @@
-"""What the backends' tests share: the tiny model opened once, and lm-eval's instances."""
+"""What the engines' tests share: the tiny model opened once, and requests."""
 
 import pytest
 from lm_eval.api.instance import Instance
 
-from mistral_eval.engines.interface import Ask
-from mistral_eval.engines.native import NativeBackend
-from mistral_eval.engines.open_native import open_native
+from mistral_eval.engines.interface import Request
+from mistral_eval.engines.lm_eval_model import request_of
+from mistral_eval.engines.native import NativeEngine, open_native
+
+TYPES = {
+    "score": "loglikelihood",
+    "rolling": "loglikelihood_rolling",
+    "generate": "generate_until",
+}
 
 
 @pytest.fixture(scope="session")
-def tiny() -> NativeBackend:
+def tiny() -> NativeEngine:
     return open_native("tiny")
 
 
-def instance(*arguments, task="task", doc_id=0, idx=0, kind="loglikelihood") -> Instance:
-    return Instance(kind, {}, arguments, idx, metadata=(task, doc_id, 1))
+def instance(*arguments, task="task", doc_id=0, idx=0, kind="score") -> Instance:
+    return Instance(TYPES[kind], {}, arguments, idx, metadata=(task, doc_id, 1))
 
 
 @pytest.fixture(name="instance")
@@ -25,9 +31,20 @@ def fixture_instance():
 
 @pytest.fixture
 def ask():
-    """The function that makes an Ask: (*arguments, sample=0, task, doc_id, idx, kind)."""
+    """The function that makes a request: (*arguments, sample=0, task, doc_id, idx, kind)."""
 
-    def make(*arguments, sample=0, **names) -> Ask:
-        return Ask(instance(*arguments, **names), sample)
+    def make(*arguments, sample=0, **names) -> Request:
+        return request_of(instance(*arguments, **names), sample)
+
+    return make
+
+
+@pytest.fixture
+def again():
+    """The function that makes an engine like another, but for its runner, seed or context."""
+
+    def make(engine: NativeEngine, **changed) -> NativeEngine:
+        names = ("runner", "tokenizer", "context_len", "seed", "identity")
+        return NativeEngine(**{name: getattr(engine, name) for name in names} | changed)
 
     return make

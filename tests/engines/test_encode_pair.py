@@ -29,11 +29,11 @@ def test_an_a_after_a_colon_is_one_token_and_after_nothing_it_is_two(tiny):
 
 def test_a_choice_of_two_tokens_scores_the_sum_of_both(tiny, ask):
     """And is greedy only if each of the two is."""
-    prepared = tiny.prepare("score", ask("", " A"))
-    ((_, reply),) = tiny.answer("score", [prepared])
+    prepared = tiny.encode(ask("", " A"))
+    ((_, reply),) = tiny.answer([prepared])
     parts = [ScoreRequest((BOS,), (SPACE,)), ScoreRequest((BOS, SPACE), (A,))]
     scores = dict(tiny.engine.score(parts))
-    assert reply["logprob"] == pytest.approx(scores[0].logprob + scores[1].logprob, abs=1e-5)
+    assert reply.logprob == pytest.approx(scores[0].logprob + scores[1].logprob, abs=1e-5)
     assert reply["is_greedy"] == (scores[0].is_greedy and scores[1].is_greedy)
     assert scores[0].logprob < 0
     assert scores[1].logprob < 0

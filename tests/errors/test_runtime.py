@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mistral_eval.answers.math_pool import _Worker
-from mistral_eval.engines.native import NativeBackend
+from mistral_eval.engines.native import NativeEngine
 from mistral_eval.errors import EngineError
 from mistral_eval.model.export import save_hf
 from mistral_eval.model.tiny import make_tiny, tiny_tokenizer_file
@@ -100,15 +100,15 @@ def test_a_prompt_longer_than_the_context_is_cut_and_counted_and_the_table_says_
 def test_an_engine_that_raises_in_the_middle_loses_nothing(
     cli, tmp_path, monkeypatch, error, sentence
 ):
-    answer = NativeBackend.answer
+    answer = NativeEngine.answer
 
-    def failing(self, kind, prepared, known=()):
-        for count, reply in enumerate(answer(self, kind, prepared, known)):
+    def failing(self, *arguments):
+        for count, reply in enumerate(answer(self, *arguments)):
             if count == 5:
                 raise error
             yield reply
 
-    monkeypatch.setattr(NativeBackend, "answer", failing)
+    monkeypatch.setattr(NativeEngine, "answer", failing)
     code, out, err = cli(*TINY, "-o", tmp_path / "results")
     assert (code, out) == (1, "")
     assert sentence in err
@@ -123,11 +123,11 @@ def test_an_engine_that_raises_in_the_middle_loses_nothing(
 
 
 def test_with_debug_an_engines_error_keeps_its_traceback(cli, tmp_path, monkeypatch):
-    def failing(self, kind, prepared, known=()):
+    def failing(self, *arguments):
         raise RuntimeError("lost")
         yield
 
-    monkeypatch.setattr(NativeBackend, "answer", failing)
+    monkeypatch.setattr(NativeEngine, "answer", failing)
     with pytest.raises(EngineError, match=r"failed while answering \(lost\)"):
         cli("--debug", *TINY, "-o", tmp_path / "results")
 

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from mistral_eval.data import make_source
-from mistral_eval.engines.interface import Ask
 from mistral_eval.model.tiny import tiny_tokenizer_file
 from mistral_eval.model.tokenizers.cuts import (
     LLAMA_SPLIT,
@@ -348,9 +347,8 @@ def requests(shared, benchmark, keep=None):
     (loaded,) = load_benchmarks([benchmark], asking)
     for question in loaded.questions:
         if keep in (None, loaded.stratum(question.doc)):
-            for instance in question.instances:
-                arguments = Ask(instance).instance.args
-                yield arguments[0], arguments[1] if len(question.instances) > 1 else None
+            for request in question.requests:
+                yield request.context, request.continuation or None
 
 
 def compare(tokenizer, pairs):

@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from mistral_eval.record.journal import Journal
 from mistral_eval.sandbox import Isolation, probe
 
 
@@ -16,3 +17,9 @@ def sandbox() -> Isolation:
             pytest.fail(f"a sandbox is required here: {found.detail}")
         pytest.skip(f"no sandbox here: {found.detail}")
     return found
+
+
+@pytest.fixture
+def journal(tmp_path):
+    with Journal(tmp_path / "journal.sqlite") as opened:
+        yield opened

@@ -3,8 +3,8 @@
     python tests/harness/kill_driver.py FOLDER SEED TASKS
 
 A process that has imported everything once forks a child for each attempt, since starting Python
-and torch costs more than the run. The child runs `mistral_eval.cli.app.main`; it notes the phase it is
-in and counts events in it (a question built, a forward pass, a commit, a file put in its place),
+and torch costs more than the run. The child runs `mistral_eval.cli.app.main`; it notes the phase
+it is in and counts events in it (a question built, a forward pass, a commit, a file put in its place),
 and it writes the key of each reply to a file as it is computed, before the journal sees it. It
 kills itself at an event drawn by lot, or its parent kills it after a time drawn by lot. What came
 of all that goes to FOLDER/report.json; test_fifty_kills.py judges it.
@@ -29,16 +29,17 @@ from pathlib import Path
 from typing import Any
 
 # Everything a run imports, once.
-import mistral_eval.engines.open_native as opening
+import mistral_eval.engines.native as opening
 import mistral_eval.report.runs
 import mistral_eval.run.run as running
 from mistral_eval.cli import app as cli
 from mistral_eval.cli import table as cli_results
-from mistral_eval.engines import lm_eval_model as adapter
-from mistral_eval.engines.native import NativeBackend
+from mistral_eval.engines.interface import reply_key
+from mistral_eval.engines.native import NativeEngine
 from mistral_eval.model.transformer import Transformer
 from mistral_eval.record import journal
 from mistral_eval.report.table import rich_table
+from mistral_eval.run.answering import Answering
 
 KILLS = 50
 COMMIT_ROWS = 16
@@ -151,25 +152,25 @@ def watch(phases: Phases, log: int) -> None:
         write_run(*arguments)
 
     running.write_run = saving
-    compute = adapter.MistralLM._compute
+    compute = Answering._compute
 
-    def computing(self: Any, kind: str, *arguments: Any) -> None:
-        phases.enter(KINDS[kind])
-        compute(self, kind, *arguments)
+    def computing(self: Any, unique: Any, known: Any) -> None:
+        phases.enter(KINDS[next(iter(unique.values())).request.kind])
+        compute(self, unique, known)
 
-    adapter.MistralLM._compute = computing
-    answer = NativeBackend.answer
+    Answering._compute = computing  # type: ignore[method-assign]
+    answer = NativeEngine.answer
 
-    def answering(self: Any, kind: str, prepared: Any, known: Any = ()) -> Any:
-        for index, reply in answer(self, kind, prepared, known):
-            key = journal.request_key(self.fingerprint, kind, *prepared[index].parts)
+    def answering(self: Any, encoded: Any, *arguments: Any) -> Any:
+        for index, reply in answer(self, encoded, *arguments):
+            key = reply_key(self.identity, encoded[index])
             os.write(log, key.hex().encode() + b"\n")
             phases.event()
             yield index, reply
 
-    NativeBackend.answer = answering
+    NativeEngine.answer = answering
     for owner, name in (
-        *((opening, name) for name in ("tiny_model", "load_tokenizer", "NativeEngine")),
+        *((opening, name) for name in ("tiny_model", "load_tokenizer", "ModelRunner")),
         *((running, name) for name in ("load_benchmarks", "judge_benchmark")),
         (Transformer, "hidden"),
         *((journal, name) for name in ("open_file", "append")),

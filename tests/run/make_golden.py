@@ -1,20 +1,20 @@
 """What `--model tiny` answers to some of the sample's requests.
 
-`python tests/harness/make_golden.py` writes tests/golden/tiny.json, which test_golden.py compares
+`python tests/run/make_golden.py` writes tests/golden/tiny.json, which test_golden.py compares
 with: of each multiple-choice benchmark the log-likelihoods of a few questions, of each other one
 the first greedy ids after a few prompts.
 Run it when the tiny model or a prompt was changed on purpose, and say so in the commit.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from lm_eval.api.instance import Instance
-
 from mistral_eval.data import make_source
-from mistral_eval.engines.lm_eval_model import MistralLM
-from mistral_eval.engines.open_native import open_native
+from mistral_eval.engines.interface import GenerationSettings
+from mistral_eval.engines.lm_eval_model import ask
+from mistral_eval.engines.native import NativeEngine, open_native
 from mistral_eval.run.questions import Asking, LoadedBenchmark, load_benchmarks
 from mistral_eval.suite.registry import BENCHMARKS
 
@@ -24,61 +24,35 @@ PROMPTS: Final = 2
 TOKENS: Final = 16
 
 
-class Kept:
-    """A journal that knows nothing and keeps the replies of one call, in order."""
-
-    def __init__(self) -> None:
-        self.replies: dict[bytes, Any] = {}
-        self.keys: list[bytes] = []
-
-    def lookup(self, keys: list[bytes]) -> dict[bytes, Any]:
-        self.keys = keys
-        return {}
-
-    def put(self, key: bytes, reply: Any) -> None:
-        self.replies[key] = reply
-
-    def flush(self) -> None:
-        """Everything is kept already."""
-
-
 def answer() -> dict[str, Any]:
     """What tiny answers: float32, on the CPU."""
-    backend = open_native("tiny", device="cpu")
+    engine = open_native("tiny", device="cpu")
     asking = Asking(make_source("sample"), None, None, unpinned=False)
-    answers: dict[str, Any] = {"model": backend.fingerprint}
+    answers: dict[str, Any] = {"model": engine.identity.fingerprint}
     for loaded in load_benchmarks([benchmark.id for benchmark in BENCHMARKS], asking):
         name = loaded.benchmark.id
-        if loaded.task.OUTPUT_TYPE == "multiple_choice":
-            answers[name] = _scores(MistralLM(backend), loaded)
-        else:
-            answers[name] = _ids(backend, loaded)
+        score_or_generate = _scores if loaded.kind == "score" else _ids
+        answers[name] = score_or_generate(engine, loaded)
     return answers
 
 
-def _scores(lm: MistralLM, loaded: LoadedBenchmark) -> dict[str, list[float]]:
+def _scores(engine: NativeEngine, loaded: LoadedBenchmark) -> dict[str, list[float]]:
     """Question id -> log-likelihood of each choice; questions over the whole sample."""
     asked = loaded.questions[:: len(loaded.questions) // QUESTIONS][:QUESTIONS]
     return {
-        str(question.doc_id): [
-            round(logprob, 6) for logprob, _ in lm.loglikelihood(question.instances)
-        ]
+        str(question.doc_id): [round(reply.logprob, 6) for reply in ask(engine, question.requests)]
         for question in asked
     }
 
 
-def _ids(backend: Any, loaded: LoadedBenchmark) -> dict[str, list[int]]:
+def _ids(engine: NativeEngine, loaded: LoadedBenchmark) -> dict[str, list[int]]:
     """Question id -> ids of the first greedy tokens, whatever the task's stops and sampling."""
     found = {}
-    settings = {"until": [], "max_gen_toks": TOKENS, "do_sample": False}
+    settings = GenerationSettings(max_tokens=TOKENS)
     for question in loaded.questions[:: len(loaded.questions) // PROMPTS][:PROMPTS]:
-        prompt = question.instances[0].args[0]
-        kept = Kept()
-        one = Instance(
-            "generate_until", {}, (prompt, settings), 0, metadata=("golden", question.doc_id, 1)
-        )
-        MistralLM(backend, kept).generate_until([one])  # type: ignore[arg-type]
-        found[str(question.doc_id)] = kept.replies[kept.keys[0]]["ids"]
+        request = replace(question.requests[0], settings=settings)
+        (reply,) = ask(engine, [request])
+        found[str(question.doc_id)] = list(reply.ids or ())
     return found
 
 

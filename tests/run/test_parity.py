@@ -7,6 +7,7 @@ continuation's log-probabilities in float32: beyond 256 nats that sum is coarser
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from lm_eval.models.huggingface import HFLM
 
 from mistral_eval.console import Talk
 from mistral_eval.data import make_source
-from mistral_eval.engines.lm_eval_model import MistralLM
-from mistral_eval.engines.open_native import open_native
+from mistral_eval.engines.lm_eval_model import MistralLM, ask, request_of
+from mistral_eval.engines.native import open_native
 from mistral_eval.model.export import save_hf
 from mistral_eval.model.tiny import make_tiny, tiny_tokenizer_file
 from mistral_eval.run.questions import Asking, load_benchmarks
@@ -139,51 +140,33 @@ def test_rows_of_the_samples_files_are_lm_evals(both, benchmark):
 
 def test_greedy_ids_and_texts_are_lm_evals(both):
     """20 generations. lm-eval's ids are decoded with their prompt here: alone they lose a space."""
-    backend = open_native("tiny")
-    tokenizer = backend.tokenizer
+    engine = open_native("tiny")
+    tokenizer = engine.tokenizer
     compared = 0
     for benchmark in TEXTS:
         for row in both.our_samples[benchmark]:
             prompt, gen_kwargs = row["arguments"]["gen_args_0"].values()
             ids = tokenizer.encode(prompt, bos=True)
             one = Instance("generate_until", {}, (prompt, gen_kwargs), 0, metadata=("t", 0, 1))
-            reply = _reply(backend, one)
+            (reply,) = ask(engine, [request_of(one)])
             (whole,) = [g for g in both.hf.generated if g[: len(ids)] == ids]
             theirs = whole[len(ids) :]
             theirs = theirs[: theirs.index(EOS)] if EOS in theirs else theirs
-            assert reply["ids"] == theirs
+            assert list(reply.ids) == theirs
             text = tokenizer.decode(ids + theirs).removeprefix(tokenizer.decode(ids))
             for stop in gen_kwargs["until"]:
                 text = text.partition(stop)[0]
-            assert row["resps"] == [[text]] == [[reply["text"]]]
+            assert row["resps"] == [[text]] == [[reply.text]]
             compared += 1
     assert compared == 2 * GENERATIONS
 
 
-def _reply(backend, one: Instance) -> dict[str, Any]:
-    kept: dict[bytes, Any] = {}
-
-    class Keeping:
-        def lookup(self, keys):
-            return {}
-
-        def put(self, key, reply):
-            kept[key] = reply
-
-        def flush(self):
-            pass
-
-    MistralLM(backend, Keeping()).generate_until([one])
-    (reply,) = kept.values()
-    return reply
-
-
 def test_what_greedy_decoding_says_is_greedy_in_both(both):
     """Continuations that the model itself would write, beside some that it would not."""
-    backend = MistralLM(open_native("tiny"))
+    lm = MistralLM(partial(ask, open_native("tiny")))
     prompts = [row["arguments"]["gen_args_0"]["arg_0"] for row in both.our_samples["nq"]]
     one_token = {"until": [], "max_gen_toks": 1, "do_sample": False}
-    said = backend.generate_until(
+    said = lm.generate_until(
         [
             Instance("generate_until", {}, (prompt, one_token), 0, metadata=("t", n, 1))
             for n, prompt in enumerate(prompts)
@@ -195,7 +178,7 @@ def test_what_greedy_decoding_says_is_greedy_in_both(both):
         for n, pair in enumerate(pairs)
         if pair[1]
     ]
-    ours, theirs = backend.loglikelihood(instances), both.hf.loglikelihood(instances)
+    ours, theirs = lm.loglikelihood(instances), both.hf.loglikelihood(instances)
     flags = [greedy for _, greedy in ours]
     assert flags == [greedy for _, greedy in theirs]
     assert set(flags) == {True, False}

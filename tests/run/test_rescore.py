@@ -13,7 +13,7 @@ from lm_eval.models.huggingface import HFLM
 from mistral_eval.answers import math_checker as maths
 from mistral_eval.answers.verdict import Outcome
 from mistral_eval.console import Talk
-from mistral_eval.engines import open_hf, open_native
+from mistral_eval.engines import hf, native
 from mistral_eval.errors import JournalError, OutputError, SandboxError
 from mistral_eval.model.transformer import Transformer
 from mistral_eval.record.run_folder import JOURNAL_FILE, RUN_FILE
@@ -43,9 +43,9 @@ def forbid_models(monkeypatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         pytest.fail("rescoring loaded a model")
 
-    monkeypatch.setattr(open_native, "open_native", refuse)
-    monkeypatch.setattr(open_native, "tiny_model", refuse)
-    monkeypatch.setattr(open_hf, "open_hf", refuse)
+    monkeypatch.setattr(native, "open_native", refuse)
+    monkeypatch.setattr(native, "tiny_model", refuse)
+    monkeypatch.setattr(hf, "open_hf", refuse)
     monkeypatch.setattr(HFLM, "__init__", refuse)
     monkeypatch.setattr(Transformer, "__init__", refuse)
 

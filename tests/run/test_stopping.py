@@ -19,7 +19,7 @@ from rich.console import Console
 
 from mistral_eval import console
 from mistral_eval.console import Talk
-from mistral_eval.engines.native import NativeBackend
+from mistral_eval.engines.native import NativeEngine
 from mistral_eval.errors import EndedEarlyError, StoppedError
 from mistral_eval.model.transformer import Transformer
 from mistral_eval.run import run as running
@@ -54,7 +54,7 @@ class Passes:
 @pytest.fixture
 def passes(monkeypatch) -> Passes:
     found = Passes()
-    hidden, answer = Transformer.hidden, NativeBackend.answer
+    hidden, answer = Transformer.hidden, NativeEngine.answer
 
     def counted(self, *arguments):
         found.begun += 1
@@ -73,7 +73,7 @@ def passes(monkeypatch) -> Passes:
             yield reply
 
     monkeypatch.setattr(Transformer, "hidden", counted)
-    monkeypatch.setattr(NativeBackend, "answer", noted)
+    monkeypatch.setattr(NativeEngine, "answer", noted)
     return found
 
 

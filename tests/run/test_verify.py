@@ -8,12 +8,15 @@ from pathlib import Path
 import pytest
 
 from mistral_eval.console import Talk
-from mistral_eval.engines.random import RandomBackend
+from mistral_eval.engines.interface import Request
+from mistral_eval.engines.random import Random
 from mistral_eval.errors import EngineError, UsageError
 from mistral_eval.record.journal import Journal
+from mistral_eval.run.answering import Answering
+from mistral_eval.run.opening import check_engine
 from mistral_eval.run.rescoring import rescore
 from mistral_eval.run.run import run_suite
-from mistral_eval.run.verifying import native_engine, pick
+from mistral_eval.run.verifying import pick, verify
 from mistral_eval.settings import RunSettings
 
 
@@ -69,7 +72,7 @@ def test_a_score_that_is_off_by_more_than_the_tolerance_is_an_error_with_both_nu
 ):
     folder = run(tmp_path, "winogrande")
     rewrite(folder, lambda reply: reply.update(logprob=reply["logprob"] + nats))
-    sentence = r"winogrande question \d+ request \d has the log-probability \S+ in .* alone, -\d"
+    sentence = r"winogrande question \d+, choice \d has the log-probability \S+ in .* alone, -\d"
     with pytest.raises(EngineError, match=sentence):
         run(tmp_path, "winogrande", verify=1)
 
@@ -91,7 +94,7 @@ def test_a_wrong_greedy_flag_is_an_error(tmp_path):
 def test_a_reply_with_another_token_is_an_error_that_names_the_step(tmp_path):
     folder = run(tmp_path, "nq")
     rewrite(folder, lambda reply: reply["ids"].__setitem__(1, reply["ids"][1] ^ 64))
-    with pytest.raises(EngineError, match=r"nq question \d+ sample 0 has the token \d+ at step 1"):
+    with pytest.raises(EngineError, match=r"nq question \d+, sample 0 has the token \d+ at step 1"):
         run(tmp_path, "nq", verify=1)
 
 
@@ -111,7 +114,7 @@ def test_half_precision_verifies_within_its_own_tolerance(tmp_path):
 @pytest.mark.parametrize("engine", ["hf", "oracle", "random"])
 def test_other_engines_have_no_plain_path(engine):
     with pytest.raises(UsageError, match=f"--verify compares .* --engine {engine}"):
-        RunSettings(tasks=("winogrande",), engine=engine, verify=1)
+        check_engine(RunSettings(tasks=("winogrande",), engine=engine, verify=1))
     with pytest.raises(UsageError, match="0 or more"):
         RunSettings(tasks=("winogrande",), verify=-1)
 
@@ -123,14 +126,15 @@ def test_rescoring_keeps_what_was_verified(verified):
 
 
 def test_the_choice_is_spread_over_kinds_and_named_by_the_seed():
-    asked = [("score", n) for n in range(50)] + [("generate", n) for n in range(3)]
+    asked = [Request("b", n, 0, 0, "score", "q") for n in range(50)]
+    asked += [Request("b", n, 0, 0, "generate", "q") for n in range(3)]
     picked = pick(asked, 10, seed=1)
-    assert sum(kind == "generate" for kind, _ in picked) == 3
+    assert sum(one.kind == "generate" for one in picked) == 3
     assert len(set(picked)) == 10
     assert pick(asked, 10, seed=1) == picked != pick(asked, 10, seed=2)
     assert len(pick(asked, 100, seed=1)) == 53
 
 
-def test_a_model_that_went_to_another_engine_is_refused_in_a_sentence():
+def test_a_model_that_went_to_another_engine_is_refused_in_a_sentence(journal):
     with pytest.raises(UsageError, match="on the engine random"):
-        native_engine(RandomBackend(0))
+        verify(Answering(Random(0), journal), 1, seed=0)

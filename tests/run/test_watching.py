@@ -4,11 +4,11 @@ from contextlib import contextmanager
 from itertools import pairwise
 
 import pytest
+from mistral_eval.engines.open_native import open_native
 
 from mistral_eval.console import Talk
 from mistral_eval.data import make_source
 from mistral_eval.engines.lm_eval_model import MistralLM
-from mistral_eval.engines.open_native import open_native
 from mistral_eval.engines.random import RandomBackend
 from mistral_eval.record.journal import Journal
 from mistral_eval.run.judging import judge_benchmark

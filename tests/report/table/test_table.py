@@ -3,7 +3,6 @@
 import re
 
 import pytest
-from tests.report.table.conftest import limited_run, oracle_run, whole_run
 
 from mistral_eval.errors import UsageError
 from mistral_eval.report.baselines import load_baselines, select
@@ -11,6 +10,7 @@ from mistral_eval.report.table import Cell, RunScores, TableOptions, render_tabl
 from mistral_eval.report.table.build import build_view
 from mistral_eval.report.table.view import points, signed
 from mistral_eval.suite.registry import BENCHMARKS, BY_ID
+from tests.report.table.conftest import limited_run, oracle_run, whole_run
 
 BASELINES = load_baselines()
 PAPER = select(["paper"], BASELINES)
