@@ -1,6 +1,6 @@
 """The native engine against lm-eval's `hf` model: the same weights, the same requests, in turn.
 
-    python benchmarks/vs_lm_eval.py [--data DIR] [--short] [--only mmlu,gsm8k] [--json FILE]
+    python speed/vs_lm_eval.py [--data DIR] [--short] [--only mmlu,gsm8k] [--json FILE]
                                     [--threads N] [--cpu] [--questions N]
 
 Both get lm-eval's instances and give lm-eval's answers, so text, tokenizer and tokens are inside

@@ -1,6 +1,6 @@
 """The whole suite's requests and their prefix tree: seconds and peak memory.
 
-    python benchmarks/tree.py DATA [--json] [--compute]
+    python speed/tree.py DATA [--json] [--compute]
 
 DATA is the folder with the parquet test sets. Mistral's v1 tokenizer. Each step runs in a process
 of its own, so that its peak memory is its own: `requests` builds and encodes every request of the

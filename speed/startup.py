@@ -1,6 +1,6 @@
 """How long `mistral-eval --help` takes, beside a Python that does nothing.
 
-    python benchmarks/startup.py [--runs N]
+    python speed/startup.py [--runs N]
 
 Both run in turn, so that a busy moment hits both; the medians are printed.
 """

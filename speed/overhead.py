@@ -1,6 +1,6 @@
 """What asking costs without a model: MMLU built into requests and scored, here and by lm-eval.
 
-    python benchmarks/overhead.py [--data DIR] [--short]
+    python speed/overhead.py [--data DIR] [--short]
 
 Stock is lm-eval's own `mmlu` with five shots over the same rows with its `dummy` model: `evaluate`
 alone, so that loading its tasks and rows is not counted against it. Ours is what `mistral-eval run

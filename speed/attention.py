@@ -1,6 +1,6 @@
 """Which form of attention pays on the packs of a prefix tree: one layer, real requests.
 
-    python benchmarks/attention.py [--data DIR] [--only NAMES] [--shapes NAMES] [--device NAME]
+    python speed/attention.py [--data DIR] [--only NAMES] [--shapes NAMES] [--device NAME]
                                    [--packs N] [--repeats N] [--batch-tokens N] [--threads N]
 
 The tree of a benchmark's requests is cut into packs as scoring does, and each form computes the

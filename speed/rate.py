@@ -1,6 +1,6 @@
 """How much of the machine's matrix rate scoring uses: useful arithmetic a second on MMLU.
 
-    python benchmarks/rate.py [--data DIR] [--shapes base,wide] [--dtypes float32,bfloat16]
+    python speed/rate.py [--data DIR] [--shapes base,wide] [--dtypes float32,bfloat16]
                               [--questions N] [--batch-tokens N] [--threads N] [--cpu]
                               [--profile] [--json FILE]
 

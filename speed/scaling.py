@@ -1,6 +1,6 @@
 """Whether scoring costs what its unique tokens cost: seconds a token for more and more of MMLU.
 
-    python benchmarks/scaling.py [--data DIR] [--limits N,N,...] [--short] [--threads N] [--cpu]
+    python speed/scaling.py [--data DIR] [--limits N,N,...] [--short] [--threads N] [--cpu]
 
 Each line is one scoring run of the 60 million parameter shape of `vs_lm_eval.py`, random weights
 in float32, over that many questions of MMLU chosen as `--limit` chooses them (`all` for the whole

@@ -1,6 +1,6 @@
 """Speed of the maths scorer: comparisons of gold answers with golds of other questions, and worse.
 
-    python benchmarks/maths.py SHARED [--comparisons 20000] [--workers 2]
+    python speed/maths.py SHARED [--comparisons 20000] [--workers 2]
 
 SHARED is the folder with `data/hendrycks_math/`. The last line is one JSON document. The goal is
 20,000 comparisons in under five minutes on two cores; every pair is different and none is cached.

@@ -1,6 +1,6 @@
 """A 7B model on a GPU: the native engine against lm-eval's `hf` model, in a given time.
 
-    python benchmarks/gpu.py [--minutes 8] [--only mmlu,hellaswag,gsm8k] [--data DIR] [--json FILE]
+    python speed/gpu.py [--minutes 8] [--only mmlu,hellaswag,gsm8k] [--data DIR] [--json FILE]
                              [--shape 7b|small|tiny] [--device cuda|cpu] [--dtype NAME]
                              [--questions N] [--new-tokens N] [--batches N,N,...]
 
