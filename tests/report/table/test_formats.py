@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
-from tests.report.conftest import limited_run, whole_run
+from tests.report.table.conftest import limited_run, whole_run
 
 from mistral_eval.errors import UsageError
 from mistral_eval.report.baselines import load_baselines, select

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 from markdown_it import MarkdownIt  # rich brings it
-from tests.report.conftest import limited_run, whole_run
+from tests.report.table.conftest import limited_run, whole_run
 
 from mistral_eval.report.baselines import load_baselines, select
 from mistral_eval.report.table import TableOptions, render_table

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from tests.report.conftest import limited_run, oracle_run, whole_run
+from tests.report.table.conftest import limited_run, oracle_run, whole_run
 
 from mistral_eval.errors import UsageError
 from mistral_eval.report.baselines import load_baselines, select
