@@ -68,4 +68,4 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist .coverage
+	rm -rf $(VENV) build dist .coverage*
