@@ -52,6 +52,12 @@ def test_programs_that_the_documentation_starts_exist():
     assert sorted(name for name in named if not (ROOT / name).is_file()) == []
 
 
+def test_the_architecture_page_names_every_room():
+    page = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    rooms = {folder.parent.name for folder in (ROOT / "mistral_eval").glob("*/__init__.py")}
+    assert {*re.findall(r"^\| `(\w+)/` \|", page, re.MULTILINE)} == rooms
+
+
 def test_the_walk_of_a_question_enters_few_files_and_none_twice():
     page = (DOCS / "architecture.md").read_text(encoding="utf-8")
     walk = re.findall(r"^\| (\d+) \| \[(.+?)\]\(\.\./mistral_eval/(.+?)\)", page, re.MULTILINE)
