@@ -1,16 +1,19 @@
-# make demo    set up, then the main job on the tiny model and the bundled sample
-# make test    set up, then all tests (slow ones too); make quick leaves the slow ones out
-# make check   lint and types;  make fix repairs what can be repaired
-# make bench   the short form of the benchmarks in benchmarks/
+# make demo      set up, then evaluate the tiny model on the bundled sample
+# make test      set up, then run all tests, slow ones included
+# make quick     set up, then run the tests that take less than ten seconds each
+# make coverage  all tests under coverage; fails below the floor in pyproject.toml
+# make check     lint and types
+# make fix       apply the linter's fixes and format
+# make bench     the short form of the speed measurements in speed/
 #
 # Variables:
-#   VENV      the virtual environment to make and use               (default .venv)
-#   PYTHON    the Python that makes it, 3.11 or newer               (default python3)
-#   PIP_ARGS  extra arguments for pip. On Linux, PyPI's torch brings several GB of CUDA libraries;
-#             a machine without a GPU wants
-#               make demo PIP_ARGS="--extra-index-url URL"
-#             with the URL of the CPU wheels from PyTorch's "Get started" page.
-#   PYTEST_ARGS  extra arguments for pytest, e.g. PYTEST_ARGS="-k sandbox"
+#   VENV         the virtual environment to create and use       (default .venv)
+#   PYTHON       the Python that creates it, 3.11 or newer       (default python3)
+#   PIP_ARGS     extra arguments for pip. On Linux, PyPI's torch brings several GB of CUDA libraries.
+#                On a machine without a GPU, pass the URL of the CPU wheels from PyTorch's
+#                "Get started" page:
+#                  make demo PIP_ARGS="--extra-index-url URL"
+#   PYTEST_ARGS  extra arguments for pytest, for example PYTEST_ARGS="-k sandbox"
 
 VENV ?= .venv
 PYTHON ?= python3
@@ -19,11 +22,11 @@ PYTEST_ARGS ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS)
-# One process a core, each with one thread: twice as fast as one process with a thread a core.
+# One process per core with one thread each: twice as fast as one process with a thread per core.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
-SOURCES := mistral_eval tests benchmarks
+SOURCES := mistral_eval tests speed tools
 
-.PHONY: demo test quick check fix bench clean
+.PHONY: demo test quick coverage check fix bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/mistral-eval run --tasks mmlu,gsm8k --model tiny --data sample
@@ -33,6 +36,9 @@ test: $(VENV)/.installed-dev
 
 quick: $(VENV)/.installed-dev
 	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
+
+coverage: $(VENV)/.installed-dev
+	$(PYTEST) --cov --cov-report=term-missing:skip-covered $(PYTEST_ARGS)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check $(SOURCES)
@@ -44,9 +50,9 @@ fix: $(VENV)/.installed-dev
 	$(BIN)/ruff format $(SOURCES)
 
 bench: $(VENV)/.installed-dev
-	$(BIN)/python benchmarks/overhead.py --short
-	$(BIN)/python benchmarks/startup.py
-	$(BIN)/python benchmarks/vs_lm_eval.py --short
+	$(BIN)/python speed/overhead.py --short
+	$(BIN)/python speed/startup.py
+	$(BIN)/python speed/vs_lm_eval.py --short
 
 $(VENV)/.pip:
 	$(PYTHON) -m venv $(VENV)
@@ -62,4 +68,4 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) build dist .coverage*

@@ -1,4 +1,4 @@
-"""The workflow that users copy: its own commands, run here as GitHub would run them."""
+"""Continuous integration: the workflows' own commands, run here as GitHub would run them."""
 
 import json
 import os
@@ -15,12 +15,17 @@ from mistral_eval.locations import tasks_folder
 from mistral_eval.record.run_folder import RUN_FILE, text_hash
 
 ROOT = Path(__file__).resolve().parents[1]
-WORKFLOW = ROOT / ".github" / "workflows" / "eval.yml"
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+
+def read(name: str) -> dict:
+    file = ROOT / ".github" / "workflows" / name
+    return yaml.safe_load(file.read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
 def job() -> dict:
-    return yaml.safe_load(WORKFLOW.read_text(encoding="utf-8"))["jobs"]["eval"]
+    return read("eval.yml")["jobs"]["eval"]
 
 
 class Runner:
@@ -84,12 +89,64 @@ def test_the_stored_run_is_of_today_s_protocol(job):
     assert run["protocol"] == today
 
 
-def test_the_workflow_has_few_rights_and_pins_what_it_uses(job):
-    whole = yaml.safe_load(WORKFLOW.read_text(encoding="utf-8"))
+@pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.name)
+def test_a_workflow_has_few_rights_and_pins_what_it_uses(file):
+    whole = read(file.name)
     assert whole["permissions"] == {"contents": "read"}
-    used = [step["uses"] for step in job["steps"] if "uses" in step]
-    assert all(re.fullmatch(r"actions/[a-z-]+@[0-9a-f]{40}", one) for one in used)
-    assert not any("${{" in step.get("run", "") for step in job["steps"])
+    assert whole["concurrency"]["cancel-in-progress"] is True
+    assert whole["concurrency"]["group"].startswith(f"{whole['name']}-")
+    assert "pull_request" in whole[True]  # YAML reads the key `on` as true
+    for one in whole["jobs"].values():
+        assert "permissions" not in one
+        assert one["timeout-minutes"] <= 30
+        used = [step["uses"] for step in one["steps"] if "uses" in step]
+        assert used
+        assert all(re.fullmatch(r"actions/[a-z-]+@[0-9a-f]{40}", action) for action in used)
+        assert not any("${{" in step.get("run", "") for step in one["steps"])
+
+
+def test_all_workflows_use_one_version_of_an_action():
+    jobs = [one for file in WORKFLOWS for one in read(file.name)["jobs"].values()]
+    used = {step["uses"] for one in jobs for step in one["steps"] if "uses" in step}
+    assert len(used) == len({action.partition("@")[0] for action in used})
+
+
+def commands(script: str, **env: str) -> str:
+    """What a step's `make` would start in a checkout without an environment; starts nothing."""
+    dry = script.replace("make ", "make --dry-run VENV=.absent ", 1)
+    shell = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", dry]
+    done = subprocess.run(
+        shell, cwd=ROOT, env={**os.environ, **env}, capture_output=True, text=True, check=True
+    )
+    return done.stdout
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="needs make")
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("lint", ["ruff check mistral_eval tests", "ruff format --check mistral_eval", "bin/mypy"]),
+        ("quick", ['pytest -n auto --dist worksteal -m "not slow"']),
+    ],
+)
+def test_the_checks_workflow_starts_lint_types_and_the_quick_tests(name, expected):
+    whole = read("checks.yml")
+    script = whole["jobs"][name]["steps"][-1]["run"]
+    started = commands(script, **whole["env"])
+    assert whole["env"]["PIP_ARGS"] in started
+    assert [part for part in expected if part not in started] == []
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="needs make")
+def test_hooks_before_a_commit_run_what_make_check_runs():
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
+    hooks = {hook["id"]: hook for repo in config["repos"] for hook in repo["hooks"]}
+    checked = commands("make check")
+    for name in ("ruff-check", "ruff-format", "mypy"):
+        program, *rest = hooks[name]["entry"].split()
+        assert program.startswith(".venv/bin/")
+        words = [Path(program).name, *(word for word in rest if not word.startswith("--"))]
+        assert f".absent/bin/{' '.join(words)}" in checked
 
 
 def test_the_documentation_shows_the_workflow_s_own_commands(job):

@@ -75,6 +75,12 @@ def test_the_wheel_holds_the_package_and_nothing_beside_it(wheel):
     assert "mistral_eval/data/sample/mmlu/all/dev.jsonl" in names
 
 
+def test_the_wheel_holds_no_developers_files(wheel):
+    folders = {part for name in zipfile.ZipFile(wheel).namelist() for part in Path(name).parts}
+    assert {"mistral_eval", "_tasks"} <= folders  # or the next line would hold of any archive
+    assert folders.isdisjoint({"speed", "tools", "tests", "findings", "docs"})
+
+
 def test_the_wheel_holds_every_tracked_file_of_the_package(wheel):
     if not (ROOT / ".git").exists():
         pytest.skip("needs a git checkout to know which files belong to the package")

@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_the_documented_table_is_measured(shared):
     """Every line of the table is measured again and stands in the page as it came out."""
-    program = runpy.run_path(str(ROOT / "benchmarks" / "agreement.py"))
+    program = runpy.run_path(str(ROOT / "speed" / "agreement.py"))
     with MathChecker(workers=2) as checker:
         lines = [measure(shared, checker) for measure in program["MEASURES"]]
 

@@ -32,7 +32,7 @@ def test_a_choice_of_two_tokens_scores_the_sum_of_both(tiny, ask):
     prepared = tiny.encode(ask("", " A"))
     ((_, reply),) = tiny.answer([prepared])
     parts = [ScoreRequest((BOS,), (SPACE,)), ScoreRequest((BOS, SPACE), (A,))]
-    scores = dict(tiny.engine.score(parts))
+    scores = dict(tiny.runner.score(parts))
     assert reply.logprob == pytest.approx(scores[0].logprob + scores[1].logprob, abs=1e-5)
     assert reply["is_greedy"] == (scores[0].is_greedy and scores[1].is_greedy)
     assert scores[0].logprob < 0

@@ -4,10 +4,10 @@
 
 A process that has imported everything once forks a child for each attempt, since starting Python
 and torch costs more than the run. The child runs `mistral_eval.cli.app.main`; it notes the phase
-it is in and counts events in it (a question built, a forward pass, a commit, a file put in its place),
-and it writes the key of each reply to a file as it is computed, before the journal sees it. It
-kills itself at an event drawn by lot, or its parent kills it after a time drawn by lot. What came
-of all that goes to FOLDER/report.json; test_fifty_kills.py judges it.
+it is in and counts events in it (a question built, a forward pass, a commit, a file put in its
+place), and it writes the key of each reply to a file as it is computed, before the journal sees
+it. It kills itself at an event drawn by lot, or its parent kills it after a time drawn by lot.
+What came of all that goes to FOLDER/report.json; test_fifty_kills.py judges it.
 """
 
 import json

@@ -1,23 +1,24 @@
-"""Which form of attention pays on the packs of a prefix tree: one layer, real requests.
+"""Compare forms of attention on the packs of a prefix tree: one layer, real requests.
 
-    python benchmarks/attention.py [--data DIR] [--only NAMES] [--shapes NAMES] [--device NAME]
-                                   [--packs N] [--repeats N] [--batch-tokens N] [--threads N]
+    python speed/attention.py [--data DIR] [--only NAMES] [--shapes NAMES] [--device NAME]
+                              [--packs N] [--repeats N] [--batch-tokens N] [--threads N]
 
-The tree of a benchmark's requests is cut into packs as scoring does, and each form computes the
-same pack from the same random queries, keys and values, in turn; the best of the repeats counts.
+The prefix tree of a benchmark's requests is cut into packs as in scoring. Each form computes the
+same pack from the same random queries, keys and values, alternating; the best of the repeats
+counts.
 
 - `groups of N`: the engine's `GroupwiseAttend`, runs of N tokens over their path and themselves,
   one by one, with a mask;
-- `batches of N`: the engine's `BatchedAttend` (CPU), the same runs in few calls: what many of them
-  share without a mask, the rest side by side with one, merged by their log-sum-exp;
+- `batches of N`: the engine's `BatchedAttend` (CPU), the same runs in few calls: the prefix that
+  many of them share without a mask, the rest side by side with one, merged by their log-sum-exp;
 - `whole pack`: all tokens over path and pack, with a mask;
 - `prefix + own`: tokens that see the same part of the path attend to it without a mask, and to
   their own subtrees, block by block, with one, all by plain matrix products;
 - `flex`: torch's flex_attention, compiled, with a block mask.
 
-Every form must agree with a plain softmax to 1e-5. `prepare` is what a pack costs once, whatever
-the number of layers: masks above all. On the CPU seconds are those of the processor (they mean
-little with more than one thread), on CUDA those of the clock.
+Every form must agree with a plain softmax to 1e-5. `prepare` is the cost of a pack that does not
+depend on the number of layers, mostly masks. Times are CPU seconds on the CPU (with more than one
+thread they mean little) and wall-clock seconds on CUDA.
 """
 
 import argparse
@@ -54,7 +55,7 @@ TOLERANCE = 1e-5
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One form on one benchmark's packs: milliseconds a pack, once and for each layer."""
+    """One form on one benchmark's packs: milliseconds per pack, once and for each layer."""
 
     benchmark: str
     shape: str
@@ -65,7 +66,7 @@ class Measured:
 
 
 def requests(name: str, data: str) -> list[ScoreRequest]:
-    """Score requests of some questions, in Mistral's v1 ids."""
+    """Return the score requests of some questions, in Mistral's v1 ids."""
     outline = read_outline("tiny", device=torch.device("cpu"))
     encoder = NativeEncoder(
         outline.tokenizer, outline.config.context_len, 0, EngineIdentity("attention")
@@ -80,7 +81,7 @@ def requests(name: str, data: str) -> list[ScoreRequest]:
 
 
 def timed(work: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
-    """What the work gives, and its milliseconds."""
+    """Return the result of `work` and its milliseconds."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     clock = perf_counter if device.type == "cuda" else process_time
@@ -92,10 +93,10 @@ def timed(work: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
 
 
 def measure(name: str, shape: str, chosen: argparse.Namespace) -> list[Measured]:
-    """All forms on some packs of a benchmark, the means of each pack's best.
+    """Measure all forms on some packs of a benchmark; average the best time of each pack.
 
     Raises:
-        SystemExit: a form disagrees with the plain one.
+        SystemExit: A form disagrees with the plain one.
     """
     tree, device = build_tree(requests(name, chosen.data)), torch.device(chosen.device)
     packs = {size: list(cut_packs(tree, chosen.batch_tokens, size)) for size in GROUPS}
@@ -131,7 +132,7 @@ def _tried(
     chosen: argparse.Namespace,
     device: torch.device,
 ) -> tuple[float, float, float] | None:
-    """What a form takes; None, and a line that says so, where it does not compile here."""
+    """Time a form; print a line and return None if it does not compile here."""
     try:
         return _best(prepare, expected, chosen.repeats, device)
     except Exception as error:  # a compiler, and what it calls, fails in many ways
@@ -144,7 +145,7 @@ def _tried(
 def _best(
     prepare: Callable[[], Answer], expected: Tensor, repeats: int, device: torch.device
 ) -> tuple[float, float, float]:
-    """Milliseconds of preparing and of one layer, at best, and the largest difference."""
+    """Return the best milliseconds of preparing and of one layer, and the largest difference."""
     with torch.inference_mode():
         difference = float((prepare()() - expected).abs().max())
         times = []
@@ -155,7 +156,7 @@ def _best(
 
 
 def main() -> None:
-    """Measure benchmark after benchmark, printing each line as it is known."""
+    """Measure benchmark after benchmark and print each line as soon as it is known."""
     parser = argparse.ArgumentParser(description="forms of attention on packs of a prefix tree")
     parser.add_argument("--data", default=str(BESIDE) if BESIDE.is_dir() else "sample")
     parser.add_argument("--only", default=",".join(QUESTIONS))

@@ -1,15 +1,15 @@
-"""The native engine against lm-eval's `hf` model: the same weights, the same requests, in turn.
+"""Measure the native engine against lm-eval's `hf` model: same weights, same requests, alternating.
 
-    python benchmarks/vs_lm_eval.py [--data DIR] [--short] [--only mmlu,gsm8k] [--json FILE]
-                                    [--threads N] [--cpu] [--questions N]
+    python speed/vs_lm_eval.py [--data DIR] [--short] [--only mmlu,gsm8k] [--json FILE]
+                               [--threads N] [--cpu] [--questions N]
 
-Both get lm-eval's requests and give lm-eval's answers, so text, tokenizer and tokens are inside
-the time of either. The model is a Mistral of 60 million random parameters in float32. `hf` runs at
-the best of the batch sizes 1, 4 and 16, found on some of the questions. Generations are sampled
-with either's own noise: their number of tokens is bounded alike, their text differs. DIR holds the
-test sets in the hub's layout, by default `shared/data` beside the checkout. `--short` asks few
-questions, for `make bench`; `--cpu` counts seconds of CPU instead of the clock's, which says more
-on a busy machine, with one thread.
+Both get lm-eval's instances and return lm-eval's answers, so the time of either includes text and
+tokenizer. The model is a Mistral with 60 million random parameters in float32. `hf` runs at the
+best of the batch sizes 1, 4 and 16, found on some of the questions. Each engine samples
+generations with its own noise: the number of tokens has the same limit, the text differs. DIR
+holds the test sets in the hub's layout, by default `shared/data` beside the checkout. `--short`
+takes few questions, for `make bench`. `--cpu` measures CPU seconds, which are more reliable on a
+busy machine, on one thread.
 """
 
 import argparse
@@ -62,7 +62,7 @@ QUESTIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One benchmark: seconds of either, and how far the values lie apart.
+    """One benchmark: seconds of either engine, and the differences between their values.
 
     `share` is useful arithmetic (linear layers, attention over the keys that count, LM head over
     the rows that count) per second of ours, over the matrix rate measured just before; None for
@@ -83,31 +83,31 @@ class Line:
 
     @property
     def ratio(self) -> float:
-        """How many times as fast ours is."""
+        """Seconds of `hf` over ours."""
         return self.hf / self.ours
 
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """Both engines on the same weights, and the clock they are measured with."""
+    """Both engines on the same weights, and the clock that times them."""
 
     native: NativeEngine
     hf: HFLM
     clock: Callable[[], float]
 
     def timed(self, ask: Callable[[], Answers]) -> tuple[Answers, float]:
-        """The answers and the seconds they took."""
+        """Return the answers and the seconds they took."""
         start = self.clock()
         answers = ask()
         return answers, self.clock() - start
 
     def matrix_rate(self) -> float:
-        """FLOP a second of square float32 products, the best of a second."""
+        """Return FLOP per second of square float32 products, the best within one second."""
         return matrix_rate(torch.float32, torch.device("cpu"), seconds=1.0, clock=self.clock)
 
 
 def open_models(folder: Path, clock: Callable[[], float]) -> Models:
-    """Write the random weights once, and open them with both."""
+    """Write the random weights once and open them with both engines."""
     weights = random_weights(CONFIG, torch.float32, torch.device("cpu"))
     save_hf(Checkpoint(CONFIG, weights, "vs_lm_eval"), folder, tokenizer_file=tiny_tokenizer_file())
     hf = HFLM(
@@ -153,13 +153,13 @@ def best_batch(models: Models, questions: list[list[Request]]) -> int:
 
 
 def useful_flop(requests: Sequence[ScoreRequest]) -> float:
-    """Arithmetic that scoring cannot do without, once for each distinct prefix."""
+    """Return the FLOP that scoring needs, counting each distinct prefix once."""
     tree, flops = build_tree(requests), Flops.of(CONFIG, CONFIG.vocab_size)
     return float(flops.tokens(tree.depths) + flops.row * len(np.unique(tree.asked_node)))
 
 
 def exact(hf: HFLM, request: ScoreRequest) -> float:
-    """A request's log-likelihood by transformers in float64, which neither side's rounding has."""
+    """Return a request's log-likelihood from transformers in float64, as the reference."""
     fed = torch.tensor([request.context + request.continuation])
     words = torch.tensor(request.continuation)
     with torch.inference_mode():
@@ -200,7 +200,7 @@ def compare(name: str, models: Models, questions: list[list[Request]]) -> Line:
 
 
 def row(line: Line) -> str:
-    """A line of the table in Markdown."""
+    """Return a line of the table in Markdown."""
     apart = (line.difference, line.ours_off, line.hf_off)
     apart = " | ".join("" if x is None else f"{x:.0e}" for x in apart)
     share = "" if line.share is None else f"{100 * line.share:.0f} %"
@@ -211,7 +211,7 @@ def row(line: Line) -> str:
 
 
 def main() -> None:
-    """Compare benchmark after benchmark, printing each line as it is known."""
+    """Compare benchmark after benchmark and print each line as soon as it is known."""
     parser = argparse.ArgumentParser(description="the native engine against lm-eval's hf model")
     parser.add_argument("--data", default=DATA)
     parser.add_argument("--short", action="store_true")

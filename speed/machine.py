@@ -1,4 +1,4 @@
-"""The machine a figure was measured on, in one line."""
+"""Describe the machine a figure was measured on, in one line."""
 
 import os
 import platform
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def machine() -> str:
-    """The processor, the cores this process may use, and how busy they are."""
+    """Return the processor, the number of cores, the load and the Python version."""
     file = Path("/proc/cpuinfo")
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -1,8 +1,8 @@
-"""How long `mistral-eval --help` takes, beside a Python that does nothing.
+"""Measure how long `mistral-eval --help` takes, beside a Python that does nothing.
 
-    python benchmarks/startup.py [--runs N]
+    python speed/startup.py [--runs N]
 
-Both run in turn, so that a busy moment hits both; the medians are printed.
+The two alternate, so that a busy moment affects both. Prints the medians.
 """
 
 import argparse
@@ -24,7 +24,7 @@ COMMANDS = {
 
 
 def seconds(command: Sequence[str]) -> float:
-    """Wall-clock seconds of one run of a command."""
+    """Return the wall-clock seconds of one run of a command."""
     start = time.perf_counter()
     subprocess.run(command, check=True, capture_output=True)
     return time.perf_counter() - start

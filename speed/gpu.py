@@ -1,22 +1,23 @@
-"""A 7B model on a GPU: the native engine against lm-eval's `hf` model, in a given time.
+"""Measure a 7B model on a GPU: the native engine against lm-eval's `hf` model, in a given time.
 
-    python benchmarks/gpu.py [--minutes 8] [--only mmlu,hellaswag,gsm8k] [--data DIR] [--json FILE]
-                             [--shape 7b|small|tiny] [--device cuda|cpu] [--dtype NAME]
-                             [--questions N] [--new-tokens N] [--batches N,N,...]
+    python speed/gpu.py [--minutes 8] [--only mmlu,hellaswag,gsm8k] [--data DIR] [--json FILE]
+                        [--shape 7b|small|tiny] [--device cuda|cpu] [--dtype NAME]
+                        [--questions N] [--new-tokens N] [--batches N,N,...]
 
-Both engines hold the same random tensors (`both_engines.py`) and get the same requests: MMLU
-in the test set's order, HellaSwag, and GSM8K with eight samples a question. Each benchmark has its
-share of the minutes: a few questions warm both engines up and find `hf`'s best batch size, then
-more and more are asked while they fit. Each step is a line, printed and written as soon as it is
-known, so that a run that is cut off leaves figures; the last line of a benchmark counts.
+Both engines hold the same random tensors (`both_engines.py`) and get the same requests: MMLU in
+the test set's order, HellaSwag, and GSM8K with eight samples per question. Each benchmark gets its
+share of the minutes. A few questions warm up both engines and find `hf`'s best batch size; then
+the number of questions grows while it fits in the time. Each step is a line, printed and written
+as soon as it is known, so a run that is cut off still leaves figures. The last line of a benchmark
+counts.
 
-"ours" and "hf" are seconds from text to answers. "apart" is the largest difference of two
-log-likelihoods in nats, "a token" that of a token's mean. In 16 bits `hf` rounds its
-log-probabilities too; "exact" is the largest difference, over the questions that warm up, with its
-softmax in float32. Tokens (unique ones of prompts and choices, and decoded) and FLOP a second are
-the native engine's, over its own seconds; they are also given as shares of the matrix rate measured
-before and after, the larger, and of the card's data sheet. Generated text is not compared, since
-either engine draws its own noise.
+"ours" and "hf" are seconds from text to answers. "apart" is the largest difference between two
+log-likelihoods in nats, "a token" the largest difference per token. In 16 bits `hf` also rounds
+its log-probabilities; "exact" is the largest difference over the warm-up questions with its
+softmax in float32. Tokens (unique ones of prompts and choices, and decoded ones) and FLOP per
+second are the native engine's, over its own seconds. They are also given as shares of the matrix
+rate, measured before and after (the larger value), and of the card's data sheet. Generated text is
+not compared, because each engine draws its own noise.
 """
 
 import argparse
@@ -52,11 +53,12 @@ GIB = 2**30
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One step of a benchmark. Rates are in FLOP a second, memory is in bytes.
+    """One step of a benchmark. Rates are in FLOP per second, memory in bytes.
 
-    `unique` tokens are those that the native engine computes of prompts and choices, `fed` those of
-    `hf`. `decoded` tokens are the native engine's; either engine may draw `decoded_most`. `apart`
-    and `exact` are None for generations, `sheet_rate` where the card or the dtype is not listed.
+    `unique` counts the prompt and choice tokens that the native engine computes, `fed` those that
+    `hf` does. `decoded` counts the native engine's generated tokens, `decoded_most` the largest
+    number that either may generate. `apart` and `exact` are None for generations, `sheet_rate` if
+    the card or the dtype is not listed.
     """
 
     benchmark: str
@@ -82,12 +84,12 @@ class Line:
 
     @property
     def ratio(self) -> float:
-        """How many times as fast ours is."""
+        """Seconds of `hf` over ours."""
         return self.hf / self.ours
 
     @property
     def rate(self) -> float:
-        """Useful FLOP a second of the native engine."""
+        """Useful FLOP per second of the native engine."""
         return self.flop / self.engine_seconds
 
 
@@ -103,7 +105,7 @@ class Ready:
 
 
 def warm_up(name: str, both: Both, chosen: argparse.Namespace) -> Ready:
-    """Read the benchmark, run some of it through both, and find the batch size `hf` likes best."""
+    """Load the benchmark, run some of it through both, and find `hf`'s best batch size."""
     questions = questions_of(
         name, chosen.data, chosen.questions, subject=None, new_tokens=chosen.new_tokens
     )
@@ -115,20 +117,20 @@ def warm_up(name: str, both: Both, chosen: argparse.Namespace) -> Ready:
     if not is_generated(some):
         both.hf.softmax_dtype = torch.float32
         exact = both.apart(some, ours, ask_hf(both.hf, some, min(sizes)))
-        both.hf.softmax_dtype = None  # as lm-eval has it
-    tried = [max(sizes)] if is_generated(some) else sizes  # decoding gains with each row
+        both.hf.softmax_dtype = None  # lm-eval's default
+    tried = [max(sizes)] if is_generated(some) else sizes  # decoding is fastest with most rows
     found = [both.hf_asked(some, size) for size in tried]
     batch_size = min(found, key=lambda one: one[0].seconds)[1]
     return Ready(name, questions, min(first, len(questions)), batch_size, exact)
 
 
 def is_generated(instances: Sequence[Instance]) -> bool:
-    """Whether text is asked for, and not scores."""
+    """Return whether the instances are generations, not scores."""
     return instances[0].request_type == "generate_until"
 
 
 def compare(ready: Ready, count: int, batch_size: int, both: Both) -> Line:
-    """So many questions through both, ours first."""
+    """Run `count` questions through both engines, ours first."""
     instances = list(chain(*ready.questions[:count]))
     generated, stats = is_generated(instances), both.native.engine.stats
     rate, before = both.matrix_rate(), asdict(stats)
@@ -162,7 +164,7 @@ def compare(ready: Ready, count: int, batch_size: int, both: Both) -> Line:
 
 
 def lines_of(name: str, both: Both, chosen: argparse.Namespace, until: float) -> Iterator[Line]:
-    """A benchmark with more and more questions, while they fit before `until`."""
+    """Yield lines for a growing number of questions, while they fit before `until`."""
     ready = warm_up(name, both, chosen)
     count, batch_size = ready.first, ready.batch_size
     while True:
@@ -185,7 +187,7 @@ HEAD = (
 
 
 def row(line: Line) -> str:
-    """A line of the table in Markdown."""
+    """Return a line of the table in Markdown."""
     sheet = f"{100 * line.rate / line.sheet_rate:.0f} %" if line.sheet_rate else ""
     far = (line.apart.request, line.apart.token) if line.apart else ()
     apart = [f"{one:.0e}" for one in far] or ["", ""]
@@ -201,7 +203,7 @@ def row(line: Line) -> str:
 
 
 def write_json(file: Path, about: dict[str, Any], lines: Sequence[Line]) -> None:
-    """All lines so far; the file is replaced whole, so that it can be read at any moment."""
+    """Write all lines so far; the file is replaced as a whole, so it can be read at any time."""
     found = {
         **about,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

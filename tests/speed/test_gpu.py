@@ -1,4 +1,4 @@
-"""benchmarks/gpu.py on the CPU: the tiny model on the bundled questions, from end to end."""
+"""speed/gpu.py on the CPU: the tiny model on the bundled questions, from end to end."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import torch
 
 from mistral_eval.bench.shapes import SHAPES
 
-FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
+FOLDER = Path(__file__).resolve().parents[2] / "speed"
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:

@@ -1,4 +1,4 @@
-"""benchmarks/rate.py on the tiny shape and the bundled questions."""
+"""speed/rate.py on the tiny shape and the bundled questions."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-PROGRAM = Path(__file__).resolve().parents[2] / "benchmarks" / "rate.py"
+PROGRAM = Path(__file__).resolve().parents[2] / "speed" / "rate.py"
 
 
 @pytest.mark.slow

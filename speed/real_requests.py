@@ -1,7 +1,7 @@
-"""The real requests that the programs of this folder measure with: test sets, questions, instances.
+"""Load the real requests that the programs of this folder measure: test sets and instances.
 
-The test sets lie in the hub's layout, by default in `shared/data` beside the checkout; where that
-is missing, the questions that the package carries are asked.
+The test sets are in the hub's layout, by default in `shared/data` beside the checkout. Where that
+folder is missing, the bundled sample is used.
 """
 
 from dataclasses import replace
@@ -27,12 +27,12 @@ def questions_of(
     """Return the requests of `count` questions.
 
     Args:
-        name: of the benchmark.
-        data: the folder of the test sets, or `sample`.
-        count: of questions, at most; None for all.
-        subject: the only one of MMLU's that is asked, where it is there. None asks all of MMLU in
-            the test set's order, subject after subject.
-        new_tokens: of a generation, at most.
+        name: The benchmark.
+        data: Folder of the test sets, or `sample`.
+        count: Largest number of questions; None for all.
+        subject: The subject of MMLU to take, if the data has it. None takes all of MMLU in the test
+            set's order, subject after subject.
+        new_tokens: Largest number of tokens per generation.
     """
     limit = None if name == "mmlu" else count
     (loaded,) = load_benchmarks((name,), Asking(make_source(data), limit, None, unpinned=False))

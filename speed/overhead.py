@@ -1,13 +1,14 @@
-"""What asking costs without a model: MMLU built into requests and scored, here and by lm-eval.
+"""Measure what a run costs without a model: build and score MMLU's requests, here and in lm-eval.
 
-    python benchmarks/overhead.py [--data DIR] [--short]
+    python speed/overhead.py [--data DIR] [--short]
 
-Stock is lm-eval's own `mmlu` with five shots over the same rows with its `dummy` model: `evaluate`
-alone, so that loading its tasks and rows is not counted against it. Ours is what `mistral-eval run
--t mmlu --engine random` does up to the verdicts: reading and fingerprinting the rows, building the
-requests, answering through the journal, judging. DIR is a folder in the hub's layout, by default
-`shared/data` beside the checkout. `--short` asks six subjects of stock and as many questions of
-ours. CPU seconds stand beside wall-clock seconds: they mean more on a busy machine.
+The peer is lm-eval's own `mmlu` task with five shots over the same rows, with its `dummy` model.
+Only `evaluate` is timed, so loading tasks and rows does not count against it. Ours is what
+`mistral-eval run -t mmlu --engine random` does up to the verdicts: read and fingerprint the rows,
+build the requests, answer them through the replies log, judge. DIR is a folder in the hub's
+layout, by default `shared/data` beside the checkout. `--short` takes six subjects of the peer and
+as many questions of ours. CPU seconds are given too, because they are more reliable on a busy
+machine.
 """
 
 import argparse
@@ -43,7 +44,7 @@ SHORT = ("anatomy", "astronomy", "marketing", "philosophy", "virology", "world_r
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Questions asked and the seconds they took."""
+    """Number of questions and the seconds they took."""
 
     questions: int
     wall: float
@@ -58,14 +59,14 @@ class Measured:
 
 
 def timed(work: Callable[[], int]) -> Measured:
-    """Do the work, which returns how many questions it asked."""
+    """Time `work`, which returns its number of questions."""
     wall, cpu = time.perf_counter(), time.process_time()
     questions = work()
     return Measured(questions, time.perf_counter() - wall, time.process_time() - cpu)
 
 
 def stock(data: Path, subjects: tuple[str, ...]) -> Measured:
-    """lm-eval's own evaluation; its tasks read our files instead of the hub."""
+    """Time lm-eval's own evaluation; its tasks read our files instead of the hub."""
     assert lm_eval.utils.apply_template.__module__ == "lm_eval.utils", "measure stock first"
     load = datasets.load_dataset
     datasets.load_dataset = _from_folder(load, data)
@@ -105,7 +106,7 @@ def ours(data: Path, questions: int | None) -> Measured:
 
 
 def _from_folder(load: Callable[..., Any], data: Path) -> Callable[..., Any]:
-    """A `load_dataset` for cais/mmlu that reads a folder's parquet files."""
+    """Return a `load_dataset` for cais/mmlu that reads a folder's parquet files."""
 
     def from_folder(path: str, name: str | None = None, **_: Any) -> Any:
         assert path == "cais/mmlu", path
@@ -116,7 +117,7 @@ def _from_folder(load: Callable[..., Any], data: Path) -> Callable[..., Any]:
 
 
 def main() -> None:
-    """Measure both and print what came out."""
+    """Measure both and print the results."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path, default=BESIDE)
     parser.add_argument("--short", action="store_true", help="under a minute")

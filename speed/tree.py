@@ -1,12 +1,13 @@
-"""The whole suite's requests and their prefix tree: seconds and peak memory.
+"""Measure the requests of the paper's suite and their prefix tree: seconds and peak memory.
 
-    python benchmarks/tree.py DATA [--json] [--compute]
+    python speed/tree.py DATA [--json] [--compute]
 
-DATA is the folder with the parquet test sets. Mistral's v1 tokenizer. Each step runs in a process
-of its own, so that its peak memory is its own: `requests` builds and encodes every request of the
-twelve benchmarks, `scores` also builds the tree of all score requests, `prompts` also counts the
-tree of all prompts. `--compute` has the engine answer all scores, benchmark by benchmark and all
-together, with a model of one thin layer, and compares the tokens it computed with the unique ones.
+DATA is the folder with the parquet test sets; the tokenizer is Mistral's v1. Each step runs in its
+own process, so that its peak memory can be measured: `requests` builds and encodes every request
+of the twelve benchmarks, `scores` also builds the tree of all score requests, `prompts` also
+counts the tree of all prompts. `--compute` runs all score requests on the engine with a one-layer
+model, benchmark by benchmark and all together, and compares the computed tokens with the unique
+ones.
 """
 
 import json
@@ -38,7 +39,7 @@ MIB = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One process: seconds of CPU until its requests were there, of the step, and its peak."""
+    """One process: CPU seconds of building its requests and of the step; peak memory."""
 
     step: str
     requests: int
@@ -53,7 +54,7 @@ class Measured:
 def gather(
     data: str, names: tuple[str, ...] = SUITES["paper"]
 ) -> tuple[list[ScoreRequest], list[GenerateRequest]]:
-    """All requests of some benchmarks, in token ids."""
+    """Return all requests of some benchmarks, in token ids."""
     outline = read_outline("tiny", device=torch.device("cpu"))
     encoder = NativeEncoder(
         outline.tokenizer, outline.config.context_len, 0, EngineIdentity("tree")
@@ -113,7 +114,7 @@ THIN = ModelConfig(
 
 
 def compute(data: str) -> None:
-    """Print tokens computed and unique of each benchmark's scores, and of all together."""
+    """Print computed and unique tokens of each benchmark's scores, and of all together."""
     weights = random_weights(THIN, torch.float32, torch.device("cpu"))
     by_benchmark = {name: gather(data, (name,))[0] for name in SUITES["paper"]}
     asked = {name: scores for name, scores in by_benchmark.items() if scores}
@@ -135,7 +136,7 @@ def compute(data: str) -> None:
 
 
 def main() -> None:
-    """Start a process a step, and print what each measured."""
+    """Start one process per step and print what each measured."""
     data, flags = sys.argv[1], sys.argv[2:]
     if flags[:1] == ["--step"]:
         print(json.dumps(asdict(measure(flags[1], data))))

@@ -1,13 +1,13 @@
-"""Whether scoring costs what its unique tokens cost: seconds a token for more and more of MMLU.
+"""Measure whether the cost of scoring is proportional to its unique tokens, on parts of MMLU.
 
-    python benchmarks/scaling.py [--data DIR] [--limits N,N,...] [--short] [--threads N] [--cpu]
+    python speed/scaling.py [--data DIR] [--limits N,N,...] [--short] [--threads N] [--cpu]
 
-Each line is one scoring run of the 60 million parameter shape of `vs_lm_eval.py`, random weights
-in float32, over that many questions of MMLU chosen as `--limit` chooses them (`all` for the whole
-test set). Building the requests and encoding them is not counted; the tree is. `--short` asks few
-questions; `--cpu` counts seconds of CPU. "Spread" is the dearest token over the cheapest, less
-one; the goal is 20 %. Tokens behind longer prompts attend to more keys: "MFLOP a token" is the
-useful arithmetic that the engine counts, and GFLOP/s the rate of it.
+Each line is one scoring run with random weights in float32 at the 60-million-parameter shape of
+`vs_lm_eval.py`, over that many questions of MMLU, chosen as `--limit` chooses them (`all` for the
+whole test set). Building and encoding the requests is not timed; building the prefix tree is.
+`--short` takes few questions; `--cpu` measures CPU seconds. "Spread" is the highest cost per token
+over the lowest, minus one; the goal is 20 %. Tokens behind longer prompts attend to more keys:
+"MFLOP a token" is the useful arithmetic that the engine counts, and GFLOP/s its rate.
 """
 
 import argparse
@@ -38,7 +38,7 @@ LIMITS, SHORT = "100,1000,all", "20,60"
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One run: its tokens, as `hf` would feed them and computed, its useful FLOP and seconds."""
+    """One run: tokens as `hf` would feed them and as computed, useful FLOP, seconds."""
 
     limit: str
     questions: int
@@ -49,12 +49,12 @@ class Line:
 
     @property
     def microseconds(self) -> float:
-        """Of one unique token."""
+        """Microseconds per unique token."""
         return 1e6 * self.seconds / self.unique
 
 
 def requests(limit: str, data: str) -> list[ScoreRequest]:
-    """Score requests of so many questions of MMLU, in Mistral's v1 ids."""
+    """Return the score requests of `limit` questions of MMLU, in Mistral's v1 ids."""
     tokenizer = load_tokenizer(tiny_tokenizer_file(), expected_vocab=CONFIG.vocab_size)
     encoder = NativeEncoder(tokenizer, CONFIG.context_len, 0, EngineIdentity("scaling"))
     count = None if limit == "all" else int(limit)
@@ -64,7 +64,7 @@ def requests(limit: str, data: str) -> list[ScoreRequest]:
 
 
 def measure(limit: str, data: str, clock: Callable[[], float]) -> Line:
-    """Score that many questions with a new engine, which first scores a few to warm up."""
+    """Score `limit` questions with a new engine, after scoring a few to warm up."""
     asked = requests(limit, data)
     weights = random_weights(CONFIG, torch.float32, torch.device("cpu"))
     engine = NativeEngine(CONFIG, weights, n_words=CONFIG.vocab_size, eos_id=2)
@@ -87,8 +87,8 @@ def measure(limit: str, data: str, clock: Callable[[], float]) -> Line:
 
 
 def main() -> None:
-    """Measure each limit, printing a line as it is known."""
-    parser = argparse.ArgumentParser(description="seconds a unique token, for more of MMLU")
+    """Measure each limit and print each line as soon as it is known."""
+    parser = argparse.ArgumentParser(description="seconds per unique token of MMLU")
     parser.add_argument("--data", default=DATA)
     parser.add_argument("--limits", help=f"questions, or all; by default {LIMITS}")
     parser.add_argument("--short", action="store_true", help=f"the limits {SHORT}")

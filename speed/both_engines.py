@@ -1,8 +1,7 @@
-"""The native engine and lm-eval's `hf` model on the same random tensors, and measuring either.
+"""Open the native engine and lm-eval's `hf` model on the same random tensors, and measure either.
 
-The weights are made where they are used: nothing is written to disk but the tokenizer, and they are
-in the device's memory once, save the joined query, key and value matrices that the native engine
-makes for itself.
+The weights are created on the device; only the tokenizer is written to disk. They are in memory
+once, except for the joined query, key and value matrices that the native engine makes for itself.
 """
 
 import tempfile
@@ -29,7 +28,7 @@ from mistral_eval.native.calibrate import random_weights
 from mistral_eval.native.matrix_rate import matrix_rate
 from mistral_eval.native.runner import NativeEngine as ModelRunner
 
-# TFLOP/s of dense 16-bit products by the data sheets, by what torch calls the card; first match
+# TFLOP/s of dense 16-bit products from the data sheets, by torch's name of the card; first match
 SHEETS = (("H200", 989), ("H100 PCIe", 756), ("H100 NVL", 835), ("H100", 989), ("A100", 312))
 
 
@@ -60,7 +59,7 @@ class Both:
     device: torch.device
 
     def asked(self, ask: Callable[[], Answers]) -> Asked:
-        """What an engine answers, with the memory that the other left cached given back."""
+        """Time an engine's answers, after freeing the memory that the other left cached."""
         on_gpu = self.device.type == "cuda"
         if on_gpu:
             torch.cuda.empty_cache()
@@ -75,11 +74,11 @@ class Both:
         return Asked(answers, seconds, peak)
 
     def matrix_rate(self) -> float:
-        """FLOP a second of square products, the best of a second."""
+        """Return FLOP per second of square products, the best within one second."""
         return matrix_rate(self.dtype, self.device, seconds=1.0)
 
     def sheet_rate(self) -> float | None:
-        """The card's data sheet's, for 16-bit products."""
+        """Return the data sheet's FLOP per second for 16-bit products; None if not listed."""
         if self.device.type != "cuda" or self.dtype == torch.float32:
             return None
         card = torch.cuda.get_device_name(self.device)
@@ -95,10 +94,10 @@ class Both:
     def hf_asked(self, instances: Sequence[Request], size: int) -> tuple[Asked, int]:
         """What `hf` answers, and the batch size: halved while the device's memory runs out.
 
-        Attempts that failed are not in the seconds.
+        Failed attempts are not timed.
 
         Raises:
-            torch.OutOfMemoryError: there is no room for a single sequence.
+            torch.OutOfMemoryError: not even a single sequence fits.
         """
         while True:
             try:
@@ -110,12 +109,12 @@ class Both:
 
 
 def open_both(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> Both:
-    """Both engines, with Mistral's v1 tokenizer.
+    """Open both engines with Mistral's v1 tokenizer.
 
     Args:
-        config: the shape; all layers have the same window.
-        dtype: of the weights.
-        device: where they are made, and both compute.
+        config: The shape; all layers have the same window.
+        dtype: Type of the weights.
+        device: Where the weights are created and both engines compute.
     """
     weights = random_weights(config, dtype, device)
     file = tiny_tokenizer_file()
@@ -128,7 +127,7 @@ def open_both(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> 
 
 
 def _hf_model(config: ModelConfig, tensors: dict[str, torch.Tensor]) -> MistralForCausalLM:
-    """The model of transformers with these very tensors, by its own names."""
+    """Return transformers' model over these same tensors, given under its own names."""
     first = next(iter(tensors.values()))
     fields = {theirs: getattr(config, ours, None) for ours, theirs in NAMES.items()}
     fields |= {"sliding_window": config.sliding_window[0], "hidden_act": "silu"}
@@ -136,7 +135,7 @@ def _hf_model(config: ModelConfig, tensors: dict[str, torch.Tensor]) -> MistralF
     with torch.device("meta"):
         model = MistralForCausalLM(hf_config)
     model.load_state_dict(tensors, assign=True)
-    with first.device:  # the table of angles is in no state dict
+    with first.device:  # the rotary table is not part of the state dict
         model.model.rotary_emb = type(model.model.rotary_emb)(config=hf_config)
     assert model.lm_head.weight.data_ptr() == tensors["lm_head.weight"].data_ptr()
     assert not any(part.is_meta for part in (*model.parameters(), *model.buffers()))
@@ -144,7 +143,7 @@ def _hf_model(config: ModelConfig, tensors: dict[str, torch.Tensor]) -> MistralF
 
 
 def _hf_tokenizer(file: Path) -> PreTrainedTokenizerFast:
-    """Mistral's tokenizer as transformers reads it."""
+    """Return Mistral's tokenizer as transformers loads it."""
     with tempfile.TemporaryDirectory() as folder:
         save_tokenizer(file, Path(folder))
         return PreTrainedTokenizerFast.from_pretrained(folder)

@@ -1,9 +1,9 @@
-"""Agreement of the scorers with published verdicts on real model outputs.
+"""Measure how often the scorers agree with published verdicts on real model outputs.
 
-    python benchmarks/agreement.py SHARED
+    python speed/agreement.py SHARED
 
-SHARED is the folder with `transcripts/` and `data/hendrycks_math/`. Prints the table that stands in
-docs/scoring.md, then every difference; the last line is one JSON document.
+SHARED is the folder with `transcripts/` and `data/hendrycks_math/`. Prints the table that is kept
+in docs/scoring.md, then every difference; the last line is one JSON document.
 """
 
 import json
@@ -24,7 +24,7 @@ from mistral_eval.answers.math_checker import MathChecker
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """One line of the table, and what disagreed as (gold, reply, their verdict)."""
+    """One line of the table; `differences` holds (gold, reply, published verdict)."""
 
     scorer: str
     against: str
@@ -34,7 +34,7 @@ class Agreement:
 
 
 def gsm8k(folder: Path, _: MathChecker) -> Agreement:
-    """The last number against the verdicts of openai/grade-school-math."""
+    """Compare the last number with the verdicts of openai/grade-school-math."""
     rows = _transcript(folder, "gsm8k")
     off = [
         (row["gold"], row["output"][-60:], row["verdict"])
@@ -46,7 +46,7 @@ def gsm8k(folder: Path, _: MathChecker) -> Agreement:
 
 
 def nq(folder: Path, _: MathChecker) -> Agreement:
-    """Exact match of the uncut text against the published exact match."""
+    """Compare exact match of the uncut text with the published exact match."""
     rows = _transcript(folder, "nq")
     off = [
         (", ".join(row["gold"]), row["output"], row["em_squad"])
@@ -58,7 +58,7 @@ def nq(folder: Path, _: MathChecker) -> Agreement:
 
 
 def math_samples(folder: Path, checker: MathChecker) -> Agreement:
-    """Final answers of 8 samples of 100 questions against the Qwen2.5-Math grader."""
+    """Compare the final answers of 8 samples of 100 questions with the Qwen2.5-Math grader."""
     rows = _transcript(folder, "math_8_samples")
     said = [final_answer(row["output"]) or "" for row in rows]
     against = "MATH, 8 samples, Qwen2.5-Math's grader"
@@ -66,7 +66,7 @@ def math_samples(folder: Path, checker: MathChecker) -> Agreement:
 
 
 def math_unit_tests(folder: Path, checker: MathChecker) -> Agreement:
-    """Pairs of answers against the unit tests of hendrycks/math and inspect_ai."""
+    """Compare pairs of answers with the unit tests of hendrycks/math and inspect_ai."""
     rows = _transcript(folder, "math_equivalence")
     said = [
         (final_answer(row["output"]) if row["suite"].startswith("inspect") else None)
@@ -95,7 +95,7 @@ def _compared(
 
 
 def golds_themselves(folder: Path, checker: MathChecker) -> Agreement:
-    """Each gold against what is read from its solution, said in the prompt's format."""
+    """Compare each gold with the answer extracted from its own solution in the prompt's format."""
     solutions = list(_solutions(folder))
     golds = [boxed_answer(solution) or "" for solution in solutions]
     replies = [
@@ -114,7 +114,7 @@ def golds_themselves(folder: Path, checker: MathChecker) -> Agreement:
 
 
 def golds_of_others(folder: Path, checker: MathChecker) -> Agreement:
-    """Each gold against the gold of another question: not equal, but by chance."""
+    """Compare each gold with the gold of another question; equal ones are coincidences."""
     golds = [boxed_answer(solution) or "" for solution in _solutions(folder)]
     others = random.Random(0).sample(golds, len(golds))
     pairs = [pair for pair in zip(golds, others, strict=True) if pair[0] != pair[1]]

@@ -1,18 +1,18 @@
-"""How much of the machine's matrix rate scoring uses: useful arithmetic a second on MMLU.
+"""Measure scoring's share of the machine's matrix rate: useful arithmetic per second on MMLU.
 
-    python benchmarks/rate.py [--data DIR] [--shapes base,wide] [--dtypes float32,bfloat16]
-                              [--questions N] [--batch-tokens N] [--threads N] [--cpu]
-                              [--profile] [--json FILE]
+    python speed/rate.py [--data DIR] [--shapes base,wide] [--dtypes float32,bfloat16]
+                         [--questions N] [--batch-tokens N] [--threads N] [--cpu]
+                         [--profile] [--json FILE]
 
-MMLU's anatomy, five shots, as text in Mistral's v1 ids, through the native engine with random
-weights. Useful arithmetic is what `mistral_eval/native/flops.py` counts: linear layers, attention
-over the keys that count, LM head over the rows that are asked for. The seconds are those of the
-best of three passes over all requests, building the tree included, encoding left out. The matrix
-rate is that of square products in the same dtype, measured just before and just after; the larger
-counts, so that a busy minute does not flatter us. `--cpu` counts seconds of CPU, which says more on
-a busy machine, with one thread. `--profile` adds one more pass under torch's profiler. The shapes
-are `base`, the 60 million parameters of `vs_lm_eval.py`, `wide`, the 393 million of a narrow and
-deep model, and `tiny`, which only shows that the program works.
+Scores MMLU's anatomy, five shots, in Mistral's v1 ids, on the native engine with random weights.
+Useful arithmetic is counted by `mistral_eval/native/flops.py`: linear layers, attention over
+visible keys, LM head over requested rows. Seconds are those of the best of three passes over all
+requests, including building the prefix tree, excluding encoding. The matrix rate is that of square
+products in the same dtype, measured just before and just after; the larger value is used, so that
+a busy minute cannot improve the result. `--cpu` measures CPU seconds, which are more reliable on a
+busy machine, on one thread. `--profile` adds one pass under torch's profiler. Shapes: `base` (60
+million parameters, as in `vs_lm_eval.py`), `wide` (393 million, narrow and deep) and `tiny`, which
+only shows that the program works.
 """
 
 import argparse
@@ -69,8 +69,8 @@ Clock = Callable[[], float]
 class Line:
     """One shape in one dtype: tokens computed, useful FLOP, and the seconds of each pass.
 
-    `matrix_rate` is in FLOP a second; `goal` and `floor` are in per cent of it, None where there
-    is no aim.
+    `matrix_rate` is in FLOP per second; `goal` and `floor` are percentages of it, None where none
+    is set.
     """
 
     shape: str
@@ -85,17 +85,17 @@ class Line:
 
     @property
     def seconds(self) -> float:
-        """Of the best pass."""
+        """Seconds of the best pass."""
         return min(self.passes)
 
     @property
     def rate(self) -> float:
-        """Useful FLOP a second."""
+        """Useful FLOP per second."""
         return self.flop / self.seconds
 
     @property
     def share(self) -> float:
-        """Of the matrix rate."""
+        """Rate as a share of the matrix rate."""
         return self.rate / self.matrix_rate
 
 
@@ -116,7 +116,7 @@ def open_engine(config: ModelConfig, dtype: torch.dtype, batch_tokens: int | Non
 
 
 def timed_pass(engine: NativeEngine, requests: list[ScoreRequest], clock: Clock) -> float:
-    """Seconds of scoring all requests."""
+    """Return the seconds that scoring all requests takes."""
     start = clock()
     for _ in engine.score(requests):
         pass
@@ -124,7 +124,7 @@ def timed_pass(engine: NativeEngine, requests: list[ScoreRequest], clock: Clock)
 
 
 def measure(shape: str, dtype: str, chosen: argparse.Namespace) -> Line:
-    """One shape in one dtype; prints its profile too where that is wanted."""
+    """Measure one shape in one dtype, and print its profile if asked to."""
     config, clock = CONFIGS[shape], process_time if chosen.cpu else perf_counter
     count = chosen.questions or QUESTIONS[shape]
     requests = requests_of(config, chosen.data, count)
@@ -153,11 +153,11 @@ def measure(shape: str, dtype: str, chosen: argparse.Namespace) -> Line:
 
 
 def print_profile(engine: NativeEngine, requests: list[ScoreRequest]) -> None:
-    """Where one pass spends its time: torch's operators by their own CPU time, and the rest.
+    """Print where one pass spends its time: torch's operators by self CPU time, and the rest.
 
-    The rest is Python, NumPy and the way into torch; the profiler makes each call dearer, so it is
-    an upper bound. All are seconds of the clock, whatever the pass was timed with. With several
-    threads the operators' time is that of the thread that calls them.
+    The rest is Python, NumPy and torch's dispatch; the profiler makes each call slower, so it is an
+    upper bound. All are wall-clock seconds, whichever clock timed the pass. With several threads,
+    an operator's time is that of the calling thread.
     """
     with profile(activities=[ProfilerActivity.CPU]) as found:
         seconds = timed_pass(engine, requests, perf_counter)
