@@ -1,4 +1,4 @@
-"""Speed of comparing answers of MATH: comparisons of gold answers with golds of other questions, and worse.
+"""Speed of comparing answers of MATH: gold answers against the golds of other questions, and worse.
 
     python benchmarks/maths.py SHARED [--comparisons 20000] [--workers 2]
 

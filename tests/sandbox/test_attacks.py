@@ -19,7 +19,7 @@ import pytest
 from mistral_eval.answers.completions import Program
 from mistral_eval.sandbox import Limits
 from mistral_eval.sandbox.launch import Setup
-from mistral_eval.sandbox.pool import judge_all
+from mistral_eval.sandbox.pool import run_all
 
 pytestmark = pytest.mark.sandbox
 
@@ -144,7 +144,7 @@ def fight(names, kind, interpreter, living, without=()):
         limits = Limits(
             cpu_seconds=1, wall_seconds=2, grace_seconds=1, memory_bytes=1 << 28, scratch_bytes=size
         )
-        judged = sorted(judge_all(programs, Setup(kind, interpreter, limits, without), 6))
+        judged = sorted(run_all(programs, Setup(kind, interpreter, limits, without), 6))
         results = [(str(result.status), result.detail) for _, result in judged]
         return {
             "secret": outside.secret,

@@ -13,7 +13,7 @@ import pytest
 from mistral_eval.answers.completions import Program
 from mistral_eval.sandbox import Limits, Status, run_programs
 from mistral_eval.sandbox.launch import Setup
-from mistral_eval.sandbox.slot import Slot
+from mistral_eval.sandbox.pool import Slot
 
 
 def program(source, *checks, setup="", context="", names=("f",)):

@@ -37,8 +37,9 @@ class Equality(StrEnum):
 def final_answer(text: str) -> str | None:
     r"""Return the final answer of a reply as LaTeX; None if it states none.
 
-    `\boxed{...}` and `final answer is ...` count alike, the last one in the text wins; a reply with
-    neither may still say `answer is ...`. An unclosed box (a reply cut by the token limit) is none.
+    `\boxed{...}` and `final answer is ...` have equal rank and the last one in the text wins. A
+    reply with neither may still state `answer is ...`. An unclosed box (of a reply truncated by the
+    token limit) is not an answer.
     """
     found = [*_boxes(text), *_said(text, _SAID)] or _said(text, _PLAIN)
     return max(found)[1] if found else None

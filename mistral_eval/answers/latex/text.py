@@ -68,10 +68,10 @@ def words(text: str) -> str:
     return bare.lower() if len(bare) > 1 and (plain != text or _WORD.search(bare)) else bare
 
 
-def clock(said: str) -> tuple[int, int, str] | None:
+def clock(text: str) -> tuple[int, int, str] | None:
     """Return (hour, minute, "a", "p" or "") if the words are a time of day, else None."""
-    time = _TIME.fullmatch(said.lower())
+    time = _TIME.fullmatch(text.lower())
     if time:
         return int(time[1]), int(time[2] or 0), time[3]
-    bare = _CLOCK.fullmatch(said)
+    bare = _CLOCK.fullmatch(text)
     return (int(bare[1]), int(bare[2]), "") if bare else None

@@ -1,8 +1,8 @@
-"""Plain data as bytes: the only thing that crosses between a program and its judge.
+"""Encode plain data as bytes, the only thing that crosses between a program and its checker.
 
-Values travel as JSON. None, bool, int, float, str and list stand for themselves; every other
-plain type is an object with one key, its name. Decoding builds exact builtin types only, so
-whatever the program's process sends, the judge compares values of its own.
+The format is JSON. None, bool, int, float, str and list stand for themselves; every other plain
+type is an object with one key, the type's name. Decoding builds exact built-in types only, so
+whatever the program's process sends, the checker compares values of its own.
 """
 
 import json
@@ -12,29 +12,29 @@ from typing import Any
 
 MAX_ITEMS = 1_000_000  # items taken from an iterator that a program returned
 _Each = Callable[[object], object]
-_LONGEST_INT = 1 << 4096  # longer ones go as hexadecimal: JSON's decimals are limited
+_LONGEST_INT = 1 << 4096  # longer ones are sent as hexadecimal: Python limits decimal conversion
 
 
 class FrameError(Exception):
-    """The other side closed the pipe, or sent what is not a message."""
+    """The other side closed the pipe, or sent bytes that are not a message."""
 
 
 class NotPlainError(Exception):
-    """A value that cannot cross; the text says which type."""
+    """A value that cannot cross; the text names its type."""
 
 
 class Codec:
-    """Values to bytes and back, with a say of its owner in what is not plain."""
+    """Encodes values and decodes them; its owner decides about objects that are not plain."""
 
     def __init__(
         self, keep: Callable[[object], object], resolve: Callable[[object], object]
     ) -> None:
-        """Prepares the JSON reader and writer.
+        """Prepare the JSON encoder and decoder.
 
         Args:
-            keep: Called with an object that is not plain; gives what crosses instead, as
+            keep: Called with an object that is not plain. Returns what crosses in its place, as
                 {"object": ...}, or raises NotPlainError.
-            resolve: Called with what came as {"object": ...}.
+            resolve: Called with the body of a received {"object": ...}; returns the object.
         """
         self._keep = keep
         self._resolve = resolve
@@ -42,7 +42,7 @@ class Codec:
         self._load = json.JSONDecoder(object_hook=self._build).decode
 
     def encode(self, value: object) -> object:
-        """`value` as JSON's types; a subclass of a plain type is sent as that type.
+        """Return `value` as JSON types; a subclass of a plain type is sent as that type.
 
         Raises:
             NotPlainError: From `keep`.
@@ -59,14 +59,14 @@ class Codec:
         return self._keep(value)
 
     def dump(self, message: dict[str, object]) -> bytes:
-        """A message whose values are encoded already, as bytes."""
+        """Return a message, whose values are already encoded, as bytes."""
         return self._dump(message).encode()
 
     def load(self, data: bytes) -> dict[str, object]:
-        """The message in `data`, from whomever it may be, with its values decoded.
+        """Return the message in untrusted `data`, with its values decoded.
 
         Raises:
-            FrameError: The bytes are no message.
+            FrameError: The bytes are not a message.
         """
         try:
             message = self._load(data.decode())
@@ -77,7 +77,7 @@ class Codec:
         return message
 
     def _build(self, node: dict[str, object]) -> object:
-        """One JSON object: a value that names its type, or (several keys) a message."""
+        """Decode one JSON object: with one key a value of that type, with several a message."""
         if len(node) != 1:
             return node
         ((name, body),) = node.items()
@@ -91,7 +91,7 @@ class Codec:
 
 
 def _taken(iterator: Iterator[object]) -> list[object]:
-    """What is left of a generator, map, zip, ..."""
+    """Return the remaining items of a generator, map, zip, ..."""
     items = list(islice(iterator, MAX_ITEMS + 1))
     if len(items) > MAX_ITEMS:
         raise NotPlainError(f"an iterator of more than {MAX_ITEMS} items")
@@ -109,7 +109,7 @@ def _complex(value: complex, _each: _Each) -> object:
 
 
 def _str(value: str, _each: _Each) -> object:
-    """Text; JSON would join two lone surrogates to one character, so such text goes as bytes."""
+    """Encode text; with lone surrogates, which JSON may join to one character, as bytes."""
     text = str.__str__(value)
     try:
         text.encode()
@@ -122,7 +122,7 @@ def _items(name: str) -> Callable[[Any, _Each], object]:
     return lambda value, each: {name: [each(item) for item in value]}
 
 
-# In this order; a bool is an int, so it comes first. Collections are read by their own iteration.
+# Tried in this order for subclasses. Collections are read by their own iteration.
 _FORMS: tuple[tuple[type, Callable[[Any, _Each], object]], ...] = (
     (int, _int),
     (str, _str),
@@ -146,7 +146,7 @@ _FORMS: tuple[tuple[type, Callable[[Any, _Each], object]], ...] = (
 )
 
 
-_EXACT = dict(_FORMS)  # the same forms, found at once for the types themselves
+_EXACT = dict(_FORMS)  # direct lookup for the exact types
 
 
 def _dict(items: list[Any]) -> dict[object, object]:
@@ -163,7 +163,7 @@ def _numbers(items: list[Any], kind: type, count: int) -> list[Any]:
 
 _DECODERS: dict[str, Callable[[list[Any]], object]] = {
     "tuple": tuple,
-    # As a set display is built, by way of a frozenset: so that a program that goes through a set
+    # Built like a set display, by way of a frozenset, so that a program that iterates over a set
     # argument sees the order that it would see in the tests' own process.
     "set": lambda items: set().union(frozenset(items)),
     "frozenset": frozenset,

@@ -10,16 +10,16 @@ _CHUNK = 1 << 12
 
 
 class Pipe:
-    """One side of the channel between a program and its judge."""
+    """One side of the channel between a program and its checker."""
 
     def __init__(self, reading: int, writing: int) -> None:
-        """Takes the descriptors of the pipe it reads and of the one it writes."""
+        """Use the descriptors of the pipe to read from and of the pipe to write to."""
         self._reading = reading
         self._writing = writing
-        self._ahead = b""  # read, but not asked for yet
+        self._ahead = b""  # read, but not returned yet
 
     def write(self, data: bytes) -> None:
-        """Writes one message.
+        """Write one message.
 
         Raises:
             NotPlainError: The message is longer than MAX_FRAME.
@@ -36,7 +36,7 @@ class Pipe:
             raise FrameError(f"closed: {error}") from error
 
     def read(self) -> bytes:
-        """Reads one message.
+        """Read one message.
 
         Raises:
             FrameError: The pipe is closed, or the announced length is more than MAX_FRAME.
@@ -47,7 +47,7 @@ class Pipe:
         return self._take(length)
 
     def close(self) -> None:
-        """Closes both pipes."""
+        """Close both pipes."""
         os.close(self._reading)
         os.close(self._writing)
 
