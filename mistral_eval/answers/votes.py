@@ -32,11 +32,6 @@ class Vote(Generic[T]):
     winner: T | None
     classes: tuple[tuple[int, ...], ...]
 
-    @property
-    def count(self) -> int:
-        """Number of samples in the winning class."""
-        return max((len(members) for members in self.classes), default=0)
-
 
 def vote(answers: Sequence[T | None], equal: Callable[[T, T], bool]) -> Vote[T]:
     """Group the answers of one question into classes and elect the largest.

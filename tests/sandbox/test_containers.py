@@ -209,7 +209,7 @@ esac"""
 
 
 @pytest.mark.sandbox
-def test_dockers_command_line_works_where_podman_runs_it(fake, short_path, interpreter, judge):
+def test_dockers_command_line_works_where_podman_runs_it(fake, short_path, interpreter, run_under):
     """Podman understands docker's command line, but for two options of a tmpfs."""
     podman = shutil.which("podman")
     if podman is None:
@@ -229,7 +229,7 @@ exec {podman} {" ".join(runtime.options)} {places} "$@"
 """
     fake("docker", translated)
     isolation = probe("docker")
-    results = judge([GOOD, GOOD], isolation, workers=1)
+    results = run_under([GOOD, GOOD], isolation, workers=1)
 
     assert (isolation.kind, [str(result.status) for result in results]) == (
         "docker",

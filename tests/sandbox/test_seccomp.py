@@ -38,13 +38,13 @@ def errors(numbers):
 
 @pytest.mark.sandbox
 @pytest.mark.skipif("__import__('os').uname().machine != 'x86_64'", reason="x86_64's numbers")
-def test_dangerous_calls_are_refused(isolation, judge):
+def test_dangerous_calls_are_refused(isolation, run_under):
     if "seccomp" in isolation.missing:
         pytest.skip("this kernel has no seccomp")
     check = f"numbers = {REFUSED!r}\nfound = errors(numbers)\n"
     check += "assert [n for n in numbers if found[n] != 1] == [], found"
     program = Program("calls", SOURCE, checks=(check,), names=("errors",))
-    (result,) = judge([program], isolation)
+    (result,) = run_under([program], isolation)
 
     assert (str(result.status), result.detail) == ("passed", "")
 

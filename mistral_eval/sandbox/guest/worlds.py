@@ -5,15 +5,15 @@ of each for its lifetime, so it is replaced after the first program that changed
 """
 
 import os
-from typing import Any, Protocol
+from typing import Any
 
 from .confine import SCRATCH, Confinement
 from .control import lift
 from .linux import CLONE_NEWIPC, CLONE_NEWPID, MS_NOATIME, MS_NODEV, MS_NOEXEC, MS_NOSUID, Linux
 
 
-class World(Protocol):
-    """The environment of the next fork."""
+class World:
+    """The environment of the next fork. This base class is the zygote's own, unchanged."""
 
     def enter(self) -> None:
         """Make everything fresh, before the fork."""
@@ -23,6 +23,7 @@ class World(Protocol):
 
     def is_spent(self) -> bool:
         """Return whether the next program needs a new sandbox."""
+        return False
 
 
 def make_world(settings: dict[str, Any], confinement: Confinement) -> World:
@@ -32,7 +33,7 @@ def make_world(settings: dict[str, Any], confinement: Confinement) -> World:
     return _Container(confinement) if settings["world"] == "container" else _Host()
 
 
-class _Namespaces:
+class _Namespaces(World):
     """A new process namespace and a new small tmpfs for each program."""
 
     def __init__(self, limits: dict[str, int], confinement: Confinement) -> None:
@@ -46,15 +47,12 @@ class _Namespaces:
         if not self._untouched or _state(SCRATCH) != self._untouched:
             self._new_scratch()
         kinds = CLONE_NEWPID
-        if "seccomp" in self._confinement.missing:  # only seccomp refuses these calls
+        if "seccomp" in self._confinement.missing:  # only seccomp refuses all IPC calls
             kinds |= CLONE_NEWIPC
         self._linux.unshare(kinds)
 
     def leave(self) -> None:
         self._linux.setns(self._own_pids, CLONE_NEWPID)
-
-    def is_spent(self) -> bool:
-        return False
 
     def _new_scratch(self) -> None:
         """Mount an empty scratch folder. `enter` keeps one in which nothing has ever happened."""
@@ -69,7 +67,7 @@ class _Namespaces:
         self._confinement.prepare()
 
 
-class _Container:
+class _Container(World):
     """The container's own namespace and folder.
 
     Without seccomp a program may leave processes behind, so the container is spent after one.
@@ -81,17 +79,11 @@ class _Container:
         self._untouched = _state(SCRATCH)
         confinement.prepare()
 
-    def enter(self) -> None:
-        """Do nothing: a spent container is never used again."""
-
-    def leave(self) -> None:
-        """Do nothing: the zygote shares this environment."""
-
     def is_spent(self) -> bool:
         return "seccomp" in self._confinement.missing or _state(SCRATCH) != self._untouched
 
 
-class _Host:
+class _Host(World):
     """Without isolation: a new temporary folder of the host for each program."""
 
     def __init__(self) -> None:
@@ -105,12 +97,6 @@ class _Host:
         shutil.rmtree(self._scratch, ignore_errors=True)
         self._scratch = tempfile.mkdtemp()
         os.chdir(self._scratch)
-
-    def leave(self) -> None:
-        """Do nothing: the zygote shares this environment."""
-
-    def is_spent(self) -> bool:
-        return False
 
 
 def _state(folder: str) -> tuple[int, ...]:
