@@ -1,4 +1,4 @@
-"""The host's side of one guest process: start it, send it jobs, read its reports."""
+"""The host's side of one guest process: start it, send it jobs, read its messages."""
 
 import json
 import os

@@ -5,7 +5,7 @@ from enum import StrEnum
 
 
 class Status(StrEnum):
-    """How a program ended. Only `PASSED` counts, and only the checker can report it."""
+    """How a program ended. Only `PASSED` counts, and only the checker can decide it."""
 
     PASSED = "passed"
     FAILED = "failed"  # a check was false

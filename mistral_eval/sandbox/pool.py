@@ -15,18 +15,18 @@ from mistral_eval.sandbox.launch import Setup, cores
 from mistral_eval.sandbox.outcomes import ProgramResult, Status
 
 _TICK_SECONDS = 0.5  # how often deadlines are checked
-_DIED: dict[str, object] = {}  # stands for the report of a process that ended without one
+_DIED: dict[str, object] = {}  # stands for the final message of a process that died without one
 _REUSABLE = {Status.PASSED, Status.FAILED, Status.ERROR, "ended"}  # a checker's, after such results
 
 
 @dataclass(slots=True)
 class _Job:
-    """The running program, and the reports of the two processes so far, by role."""
+    """The running program, and the final messages of the two processes so far, by role."""
 
     index: int
     started: float
     deadline: float
-    reports: dict[str, dict[str, object]]
+    messages: dict[str, dict[str, object]]
     expired: bool = False
 
 
@@ -70,20 +70,20 @@ class Slot:
         self._job = _Job(index, now, now + self._setup.limits.wall_seconds * _load(), {})
 
     def hear(self, role: str) -> tuple[int, ProgramResult] | None:
-        """Read from a role's process; return index and result once both have reported."""
+        """Read from a role's process; return index and result once both are done."""
         try:
-            report = self._guests[role].read_line()
+            message = self._guests[role].read_line()
         except EOFError:
-            report = _DIED
+            message = _DIED
             self._replace(role)
-        if report is None or self._job is None:
+        if message is None or self._job is None:
             return None
-        self._job.reports[role] = report
-        if role == "checker" and "program" not in self._job.reports:
+        self._job.messages[role] = message
+        if role == "checker" and "program" not in self._job.messages:
             # The checks are done, so nothing that the program still does can matter. If it has
             # exited by itself, the signal comes too late to change its exit status.
             self._kill()
-        return self._finish() if len(self._job.reports) == len(self._guests) else None
+        return self._finish() if len(self._job.messages) == len(self._guests) else None
 
     def check_time(self, now: float) -> tuple[int, ProgramResult] | None:
         """Kill a program past its deadline; replace processes that do not react in time."""
@@ -94,8 +94,8 @@ class Slot:
             self._job.deadline = now + self._setup.limits.grace_seconds * _load()
             self._kill()
             return None
-        for role in self._guests.keys() - self._job.reports.keys():
-            self._job.reports[role] = _DIED
+        for role in self._guests.keys() - self._job.messages.keys():
+            self._job.messages[role] = _DIED
             self._replace(role)
         return self._finish()
 
@@ -135,18 +135,18 @@ class Slot:
     def _finish(self) -> tuple[int, ProgramResult]:
         job, self._job = self._job, None
         assert job is not None, "only a running job can finish"
-        checked = job.reports["checker"]
+        checked = job.messages["checker"]
         if checked and checked["status"] not in _REUSABLE:
             self._replace("checker")
-        if job.reports["program"].get("spent"):
+        if job.messages["program"].get("spent"):
             self._replace("program")
         seconds = time.monotonic() - job.started
         status, detail = self._interpret(job, seconds)
         return job.index, ProgramResult(status, detail, seconds)
 
     def _interpret(self, job: _Job, seconds: float) -> tuple[Status, str]:
-        """Return status and detail from the reports of the checker and the zygote."""
-        checked = job.reports["checker"]
+        """Return status and detail from the final messages of the checker and the zygote."""
+        checked = job.messages["checker"]
         if not checked:
             reason = f"its checks were not done after {seconds:.0f} seconds"
             return Status.TIMEOUT if job.expired else Status.KILLED, reason
@@ -159,13 +159,13 @@ class Slot:
 
     def _interpret_end(self, job: _Job, detail: str) -> tuple[Status, str]:
         """Return status and detail of a program that ended before its checks were done."""
-        end, limits = job.reports["program"], self._setup.limits
+        end, limits = job.messages["program"], self._setup.limits
         if not end:
             return Status.KILLED, "its sandbox died"
         code, cpu = end["status"], end["cpu"]
         assert isinstance(code, int), f"an exit code is an int, not {code!r}"
         assert isinstance(cpu, float), f"CPU seconds are a float, not {cpu!r}"
-        # For its limit the kernel counts CPU time in ticks, more coarsely than it reports it.
+        # For its limit the kernel counts CPU time in ticks, more coarsely than it shows it.
         if code == -signal.SIGKILL and cpu >= limits.cpu_seconds / 2:
             return Status.TIMEOUT, f"{limits.cpu_seconds} seconds of CPU time were used up"
         if job.expired:

@@ -1,4 +1,4 @@
-"""Questions of MATH and GSM8K: samples vote, the winner is compared, single samples are averaged."""
+"""Questions of MATH and GSM8K: samples vote, and single samples are averaged."""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""Fixtures of the sandbox's tests: the isolation available here, and a short way to run programs."""
+"""Fixtures of the sandbox's tests: the isolation that works here, and a way to run programs."""
 
 import fcntl
 import json

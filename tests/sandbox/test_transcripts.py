@@ -14,7 +14,7 @@ from mistral_eval.answers.completions import humaneval_program, mbpp_program
 pytestmark = [pytest.mark.sandbox, pytest.mark.slow]
 
 # The publisher's programs came without the prompt, and so without the helper that the test takes
-# from it. The protocol puts the prompt before the reply, and the checker has the helper in any case.
+# from it. The protocol puts the prompt before the reply, and the checker always has the helper.
 WITHOUT_HELPER = {
     ("gpt-3.5-turbo-0613", "HumanEval/38"),
     ("gpt-3.5-turbo-0613", "HumanEval/50"),

@@ -1,6 +1,6 @@
 """The checker: run the data set's tests, with proxies in place of the program's functions.
 
-It compares values of its own, decoded from bytes, and only its report can make a program pass. It
+It compares values of its own, decoded from bytes, and only its result can make a program pass. It
 runs no code but the data set's, so one process serves many programs, each with a fresh namespace;
 the host replaces it after anything unusual.
 """
@@ -73,9 +73,9 @@ def main() -> None:
             task = json.load(file)
         _set_cpu_limit(settings["limits"]["cpu_seconds"])
         pipe = Pipe(reading, writing)
-        report = _Checks(task, _Channel(pipe)).run()
+        result = _Checks(task, _Channel(pipe)).run()
         pipe.close()
-        _send(control, report)
+        _send(control, result)
 
 
 def _send(control: socket.socket, message: dict[str, object]) -> None:

@@ -44,7 +44,7 @@ def main() -> None:
 
 
 class _Zygote:
-    """The loop: receive a job with its pipes, run it in a fork, report its exit."""
+    """The loop: receive a job with its pipes, run it in a fork, send its exit status."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self._open_files: int = settings["limits"]["open_files"]
