@@ -18,10 +18,9 @@ from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
 
-from .codec import Codec, FrameError, NotPlainError
+from .codec import Codec, FrameError, NotPlainError, Pipe
 from .confine import Confinement
 from .control import connect, end_with, open_null, silence
-from .pipe import Pipe
 
 _UNTRUSTED = ("source", "setup", "names")  # the part of a job that is sent to the program's process
 _LONGEST_DETAIL = 1000  # characters

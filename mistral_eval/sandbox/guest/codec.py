@@ -1,17 +1,21 @@
-"""Encode plain data as bytes, the only thing that crosses between a program and its checker.
+"""Plain data as messages over a pair of pipes, the only channel between a program and its checker.
 
-The format is JSON. None, bool, int, float, str and list stand for themselves; every other plain
-type is an object with one key, the type's name. Decoding builds exact built-in types only, so
-whatever the program's process sends, the checker compares values of its own.
+A message is four bytes of length, then JSON. None, bool, int, float, str and list stand for
+themselves; every other plain type is an object with one key, the type's name. Decoding builds exact
+built-in types only, so whatever the program's process sends, the checker compares its own values.
 """
 
 import json
+import os
+import struct
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
+MAX_FRAME = 16 << 20  # bytes of one message
 MAX_ITEMS = 1_000_000  # items taken from an iterator that a program returned
 _Each = Callable[[object], object]
+_CHUNK = 1 << 12
 _LONGEST_INT = 1 << 4096  # longer ones are sent as hexadecimal: Python limits decimal conversion
 
 
@@ -21,6 +25,64 @@ class FrameError(Exception):
 
 class NotPlainError(Exception):
     """A value that cannot cross; the text names its type."""
+
+
+class Pipe:
+    """One side of the channel between a program and its checker."""
+
+    def __init__(self, reading: int, writing: int) -> None:
+        """Use the descriptors of the pipe to read from and of the pipe to write to."""
+        self._reading = reading
+        self._writing = writing
+        self._ahead = b""  # read, but not returned yet
+
+    def write(self, data: bytes) -> None:
+        """Write one message.
+
+        Raises:
+            NotPlainError: The message is longer than MAX_FRAME.
+            FrameError: The other side has closed the pipe.
+        """
+        if len(data) > MAX_FRAME:
+            raise NotPlainError(f"a value of {len(data)} bytes; at most {MAX_FRAME} can cross")
+        data = struct.pack(">I", len(data)) + data
+        try:
+            written = os.write(self._writing, data)
+            while written < len(data):
+                written += os.write(self._writing, data[written : written + (1 << 20)])
+        except OSError as error:
+            raise FrameError(f"closed: {error}") from error
+
+    def read(self) -> bytes:
+        """Read one message.
+
+        Raises:
+            FrameError: The pipe is closed, or the announced length is more than MAX_FRAME.
+        """
+        (length,) = struct.unpack(">I", self._take(4))
+        if length > MAX_FRAME:
+            raise FrameError(f"{length} bytes were announced; at most {MAX_FRAME} may come")
+        return self._take(length)
+
+    def close(self) -> None:
+        """Close both pipes."""
+        os.close(self._reading)
+        os.close(self._writing)
+
+    def _take(self, count: int) -> bytes:
+        parts, missing = [self._ahead], count - len(self._ahead)
+        while missing > 0:
+            try:
+                part = os.read(self._reading, max(_CHUNK, min(missing, 1 << 20)))
+            except OSError as error:
+                raise FrameError(f"closed: {error}") from error
+            if not part:
+                raise FrameError("closed")
+            parts.append(part)
+            missing -= len(part)
+        data = b"".join(parts)
+        self._ahead = data[count:]
+        return data[:count]
 
 
 class Codec:

@@ -7,8 +7,7 @@ value. The expected values, the tests and the decision are in another process.
 import sys
 import types
 
-from .codec import Codec, FrameError, NotPlainError
-from .pipe import MAX_FRAME, Pipe
+from .codec import MAX_FRAME, Codec, FrameError, NotPlainError, Pipe
 
 _LONGEST_MESSAGE = 500  # characters of an exception's text
 

@@ -15,10 +15,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from . import program
-from .codec import Codec
+from .codec import Codec, Pipe
 from .confine import Confinement
 from .control import HIGH, connect, lift, open_null, silence
-from .pipe import Pipe
 from .worlds import make_world
 
 _UNCONFINED = 99  # exit code of a fork that could not be confined and ran nothing
