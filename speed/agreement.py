@@ -39,7 +39,7 @@ def gsm8k(folder: Path, _: MathChecker) -> Agreement:
     off = [
         (row["gold"], row["output"][-60:], row["verdict"])
         for row in rows
-        if numbers.judge(row["output"], row["gold"], "flexible").is_correct != row["verdict"]
+        if numbers.match_number(row["output"], row["gold"], "flexible").is_correct != row["verdict"]
     ]
     agree = len(rows) - len(off)
     return Agreement("numbers, flexible", "GSM8K, openai's verdicts", agree, len(rows), off)
@@ -51,7 +51,7 @@ def nq(folder: Path, _: MathChecker) -> Agreement:
     off = [
         (", ".join(row["gold"]), row["output"], row["em_squad"])
         for row in rows
-        if spans.judge(row["output"], list(row["gold"])).is_correct != row["em_squad"]
+        if spans.match_any(row["output"], list(row["gold"])).is_correct != row["em_squad"]
     ]
     agree = len(rows) - len(off)
     return Agreement("spans, exact match", "NQ, SQuAD's exact match", agree, len(rows), off)

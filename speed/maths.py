@@ -1,4 +1,4 @@
-"""Measure the speed of the maths scorer, on gold answers and on hostile ones.
+"""Speed of comparing answers of MATH: gold answers against the golds of other questions, and worse.
 
     python speed/maths.py SHARED [--comparisons 20000] [--workers 2]
 

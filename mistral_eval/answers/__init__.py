@@ -1,1 +1,1 @@
-"""Reply -> verdict: pure functions on text, no torch, no lm-eval."""
+"""From a reply to a verdict: pure functions of text, without torch or lm-eval."""

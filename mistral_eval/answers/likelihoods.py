@@ -1,4 +1,4 @@
-"""Multiple choice: the most likely choice is the answer.
+"""Answer multiple-choice questions with the most likely choice.
 
 Source: lm-eval's `acc` (plain likelihood) and `acc_norm` (likelihood per character).
 """
@@ -13,23 +13,23 @@ from mistral_eval.errors import DataError, EngineError
 Normalise: TypeAlias = Literal["none", "characters"]
 
 
-def judge(
+def pick_choice(
     logprobs: Sequence[float], choices: Sequence[str], gold: int, normalise: Normalise
 ) -> Verdict:
-    """Judge a question by the log-likelihoods of its choices.
+    """Pick the most likely choice and compare it with the gold choice.
 
     Args:
-        logprobs: Natural logarithms of the choices' likelihoods, one per choice; `-inf` is allowed.
+        logprobs: Natural log-likelihood of each choice; `-inf` is allowed.
         choices: The choices as shown to the model, without the space before them.
         gold: Index of the right choice.
         normalise: "none", or "characters" to divide by the choice's length in characters.
 
     Returns:
-        The verdict; its answer is the chosen choice's text. The first maximum wins ties.
+        The verdict. Its answer is the text of the chosen choice; the first maximum wins ties.
 
     Raises:
-        EngineError: A log-likelihood is not a number, or there are not as many as choices.
-        DataError: The gold is not among the choices, or an empty choice cannot be normalised.
+        EngineError: A log-likelihood is nan, or their number differs from that of the choices.
+        DataError: The gold index is out of range, or an empty choice cannot be normalised.
     """
     scores = _scores(logprobs, choices, normalise)
     if not 0 <= gold < len(choices):
@@ -44,7 +44,7 @@ def judge(
 
 
 def _scores(logprobs: Sequence[float], choices: Sequence[str], normalise: Normalise) -> list[float]:
-    """Return one comparable score per choice, after checking that each is a number."""
+    """Check the log-likelihoods and return one comparable score per choice."""
     if len(logprobs) != len(choices):
         raise EngineError(
             f"Expected one log-likelihood for each of {len(choices)} choices, "

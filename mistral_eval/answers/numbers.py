@@ -1,7 +1,8 @@
-"""Numbers in replies (GSM8K): read the answer and compare it exactly, as text, without floats.
+"""Numbers in replies (GSM8K): extract the answer and compare it exactly, without floats.
 
-`strict` reads the number after "The answer is", as Wei et al. 2022's chain-of-thought prompt
-teaches; `flexible` reads the last number of the reply, as lm-eval's filter of that name does.
+`strict` extracts the number after "The answer is", the format of Wei et al. 2022's
+chain-of-thought prompt; `flexible` extracts the last number of the reply, like lm-eval's filter
+of that name.
 """
 
 import re
@@ -14,14 +15,14 @@ from mistral_eval.answers.verdict import Outcome, Verdict
 Mode: TypeAlias = Literal["strict", "flexible"]
 
 TRIGGER = "The answer is"
-# Longer fractions are compared as text: Python refuses to turn more digits into an integer.
+# Longer fractions are compared as text: Python limits the digits that it converts to an integer.
 MAX_FRACTION_DIGITS = 1000
 
 _SIGN = r"(?:(?<![0-9A-Za-z.)\]])[-\u2212+])?"
 _CURRENCY = r"(?:\\?[$\u20ac\u00a3\u00a5]\s?(?P<inner>-?))?"
 _WHOLE = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)"
 _DECIMALS = rf"(?:{_WHOLE}(?:\.[0-9]+)?|(?<![0-9])\.[0-9]+)"
-# 3/4 and 2 1/2 are one number; the bounded spaces keep the search linear.
+# 3/4 and 2 1/2 are one number each. Bounded spaces keep the search linear.
 NUMBER = re.compile(
     rf"(?P<sign>{_SIGN}){_CURRENCY}(?:(?P<mixed>[0-9]+) (?=[0-9]+/))?(?P<digits>{_DECIMALS})"
     r"(?: ?/ ?(?P<below>[0-9]+)(?![0-9.,]*[0-9]))?"
@@ -32,8 +33,8 @@ _EQUATION = re.compile(r"[0-9%)\]]\s{0,3}=\s{0,3}(?=[-\u2212+$\u20ac\u00a3\u00a5
 def strict(text: str) -> str | None:
     """Return the number after the first "The answer is", normalised; None if there is none.
 
-    The first occurrence counts: a reply is cut at `Q:` and at a blank line, so what follows the
-    first answer is run-on text. Only the sentence's own line is read, and of an equation
+    The first occurrence counts: replies are truncated at `Q:` and at a blank line, so anything
+    after the first answer is run-on text. Only the rest of that line is read, and of an equation
     (`21 - 15 = 6`) the right-hand side.
     """
     _, found, rest = text.partition(TRIGGER)
@@ -57,14 +58,15 @@ def flexible(text: str) -> str | None:
 def normalise(text: str) -> str | None:
     """Return the canonical text of the first number in `text`; None if there is none.
 
-    Canonical: no sign but a minus, no currency, separators, unit, leading or trailing zeros.
+    The canonical text has no sign but a minus, no currency sign, separators or unit, and no
+    leading or trailing zeros.
     """
     number = NUMBER.search(text)
     return None if number is None else _text_of(number)
 
 
 def equal(a: str, b: str) -> bool:
-    """Whether two texts hold the same number; texts without a number compare as they are."""
+    """Return whether two texts hold the same number; without numbers, whether they are the same."""
     left, right = normalise(a), normalise(b)
     if left is None or right is None:
         return left is right and a.strip() == b.strip()
@@ -75,8 +77,8 @@ def equal(a: str, b: str) -> bool:
     return _fraction(left) == _fraction(right) is not None
 
 
-def judge(text: str, gold: str, mode: Mode) -> Verdict:
-    """Judge a reply by the number it gives, read in `mode`; no number is `no_answer`."""
+def match_number(text: str, gold: str, mode: Mode) -> Verdict:
+    """Compare the number that a reply gives, extracted in `mode`, with the gold number."""
     answer = strict(text) if mode == "strict" else flexible(text)
     if answer is None:
         sought = f"number after {TRIGGER!r}" if mode == "strict" else "number"
@@ -99,14 +101,14 @@ def _text_of(number: re.Match[str]) -> str:
 
 
 def _over(above: str, below: str, mixed: str | None) -> str:
-    """Return `above/below`, with the whole part of a mixed number carried into it."""
+    """Return `above/below`, adding the whole part of a mixed number."""
     if mixed is None or "." in above or len(above + below + mixed) > MAX_FRACTION_DIGITS:
         return f"{above}/{below}"
     return f"{int(mixed) * int(below) + int(above)}/{below}"
 
 
 def _fraction(text: str) -> Fraction | None:
-    """Return the value of a canonical number; None for a division by zero."""
+    """Return the value of a canonical number; None for a zero denominator."""
     above, _, below = text.partition("/")
     if below and int(below) == 0:
         return None

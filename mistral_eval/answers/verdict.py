@@ -1,4 +1,4 @@
-"""The verdict on a reply: correct, wrong, no_answer or timeout, with what was read and why."""
+"""The verdict on a reply: correct, wrong, no_answer or timeout, with the answer and the reason."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Outcome(StrEnum):
-    """What a reply came to. Only `CORRECT` counts as right; the others are shown apart."""
+    """Outcome of judging a reply. Only `CORRECT` counts; the others are reported separately."""
 
     CORRECT = "correct"
     WRONG = "wrong"
@@ -16,7 +16,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One reply's verdict: the outcome, the extracted answer as text, and the reason in words."""
+    """The verdict on one reply: the outcome, the extracted answer as text, and the reason."""
 
     outcome: Outcome
     answer: str | None = None
@@ -24,16 +24,18 @@ class Verdict:
 
     @property
     def is_correct(self) -> bool:
-        """Whether the reply counts as right."""
+        """Whether the reply counts as correct."""
         return self.outcome is Outcome.CORRECT
 
 
 @dataclass(frozen=True, slots=True)
 class QuestionVerdict:
-    """One question's verdict: the one that counts, those of its samples, and its metrics.
+    """The verdict on one question.
 
-    `metrics` maps an lm-eval metric name to this question's value, e.g. {"maj@8": 1.0,
-    "maj@1": 0.5}. `samples` is empty for multiple choice.
+    Attributes:
+        verdict: The one that counts.
+        samples: Verdicts on the single samples; empty for multiple choice.
+        metrics: lm-eval metric name to this question's value, e.g. {"maj@8": 1.0, "maj@1": 0.5}.
     """
 
     verdict: Verdict

@@ -1,18 +1,27 @@
-"""Majority votes over classes of equivalent answers (maj@k).
+"""Majority votes over the samples of a question (maj@k), for numbers (GSM8K) and formulas (MATH).
 
-Source: Wang et al. 2022 (self-consistency); the rules for classes and ties are protocol rules.
+The cell is the vote; the mean accuracy of the single samples is kept beside it, as in Mistral's
+model card. Source: Wang et al. 2022 (self-consistency). How samples form classes and how ties are
+broken is part of the protocol.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
+from statistics import fmean
 from typing import Generic, TypeVar
+
+from mistral_eval.answers import numbers
+from mistral_eval.answers.latex.boxed import Equality, boxed_answer, final_answer
+from mistral_eval.answers.math_checker import MathChecker, Pair
+from mistral_eval.answers.verdict import Outcome, QuestionVerdict, Verdict
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Vote(Generic[T]):
-    """What a vote came to.
+    """The result of a vote.
 
     Attributes:
         winner: Representative of the largest class; None when no sample could be read.
@@ -23,18 +32,13 @@ class Vote(Generic[T]):
     winner: T | None
     classes: tuple[tuple[int, ...], ...]
 
-    @property
-    def count(self) -> int:
-        """How many samples voted for the winner."""
-        return max((len(members) for members in self.classes), default=0)
-
 
 def vote(answers: Sequence[T | None], equal: Callable[[T, T], bool]) -> Vote[T]:
-    """Let the samples of one question vote.
+    """Group the answers of one question into classes and elect the largest.
 
-    An answer joins the first class whose representative it equals (equivalence of formulas is not
-    transitive, so the order of the samples is part of the rule). Ties go to the class that
-    appeared first. None is a reply from which nothing was read: it does not vote.
+    An answer joins the first class whose representative it equals. Equivalence of formulas is not
+    transitive, so the order of the samples is part of the rule. Ties go to the class that
+    appeared first. None stands for a reply without a readable answer and does not vote.
 
     Args:
         answers: One answer per sample, in sample order.
@@ -56,3 +60,111 @@ def vote(answers: Sequence[T | None], equal: Callable[[T, T], bool]) -> Vote[T]:
         return Vote(None, ())
     largest = max(range(len(classes)), key=lambda place: len(classes[place]))
     return Vote(representatives[largest], tuple(tuple(members) for members in classes))
+
+
+def vote_on_formulas(
+    replies: Sequence[Sequence[str]],
+    golds: Sequence[str],
+    checker: MathChecker,
+    *,
+    vote_metric: str = "maj@4",
+    mean_metric: str = "maj@1",
+    on_done: Callable[[int, int], None] | None = None,
+) -> list[QuestionVerdict]:
+    r"""Decide MATH questions by a vote over equivalent final answers.
+
+    Args:
+        replies: The samples of each question, truncated at the stops.
+        golds: Each question's gold answer, or its gold solution, whose last \boxed is the answer.
+        checker: An open checker. It gets the comparisons of all questions in one call.
+        vote_metric: Metric name of the vote's result (0 or 1).
+        mean_metric: Metric name of the mean accuracy of the single samples.
+        on_done: Called with (comparisons done, comparisons in all), for a progress bar.
+    """
+    wanted = [boxed_answer(gold) or gold for gold in golds]
+    answers = [[final_answer(reply) for reply in samples] for samples in replies]
+    pairs = [
+        pair
+        for gold, samples in zip(wanted, answers, strict=True)
+        for pair in _pairs(gold, samples)
+    ]
+    found = dict(zip(pairs, checker.equal_many(pairs, on_done), strict=True))
+
+    def equal(representative: str, answer: str) -> bool:
+        return representative == answer or found[representative, answer] is Equality.EQUAL
+
+    verdicts = []
+    for gold, samples in zip(wanted, answers, strict=True):
+        single = tuple(_compare(gold, answer, found) for answer in samples)
+        verdict = _verdict_of(vote(samples, equal), single)
+        metrics = {vote_metric: float(verdict.is_correct), mean_metric: _mean(single)}
+        verdicts.append(QuestionVerdict(verdict, single, metrics))
+    return verdicts
+
+
+def vote_on_numbers(
+    replies: Sequence[Sequence[str]],
+    golds: Sequence[str],
+    *,
+    vote_metric: str = "maj@8",
+    mean_metric: str = "maj@1",
+    flexible_metric: str = "maj@8_flexible",
+) -> list[QuestionVerdict]:
+    """Decide GSM8K questions by a vote over strictly read numbers.
+
+    Args:
+        replies: The samples of each question, truncated at the stops.
+        golds: Each question's gold number, or the row's `answer`, whose number follows `####`.
+        vote_metric: Metric name of the strict vote's result (0 or 1).
+        mean_metric: Metric name of the mean accuracy of the single, strictly read samples.
+        flexible_metric: Metric name of the result (0 or 1) of a vote over the replies' last
+            numbers.
+    """
+    verdicts = []
+    for samples, answer in zip(replies, golds, strict=True):
+        gold = answer.rpartition("####")[2].strip()
+        single = tuple(numbers.match_number(reply, gold, "strict") for reply in samples)
+        strict = vote([verdict.answer for verdict in single], numbers.equal)
+        flexible = vote([numbers.flexible(reply) for reply in samples], numbers.equal)
+        verdict = _verdict_of(strict, single)
+        right = flexible.winner is not None and numbers.equal(flexible.winner, gold)
+        metrics = {
+            vote_metric: float(verdict.is_correct),
+            mean_metric: _mean(single),
+            flexible_metric: float(right),
+        }
+        verdicts.append(QuestionVerdict(verdict, single, metrics))
+    return verdicts
+
+
+def _pairs(gold: str, answers: Sequence[str | None]) -> list[Pair]:
+    """List the comparisons of a question: each answer with the gold and with later answers."""
+    distinct = list(dict.fromkeys(answer for answer in answers if answer is not None))
+    return [(gold, answer) for answer in distinct] + list(combinations(distinct, 2))
+
+
+def _compare(gold: str, answer: str | None, found: Mapping[Pair, Equality]) -> Verdict:
+    """Return the verdict on one sample from the comparisons `found`."""
+    if answer is None:
+        return Verdict(Outcome.NO_ANSWER, None, "the reply states no final answer")
+    equality = found[gold, answer]
+    if equality is Equality.EQUAL:
+        return Verdict(Outcome.CORRECT, answer, f"equals the gold answer {gold}")
+    if equality is Equality.DIFFERENT:
+        return Verdict(Outcome.WRONG, answer, f"differs from the gold answer {gold}")
+    why = "exceeded its limit" if equality is Equality.TIMEOUT else "failed"
+    return Verdict(Outcome.TIMEOUT, answer, f"the comparison with the gold answer {gold} {why}")
+
+
+def _verdict_of(result: Vote[str], single: Sequence[Verdict]) -> Verdict:
+    """Return the winner's verdict; its reason says how many samples agree with it."""
+    if result.winner is None:
+        return Verdict(Outcome.NO_ANSWER, None, f"none of {len(single)} samples can be read")
+    won = max(result.classes, key=len)
+    chosen = single[won[0]]
+    reason = f"{len(won)} of {len(single)} samples agree; it {chosen.reason}"
+    return Verdict(chosen.outcome, chosen.answer, reason)
+
+
+def _mean(single: Sequence[Verdict]) -> float:
+    return fmean(verdict.is_correct for verdict in single) if single else 0.0

@@ -1,8 +1,7 @@
-"""Runs a generated program in isolation and brings back a verdict it cannot forge."""
+"""Run generated programs in isolation and return results that they cannot forge."""
 
-from .isolation import CHOICES, Isolation, probe, try_choice
-from .outcomes import Limits, ProgramResult, Status
-from .pool import run_programs
+from mistral_eval.sandbox.isolation import CHOICES, Isolation, probe, run_programs, try_choice
+from mistral_eval.sandbox.outcomes import Limits, ProgramResult, Status
 
 __all__ = [
     "CHOICES",

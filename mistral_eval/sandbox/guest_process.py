@@ -1,4 +1,4 @@
-"""The harness's end of one sandboxed process: starts it, sends jobs, reads its lines."""
+"""The host's side of one guest process: start it, send it jobs, read its messages."""
 
 import json
 import os
@@ -8,25 +8,24 @@ import tempfile
 from typing import IO
 
 from mistral_eval.errors import SandboxError
+from mistral_eval.sandbox.launch import Setup, start_command
 
-from .launch import Setup, start_command
-
-_START_SECONDS = 120.0  # a generous limit for an interpreter's start on a busy machine
+_START_SECONDS = 120.0  # generous: an interpreter's start on a busy machine
 _LONGEST_LINE = 1 << 16
 
 
 class GuestProcess:
-    """A zygote or a judge. Use `close` when done."""
+    """A zygote or a checker. Use `close` when done."""
 
     def __init__(self, setup: Setup, role: str) -> None:
-        """Starts it; `wait_until_ready` must follow before the first job.
+        """Start it; `wait_until_ready` must follow before the first job.
 
         Args:
-            setup: The run's way of starting.
-            role: 'program' or 'judge'.
+            setup: How this run starts its processes.
+            role: 'program' or 'checker'.
         """
         self.control, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  closed with the rest
+        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  closed in `close`
         self._received = b""
         self._jobs = 0
         start = start_command(setup, role, self._theirs.fileno())
@@ -46,42 +45,42 @@ class GuestProcess:
             raise SandboxError(f"the sandbox did not start: {error}") from error
 
     def wait_until_ready(self) -> tuple[str, ...]:
-        """Waits for the first line; gives what the process cannot enforce.
+        """Wait for the first line; return the layers that the process cannot enforce.
 
         Raises:
-            SandboxError: It ended or stayed silent; the text holds what it wrote.
+            SandboxError: It ended or sent nothing in time; the text holds its last error line.
         """
         if self._container and not self._container.hand_over(self._theirs.fileno(), self._process):
-            raise SandboxError(f"the container did not start: {self._said()}")
+            raise SandboxError(f"the container did not start: {self._last_error()}")
         self._theirs.close()
         self.control.settimeout(_START_SECONDS)
         try:
             while b"\n" not in self._received:
                 data = self.control.recv(4096)
                 if not data:
-                    raise SandboxError(f"the sandbox did not start: {self._said()}")
+                    raise SandboxError(f"the sandbox did not start: {self._last_error()}")
                 self._received += data
         except TimeoutError as error:
-            raise SandboxError(f"the sandbox did not start: {self._said()}") from error
+            raise SandboxError(f"the sandbox did not start: {self._last_error()}") from error
         line, self._received = self._received.split(b"\n", 1)
         self.control.setblocking(False)
         missing = tuple(json.loads(line)["missing"])
-        return missing + (self._container.unbounded if self._container else ())
+        return missing + (self._container.unenforced if self._container else ())
 
     def start_job(self, descriptors: list[int]) -> None:
-        """Hands over a job's open files; this side's copies stay open."""
+        """Send a job's open files; the copies on this side stay open."""
         self._jobs += 1
         socket.send_fds(self.control, [b"job%d\n" % self._jobs], descriptors)
 
     def kill_job(self) -> None:
-        """Ends a zygote's present job, if it still runs."""
+        """Kill the zygote's current program, if it still runs."""
         self.control.send(b"kill%d\n" % self._jobs)
 
     def read_line(self) -> dict[str, object] | None:
-        """The next line, if it is whole. Call when `control` is readable.
+        """Return the next complete line, or None. Call it when `control` is readable.
 
         Raises:
-            EOFError: The process has ended, or sends what is no line.
+            EOFError: The process has ended, or its line is too long.
         """
         try:
             data = self.control.recv(_LONGEST_LINE)
@@ -99,7 +98,7 @@ class GuestProcess:
         return message
 
     def close(self) -> None:
-        """Ends the process and, with its process namespace, everything in it."""
+        """End the process and, with its process namespace, everything in it."""
         self.control.close()
         self._theirs.close()
         if self._container:
@@ -108,16 +107,17 @@ class GuestProcess:
         self._process.wait()
         self._errors.close()
 
-    def _said(self) -> str:
+    def _last_error(self) -> str:
+        """End the process and return the last line of its standard error."""
         self._process.kill()
         self._process.wait()
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else "it said nothing"
+        return lines[-1] if lines else "no error output"
 
 
 def file_in_memory(data: bytes) -> int:
-    """An open file that holds `data`, at its start; the caller closes it."""
+    """Return a descriptor of a file that holds `data`, at offset 0; the caller closes it."""
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("job", os.MFD_CLOEXEC)
     else:

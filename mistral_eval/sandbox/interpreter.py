@@ -1,7 +1,7 @@
-"""The files the sandbox's Python needs: the interpreter, its standard library, shared libraries.
+"""Find the files of the sandbox's Python: interpreter, standard library, shared libraries.
 
-Found by asking the interpreter itself: what it has mapped after importing the modules that bring
-libraries of their own. Site-packages are not among them.
+The interpreter itself lists what it has mapped after importing the modules that link to further
+libraries. Site-packages are excluded.
 """
 
 import json
@@ -34,8 +34,11 @@ _PT_INTERP = 3
 class Interpreter:
     """The Python that runs programs.
 
-    `files` maps each path inside the sandbox to the host's file or folder, `hidden` names the
-    folders in them that must not be seen, `library_path` the folders of shared libraries.
+    Attributes:
+        executable: Its path.
+        files: Each path inside the sandbox, mapped to the host's file or folder.
+        hidden: Folders in these that must not be visible.
+        library_path: Folders of shared libraries, separated by colons.
     """
 
     executable: str
@@ -44,12 +47,12 @@ class Interpreter:
     library_path: str
 
 
-@cache  # asking takes a tenth of a second, and the answer does not change
+@cache  # takes a tenth of a second, and the result does not change
 def find_interpreter() -> Interpreter:
-    """Finds this process's base interpreter (never a virtual environment's) and its files.
+    """Find this process's base interpreter (never a virtual environment's) and its files.
 
     Raises:
-        SandboxError: The interpreter could not be asked.
+        SandboxError: The interpreter did not start.
     """
     executable = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
     try:
@@ -84,7 +87,7 @@ def find_interpreter() -> Interpreter:
 
 
 def _libraries(mapped: list[str], folders: list[str]) -> list[Path]:
-    """The shared libraries among the mapped files that are not in the standard library."""
+    """Return the shared libraries among the mapped files, without those in `folders`."""
     found = []
     for name in mapped:
         path = Path(name)
@@ -96,7 +99,7 @@ def _libraries(mapped: list[str], folders: list[str]) -> list[Path]:
 
 
 def _names_of(library: Path) -> list[str]:
-    """The paths under which a library may be asked for: its own and its symlinks' beside it."""
+    """Return the paths of a library: its own and those of symlinks to it in the same folder."""
     stem = library.name.split(".so")[0]
     links = [
         str(path)
@@ -107,7 +110,7 @@ def _names_of(library: Path) -> list[str]:
 
 
 def _loader(executable: Path) -> dict[str, str]:
-    """The dynamic loader that the executable's ELF header asks for, and its real file."""
+    """Return the dynamic loader named in the executable's ELF header, mapped to its real file."""
     data = executable.read_bytes()
     if data[:5] != b"\x7fELF\x02":
         return {}
@@ -122,7 +125,7 @@ def _loader(executable: Path) -> dict[str, str]:
 
 
 def _outermost(files: dict[str, str]) -> dict[str, str]:
-    """`files` without those that another entry's folder already contains, sorted by path."""
+    """Return `files` sorted by path, without those inside a folder of another entry."""
     kept: dict[str, str] = {}
     for name in sorted(files):
         inside = any(

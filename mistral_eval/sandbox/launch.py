@@ -1,4 +1,4 @@
-"""How a zygote is started: under bubblewrap, in our own namespaces, in a container, unguarded."""
+"""Build the command of a guest process: bubblewrap, our own namespaces, a container, unguarded."""
 
 import json
 import os
@@ -7,27 +7,27 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from . import container_cli
-from .containers import Container
-from .interpreter import Interpreter
-from .outcomes import Limits
+from mistral_eval.sandbox import containers
+from mistral_eval.sandbox.interpreter import Interpreter
+from mistral_eval.sandbox.outcomes import Limits
 
 _GUEST = Path(__file__).parent / "guest"
-_INSIDE = "/mistral_eval"  # where the sandbox holds the folder above
-# Hash seeds are fixed so that a program whose answer hangs on a set's order always gets the
-# same verdict.
+_INSIDE = "/mistral_eval"  # where the sandbox has the parent folder of `guest`
+# A fixed hash seed: a program whose result depends on the order of a set always gets the same
+# verdict.
 _HASH_SEED = "0"
-
-
-_MODULES = {"program": "zygote", "judge": "judge"}  # of the guest, by role
+_MODULES = {"program": "zygote", "checker": "checker"}  # of the guest, by role
 
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """How sandboxed processes are started in one run.
+    """How the guest processes of one run are started.
 
-    `kind` is 'bubblewrap', 'namespaces', 'docker', 'podman' or 'none'. `without` names layers
-    (seccomp, landlock) to leave out: the tests show that the others hold alone.
+    Attributes:
+        kind: 'bubblewrap', 'namespaces', 'docker', 'podman' or 'none'.
+        interpreter: The Python inside.
+        limits: What a program and its checker may use.
+        without: Layers (seccomp, landlock) to leave out; the tests show that the others suffice.
     """
 
     kind: str
@@ -38,32 +38,32 @@ class Setup:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """One command that starts a zygote, with its whole environment; `container` if it is in one."""
+    """A command with its whole environment, and the container in which it runs, if any."""
 
     command: tuple[str, ...]
     environment: dict[str, str]
-    container: Container | None = None
+    container: containers.Container | None = None
 
 
 def start_command(setup: Setup, role: str, control: int) -> Start:
-    """The command for a sandboxed process.
+    """Return the command that starts a guest process.
 
     Args:
-        setup: The run's way of starting.
-        role: 'program' for a zygote, or 'judge'.
-        control: The number of the inherited socket to the harness; in a container nothing is
-            inherited, so `Container.hand_over` must follow.
+        setup: How this run starts its processes.
+        role: 'program' for a zygote, or 'checker'.
+        control: Descriptor of the inherited socket to the host. A container inherits nothing, so
+            `Container.hand_over` must follow.
 
     Raises:
-        SandboxError: A container's engine does not work here.
+        SandboxError: The container runtime does not work here.
     """
     kind, interpreter = setup.kind, setup.interpreter
     folder = str(_GUEST.parent) if kind == "none" else _INSIDE
-    contained = kind in container_cli.KINDS
+    contained = kind in containers.RUNTIMES
     settings = {
-        "control": container_cli.CONTROL if contained else control,
+        "control": containers.CONTROL if contained else control,
         "world": {"none": "host"}.get(kind, "container" if contained else "namespaces"),
-        # A container shows more than we put there: /proc, /sys, /dev, /etc.
+        # A container also shows /proc, /sys, /dev and /etc, which we did not put there.
         "readable": list(interpreter.files) if contained else ["/"],
         "limits": asdict(setup.limits),
         "without": setup.without,
@@ -78,9 +78,9 @@ def start_command(setup: Setup, role: str, control: int) -> Start:
         return Start(python, environment)
     files = {**interpreter.files, f"{_INSIDE}/guest": str(_GUEST.resolve())}
     if contained:
-        wall = container_cli.Wall(interpreter, files, environment, setup.limits)
-        container = Container(kind, wall)
-        # The engine's own command is this user's, and wants the whole environment.
+        contents = containers.Contents(interpreter, files, environment, setup.limits)
+        container = containers.Container(kind, contents)
+        # The runtime's command itself runs as this user and needs the whole environment.
         return Start((*container.command, *python), dict(os.environ), container)
     if kind == "bubblewrap":
         return Start((*_bubblewrap(files, interpreter, environment), *python), environment)
@@ -95,14 +95,19 @@ def start_command(setup: Setup, role: str, control: int) -> Start:
 
 
 def find_bubblewrap() -> str | None:
-    """The path of bwrap, if it is installed."""
+    """Return the path of bwrap, or None if it is not installed."""
     return shutil.which("bwrap")
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _python(
     interpreter: Interpreter, module: str, folder: str, argument: object
 ) -> tuple[str, ...]:
-    """Runs one of the guest's modules; not with -I, which would ignore the hash seed."""
+    """Return the command that runs a guest module; without -I, which ignores the hash seed."""
     code = f"import sys; sys.path.append({folder!r}); from guest.{module} import main; main()"
     flags = ("-S", "-s", "-P", "-B")
     return (interpreter.executable, *flags, "-c", code, json.dumps(argument))
@@ -114,8 +119,8 @@ def _bubblewrap(
     command = [find_bubblewrap() or "bwrap", "--unshare-user", "--unshare-pid", "--unshare-net"]
     command += ["--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try", "--new-session"]
     command += ["--die-with-parent", "--hostname", "sandbox", "--clearenv"]
-    # The zygote alone keeps this one, in its own user namespace, to give each program a fresh
-    # scratch folder and process namespace; the programs' processes drop it.
+    # Only the zygote keeps CAP_SYS_ADMIN, inside its own user namespace: it gives each program a
+    # fresh scratch folder and process namespace. The programs' processes drop it.
     command += ["--cap-drop", "ALL", "--cap-add", "CAP_SYS_ADMIN"]
     for name, value in environment.items():
         command += ["--setenv", name, value]
@@ -124,8 +129,3 @@ def _bubblewrap(
     for folder in interpreter.hidden:
         command += ["--tmpfs", folder, "--remount-ro", folder]
     return [*command, "--dir", "/tmp", "--remount-ro", "/", "--chdir", "/", "--"]  # noqa: S108
-
-
-def cores() -> int:
-    """The cores this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

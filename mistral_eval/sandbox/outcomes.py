@@ -1,26 +1,28 @@
-"""What a program came to, and the limits it ran under."""
+"""How a program ended, and the limits under which it ran."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class Status(StrEnum):
-    """How a program ended. Only `PASSED` counts; the judge alone can say it."""
+    """How a program ended. Only `PASSED` counts, and only the checker can decide it."""
 
     PASSED = "passed"
     FAILED = "failed"  # a check was false
-    ERROR = "error"  # an exception, or the program ended by itself
+    ERROR = "error"  # an exception, or the program exited by itself
     TIMEOUT = "timeout"
     OUT_OF_MEMORY = "out_of_memory"
-    KILLED = "killed"  # by a signal, such as a segmentation fault's
+    KILLED = "killed"  # by a signal, for example after a segmentation fault
 
 
 @dataclass(frozen=True, slots=True)
 class ProgramResult:
-    """One program's verdict.
+    """The result of one program.
 
-    `detail` holds the exception's type and message and the first failing check, `seconds` the
-    wall time from start to end.
+    Attributes:
+        status: How it ended.
+        detail: The exception's type and message, and the first failing check.
+        seconds: Wall time from start to end.
     """
 
     status: Status
@@ -30,15 +32,15 @@ class ProgramResult:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one program may use; its judge gets the same.
+    """What one program may use; its checker gets the same.
 
     CPU time decides whether a program is too slow, because it does not depend on the machine's
-    load. The wall time only ends programs that sleep; it grows with the load.
+    load. The wall time only ends programs that sleep, and grows with the load.
     """
 
     cpu_seconds: int = 10
     wall_seconds: float = 30.0
-    grace_seconds: float = 20.0  # for the sandbox's own processes to obey, once time is up
+    grace_seconds: float = 20.0  # for the sandbox's own processes to react after a timeout
     memory_bytes: int = 1 << 30
     file_bytes: int = 8 << 20
     scratch_bytes: int = 16 << 20

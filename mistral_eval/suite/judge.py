@@ -11,7 +11,8 @@ from typing import Any, Final, TypeAlias
 from mistral_eval.answers import completions as programs
 from mistral_eval.answers import exact_match as spans
 from mistral_eval.answers import likelihoods as choice_answers
-from mistral_eval.answers import math_checker as maths
+from mistral_eval.answers import votes
+from mistral_eval.answers.math_checker import MathChecker
 from mistral_eval.answers.stop_strings import cut
 from mistral_eval.answers.verdict import QuestionVerdict
 from mistral_eval.data.task_file import read_task
@@ -97,11 +98,13 @@ def _choice(
     for doc, scores in zip(docs, replies, strict=True):
         choices = CHOICES[benchmark](doc)
         logprobs = [logprob for logprob, _greedy in scores]
-        plain = choice_answers.judge(logprobs, choices.texts, choices.gold, "none")
+        plain = choice_answers.pick_choice(logprobs, choices.texts, choices.gold, "none")
         metrics: dict[str, object] = {"acc": float(plain.is_correct)}
         verdict = plain
         if normalised:
-            verdict = choice_answers.judge(logprobs, choices.texts, choices.gold, "characters")
+            verdict = choice_answers.pick_choice(
+                logprobs, choices.texts, choices.gold, "characters"
+            )
             metrics["acc_norm"] = float(verdict.is_correct)
         if benchmark == "mmlu":
             metrics["acc_macro"] = (doc["subject"], float(plain.is_correct))
@@ -115,7 +118,7 @@ def _span(
     """Exact match with any accepted answer."""
     verdicts = []
     for doc, (reply, *_rest) in zip(docs, replies, strict=True):
-        verdict = spans.judge(spans.cut(reply), golds.TEXTS[benchmark](doc))
+        verdict = spans.match_any(spans.cut(reply), golds.TEXTS[benchmark](doc))
         metrics = {"exact_match": float(verdict.is_correct)}
         verdicts.append(QuestionVerdict(verdict, (verdict,), metrics))
     return verdicts
@@ -156,15 +159,15 @@ def _math(
 ) -> list[QuestionVerdict]:
     """A vote over final answers that are equivalent; all comparisons go through one checker."""
     solutions = [gold for doc in docs for gold in golds.TEXTS[benchmark](doc)]
-    with maths.MathChecker(workers=context.workers) as checker:
-        return maths.judge_math(replies, solutions, checker, on_done=context.on_done)
+    with MathChecker(workers=context.workers) as checker:
+        return votes.vote_on_formulas(replies, solutions, checker, on_done=context.on_done)
 
 
 def _gsm8k(
     benchmark: str, docs: Sequence[Doc], replies: Sequence[Sequence[str]], _: JudgeContext
 ) -> list[QuestionVerdict]:
     """A vote over numbers."""
-    return maths.judge_gsm8k(replies, [golds.TEXTS[benchmark](doc)[0] for doc in docs])
+    return votes.vote_on_numbers(replies, [golds.TEXTS[benchmark](doc)[0] for doc in docs])
 
 
 _JUDGES: Final[Mapping[str, Judge]] = MappingProxyType(

@@ -26,14 +26,14 @@ from mistral_eval.errors import DataError, EngineError
 )
 def test_the_first_maximum_is_chosen(logprobs, texts, normalise, expected):
     """The likeliest choice, or the likeliest per character, is chosen; the first of equals."""
-    assert expected == choices.judge(logprobs, texts, 0, normalise).answer
+    assert expected == choices.pick_choice(logprobs, texts, 0, normalise).answer
 
 
 @given(st.lists(st.floats(max_value=0, allow_nan=False), min_size=1, max_size=6))
 def test_exactly_the_gold_choice_is_correct(logprobs):
     """Over all golds, exactly one makes the question correct."""
     texts = [str(index) for index in range(len(logprobs))]
-    verdicts = [choices.judge(logprobs, texts, gold, "none") for gold in range(len(logprobs))]
+    verdicts = [choices.pick_choice(logprobs, texts, gold, "none") for gold in range(len(logprobs))]
 
     assert sum(verdict.outcome is Outcome.CORRECT for verdict in verdicts) == 1
 
@@ -50,4 +50,4 @@ def test_exactly_the_gold_choice_is_correct(logprobs):
 def test_numbers_that_cannot_be_judged_are_errors(logprobs, texts, gold, normalise, error, words):
     """A missing or broken log-likelihood stops the run instead of costing a point."""
     with pytest.raises(error, match=words):
-        choices.judge(logprobs, texts, gold, normalise)
+        choices.pick_choice(logprobs, texts, gold, normalise)

@@ -8,11 +8,16 @@ import sympy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mistral_eval.answers.latex.builder import TooLargeError, value
 from mistral_eval.answers.latex.grammar import parse
 from mistral_eval.answers.latex.nodes import LatexError, Node, number
 from mistral_eval.answers.latex.text import normal_form
-from mistral_eval.answers.latex.values import is_finite, is_zero, same_value
+from mistral_eval.answers.latex.values import (
+    TooLargeError,
+    is_finite,
+    is_zero,
+    same_value,
+    value,
+)
 
 CASES = json.loads((Path(__file__).parent / "cases" / "latex.json").read_text("utf-8"))
 LEAVES = st.one_of(

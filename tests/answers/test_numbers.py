@@ -49,9 +49,9 @@ def test_a_reply_without_a_number_is_no_answer():
     expected = [Outcome.NO_ANSWER, Outcome.NO_ANSWER, Outcome.WRONG]
 
     assert expected == [
-        numbers.judge("It is 18.", "18", "strict").outcome,
-        numbers.judge("It is many.", "18", "flexible").outcome,
-        numbers.judge("The answer is 17.", "18", "strict").outcome,
+        numbers.match_number("It is 18.", "18", "strict").outcome,
+        numbers.match_number("It is many.", "18", "flexible").outcome,
+        numbers.match_number("The answer is 17.", "18", "strict").outcome,
     ]
 
 
@@ -60,7 +60,7 @@ def test_flexible_agrees_with_all_published_verdicts(shared):
     rows = pd.read_parquet(shared / "transcripts" / "gsm8k.parquet")
 
     judged = [
-        numbers.judge(output, gold, "flexible").is_correct
+        numbers.match_number(output, gold, "flexible").is_correct
         for output, gold in zip(rows.output, rows.gold, strict=True)
     ]
 
@@ -72,7 +72,7 @@ def test_gold_answers_of_gsm8k_equal_themselves(shared):
     rows = pd.read_parquet(shared / "data" / "gsm8k" / "main" / "test.parquet")
     golds = [answer.rpartition("####")[2].strip() for answer in rows.answer]
 
-    right = sum(numbers.judge(f" The answer is {g}.", g, "strict").is_correct for g in golds)
+    right = sum(numbers.match_number(f" The answer is {g}.", g, "strict").is_correct for g in golds)
 
     assert right == 1319
 
@@ -81,7 +81,7 @@ def test_gold_answers_of_gsm8k_equal_themselves(shared):
 def test_scorer_is_total(text):
     """Any text gets a verdict, in both modes, and what was read is already normal."""
     for mode in ("strict", "flexible"):
-        verdict = numbers.judge("The answer is " + text, text, mode)
+        verdict = numbers.match_number("The answer is " + text, text, mode)
 
         assert verdict.outcome in Outcome
         if verdict.answer is not None:
@@ -104,4 +104,4 @@ def test_megabytes_are_read_in_linear_time(piece):
     text = piece * (1_000_000 // len(piece))
 
     for mode in ("strict", "flexible"):
-        assert numbers.judge("The answer is " + text, "1", mode).outcome in Outcome
+        assert numbers.match_number("The answer is " + text, "1", mode).outcome in Outcome

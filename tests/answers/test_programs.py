@@ -1,4 +1,4 @@
-"""Rows and replies become programs whose judged part never comes from the reply."""
+"""Rows and replies become programs whose checks never come from the reply."""
 
 from itertools import pairwise
 
@@ -37,7 +37,7 @@ def test_a_humaneval_reply_continues_the_prompt():
     assert (program.id, program.names) == ("HumanEval/38", ("decode_cyclic",))
 
 
-def test_the_judge_of_humaneval_sees_the_prompt_and_nothing_of_the_reply():
+def test_the_checker_of_humaneval_sees_the_prompt_and_nothing_of_the_reply():
     program = humaneval_program(PROBLEM, "    return 'reply'\n")
 
     assert program.context == PROBLEM["prompt"]
@@ -62,7 +62,7 @@ def test_a_function_named_like_a_built_in_is_the_programs():
     assert mbpp_program(row, "").names == ("sum",)
 
 
-def test_built_in_functions_around_the_call_stay_the_judges():
+def test_built_in_functions_around_the_call_stay_the_checkers():
     row = {"task_id": 2, "test_imports": [], "test_list": ["assert set(f((3,))) == set((3,))"]}
 
     assert mbpp_program(row, "").names == ("f",)

@@ -37,6 +37,11 @@ def test_an_answer_joins_the_first_class_whose_representative_it_equals(answers,
     assert classes == vote(answers, near).classes
 
 
+def largest(result: Vote[int]) -> int:
+    """The size of the largest class."""
+    return max(map(len, result.classes), default=0)
+
+
 @given(st.lists(st.one_of(st.none(), st.integers(0, 9)), max_size=12))
 def test_every_readable_sample_is_in_exactly_one_class(answers):
     """The classes partition the readable samples, and the winner's class is a largest one."""
@@ -44,4 +49,5 @@ def test_every_readable_sample_is_in_exactly_one_class(answers):
     members = sorted(index for group in result.classes for index in group)
 
     assert [i for i, answer in enumerate(answers) if answer is not None] == members
-    assert result.count == max(map(len, result.classes), default=0)
+    winners = [answers[group[0]] for group in result.classes if len(group) == largest(result)]
+    assert result.winner == (winners[0] if winners else None)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mistral_eval.answers.math_pool import _Worker
+from mistral_eval.answers.math_checker import _Worker
 from mistral_eval.engines.native import NativeEngine
 from mistral_eval.errors import EngineError
 from mistral_eval.model.export import save_hf

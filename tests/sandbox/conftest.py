@@ -1,4 +1,4 @@
-"""What the sandbox's tests share: which isolation there is, and a short way to judge programs."""
+"""Fixtures of the sandbox's tests: the isolation that works here, and a way to run programs."""
 
 import fcntl
 import json
@@ -16,7 +16,7 @@ from mistral_eval.sandbox import Isolation, Limits, ProgramResult, probe, run_pr
 from mistral_eval.sandbox.interpreter import Interpreter, find_interpreter
 from mistral_eval.sandbox.isolation import try_kind
 
-Judge = Callable[..., list[ProgramResult]]
+RunUnder = Callable[..., list[ProgramResult]]
 
 
 @pytest.fixture(scope="session")
@@ -74,8 +74,8 @@ def once(tmp_path_factory) -> Callable[[str, Callable[[], object]], Any]:
 
 
 @pytest.fixture(scope="session")
-def judge() -> Judge:
-    """Judges programs and gives their results in order."""
+def run_under() -> RunUnder:
+    """Run programs and return their results in order."""
 
     def run(
         programs: Sequence[Program],

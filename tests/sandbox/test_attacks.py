@@ -19,7 +19,7 @@ import pytest
 from mistral_eval.answers.completions import Program
 from mistral_eval.sandbox import Limits
 from mistral_eval.sandbox.launch import Setup
-from mistral_eval.sandbox.pool import judge_all
+from mistral_eval.sandbox.pool import run_all
 
 pytestmark = pytest.mark.sandbox
 
@@ -127,7 +127,7 @@ class Outside:
 
 
 def fight(names, kind, interpreter, living, without=()):
-    """Judges the named attacks, with a correct program after each; says how it came out."""
+    """Runs the named attacks, with a correct program after each; says how it came out."""
     with (
         tempfile.TemporaryDirectory() as folder,
         closing(Outside(Path(folder))) as outside,
@@ -144,8 +144,8 @@ def fight(names, kind, interpreter, living, without=()):
         limits = Limits(
             cpu_seconds=1, wall_seconds=2, grace_seconds=1, memory_bytes=1 << 28, scratch_bytes=size
         )
-        judged = sorted(judge_all(programs, Setup(kind, interpreter, limits, without), 6))
-        results = [(str(result.status), result.detail) for _, result in judged]
+        run = sorted(run_all(programs, Setup(kind, interpreter, limits, without), 6))
+        results = [(str(result.status), result.detail) for _, result in run]
         return {
             "secret": outside.secret,
             "attacks": dict(zip(names, results[::2], strict=True)),
@@ -192,7 +192,7 @@ def test_no_attack_leaves_a_file_or_a_process_behind(battle):
 
 @pytest.mark.slow
 def test_namespaces_hold_without_seccomp_and_landlock(isolation, interpreter, living):
-    """Each layer holds alone: nothing passes, nothing changes, neighbours are judged rightly.
+    """Each layer holds alone: nothing passes, nothing changes, neighbours get their right results.
 
     The bombs are left out, which for root only the other layers stop, and the attacks that merely
     last, which are the same without them.

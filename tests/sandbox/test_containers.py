@@ -13,10 +13,15 @@ import pytest
 
 from mistral_eval.answers.completions import Program
 from mistral_eval.errors import SandboxError
-from mistral_eval.sandbox import Limits, probe
-from mistral_eval.sandbox import container_cli as engines
-from mistral_eval.sandbox.container_cli import Engine, Wall, find_engine, image_name, run_command
-from mistral_eval.sandbox.containers import Container
+from mistral_eval.sandbox import Limits, containers, probe
+from mistral_eval.sandbox.containers import (
+    Container,
+    ContainerRuntime,
+    Contents,
+    find_runtime,
+    image_name,
+    run_command,
+)
 from mistral_eval.sandbox.interpreter import Interpreter
 from mistral_eval.sandbox.isolation import try_kind
 
@@ -27,17 +32,17 @@ PYTHON = Interpreter(
     "/usr/lib",
 )
 LIMITS = Limits(memory_bytes=1 << 30, scratch_bytes=16 << 20)
-WALL = Wall(PYTHON, PYTHON.files, {"PYTHONHASHSEED": "0"}, LIMITS)
+CONTENTS = Contents(PYTHON, PYTHON.files, {"PYTHONHASHSEED": "0"}, LIMITS)
 GOOD = Program("p", "def f(): return 1", checks=("assert f() == 1",), names=("f",))
 
 
 @pytest.fixture
 def fake(tmp_path, monkeypatch):
-    """Puts a shell script in an engine's place: its body is given, each call goes to `calls`."""
+    """Puts a shell script in an runtime's place: its body is given, each call goes to `calls`."""
     folder, calls = tmp_path / "bin", tmp_path / "calls"
     folder.mkdir()
     calls.touch()
-    find_engine.cache_clear()
+    find_runtime.cache_clear()
 
     def make(name: str, body: str) -> Path:
         script = folder / name
@@ -47,7 +52,7 @@ def fake(tmp_path, monkeypatch):
         return calls
 
     yield make
-    find_engine.cache_clear()
+    find_runtime.cache_clear()
 
 
 @pytest.fixture
@@ -69,7 +74,7 @@ def options(command: list[str]) -> dict[str, list[str]]:
 class TestCommand:
     @pytest.mark.parametrize("kind", ["docker", "podman"])
     def test_the_container_has_no_network_no_privilege_and_nothing_to_write(self, kind):
-        command = run_command(Engine(kind), "name", Path("/run/x"), WALL)
+        command = run_command(ContainerRuntime(kind), "name", Path("/run/x"), CONTENTS)
         given = options(command)
 
         assert command[:2] == [kind, "run"]
@@ -84,7 +89,7 @@ class TestCommand:
 
     @pytest.mark.parametrize("kind", ["docker", "podman"])
     def test_memory_processes_files_and_scratch_are_limited(self, kind):
-        given = options(run_command(Engine(kind), "name", Path("/run/x"), WALL))
+        given = options(run_command(ContainerRuntime(kind), "name", Path("/run/x"), CONTENTS))
         memory = str((1 << 30) + (16 << 20) + (256 << 20))
 
         assert (given["--memory"], given["--memory-swap"]) == ([memory], [memory])
@@ -94,7 +99,9 @@ class TestCommand:
         assert scratch.startswith("/tmp:rw,nosuid,nodev,noexec,size=16777216")
 
     def test_the_hosts_interpreter_is_mounted_and_its_site_packages_are_covered(self):
-        mounts = options(run_command(Engine("docker"), "n", Path("/run/x"), WALL))["--mount"]
+        mounts = options(run_command(ContainerRuntime("docker"), "n", Path("/run/x"), CONTENTS))[
+            "--mount"
+        ]
 
         assert mounts == [
             "type=bind,source=/usr/lib/python3,target=/usr/lib/python3,readonly",
@@ -104,39 +111,43 @@ class TestCommand:
         ]
 
     def test_docker_runs_as_nobody_from_an_image_that_it_may_not_pull(self):
-        command = run_command(Engine("docker"), "n", Path("/run/x"), WALL)
+        command = run_command(ContainerRuntime("docker"), "n", Path("/run/x"), CONTENTS)
 
         assert command[-3:] == ["--pull", "never", image_name()]
         assert options(command)["--user"] == ["65534:65534"]
 
     def test_podman_runs_from_a_folder(self):
-        command = run_command(Engine("podman", ("--runtime", "runc")), "n", Path("/run/x"), WALL)
+        command = run_command(
+            ContainerRuntime("podman", ("--runtime", "runc")), "n", Path("/run/x"), CONTENTS
+        )
 
         assert command[:4] == ["podman", "--runtime", "runc", "run"]
         assert command[-2:] == ["--rootfs", "/run/x/root"]
 
     def test_without_control_groups_podman_is_asked_for_no_limits(self):
-        command = run_command(Engine("podman", asks=False), "n", Path("/run/x"), WALL)
+        command = run_command(
+            ContainerRuntime("podman", sets_limits=False), "n", Path("/run/x"), CONTENTS
+        )
 
         assert "--cgroups=disabled" in command
         assert not {"--memory", "--pids-limit"} & set(command)
 
     def test_the_image_is_one_empty_folder_and_its_name_is_its_content(self):
-        with tarfile.open(fileobj=io.BytesIO(engines._empty_root())) as archive:
+        with tarfile.open(fileobj=io.BytesIO(containers._empty_root())) as archive:
             assert [(entry.name, entry.mode) for entry in archive] == [("tmp", 0o1777)]
         assert image_name() == image_name()
         assert image_name().startswith("mistral-eval-sandbox:")
 
 
-class TestWhatIsSaid:
-    def test_an_engine_that_is_not_installed(self, monkeypatch, tmp_path):
+class TestErrors:
+    def test_a_runtime_that_is_not_installed(self, monkeypatch, tmp_path):
         monkeypatch.setenv("PATH", str(tmp_path))
         for kind, advice in (("podman", "apt-get install podman"), ("docker", "Docker Engine")):
-            find_engine.cache_clear()
+            find_runtime.cache_clear()
             with pytest.raises(SandboxError, match=f"{kind} is not installed; .*{advice}"):
                 probe(kind)
 
-    def test_dockers_engine_that_does_not_answer(self, fake):
+    def test_dockers_daemon_that_does_not_answer(self, fake):
         fake("docker", 'echo "Cannot connect to the Docker daemon" >&2; exit 1')
         with pytest.raises(SandboxError) as caught:
             probe("docker")
@@ -161,19 +172,19 @@ class TestWhatIsSaid:
     def test_podman_that_has_no_control_groups_is_used_without(self, fake):
         fake("podman", 'case "$*" in *cgroups=disabled*) exit 0;; esac; exit 125')
 
-        assert find_engine("podman") == Engine("podman", asks=False)
+        assert find_runtime("podman") == ContainerRuntime("podman", sets_limits=False)
 
     @pytest.mark.parametrize(
-        ("said", "bounded"),
+        ("said", "limited"),
         [("1358954496\\n16", True), ("max\\n16", False), ("1358954496\\nmax", False), ("", False)],
     )
-    def test_limits_that_the_engine_ignored_are_not_claimed(self, fake, said, bounded):
+    def test_limits_that_the_runtime_ignored_are_not_claimed(self, fake, said, limited):
         fake("podman", f"printf '{said}'")
 
-        assert find_engine("podman").bounded is bounded
+        assert find_runtime("podman").limited is limited
 
     def test_a_container_that_ends_at_once(self, fake):
-        """The engine answers, but the container's process never comes to the door."""
+        """The runtime answers, but the container's process never connects."""
         fake("docker", 'case "$*" in *guest.*) echo "no such mount" >&2; exit 125;; esac')
         with pytest.raises(SandboxError, match="the container did not start: no such mount"):
             probe("docker")
@@ -187,7 +198,7 @@ def test_docker_is_given_the_root_once(fake):
 esac"""
     calls = fake("docker", body)
     for _ in range(2):
-        Container("docker", WALL).close(subprocess.Popen(["true"]))
+        Container("docker", CONTENTS).close(subprocess.Popen(["true"]))
     seen = [line for line in calls.read_text().splitlines() if line.startswith("im")]
 
     assert seen == [
@@ -198,13 +209,13 @@ esac"""
 
 
 @pytest.mark.sandbox
-def test_dockers_command_line_works_where_podman_runs_it(fake, short_path, interpreter, judge):
+def test_dockers_command_line_works_where_podman_runs_it(fake, short_path, interpreter, run_under):
     """Podman understands docker's command line, but for two options of a tmpfs."""
     podman = shutil.which("podman")
     if podman is None:
         pytest.skip("no podman here")
     try:
-        engine = find_engine("podman")
+        runtime = find_runtime("podman")
     except SandboxError as error:
         pytest.skip(f"no podman here: {error}")
     places = f"--root {short_path}/images --runroot {short_path}/run --storage-driver vfs"
@@ -214,11 +225,11 @@ for word; do
     shift
     set -- "$@" "$(echo "$word" | sed 's/,mode=0700,uid=65534,gid=65534,nr_inodes=1024//')"
 done
-exec {podman} {" ".join(engine.options)} {places} "$@"
+exec {podman} {" ".join(runtime.options)} {places} "$@"
 """
     fake("docker", translated)
     isolation = probe("docker")
-    results = judge([GOOD, GOOD], isolation, workers=1)
+    results = run_under([GOOD, GOOD], isolation, workers=1)
 
     assert (isolation.kind, [str(result.status) for result in results]) == (
         "docker",

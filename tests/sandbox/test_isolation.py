@@ -91,7 +91,7 @@ class TestChoice:
         assert cli(*arguments, "--sandbox", "docker")[0] == 0
 
     @pytest.mark.sandbox
-    def test_the_chosen_one_judges(self, isolation, cli, monkeypatch, tmp_path):
+    def test_the_chosen_one_runs_the_programs(self, isolation, cli, monkeypatch, tmp_path):
         kinds = []
 
         def watch(programs, **settings):

@@ -17,28 +17,28 @@ def passed(results):
     return sum(result.status is Status.PASSED for result in results)
 
 
-def test_all_164_humaneval_references_pass(shared, isolation, judge):
+def test_all_164_humaneval_references_pass(shared, isolation, run_under):
     problems = rows(shared, "humaneval/openai_humaneval")
     programs = [humaneval_program(p, p["canonical_solution"]) for p in problems]
 
-    assert passed(judge(programs, isolation)) == 164
+    assert passed(run_under(programs, isolation)) == 164
 
 
-def test_all_257_sanitized_mbpp_references_pass(shared, isolation, judge):
+def test_all_257_sanitized_mbpp_references_pass(shared, isolation, run_under):
     programs = [mbpp_program(row, row["code"]) for row in rows(shared, "mbpp/sanitized")]
 
-    assert passed(judge(programs, isolation)) == 257
+    assert passed(run_under(programs, isolation)) == 257
 
 
-def test_all_500_mbpp_references_of_the_full_config_pass(shared, best_isolation, judge):
+def test_all_500_mbpp_references_of_the_full_config_pass(shared, best_isolation, run_under):
     programs = [mbpp_program(row, row["code"]) for row in rows(shared, "mbpp/full")]
 
-    assert passed(judge(programs, best_isolation)) == 500
+    assert passed(run_under(programs, best_isolation)) == 500
 
 
-def test_no_empty_reply_passes(shared, best_isolation, judge):
+def test_no_empty_reply_passes(shared, best_isolation, run_under):
     problems = rows(shared, "humaneval/openai_humaneval")
     programs = [humaneval_program(problem, "") for problem in problems]
     programs += [mbpp_program(row, "") for row in rows(shared, "mbpp/sanitized")]
 
-    assert passed(judge(programs, best_isolation)) == 0
+    assert passed(run_under(programs, best_isolation)) == 0

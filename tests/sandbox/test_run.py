@@ -13,7 +13,7 @@ import pytest
 from mistral_eval.answers.completions import Program
 from mistral_eval.sandbox import Limits, Status, run_programs
 from mistral_eval.sandbox.launch import Setup
-from mistral_eval.sandbox.slot import Slot
+from mistral_eval.sandbox.pool import Slot
 
 
 def program(source, *checks, setup="", context="", names=("f",)):
@@ -21,8 +21,8 @@ def program(source, *checks, setup="", context="", names=("f",)):
 
 
 @pytest.fixture(scope="module")
-def one(best_isolation, judge):
-    return lambda *args, **kwargs: judge([program(*args, **kwargs)], best_isolation)[0]
+def one(best_isolation, run_under):
+    return lambda *args, **kwargs: run_under([program(*args, **kwargs)], best_isolation)[0]
 
 
 @pytest.mark.sandbox
@@ -66,11 +66,13 @@ class TestVerdicts:
 
         assert result.detail.startswith("NameError: name 'f' is not defined")
 
-    def test_checks_that_take_too_long_are_a_timeout(self, best_isolation, judge):
+    def test_checks_that_take_too_long_are_a_timeout(self, best_isolation, run_under):
         limits = Limits(cpu_seconds=1)
         endless = program("def f(x): return x", "while True: pass")
         right = program("def f(x): return x", "assert f(1) == 1")
-        statuses = [r.status for r in judge([endless, right], best_isolation, limits, workers=1)]
+        statuses = [
+            r.status for r in run_under([endless, right], best_isolation, limits, workers=1)
+        ]
 
         assert statuses == [Status.TIMEOUT, Status.PASSED]
 
@@ -143,7 +145,7 @@ class TestValues:
     def test_an_iterator_crosses_as_an_iterator(self, one):
         assert one("def f(): yield from 'ab'", "assert list(f()) == ['a', 'b']").status == "passed"
 
-    def test_the_judge_sees_the_plain_type_itself(self, one):
+    def test_the_checker_sees_the_plain_type_itself(self, one):
         source = "class L(list): pass\ndef f(): return L([1])"
 
         assert one(source, "assert type(f()) is list").status == "passed"
@@ -180,7 +182,7 @@ class TestValues:
 
 @pytest.mark.sandbox
 class TestFreshness:
-    def test_nothing_of_one_program_is_left_for_the_next(self, isolation, judge):
+    def test_nothing_of_one_program_is_left_for_the_next(self, isolation, run_under):
         contained = isolation.kind == "podman"
         leave = program(
             "import os, math, sys, builtins\n"
@@ -198,14 +200,14 @@ class TestFreshness:
             "def f(): return found, os.listdir('/tmp'), os.stat('/tmp').st_mode & 0o777\n",
             f"assert f() == (([False] * 3, {{}}), [], {0o777 if contained else 0o700})",
         )
-        results = judge([leave, look] * 3, isolation, workers=1)
+        results = run_under([leave, look] * 3, isolation, workers=1)
 
         assert [str(result.status) for result in results] == ["passed"] * 6, results
 
-    def test_a_test_cannot_leave_a_name_for_the_next_one(self, best_isolation, judge):
+    def test_a_test_cannot_leave_a_name_for_the_next_one(self, best_isolation, run_under):
         leave = program("def f(): return 1", "left = f()")
         look = program("def f(): return 1", "assert 'left' not in globals()")
-        results = judge([leave, look], best_isolation, workers=1)
+        results = run_under([leave, look], best_isolation, workers=1)
 
         assert [str(result.status) for result in results] == ["passed", "passed"]
 
@@ -246,7 +248,7 @@ class TestRuns:
 
 
 @pytest.mark.sandbox
-def test_a_harness_that_is_killed_leaves_no_process_behind(isolation, living, tmp_path):
+def test_a_host_that_is_killed_leaves_no_process_behind(isolation, living, tmp_path):
     size = (5 << 20) + secrets.randbelow(1 << 20)
     code = f"""
 from mistral_eval.answers.completions import Program
@@ -261,12 +263,10 @@ for index, _ in run_programs(programs, isolation=kind, unsafe=False, workers=3, 
     print(index, flush=True)
 """
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
-    harness = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment
-    )
-    assert harness.stdout.readline() == b"0\n"
-    harness.kill()
-    harness.communicate()
+    host = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment)
+    assert host.stdout.readline() == b"0\n"
+    host.kill()
+    host.communicate()
 
     assert living(size) == []
 

@@ -38,34 +38,34 @@ def errors(numbers):
 
 @pytest.mark.sandbox
 @pytest.mark.skipif("__import__('os').uname().machine != 'x86_64'", reason="x86_64's numbers")
-def test_dangerous_calls_are_refused(isolation, judge):
+def test_dangerous_calls_are_refused(isolation, run_under):
     if "seccomp" in isolation.missing:
         pytest.skip("this kernel has no seccomp")
     check = f"numbers = {REFUSED!r}\nfound = errors(numbers)\n"
     check += "assert [n for n in numbers if found[n] != 1] == [], found"
     program = Program("calls", SOURCE, checks=(check,), names=("errors",))
-    (result,) = judge([program], isolation)
+    (result,) = run_under([program], isolation)
 
     assert (str(result.status), result.detail) == ("passed", "")
 
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
-@pytest.mark.parametrize("judge_too", [False, True])
-def test_the_filter_answers_each_number_as_its_table_says(machine, judge_too):
+@pytest.mark.parametrize("checker", [False, True])
+def test_the_filter_answers_each_number_as_its_table_says(machine, checker):
     """An interpreter of classic BPF, and the kernel's tables for reading and forking."""
-    code = filter_for(machine, judge=judge_too)
+    code = filter_for(machine, checker=checker)
     audit = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}[machine]
     read, fork, receive = {"x86_64": (0, 57, 47), "aarch64": (63, 220, 212)}[machine]
 
     assert run(code, read, audit) == 0x7FFF0000
     assert run(code, fork, audit) == 0x00050001
-    assert run(code, receive, audit) == (0x7FFF0000 if judge_too else 0x00050001)
+    assert run(code, receive, audit) == (0x7FFF0000 if checker else 0x00050001)
     assert run(code, read, 0x40000003) == 0x80000000  # 32-bit x86: the process is killed
     assert all(run(code, number, audit) == 0x00050001 for number in range(450, 3000, 7))
 
 
 def test_an_unknown_machine_has_no_filter():
-    assert filter_for("sparc64", judge=False) is None
+    assert filter_for("sparc64", checker=False) is None
 
 
 def run(code, number, audit, arguments=(0,) * 6):

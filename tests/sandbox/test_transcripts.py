@@ -14,7 +14,7 @@ from mistral_eval.answers.completions import humaneval_program, mbpp_program
 pytestmark = [pytest.mark.sandbox, pytest.mark.slow]
 
 # The publisher's programs came without the prompt, and so without the helper that the test takes
-# from it. The protocol puts the prompt before the reply, and the judge has the helper in any case.
+# from it. The protocol puts the prompt before the reply, and the checker always has the helper.
 WITHOUT_HELPER = {
     ("gpt-3.5-turbo-0613", "HumanEval/38"),
     ("gpt-3.5-turbo-0613", "HumanEval/50"),
@@ -37,7 +37,7 @@ def differences(rows, programs, results):
     }
 
 
-def test_humaneval_transcripts_agree(shared, best_isolation, judge):
+def test_humaneval_transcripts_agree(shared, best_isolation, run_under):
     """653 of 656, the other three known."""
     data = pd.read_parquet(shared / "data/humaneval/openai_humaneval/test.parquet")
     problems = {row["task_id"]: row for row in data.to_dict("records")}
@@ -46,14 +46,14 @@ def test_humaneval_transcripts_agree(shared, best_isolation, judge):
         dataclasses.replace(humaneval_program(problems[r["item_id"]], ""), source=r["output"])
         for r in rows
     ]
-    results = judge(programs, best_isolation)
+    results = run_under(programs, best_isolation)
 
     assert len(rows) == 656
     assert differences(rows, programs, results) <= WITHOUT_HELPER | SLOW
     assert differences(rows, programs, results) >= WITHOUT_HELPER
 
 
-def test_mbpp_transcripts_agree(shared, best_isolation, judge):
+def test_mbpp_transcripts_agree(shared, best_isolation, run_under):
     """1497 of 1500, the other three known. The asserts are the transcript's own."""
     data = pd.read_parquet(shared / "data/mbpp/full/test.parquet")
     setups = {row["task_id"]: row["test_setup_code"] for row in data.to_dict("records")}
@@ -66,7 +66,7 @@ def test_mbpp_transcripts_agree(shared, best_isolation, judge):
         asserts = [ast.unparse(statement) for statement in wrapper.body]
         problem = {"task_id": task, "test_setup_code": setups[task], "test_list": asserts}
         programs.append(mbpp_program(problem, row["output"]))
-    results = judge(programs, best_isolation)
+    results = run_under(programs, best_isolation)
 
     assert len(rows) == 1500
     found = differences(rows, programs, results)

@@ -1,1 +1,1 @@
-"""LaTeX answers as sympy values."""
+"""Final answers in LaTeX: find, parse and compare them."""

@@ -1,20 +1,19 @@
-r"""Final answers of MATH solutions: find one in a reply, and say whether two are equivalent.
+r"""Find the final answer of a MATH solution, and compare two answers for equivalence.
 
 Source: the answer format of Minerva's 4-shot prompt (Lewkowycz et al. 2022) and the \boxed answers
-of MATH (Hendrycks et al. 2021). `docs/scoring.md` says what counts as equal.
+of MATH (Hendrycks et al. 2021). `docs/scoring.md` specifies what counts as equal.
 """
 
 import re
 from collections import deque
 from enum import StrEnum
 
-from mistral_eval.answers.latex.constructs import same
 from mistral_eval.answers.latex.grammar import parse
 from mistral_eval.answers.latex.nodes import LatexError, Node
 from mistral_eval.answers.latex.text import MAX_CHARS, clock, normal_form, words
 
 MAX_ANSWER_CHARS = 20_000
-MAX_TRIES = 8  # sentences without an answer, from the last one back
+MAX_TRIES = 8  # occurrences of "answer is", from the last one back
 MAX_WORDS = 3  # of an answer without a formula or number: "positive, because ..." is prose
 _BOX = re.compile(r"\\(?:begin)?(?:boxed|fbox)\s*\{")
 _BARE_BOX = re.compile(r"\\boxed\s+([^\s{}$]{1,200})")
@@ -27,7 +26,7 @@ _GOES_ON = re.compile(r"\s*(?:,|and|or|, and|, or)\s*\$")
 
 
 class Equality(StrEnum):
-    """What came of comparing two answers; `TIMEOUT` and `FAILED` are the checker's, not theirs."""
+    """Result of comparing two answers; `TIMEOUT` and `FAILED` are set by `MathChecker` only."""
 
     EQUAL = "equal"
     DIFFERENT = "different"
@@ -38,23 +37,24 @@ class Equality(StrEnum):
 def final_answer(text: str) -> str | None:
     r"""Return the final answer of a reply as LaTeX; None if it states none.
 
-    `\boxed{...}` and `final answer is ...` count alike, the last one in the text wins; a reply with
-    neither may still say `answer is ...`. An unclosed box (a reply cut by the token limit) is none.
+    `\boxed{...}` and `final answer is ...` have equal rank and the last one in the text wins. A
+    reply with neither may still state `answer is ...`. An unclosed box (of a reply truncated by the
+    token limit) is not an answer.
     """
     found = [*_boxes(text), *_said(text, _SAID)] or _said(text, _PLAIN)
     return max(found)[1] if found else None
 
 
 def boxed_answer(solution: str) -> str | None:
-    r"""Return the content of the last \boxed of a text, as the gold solutions of MATH have it."""
+    r"""Return the content of the last \boxed of a text, the format of MATH's gold solutions."""
     boxes = _boxes(solution)
     return max(boxes)[1] if boxes else None
 
 
 def equal(a: str, b: str) -> Equality:
-    """Compare two answers in this process, without a limit on time: use `MathChecker` for replies.
+    """Compare two answers in this process, without a time limit; use `MathChecker` for replies.
 
-    The order of the two does not matter. Answers outside our grammar compare as text.
+    The order of the two does not matter. Answers outside the grammar are compared as text.
     """
     if a.strip() == b.strip():
         return Equality.EQUAL
@@ -70,6 +70,8 @@ def equal(a: str, b: str) -> Equality:
     left, right = _parsed(a), _parsed(b)
     if left is None or right is None:
         return Equality.DIFFERENT
+    from mistral_eval.answers.latex.equivalence import same  # imports sympy, which is slow
+
     return Equality.EQUAL if same(left, right) else Equality.DIFFERENT
 
 
@@ -81,14 +83,14 @@ def _parsed(text: str) -> Node | None:
 
 
 def _same_time(a: tuple[int, int, str] | None, b: tuple[int, int, str] | None) -> bool:
-    """Whether two times of day agree; one of them may leave out a.m. or p.m."""
+    """Return whether two times of day agree; one of them may omit a.m. or p.m."""
     return (
         a is not None and b is not None and a[:2] == b[:2] and (a[2] == b[2] or not (a[2] and b[2]))
     )
 
 
 def _boxes(text: str) -> list[tuple[int, str]]:
-    """Return place and content of every closed box, in one pass over the text."""
+    """Return the offset and content of every closed box, in one pass over the text."""
     starts = {match.end(): match.start() for match in _BOX.finditer(text)}
     bare = [(match.start(), match[1].rstrip(".,;")) for match in _BARE_BOX.finditer(text)]
     found = [(place, content) for place, content in bare if content]
@@ -107,7 +109,7 @@ def _boxes(text: str) -> list[tuple[int, str]]:
 
 
 def _said(text: str, words_before: re.Pattern[str]) -> list[tuple[int, str]]:
-    """Return place and answer of the last `answer is ...` that is followed by something."""
+    """Return the offset and text of the last `answer is ...` that is followed by an answer."""
     for match in reversed(deque(words_before.finditer(text), maxlen=MAX_TRIES)):
         rest = text[match.end() : match.end() + MAX_ANSWER_CHARS].lstrip()
         answer, hopes, _ = rest.partition("I hope it is")
@@ -119,7 +121,7 @@ def _said(text: str, words_before: re.Pattern[str]) -> list[tuple[int, str]]:
 
 
 def _sentence(rest: str) -> str:
-    """Return the formula the text starts with, if it is alone, else the first sentence or line."""
+    """Return the formula that the text starts with if no list follows, else the first sentence."""
     formula = _MATH.match(rest)
     if formula and not _GOES_ON.match(rest, formula.end()):
         return formula[0]

@@ -1,16 +1,16 @@
-"""The tree of a parsed answer, and the error for text that is not an answer."""
+"""The syntax tree of an answer, and the error for text outside the grammar."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 
 class LatexError(ValueError):
-    """The text is not an answer our grammar knows; such answers are compared as text."""
+    """The text is outside the grammar. Such answers are compared as text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    r"""One node: an operation and what it is applied to (nodes, or the text of a leaf).
+    r"""One node: an operation and its arguments (nodes, or the text of a leaf).
 
     Leaves: number, repeat (0.1\overline{6}), based (digits_base), name.
     Values: add, mul, neg, inv, div, pow, root (argument, degree), mixed, factorial, percent, deg,

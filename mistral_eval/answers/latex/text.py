@@ -1,12 +1,12 @@
-"""The normal form of an answer's text: one spelling for each thing TeX can spell in many ways.
+"""Reduce an answer's text to a normal form: one spelling where TeX allows several.
 
 Source: the string rules of Hendrycks et al. 2021 (`math_equivalence.py`) and of Minerva's appendix
-(Lewkowycz et al. 2022), kept only where they do not change what an answer means.
+(Lewkowycz et al. 2022), kept only where they preserve the answer's meaning.
 """
 
 import re
 
-MAX_CHARS = 2000  # no gold answer of MATH has more than 120; longer texts compare as they are
+MAX_CHARS = 2000  # no gold answer of MATH has more than 120; longer texts must match exactly
 
 _UNICODE = str.maketrans(
     {
@@ -55,9 +55,10 @@ def normal_form(text: str) -> str:
 
 
 def words(text: str) -> str:
-    r"""Return what a normal form says in words, "" if it is a formula: `\text{(C)}` and `C` are C.
+    r"""Return the words of a normal form, "" if it is a formula: `\text{(C)}` and `C` are C.
 
-    Words of three letters, and all of `\text`, lose their case; a letter may be a variable.
+    Words of three letters or more and everything in `\text` are lowered; a single letter may be a
+    variable and keeps its case.
     """
     plain = _TEXT.sub(r"\1", text)
     if not _PROSE.fullmatch(plain):
@@ -67,10 +68,10 @@ def words(text: str) -> str:
     return bare.lower() if len(bare) > 1 and (plain != text or _WORD.search(bare)) else bare
 
 
-def clock(said: str) -> tuple[int, int, str] | None:
-    """Return (hour, minute, "a", "p" or "") of words that say a time of day, else None."""
-    time = _TIME.fullmatch(said.lower())
+def clock(text: str) -> tuple[int, int, str] | None:
+    """Return (hour, minute, "a", "p" or "") if the words are a time of day, else None."""
+    time = _TIME.fullmatch(text.lower())
     if time:
         return int(time[1]), int(time[2] or 0), time[3]
-    bare = _CLOCK.fullmatch(said)
+    bare = _CLOCK.fullmatch(text)
     return (int(bare[1]), int(bare[2]), "") if bare else None

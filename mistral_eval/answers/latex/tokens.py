@@ -1,6 +1,6 @@
-"""Splits an answer in normal form into tokens; what is not mathematics is an error.
+"""Split an answer in normal form into tokens; text that is not mathematics is an error.
 
-The grammar is our own and small on purpose: text of a model never reaches an evaluator of code.
+The grammar is deliberately small and our own: no text of a model reaches an evaluator of code.
 """
 
 import re
@@ -64,9 +64,13 @@ class Token:
 
 
 def tokens(text: str) -> list[Token]:
-    """Split an answer in normal form; raises LatexError at the first unknown sign or command."""
+    """Split an answer in normal form into tokens.
+
+    Raises:
+        LatexError: At the first unknown character or command.
+    """
     found: list[Token] = []
-    depth = 0  # of parentheses, where a comma separates instead of grouping thousands
+    depth = 0  # of parentheses; inside them a comma separates and never groups thousands
     place = seen = 0
     while place < len(text):
         kind, piece, place = _scan(text, place, grouped=depth == 0)
@@ -81,7 +85,7 @@ def tokens(text: str) -> list[Token]:
 
 
 def _scan(text: str, place: int, *, grouped: bool) -> tuple[str, str, int]:
-    """Return kind, text and end of the piece at `place`; `grouped` reads 1,000 as one number."""
+    """Return kind, text and end of the piece at `place`. With `grouped`, 1,000 is one number."""
     match = _SCANNER.match(text, place)
     kind = match.lastgroup if match else None
     refused = (kind == "thousands" and not grouped) or (
@@ -90,12 +94,12 @@ def _scan(text: str, place: int, *, grouped: bool) -> tuple[str, str, int]:
     if refused:
         match, kind = _DIGITS.match(text, place), "number"
     if match is None or kind is None:
-        raise LatexError(f"unknown sign {text[place]!r}")
+        raise LatexError(f"unknown character {text[place]!r}")
     return kind, match[kind], match.end()
 
 
 def _is_numeral(based: str) -> bool:
-    """Whether `digits_base` has only digits below the base (3A_1 has not)."""
+    """Return whether all digits of `digits_base` are below the base (those of 3A_1 are not)."""
     digits, _, base = based.partition("_")
     highest = int(base.strip(" {}"))
     return all(int(digit, 36) < highest for digit in digits.strip().replace(".", ""))
@@ -117,7 +121,7 @@ def _plain(kind: str, text: str) -> Iterator[Token]:
 
 
 def _letters(run: str) -> Iterator[Token]:
-    """Yield a run of letters outside text commands: a known word, or single-letter names."""
+    """Yield a run of letters outside text commands as a known word or single-letter names."""
     if run in {"and", "or"}:
         yield Token("or" if run == "or" else ",", run)
     elif run in FUNCTIONS:
@@ -133,7 +137,7 @@ def _letters(run: str) -> Iterator[Token]:
 
 
 def _command(name: str, text: str, place: int, found: list[Token]) -> int:
-    """Append the tokens of the command that ends at `place`; return where to go on."""
+    """Append the tokens of the command that ends at `place`; return the offset after it."""
     if name in OPERATORS:
         found.append(Token(OPERATORS[name], name))
     elif name == "%":
@@ -158,7 +162,7 @@ def _command(name: str, text: str, place: int, found: list[Token]) -> int:
 
 
 def _named(group: re.Match[str] | None, name: str, found: list[Token]) -> int:
-    r"""Append one name for `\angle ABC`, `\overline{CD}` or `\mathbb{R}`; return where to go on."""
+    r"""Append one name (`\angle ABC`, `\overline{CD}`, `\mathbb{R}`); return its end."""
     if group is None:
         raise LatexError(f"\\{name} without a name")
     found.append(Token("name", f"{name} {group[1].strip()}"))
@@ -166,7 +170,7 @@ def _named(group: re.Match[str] | None, name: str, found: list[Token]) -> int:
 
 
 def _words(text: str) -> Iterator[Token]:
-    """Yield what a text command says: numbers, separators and words."""
+    """Yield the numbers, separators and words inside a text command."""
     for piece in re.findall(r"[0-9]+(?:\.[0-9]+)?|[A-Za-z][A-Za-z.]*|[^\sA-Za-z0-9]", text):
         word = piece.rstrip(".")
         if word in {"and", "or"}:
@@ -182,4 +186,4 @@ def _words(text: str) -> Iterator[Token]:
         elif word in set("(),;:/-+%"):
             yield Token(word, word)
         elif word:
-            raise LatexError(f"unknown sign {word!r} in a text")
+            raise LatexError(f"unknown character {word!r} in a text")

@@ -1,1 +1,1 @@
-"""What runs inside the sandbox: standard library only, since nothing else is there."""
+"""The code that runs inside the sandbox. Only the standard library is available there."""

@@ -1,40 +1,102 @@
-"""Plain data as bytes: the only thing that crosses between a program and its judge.
+"""Plain data as messages over a pair of pipes, the only channel between a program and its checker.
 
-Values travel as JSON. None, bool, int, float, str and list stand for themselves; every other
-plain type is an object with one key, its name. Decoding builds exact builtin types only, so
-whatever the program's process sends, the judge compares values of its own.
+A message is four bytes of length, then JSON. None, bool, int, float, str and list stand for
+themselves; every other plain type is an object with one key, the type's name. Decoding builds exact
+built-in types only, so whatever the program's process sends, the checker compares its own values.
 """
 
 import json
+import os
+import struct
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
+MAX_FRAME = 16 << 20  # bytes of one message
 MAX_ITEMS = 1_000_000  # items taken from an iterator that a program returned
 _Each = Callable[[object], object]
-_LONGEST_INT = 1 << 4096  # longer ones go as hexadecimal: JSON's decimals are limited
+_CHUNK = 1 << 12
+_LONGEST_INT = 1 << 4096  # longer ones are sent as hexadecimal: Python limits decimal conversion
 
 
 class FrameError(Exception):
-    """The other side closed the pipe, or sent what is not a message."""
+    """The other side closed the pipe, or sent bytes that are not a message."""
 
 
 class NotPlainError(Exception):
-    """A value that cannot cross; the text says which type."""
+    """A value that cannot cross; the text names its type."""
+
+
+class Pipe:
+    """One side of the channel between a program and its checker."""
+
+    def __init__(self, reading: int, writing: int) -> None:
+        """Use the descriptors of the pipe to read from and of the pipe to write to."""
+        self._reading = reading
+        self._writing = writing
+        self._ahead = b""  # read, but not returned yet
+
+    def write(self, data: bytes) -> None:
+        """Write one message.
+
+        Raises:
+            NotPlainError: The message is longer than MAX_FRAME.
+            FrameError: The other side has closed the pipe.
+        """
+        if len(data) > MAX_FRAME:
+            raise NotPlainError(f"a value of {len(data)} bytes; at most {MAX_FRAME} can cross")
+        data = struct.pack(">I", len(data)) + data
+        try:
+            written = os.write(self._writing, data)
+            while written < len(data):
+                written += os.write(self._writing, data[written : written + (1 << 20)])
+        except OSError as error:
+            raise FrameError(f"closed: {error}") from error
+
+    def read(self) -> bytes:
+        """Read one message.
+
+        Raises:
+            FrameError: The pipe is closed, or the announced length is more than MAX_FRAME.
+        """
+        (length,) = struct.unpack(">I", self._take(4))
+        if length > MAX_FRAME:
+            raise FrameError(f"{length} bytes were announced; at most {MAX_FRAME} may come")
+        return self._take(length)
+
+    def close(self) -> None:
+        """Close both pipes."""
+        os.close(self._reading)
+        os.close(self._writing)
+
+    def _take(self, count: int) -> bytes:
+        parts, missing = [self._ahead], count - len(self._ahead)
+        while missing > 0:
+            try:
+                part = os.read(self._reading, max(_CHUNK, min(missing, 1 << 20)))
+            except OSError as error:
+                raise FrameError(f"closed: {error}") from error
+            if not part:
+                raise FrameError("closed")
+            parts.append(part)
+            missing -= len(part)
+        data = b"".join(parts)
+        self._ahead = data[count:]
+        return data[:count]
 
 
 class Codec:
-    """Values to bytes and back, with a say of its owner in what is not plain."""
+    """Encodes values and decodes them; its owner decides about objects that are not plain."""
 
     def __init__(
         self, keep: Callable[[object], object], resolve: Callable[[object], object]
     ) -> None:
-        """Prepares the JSON reader and writer.
+        """Prepare the JSON encoder and decoder.
 
         Args:
-            keep: Called with an object that is not plain; gives what crosses instead, as
+            keep: Called with an object that is not plain. Returns what crosses in its place, as
                 {"object": ...}, or raises NotPlainError.
-            resolve: Called with what came as {"object": ...}.
+            resolve: Called with the body of a received {"object": ...}; returns the object.
         """
         self._keep = keep
         self._resolve = resolve
@@ -42,7 +104,7 @@ class Codec:
         self._load = json.JSONDecoder(object_hook=self._build).decode
 
     def encode(self, value: object) -> object:
-        """`value` as JSON's types; a subclass of a plain type is sent as that type.
+        """Return `value` as JSON types; a subclass of a plain type is sent as that type.
 
         Raises:
             NotPlainError: From `keep`.
@@ -59,14 +121,14 @@ class Codec:
         return self._keep(value)
 
     def dump(self, message: dict[str, object]) -> bytes:
-        """A message whose values are encoded already, as bytes."""
+        """Return a message, whose values are already encoded, as bytes."""
         return self._dump(message).encode()
 
     def load(self, data: bytes) -> dict[str, object]:
-        """The message in `data`, from whomever it may be, with its values decoded.
+        """Return the message in untrusted `data`, with its values decoded.
 
         Raises:
-            FrameError: The bytes are no message.
+            FrameError: The bytes are not a message.
         """
         try:
             message = self._load(data.decode())
@@ -77,7 +139,7 @@ class Codec:
         return message
 
     def _build(self, node: dict[str, object]) -> object:
-        """One JSON object: a value that names its type, or (several keys) a message."""
+        """Decode one JSON object: with one key a value of that type, with several a message."""
         if len(node) != 1:
             return node
         ((name, body),) = node.items()
@@ -91,7 +153,7 @@ class Codec:
 
 
 def _taken(iterator: Iterator[object]) -> list[object]:
-    """What is left of a generator, map, zip, ..."""
+    """Return the remaining items of a generator, map, zip, ..."""
     items = list(islice(iterator, MAX_ITEMS + 1))
     if len(items) > MAX_ITEMS:
         raise NotPlainError(f"an iterator of more than {MAX_ITEMS} items")
@@ -109,7 +171,7 @@ def _complex(value: complex, _each: _Each) -> object:
 
 
 def _str(value: str, _each: _Each) -> object:
-    """Text; JSON would join two lone surrogates to one character, so such text goes as bytes."""
+    """Encode text; with lone surrogates, which JSON may join to one character, as bytes."""
     text = str.__str__(value)
     try:
         text.encode()
@@ -122,7 +184,7 @@ def _items(name: str) -> Callable[[Any, _Each], object]:
     return lambda value, each: {name: [each(item) for item in value]}
 
 
-# In this order; a bool is an int, so it comes first. Collections are read by their own iteration.
+# Tried in this order for subclasses. Collections are read by their own iteration.
 _FORMS: tuple[tuple[type, Callable[[Any, _Each], object]], ...] = (
     (int, _int),
     (str, _str),
@@ -146,7 +208,7 @@ _FORMS: tuple[tuple[type, Callable[[Any, _Each], object]], ...] = (
 )
 
 
-_EXACT = dict(_FORMS)  # the same forms, found at once for the types themselves
+_EXACT = dict(_FORMS)  # direct lookup for the exact types
 
 
 def _dict(items: list[Any]) -> dict[object, object]:
@@ -163,7 +225,7 @@ def _numbers(items: list[Any], kind: type, count: int) -> list[Any]:
 
 _DECODERS: dict[str, Callable[[list[Any]], object]] = {
     "tuple": tuple,
-    # As a set display is built, by way of a frozenset: so that a program that goes through a set
+    # Built like a set display, by way of a frozenset, so that a program that iterates over a set
     # argument sees the order that it would see in the tests' own process.
     "set": lambda items: set().union(frozenset(items)),
     "frozenset": frozenset,

@@ -1,7 +1,7 @@
-"""Locks a freshly forked process in: limits, landlock, capabilities, seccomp.
+"""Confine a freshly forked process: limits, landlock, capabilities, seccomp.
 
-`Confinement.lock` is called between the fork and the first untrusted instruction; after it
-nothing can be given back.
+`Confinement.lock` is called between the fork and the first untrusted instruction and cannot be
+undone.
 """
 
 import errno
@@ -15,7 +15,7 @@ from typing import Any
 from .linux import FilterProgram, Linux
 from .seccomp import filter_for
 
-SCRATCH = "/tmp"  # noqa: S108  the sandbox's own, a fresh tmpfs for each program
+SCRATCH = "/tmp"  # noqa: S108  the sandbox's own, fresh for each program
 
 # Landlock's system calls have the same numbers on all architectures. Rights by ABI version:
 # include/uapi/linux/landlock.h.
@@ -25,48 +25,49 @@ _READ = 0b1100  # read files, list folders
 _READ_FILE = 0b0100
 _ALL_RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 5: (1 << 16) - 1}
 _TCP = 0b11  # bind, connect: from ABI 4
-_SCOPES = 0b11  # abstract unix sockets, signals: from ABI 6
+_SCOPES = 0b11  # abstract Unix sockets, signals: from ABI 6
 _ON_DEVICES = 1 << 15  # ioctl on devices: never granted
 _MAKE_DEVICES = (1 << 6) | (1 << 11)  # character and block devices: never granted
 _EXECUTE = 1
 
 
 class Confinement:
-    """What is enforced on a program or a judge; what this kernel lacks stands in `missing`.
+    """The confinement of a program or a checker; `missing` names what this kernel cannot enforce.
 
-    In three steps, because all that can be done before the fork makes each program's start
-    cheaper: `begin` once, `prepare` before each fork, `lock` in the fork.
+    It has three steps: `begin` once, `prepare` before each fork, `lock` in the fork. Work done
+    before the fork makes the start of each program cheaper.
     """
 
-    def __init__(self, settings: dict[str, Any], *, judge: bool) -> None:
-        """Prepares the filters.
+    def __init__(self, settings: dict[str, Any], *, checker: bool) -> None:
+        """Prepare the filters.
 
         Args:
             settings: `limits` (cpu_seconds, memory_bytes, file_bytes, open_files); `world`, where
-                this runs: 'namespaces', 'container' or 'host', on which landlock and the
-                capabilities are left alone; `readable`, the files and folders that landlock opens;
-                `without`, the layers that a test leaves out.
-            judge: Whether this is a judge, which receives open files and has no scratch folder.
+                this runs: 'namespaces', 'container', or 'host', where landlock is not used and
+                capabilities are not dropped; `readable`, the files and folders that landlock
+                allows to read; `without`, the layers that a test leaves out.
+            checker: Whether this is a checker, which receives descriptors and may not write to the
+                scratch folder.
         """
         self._limits: dict[str, int] = settings["limits"]
         self._isolated: bool = settings["world"] != "host"
         self._in_container: bool = settings["world"] == "container"
         self._readable: list[str] = settings["readable"]
         self._without: list[str] = settings["without"]
-        self._judge = judge
+        self._checker = checker
         self._linux = Linux()
         self._on_linux = os.uname().sysname == "Linux"
-        code = filter_for(self._linux.machine, judge=judge) if self._on_linux else None
+        code = filter_for(self._linux.machine, checker=checker) if self._on_linux else None
         self._filter = None if code is None else FilterProgram(code)
         self._landlock_abi = self._find_landlock() if self._isolated else 0
         self._ruleset = -1
         self.missing = self._find_missing()
 
     def begin(self) -> None:
-        """Sets what this process and all its forks keep: the limits but that of CPU time.
+        """Set what this process and all its forks share: all limits except that of CPU time.
 
         Raises:
-            OSError, ValueError: A limit that was promised could not be set.
+            OSError, ValueError: A required limit could not be set.
         """
         os.umask(0o077)
         wanted = {
@@ -78,29 +79,29 @@ class Confinement:
             wanted[resource.RLIMIT_AS] = self._limits["memory_bytes"]
             wanted[resource.RLIMIT_DATA] = self._limits["memory_bytes"]
             self._linux.no_new_privileges()
-        if self._in_container:  # whose /proc a program sees
+        if self._in_container:  # its programs see /proc
             self._linux.hide()
         for kind, value in wanted.items():
             resource.setrlimit(kind, (value, value))
 
     def prepare(self) -> None:
-        """Builds the rules for the next fork's files, once its scratch folder is there."""
+        """Build the landlock rules of the next fork, after its scratch folder is mounted."""
         if self._landlock_abi:
             self._ruleset = self._make_ruleset()
 
     def release(self) -> None:
-        """Drops what `prepare` made, after the fork."""
+        """Close the rules made by `prepare`."""
         if self._ruleset >= 0:
             os.close(self._ruleset)
             self._ruleset = -1
 
     def lock(self) -> None:
-        """Confines the calling process for good.
+        """Confine the calling process irrevocably.
 
         Raises:
-            OSError: What was promised could not be enforced.
+            OSError: A layer that is not in `missing` could not be enforced.
         """
-        if not self._judge:  # a judge counts its time anew for each program
+        if not self._checker:  # a checker sets a new CPU limit for each program
             cpu = self._limits["cpu_seconds"]
             resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu))
         if "seccomp" in self.missing and self._isolated:
@@ -113,7 +114,7 @@ class Confinement:
             self._linux.seccomp(self._filter)
 
     def _find_landlock(self) -> int:
-        """The kernel's landlock version, 0 where there is none."""
+        """Return the ABI version of the kernel's landlock; 0 without landlock."""
         if "landlock" in self._without:
             return 0
         try:
@@ -133,7 +134,7 @@ class Confinement:
         return missing
 
     def _try_seccomp(self) -> None:
-        assert self._filter is not None, "tried only where the machine is known"
+        assert self._filter is not None, "called only where the machine's system calls are known"
         self._linux.no_new_privileges()
         self._linux.seccomp(self._filter)
 
@@ -147,7 +148,7 @@ class Confinement:
             attributes += struct.pack("=Q", _SCOPES)
         ruleset = self._linux.syscall("landlock", _CREATE_RULESET, attributes, len(attributes), 0)
         own = rights & ~(_ON_DEVICES | _MAKE_DEVICES | _EXECUTE)
-        granted = dict.fromkeys(self._readable, _READ) | {SCRATCH: _READ if self._judge else own}
+        granted = dict.fromkeys(self._readable, _READ) | {SCRATCH: _READ if self._checker else own}
         for path, wanted in granted.items():
             place = os.open(path, os.O_PATH | os.O_CLOEXEC)
             possible = wanted if stat.S_ISDIR(os.fstat(place).st_mode) else wanted & _READ_FILE
@@ -158,7 +159,7 @@ class Confinement:
 
 
 def _works_in_child(action: Callable[[], None]) -> bool:
-    """Whether `action` succeeds, tried in a child process that is thrown away."""
+    """Return whether `action` succeeds in a child process, which then exits."""
     child = os.fork()
     if child == 0:
         try:

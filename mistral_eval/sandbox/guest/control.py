@@ -1,4 +1,4 @@
-"""A sandboxed process's own files: the socket to the harness, and silence on the standard ones."""
+"""The descriptors of a guest process: the socket to the host, and muted standard streams."""
 
 import os
 import signal
@@ -6,29 +6,30 @@ import socket
 from contextlib import suppress
 from types import FrameType
 
-HIGH = 40  # a zygote's own files lie from here on, so that a fork closes them at one stroke
+HIGH = 40  # a zygote's own descriptors start here, so that a fork closes them in one call
 
 
 def connect(where: object) -> socket.socket:
-    """The socket to the harness.
+    """Return the socket to the host.
 
     Args:
-        where: The number of an inherited one; or, in a container, the path of a socket at which
-            the harness waits to hand it over.
+        where: Its inherited descriptor; or, in a container, the path of a socket on which the
+            host hands it over.
     """
     if isinstance(where, int):
         return socket.socket(fileno=where)
     assert isinstance(where, str), f"a number or a path, not {where!r}"
-    with socket.socket(socket.AF_UNIX) as door:
-        door.connect(where)
-        _, (descriptor,), _, _ = socket.recv_fds(door, 1, 1)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.connect(where)
+        _, (descriptor,), _, _ = socket.recv_fds(listener, 1, 1)
     return socket.socket(fileno=descriptor)
 
 
 def end_with(control: socket.socket) -> None:
-    """Ends this process once the harness has closed its side, whatever runs at that moment.
+    """Make this process exit once the host closes its side, whatever is running at that moment.
 
-    Elsewhere the kernel does that; a container outlives the command that started it.
+    Only containers need this: they outlive the command that started them. Elsewhere the kernel
+    kills the process with its parent.
     """
     import fcntl
 
@@ -44,7 +45,7 @@ def end_with(control: socket.socket) -> None:
 
 
 def open_null() -> int:
-    """An open /dev/null; where the sandbox has none, standard input is one."""
+    """Return a descriptor of /dev/null; where the sandbox lacks it, standard input is one."""
     try:
         return os.open(os.devnull, os.O_RDWR)
     except OSError:
@@ -52,14 +53,14 @@ def open_null() -> int:
 
 
 def silence(null: int) -> None:
-    """Ends what the standard files still told the harness."""
+    """Redirect the standard streams, which lead to the host, to `null`."""
     for descriptor in range(3):
         os.dup2(null, descriptor)
     os.close(null)
 
 
 def lift(descriptor: int) -> int:
-    """Moves an open file above `HIGH`."""
+    """Move a descriptor to `HIGH` or above and return it."""
     import fcntl
 
     moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, HIGH)

@@ -1,8 +1,8 @@
-"""Builds the sandbox from Linux namespaces alone: the way in where there is no bubblewrap.
+"""Build the sandbox from Linux namespaces directly, where bubblewrap is not available.
 
-Runs outside, as its own process: new user, mount, process, network, IPC, host-name and cgroup
-namespaces, a root that holds the interpreter and nothing else, then the zygote. Source:
-user_namespaces(7), mount_namespaces(7), pivot_root(2).
+This runs outside, as its own process: it enters new user, mount, process, network, IPC, host-name
+and cgroup namespaces, builds a root that holds the interpreter and nothing else, and executes the
+guest's command. Source: user_namespaces(7), mount_namespaces(7), pivot_root(2).
 """
 
 import json
@@ -27,13 +27,13 @@ from .linux import (
     Linux,
 )
 
-_BASE = "/tmp"  # noqa: S108  exists everywhere; covered by a tmpfs in this mount namespace only
+_BASE = "/tmp"  # noqa: S108  exists everywhere; the tmpfs covers it in this mount namespace only
 _OLD, _NEW = "/old", "/new"
 _SMALL = "size=1m,nr_inodes=4096,mode=0755"
 
 
 def main() -> None:
-    """Enters the sandbox described by the JSON in the arguments and becomes its command."""
+    """Enter the sandbox described by the JSON in the arguments and execute its command."""
     plan = json.loads(sys.argv[1])
     linux = Linux()
     linux.die_with_parent()
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def _build_root(linux: Linux, binds: list[list[str]], hidden: list[str]) -> None:
-    """A new root of read-only `binds` (source, target), with `hidden` folders covered."""
+    """Build a new root of read-only `binds` (source, target); cover the `hidden` folders."""
     linux.mount("none", "/", "", MS_REC | MS_PRIVATE)
     linux.mount("tmpfs", _BASE, "tmpfs", MS_NOSUID | MS_NODEV, _SMALL)
     os.mkdir(_BASE + _OLD)  # noqa: PTH102
@@ -81,7 +81,7 @@ def _build_root(linux: Linux, binds: list[list[str]], hidden: list[str]) -> None
     os.makedirs(_NEW + _OLD, exist_ok=True)  # noqa: PTH103
     linux.pivot_root(_NEW, _NEW + _OLD)
     os.chdir("/")
-    linux.umount(_OLD)  # the root that holds the host's
+    linux.umount(_OLD)  # the intermediate root, with the host's root inside
     os.rmdir(_OLD)  # noqa: PTH106
     linux.mount("", "/", "", MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV)
 
@@ -94,7 +94,7 @@ def _bind(linux: Linux, source: str, target: str) -> None:
         with open(target, "w", encoding="ascii"):  # noqa: PTH123
             pass
     linux.mount(source, target, "", MS_BIND | MS_REC)
-    # Flags that the host set on the file system are locked here: a remount must repeat them.
+    # The mount flags of the host's file system are locked here; a remount must repeat them.
     locked = os.statvfs(target).f_flag & (os.ST_NOEXEC | os.ST_NODEV | os.ST_NOSUID)
     flags = MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV | locked
     linux.mount("", target, "", flags)

@@ -1,4 +1,4 @@
-"""The system calls the sandbox needs and Python 3.11 does not offer, through ctypes.
+"""System calls that the sandbox needs and Python 3.11 does not offer, through ctypes.
 
 Source: the man pages unshare(2), setns(2), mount(2), pivot_root(2), capset(2), prctl(2).
 """
@@ -33,66 +33,66 @@ PR_SET_NO_NEW_PRIVS = 38
 SECCOMP_MODE_FILTER = 2
 CAPABILITY_VERSION_3 = 0x20080522
 
-# (x86_64, aarch64) numbers of the calls that glibc has no function for.
+# Numbers of the calls that glibc does not wrap.
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 _CAPSET = {"x86_64": 126, "aarch64": 91}
 
 
 class Linux:
-    """The C library's functions, each raising OSError when it fails."""
+    """The C library's functions. Each raises OSError when it fails."""
 
     def __init__(self) -> None:
         self._libc = ctypes.CDLL(None, use_errno=True)
         self.machine = os.uname().machine
 
     def unshare(self, flags: int) -> None:
-        """Moves this process (for CLONE_NEWPID: its next children) to new namespaces."""
+        """Move this process (with CLONE_NEWPID: its next children) to new namespaces."""
         self._check(self._libc.unshare(flags), "unshare")
 
     def setns(self, descriptor: int, flags: int) -> None:
-        """Joins the namespaces of the process behind a pidfd (Linux 5.8)."""
+        """Join the namespaces of the process behind a pidfd (Linux 5.8)."""
         self._check(self._libc.setns(descriptor, flags), "setns")
 
     def mount(self, source: str, target: str, kind: str, flags: int, data: str = "") -> None:
-        """Mounts `source` at `target`."""
+        """Mount `source` at `target`."""
         arguments = [os.fsencode(text) if text else None for text in (source, target, kind)]
         done = self._libc.mount(*arguments, ctypes.c_ulong(flags), os.fsencode(data))
         self._check(done, f"mount {target}")
 
     def umount(self, target: str) -> None:
-        """Detaches the mount at `target`."""
+        """Detach the mount at `target`."""
         self._check(self._libc.umount2(os.fsencode(target), MNT_DETACH), f"umount {target}")
 
     def pivot_root(self, new: str, old: str) -> None:
-        """Makes `new` the root and moves the former root to `old`."""
+        """Make `new` the root and move the former root to `old`."""
         number = _PIVOT_ROOT[self.machine]
         self.syscall("pivot_root", number, os.fsencode(new), os.fsencode(old))
 
     def no_new_privileges(self) -> None:
-        """Gives up, for good, that any later exec adds privileges."""
+        """Prevent, irrevocably, that a later exec gains privileges."""
         self._check(self._libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
 
     def die_with_parent(self) -> None:
-        """Has the kernel kill this process when its parent's thread ends."""
+        """Have the kernel kill this process when its parent's thread ends."""
         self._check(self._libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "pdeathsig")
 
     def hide(self) -> None:
-        """Closes this process's memory and files in /proc to others of the same user."""
+        """Deny other processes of the same user access to this one's memory and files in /proc."""
         self._check(self._libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0), "dumpable")
 
     def drop_capabilities(self) -> None:
-        """Empties this process's capability sets."""
+        """Clear this process's capability sets."""
         header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
         data = (ctypes.c_uint32 * 6)()
         self.syscall("capset", _CAPSET[self.machine], header, data)
 
     def seccomp(self, program: "FilterProgram") -> None:
-        """Installs a seccomp filter."""
+        """Install a seccomp filter."""
         done = self._libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, program.pointer, 0, 0)
         self._check(done, "seccomp")
 
     def syscall(self, name: str, number: int, *arguments: object) -> int:
-        """Any system call by its number; integers are passed as long."""
+        """Make a system call by its number; integers are passed as long."""
         plain = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
         return self._check(self._libc.syscall(ctypes.c_long(number), *plain), name)
 

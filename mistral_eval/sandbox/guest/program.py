@@ -1,23 +1,22 @@
-"""The untrusted side: runs the generated program and answers the judge's calls.
+"""The untrusted side: run the generated program and answer the checker's calls.
 
-Nothing here is trusted. The program may rewrite all of it; the worst it can send is another
-plain value. The expected values, the tests and the verdict are in another process.
+Nothing here is trusted. The program may rewrite all of it; the worst it can send is another plain
+value. The expected values, the tests and the decision are in another process.
 """
 
 import sys
 import types
 
-from .codec import Codec, FrameError, NotPlainError
-from .pipe import MAX_FRAME, Pipe
+from .codec import MAX_FRAME, Codec, FrameError, NotPlainError, Pipe
 
 _LONGEST_MESSAGE = 500  # characters of an exception's text
 
 
 def main(pipe: Pipe) -> None:
-    """Runs the program that comes first on the pipe, then answers calls until it is closed.
+    """Run the program in the pipe's first message, then answer calls until the pipe is closed.
 
-    The first message holds `source`, `setup` (runs after it in the same namespace) and `names`
-    (what the judge will use).
+    The first message holds `source`, `setup` (which runs after it in the same namespace) and
+    `names` (those that the checker will use).
     """
     codec = Codec(repr, repr)
     task = codec.load(pipe.read())
@@ -32,14 +31,14 @@ def main(pipe: Pipe) -> None:
         pipe.write(codec.dump({"n": 0, "error": _describe(error)}))
         return
     names = task["names"]
-    assert isinstance(names, list), "the judge sends a list of names"
+    assert isinstance(names, list), "the checker sends a list of names"
     kinds = tuple((name, _kind(module.__dict__, name)) for name in names)
     pipe.write(codec.dump({"n": 0, "ready": codec.encode(kinds)}))
     _Server(module.__dict__, pipe).serve()
 
 
 class _Server:
-    """Answers the judge; keeps those results that are no plain data, by number."""
+    """Answers the checker; keeps results that are not plain data, by number."""
 
     def __init__(self, names: dict[str, object], pipe: Pipe) -> None:
         self._names = names
@@ -48,7 +47,7 @@ class _Server:
         self._codec = Codec(self._keep, self._resolve)
 
     def serve(self) -> None:
-        """One answer to each request, until the judge closes the pipe."""
+        """Answer each request until the checker closes the pipe."""
         while True:
             try:
                 request = self._codec.load(self._pipe.read())
@@ -71,12 +70,12 @@ class _Server:
         return answer
 
     def _perform(self, request: dict[str, object]) -> object:
-        """The result of a call, or the value of a name."""
+        """Return the result of a call, or the value of a name."""
         target = self._names[str(request["name"])]
         if "args" not in request:
             return target
         arguments, named = request["args"], request["kwargs"]
-        assert callable(target), "the judge calls only what was announced as callable"
+        assert callable(target), "the checker calls only what was announced as callable"
         assert isinstance(arguments, list), "positional arguments come as a list"
         assert isinstance(named, dict), "named arguments come as a dict"
         return target(*arguments, **named)
@@ -97,9 +96,9 @@ def _kind(names: dict[str, object], name: str) -> str:
 
 
 def _describe(error: BaseException) -> list[str]:
-    """An exception's type and text; the text of a hostile one may itself raise."""
+    """Return an exception's type and text; a hostile exception may raise in its `__str__`."""
     try:
         text = str.__str__(str(error))[:_LONGEST_MESSAGE]
-    except BaseException:  # noqa: BLE001  its __str__ is the program's
+    except BaseException:  # noqa: BLE001  `__str__` is the program's code
         text = ""
     return [type.__dict__["__name__"].__get__(type(error)), text]

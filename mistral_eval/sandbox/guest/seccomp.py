@@ -1,15 +1,15 @@
-"""The list of system calls a program may make, as a seccomp filter in classic BPF.
+"""Compile the list of system calls that a program may make to a seccomp filter in classic BPF.
 
-An allow list: what pure Python needs, and files in its own scratch folder. Everything else
+It is an allow list: what pure Python needs, and files in its own scratch folder. Everything else
 (processes, threads, exec, sockets, mounts, ptrace, namespaces, keys, io_uring, memfd, ...)
-answers EPERM. Source of the numbers: the kernel's tables for x86_64 and aarch64.
+fails with EPERM. Source of the numbers: the kernel's tables for x86_64 and aarch64.
 """
 
 import struct
 
 # name: (x86_64, aarch64); None where the architecture has no such call.
 _ALLOWED: dict[str, tuple[int | None, int | None]] = {
-    # reading, writing, waiting on what is already open
+    # reading, writing and waiting on open descriptors
     "read": (0, 63), "write": (1, 64), "close": (3, 57), "lseek": (8, 62), "pread64": (17, 67),
     "pwrite64": (18, 68), "readv": (19, 65), "writev": (20, 66), "dup": (32, 23),
     "dup2": (33, None), "dup3": (292, 24), "fcntl": (72, 25), "close_range": (436, 436),
@@ -41,7 +41,7 @@ _ALLOWED: dict[str, tuple[int | None, int | None]] = {
     "nanosleep": (35, 101), "clock_nanosleep": (230, 115), "gettimeofday": (96, 169),
     "time": (201, None), "clock_gettime": (228, 113), "clock_getres": (229, 114),
     "times": (100, 153),
-    # what a process may know of itself
+    # what a process may ask about itself
     "getpid": (39, 172), "getppid": (110, 173), "gettid": (186, 178), "getpgrp": (111, None),
     "getuid": (102, 174), "geteuid": (107, 175), "getgid": (104, 176), "getegid": (108, 177),
     "uname": (63, 160), "sysinfo": (99, 179), "getrusage": (98, 165), "getrlimit": (97, 163),
@@ -54,8 +54,8 @@ _ALLOWED: dict[str, tuple[int | None, int | None]] = {
 }  # fmt: skip
 
 # name: (numbers, argument's index, its allowed values). ioctl: TCGETS, TIOCGWINSZ, FIONREAD,
-# FIONBIO, FIOCLEX; socketpair: AF_UNIX, for event loops; sendto: to no address; prlimit64: of the
-# caller itself.
+# FIONBIO, FIOCLEX; socketpair: AF_UNIX, for event loops; sendto: without an address; prlimit64: on
+# the caller itself.
 _BY_ARGUMENT: dict[str, tuple[tuple[int, int], int, tuple[int, ...]]] = {
     "ioctl": ((16, 29), 1, (0x5401, 0x5413, 0x541B, 0x5421, 0x5451)),
     "socketpair": ((53, 199), 0, (1,)),
@@ -63,7 +63,7 @@ _BY_ARGUMENT: dict[str, tuple[tuple[int, int], int, tuple[int, ...]]] = {
     "prlimit64": ((302, 261), 0, (0,)),
 }
 
-_JUDGE = {"recvmsg": (47, 212), "sendmsg": (46, 211)}
+_CHECKER_ONLY = {"recvmsg": (47, 212), "sendmsg": (46, 211)}
 
 _AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _COLUMN = {"x86_64": 0, "aarch64": 1}
@@ -72,12 +72,12 @@ _ALLOW, _KILL, _EPERM = 0x7FFF0000, 0x80000000, 0x00050001
 _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16  # offsets in struct seccomp_data
 
 
-def filter_for(machine: str, *, judge: bool) -> bytes | None:
-    """The filter's instructions, or None for a machine whose numbers are not known here.
+def filter_for(machine: str, *, checker: bool) -> bytes | None:
+    """Return the filter's instructions, or None for a machine without a table of numbers here.
 
     Args:
-        machine: As uname gives it.
-        judge: Whether it is for a judge, which receives open files from the harness.
+        machine: The machine's name from uname.
+        checker: Whether it is for a checker, which receives descriptors from the host.
     """
     if machine not in _COLUMN:
         return None
@@ -91,13 +91,13 @@ def filter_for(machine: str, *, judge: bool) -> bytes | None:
     for by_machine, argument, values in _BY_ARGUMENT.values():
         code += _argument_rule(by_machine[column], argument, values)
     allowed = {numbers[column] for numbers in _ALLOWED.values()} - {None}
-    if judge:
-        allowed |= {numbers[column] for numbers in _JUDGE.values()}
+    if checker:
+        allowed |= {numbers[column] for numbers in _CHECKER_ONLY.values()}
     return b"".join(code + _search(_borders(allowed)))
 
 
 def _borders(allowed: set[int | None]) -> list[tuple[int, bool]]:
-    """The numbers at which the answer changes, from 0 on, each with the answer from there on."""
+    """Return the numbers at which the answer changes, starting at 0, each with the new answer."""
     highest = max(number for number in allowed if number is not None)
     borders = [(0, 0 in allowed)]
     for number in range(1, highest + 2):
@@ -107,10 +107,10 @@ def _borders(allowed: set[int | None]) -> list[tuple[int, bool]]:
 
 
 def _search(borders: list[tuple[int, bool]]) -> list[bytes]:
-    """A binary search over `borders`.
+    """Return a binary search over `borders`.
 
-    The kernel tries the filter on each number when it is installed, once for each program: a
-    short way to each answer makes a start cheaper.
+    When a filter is installed, once for each program, the kernel evaluates it for every number.
+    Short paths make the start of a program cheaper.
     """
     if len(borders) == 1:
         return [_instruction(_RETURN, _ALLOW if borders[0][1] else _EPERM)]
@@ -120,7 +120,7 @@ def _search(borders: list[tuple[int, bool]]) -> list[bytes]:
 
 
 def _argument_rule(number: int, argument: int, values: tuple[int, ...]) -> list[bytes]:
-    """Allows `number` where the argument's 64 bits equal one of `values`."""
+    """Return the rule that allows `number` if the argument's 64 bits equal one of `values`."""
     low = _ARGUMENTS + 8 * argument
     body = [
         _instruction(_LOAD, low + 4),

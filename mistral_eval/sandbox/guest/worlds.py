@@ -1,38 +1,39 @@
-"""What is fresh for each program: its processes' names and its scratch folder.
+"""Give each program a fresh process namespace and a fresh scratch folder.
 
-A sandbox of our own making has new ones for each. A container has one of each for as long as
-it lives, so it is given up after the first program that did anything there.
+With our own namespaces (and under bubblewrap) both are made for each program. A container has one
+of each for its lifetime, so it is replaced after the first program that changed anything.
 """
 
 import os
-from typing import Any, Protocol
+from typing import Any
 
 from .confine import SCRATCH, Confinement
 from .control import lift
 from .linux import CLONE_NEWIPC, CLONE_NEWPID, MS_NOATIME, MS_NODEV, MS_NOEXEC, MS_NOSUID, Linux
 
 
-class World(Protocol):
-    """Where the next fork lives."""
+class World:
+    """The environment of the next fork. This base class is the zygote's own, unchanged."""
 
     def enter(self) -> None:
-        """Before the fork: makes everything fresh."""
+        """Make everything fresh, before the fork."""
 
     def leave(self) -> None:
-        """After it: back to where the zygote itself lives."""
+        """Return to the zygote's own environment, after the fork."""
 
     def is_spent(self) -> bool:
-        """Whether the next program needs another sandbox."""
+        """Return whether the next program needs a new sandbox."""
+        return False
 
 
 def make_world(settings: dict[str, Any], confinement: Confinement) -> World:
-    """The world for `settings["world"]`: 'namespaces', 'container' or 'host'."""
+    """Return the world for `settings["world"]`: 'namespaces', 'container' or 'host'."""
     if settings["world"] == "namespaces":
         return _Namespaces(settings["limits"], confinement)
     return _Container(confinement) if settings["world"] == "container" else _Host()
 
 
-class _Namespaces:
+class _Namespaces(World):
     """A new process namespace and a new small tmpfs for each program."""
 
     def __init__(self, limits: dict[str, int], confinement: Confinement) -> None:
@@ -40,24 +41,21 @@ class _Namespaces:
         self._confinement = confinement
         self._linux = Linux()
         self._own_pids = lift(os.pidfd_open(os.getpid()))
-        self._untouched: tuple[int, ...] = ()  # the empty folder's state
+        self._untouched: tuple[int, ...] = ()  # state of the empty folder
 
     def enter(self) -> None:
         if not self._untouched or _state(SCRATCH) != self._untouched:
             self._new_scratch()
         kinds = CLONE_NEWPID
-        if "seccomp" in self._confinement.missing:  # which alone refuses all such calls
+        if "seccomp" in self._confinement.missing:  # only seccomp refuses all IPC calls
             kinds |= CLONE_NEWIPC
         self._linux.unshare(kinds)
 
     def leave(self) -> None:
         self._linux.setns(self._own_pids, CLONE_NEWPID)
 
-    def is_spent(self) -> bool:
-        return False
-
     def _new_scratch(self) -> None:
-        """Mounts an empty scratch folder; one in which nothing ever happened is as good as new."""
+        """Mount an empty scratch folder. `enter` keeps one in which nothing has ever happened."""
         if self._untouched:
             self._confinement.release()
             self._linux.umount(SCRATCH)
@@ -69,8 +67,11 @@ class _Namespaces:
         self._confinement.prepare()
 
 
-class _Container:
-    """The container's own; without seccomp it is spent at once: a program may leave processes."""
+class _Container(World):
+    """The container's own namespace and folder.
+
+    Without seccomp a program may leave processes behind, so the container is spent after one.
+    """
 
     def __init__(self, confinement: Confinement) -> None:
         self._confinement = confinement
@@ -78,18 +79,12 @@ class _Container:
         self._untouched = _state(SCRATCH)
         confinement.prepare()
 
-    def enter(self) -> None:
-        """Nothing is to be made: a spent container is not used again."""
-
-    def leave(self) -> None:
-        """The zygote lives there too."""
-
     def is_spent(self) -> bool:
         return "seccomp" in self._confinement.missing or _state(SCRATCH) != self._untouched
 
 
-class _Host:
-    """Without isolation: a folder among the host's temporary ones."""
+class _Host(World):
+    """Without isolation: a new temporary folder of the host for each program."""
 
     def __init__(self) -> None:
         self._scratch = ""
@@ -103,15 +98,9 @@ class _Host:
         self._scratch = tempfile.mkdtemp()
         os.chdir(self._scratch)
 
-    def leave(self) -> None:
-        """The zygote lives there too."""
-
-    def is_spent(self) -> bool:
-        return False
-
 
 def _state(folder: str) -> tuple[int, ...]:
-    """What changes with anything that is done in a tmpfs: its use, and its root's own data."""
+    """Return what any change in a tmpfs alters: its usage, and its root's own metadata."""
     use, root = os.statvfs(folder), os.stat(folder)  # noqa: PTH116
     return (
         use.f_blocks - use.f_bfree,

@@ -1,7 +1,7 @@
 """A prepared interpreter that forks one fresh, confined process for each program.
 
-It never reads a program itself: that comes on a pipe which only the fork reads, so nothing of
-one program is left for the next. It is the only process in the sandbox besides the fork.
+It never reads a program itself: only the fork reads the pipe on which the program arrives, so
+nothing of one program remains for the next. Besides the fork it is the sandbox's only process.
 """
 
 import gc
@@ -15,21 +15,20 @@ from collections.abc import Iterable
 from typing import Any
 
 from . import program
-from .codec import Codec
+from .codec import Codec, Pipe
 from .confine import Confinement
 from .control import HIGH, connect, lift, open_null, silence
-from .pipe import Pipe
 from .worlds import make_world
 
 _UNCONFINED = 99  # exit code of a fork that could not be confined and ran nothing
 _WARM_UPS = 4
-# What programs import most, imported once here so that each fork has it at hand. Not more: each
-# shared library that is mapped here makes each fork slower.
+# The modules that programs import most, loaded once for all forks. Not more of them: each shared
+# library that is mapped here makes each fork slower.
 _PRELOADED = "bisect collections copy functools heapq itertools math operator re string typing"
 
 
 def main() -> None:
-    """Serves one harness over the socket named in the arguments, until it closes."""
+    """Serve the host over the socket named in the arguments until it closes."""
     settings = json.loads(sys.argv[1])
     for name in _PRELOADED.split():
         __import__(name)
@@ -44,23 +43,23 @@ def main() -> None:
 
 
 class _Zygote:
-    """The loop: a job comes with its pipes, a fork runs it, its end is reported."""
+    """The loop: receive a job with its pipes, run it in a fork, send its exit status."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self._open_files: int = settings["limits"]["open_files"]
         self._null = open_null()
         self._control = socket.socket(fileno=lift(connect(settings["control"]).detach()))
-        self._confinement = Confinement(settings, judge=False)
+        self._confinement = Confinement(settings, checker=False)
         self._world = make_world(settings, self._confinement)
         self._words: list[bytes] = []
 
     def serve(self) -> None:
-        """Says hello, with what cannot be enforced, and serves until the harness is gone."""
+        """Report what cannot be enforced, then serve jobs until the host closes the socket."""
         self._confinement.begin()
         self._world.enter()
         self._world.leave()
         self._send({"missing": self._confinement.missing})
-        silence(self._null)  # until here errors went to the harness; programs' go to /dev/null
+        silence(self._null)  # errors up to here go to the host; those of programs go to /dev/null
         while True:
             data, pipes, _, _ = socket.recv_fds(self._control, 4096, 2)
             if not data:
@@ -69,7 +68,7 @@ class _Zygote:
             jobs = [word for word in self._words if word.startswith(b"job")]
             if jobs:
                 self._run(jobs[0].removeprefix(b"job"), pipes)
-            self._words.clear()  # a job that has already ended needs no killing
+            self._words.clear()  # a kill request for a job that has ended is void
 
     def _run(self, number: bytes, pipes: list[int]) -> None:
         self._world.enter()
@@ -84,9 +83,9 @@ class _Zygote:
         self._send({"status": code, "cpu": cpu_used, "spent": spent})
 
     def _become(self, pipes: list[int]) -> None:
-        """In the fork: confines itself, runs the program, and never returns."""
+        """Confine the fork, run the program in it, and never return."""
         try:
-            os.setsid()  # a signal to its process group is not for the zygote
+            os.setsid()  # a signal to its process group must not reach the zygote
             os.closerange(HIGH, self._open_files)
             self._confinement.lock()
             self._confinement.release()
@@ -98,7 +97,7 @@ class _Zygote:
             os._exit(0)
 
     def _wait(self, child: int, kill: bytes) -> tuple[int, float]:
-        """The fork's status and CPU seconds; the harness's word, or its silence, kills it."""
+        """Return the fork's wait status and CPU seconds; kill it if the host asks or is gone."""
         watched = lift(os.pidfd_open(child)) if hasattr(os, "pidfd_open") else None
         control = self._control.fileno()
         while True:
@@ -119,16 +118,16 @@ class _Zygote:
 
 
 def _warm_up() -> None:
-    """Serves a program of our own in this process, so that each fork finds everything ready."""
+    """Serve a program of our own in this process, so that each fork finds everything loaded."""
     codec = Codec(repr, repr)
     for _ in range(_WARM_UPS):
         there, back = os.pipe(), os.pipe()
-        judge = Pipe(back[0], there[1])
-        judge.write(codec.dump({"source": "def f(*x): return x", "setup": "", "names": ["f"]}))
+        checker = Pipe(back[0], there[1])
+        checker.write(codec.dump({"source": "def f(*x): return x", "setup": "", "names": ["f"]}))
         for number in range(_WARM_UPS):
             arguments = [codec.encode(value) for value in (number, "a", (1.5, None), {"b": [1]})]
             request = {"n": number, "name": "f", "args": arguments, "kwargs": {"dict": []}}
-            judge.write(codec.dump(request))
+            checker.write(codec.dump(request))
         os.close(there[1])
         program.main(Pipe(there[0], back[1]))
         for descriptor in (there[0], *back):
@@ -137,5 +136,5 @@ def _warm_up() -> None:
 
 
 def _readable(descriptors: list[int]) -> Iterable[int]:
-    """Those that are readable; where the child's end cannot be watched, looks every 10 ms."""
+    """Wait for readable descriptors; without a pidfd of the child, return after 10 ms."""
     return select.select(descriptors, [], [], None if len(descriptors) > 1 else 0.01)[0]

@@ -1,19 +1,21 @@
-"""Whether two parsed answers are the same: lists, sets, tuples, intervals, relations, matrices.
+"""Decide whether two parsed answers are equivalent: lists, sets, intervals, relations, matrices.
 
-What counts as the same, and why, is written for readers in `docs/scoring.md`.
+`docs/scoring.md` specifies what counts as equivalent, and why.
 """
 
 from itertools import pairwise
 
-from mistral_eval.answers.latex.builder import TooLargeError, Value, value
 from mistral_eval.answers.latex.nodes import Node, name
 from mistral_eval.answers.latex.values import (
+    TooLargeError,
+    Value,
     at,
     is_finite,
     is_positive,
     is_zero,
     points,
     same_value,
+    value,
 )
 
 MAX_ITEMS = 60
@@ -24,12 +26,12 @@ REALS = frozenset({name("mathbb R"), name("R")})
 
 
 def same(a: Node, b: Node) -> bool:
-    """Whether two answers are equivalent."""
+    """Return whether two answers are equivalent."""
     if a == b:
         return True
     if a.op == b.op == "relation" and _same_relation(a, b):
         return True
-    a, b = _said(a, b), _said(b, a)
+    a, b = _stripped(a, b), _stripped(b, a)
     left, right = _members(a), _members(b)
     if len(left) > 1 or len(right) > 1 or "set" in {a.op, b.op}:
         return _same_members(left, right, distinct="set" in {a.op, b.op})
@@ -51,7 +53,7 @@ def _same_single(a: Node, b: Node) -> bool:
 
 
 def _same_members(left: list[Node], right: list[Node], *, distinct: bool) -> bool:
-    """Match elements in any order; `distinct` counts equal elements once, as a set does."""
+    """Match elements in any order; with `distinct`, equal elements count once, as in a set."""
     if max(len(left), len(right)) > MAX_ITEMS:
         return False
     if distinct:
@@ -92,13 +94,13 @@ def _is_vector(node: Node) -> bool:
 
 
 def _members(node: Node) -> list[Node]:
-    """Return the elements of a collection, each plus-minus written out; else the node alone."""
+    """Return the elements of a collection (or the node itself), each plus-minus expanded."""
     items = node.nodes if node.op in {"list", "or", "set"} else (node,)
     return [chosen for item in items for chosen in _signs(item)]
 
 
 def _signs(node: Node) -> list[Node]:
-    """Write a plus-minus as its two cases, all signs of an answer chosen together."""
+    """Expand a plus-minus into its two cases; all signs of an answer are chosen together."""
     if not any(below.op in {"+-", "-+"} for below in node.walk()):
         return [node]
     return [_signed(node, "+-"), _signed(node, "-+")]
@@ -113,10 +115,10 @@ def _signed(node: Node, plus: str) -> Node:
     )
 
 
-def _said(node: Node, other: Node) -> Node:
-    r"""Return what a relation says of its name: `x = 3` is 3, `x \in S` is S, `x < 2` an interval.
+def _stripped(node: Node, other: Node) -> Node:
+    r"""Strip the name from a relation: `x = 3` is 3, `x \in S` is S, `x < 2` is an interval.
 
-    Two relations that were not the same as relations keep their names: x = 3 is not y = 3.
+    Two relations that differ as relations keep their names: x = 3 is not y = 3.
     """
     if node.op == "or":
         ranges = [_interval(item) for item in node.nodes]
@@ -137,14 +139,14 @@ def _said(node: Node, other: Node) -> Node:
 
 
 def _is_name(node: Node) -> bool:
-    r"""Whether a left-hand side only names the answer: x, AB, f(x), (x, y), \angle ABC."""
+    r"""Return whether a left-hand side only names the answer: x, AB, f(x), (x, y), \angle ABC."""
     if node.op in {"mul", "seq"}:
         return all(_is_name(child) for child in node.nodes)
     return node.op in {"name", "call"} and node not in {INFINITY, name("pi"), name("i"), name("e")}
 
 
 def _same_relation(a: Node, b: Node) -> bool:
-    """Compare two relations: side by side, or as multiples of one another."""
+    """Compare two relations: side by side, or up to a constant factor."""
     a, b = _ascending(a), _ascending(b)
     if a.args[1::2] == b.args[1::2] and all(
         same(x, y) for x, y in zip(a.nodes, b.nodes, strict=True)
@@ -161,7 +163,7 @@ def _same_relation(a: Node, b: Node) -> bool:
 
 
 def _same_ratio(a: Value, b: Value, *, positive: bool) -> bool:
-    """Whether two expressions differ only by a constant factor (which is positive, if asked)."""
+    """Return whether two expressions differ by a constant factor (a positive one, if required)."""
     ratios: list[Value] = []
     if not (is_finite(a) and is_finite(b)):
         return False
@@ -179,7 +181,7 @@ def _same_ratio(a: Value, b: Value, *, positive: bool) -> bool:
 
 
 def _ascending(node: Node) -> Node:
-    """Turn a relation around so that it reads from small to large; `2 = x` becomes `x = 2`."""
+    """Reverse a relation if needed, so that it ascends; `2 = x` becomes `x = 2`."""
     signs = node.args[1::2]
     turn = all(sign in {">", ">="} for sign in signs) or (
         signs == ("=",) and not _is_name(node.nodes[0]) and _is_name(node.nodes[1])
@@ -195,7 +197,7 @@ def _ascending(node: Node) -> Node:
 
 
 def _interval(node: Node) -> Node | None:
-    """Return the interval an inequality describes: 1 <= x < 2 is [1,2); None if it is none."""
+    """Return the interval of an inequality (1 <= x < 2 is [1,2)); None if it describes none."""
     if node.op != "relation" or not set(node.args[1::2]) <= INEQUALITIES:
         return None
     node = _ascending(node)
@@ -215,7 +217,7 @@ def _interval(node: Node) -> Node | None:
 
 
 def _pieces(node: Node) -> list[Node]:
-    """Return the parts of a union; the real line without points is the intervals between them."""
+    """Return the parts of a union; the real line without points is split at these points."""
     if node.op == "cup":
         return [piece for part in node.nodes for piece in _pieces(part)]
     if node.op == "minus" and node.nodes[0] in REALS and node.nodes[1].op == "set":
@@ -226,12 +228,12 @@ def _pieces(node: Node) -> list[Node]:
 
 
 def _place(end: Node) -> float:
-    """Return where an end of an interval lies on the real line, roughly."""
+    """Return the approximate position of an interval's end on the real line."""
     return float(value(end).evalf(20))
 
 
 def _same_scalar(a: Node, b: Node) -> bool:
-    """Compare two numbers or formulas; a percentage is its number or a hundredth of it."""
+    """Compare two numbers or formulas; a percentage stands for its number or a hundredth of it."""
     if "based" in {a.op, b.op}:
         return a == b
     inner_a, inner_b = _percentage(a), _percentage(b)

@@ -1,8 +1,8 @@
-"""The judge: runs the data set's tests, with proxies in place of the program's functions.
+"""The checker: run the data set's tests, with proxies in place of the program's functions.
 
-What it compares are values of its own, decoded from bytes. Its verdict is the only thing that
-makes a program pass. It runs no code but the data set's, so one process judges many programs,
-each with names of its own; the harness replaces it whenever anything unusual happened.
+It compares values of its own, decoded from bytes, and only its result can make a program pass. It
+runs no code but the data set's, so one process serves many programs, each with a fresh namespace;
+the host replaces it after anything unusual.
 """
 
 import ast
@@ -18,25 +18,24 @@ from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
 
-from .codec import Codec, FrameError, NotPlainError
+from .codec import Codec, FrameError, NotPlainError, Pipe
 from .confine import Confinement
 from .control import connect, end_with, open_null, silence
-from .pipe import Pipe
 
-_UNTRUSTED = ("source", "setup", "names")  # the part of a job that goes to the program's process
+_UNTRUSTED = ("source", "setup", "names")  # the part of a job that is sent to the program's process
 _LONGEST_DETAIL = 1000  # characters
 
 
-class OutOfTime(BaseException):  # no Exception: a test's `except` must not hide it
-    """The judge's own CPU time for this program is used up."""
+class OutOfTime(BaseException):  # not an Exception: a test's `except` must not catch it
+    """The checker's own CPU time for this program is used up."""
 
 
 class ProgramEnded(BaseException):
-    """The program's process closed the pipe, or sent no message."""
+    """The program's process closed the pipe, or sent bytes that are not a message."""
 
 
 class ProgramStopped(BaseException):
-    """The program raised what is no Exception, such as SystemExit."""
+    """The program raised a BaseException that is not an Exception, such as SystemExit."""
 
 
 class UnreadableValue(BaseException):
@@ -44,16 +43,16 @@ class UnreadableValue(BaseException):
 
 
 class ProgramError(Exception):
-    """An exception of a class of the program's own."""
+    """The program raised an exception of a class of its own."""
 
 
 def main() -> None:
-    """Serves one harness over the socket named in the arguments, until it closes."""
+    """Serve the host over the socket named in the arguments until it closes."""
     settings = json.loads(sys.argv[1])
     os.environ.clear()
     sys.path[:] = [folder for folder in sys.path if folder != settings["path"]]
     control, null = connect(settings["control"]), open_null()
-    confinement = Confinement(settings, judge=True)
+    confinement = Confinement(settings, checker=True)
     confinement.begin()
     confinement.prepare()
     confinement.lock()
@@ -63,7 +62,7 @@ def main() -> None:
     signal.signal(signal.SIGXCPU, _out_of_time)
     gc.freeze()
     _send(control, {"missing": confinement.missing})
-    silence(null)  # until here errors went to the harness
+    silence(null)  # errors up to here go to the host
     while True:
         data, descriptors, _, _ = socket.recv_fds(control, 4096, 3)
         if not data:
@@ -71,19 +70,19 @@ def main() -> None:
         job, writing, reading = descriptors
         with os.fdopen(job, "rb") as file:
             task = json.load(file)
-        _count_anew(settings["limits"]["cpu_seconds"])
+        _set_cpu_limit(settings["limits"]["cpu_seconds"])
         pipe = Pipe(reading, writing)
-        verdict = _Checks(task, _Channel(pipe)).run()
+        result = _Checks(task, _Channel(pipe)).run()
         pipe.close()
-        _send(control, verdict)
+        _send(control, result)
 
 
 def _send(control: socket.socket, message: dict[str, object]) -> None:
     control.sendall(json.dumps(message).encode() + b"\n")
 
 
-def _count_anew(seconds: int) -> None:
-    """Gives this process that much CPU time from now on."""
+def _set_cpu_limit(seconds: int) -> None:
+    """Limit this process to `seconds` of CPU time from now on."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     limit = int(used.ru_utime + used.ru_stime) + seconds + 1
     resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.RLIM_INFINITY))
@@ -94,7 +93,7 @@ def _out_of_time(_number: int, _frame: FrameType | None) -> NoReturn:
 
 
 class _Checks:
-    """One program's tests and how far they came."""
+    """The tests of one program."""
 
     def __init__(self, task: dict[str, list[str]], channel: "_Channel") -> None:
         self._task = task
@@ -103,11 +102,11 @@ class _Checks:
         self._sources |= {f"<check {i}>": text for i, text in enumerate(task["checks"])}
 
     def run(self) -> dict[str, object]:
-        """The verdict: `status`, `detail` and `check`, the first failing one's text."""
+        """Run the tests; return `status`, `detail` and `check`, the first failing statement."""
         try:
             self._run_all()
-        except BaseException as error:  # noqa: BLE001  whatever ends a test decides its verdict
-            status, detail = _reading(error)
+        except BaseException as error:  # noqa: BLE001  whatever ends a test decides its status
+            status, detail = _describe(error)
             return {
                 "status": status,
                 "detail": detail[:_LONGEST_DETAIL],
@@ -135,7 +134,7 @@ class _Checks:
                 namespace[name] = self._channel.value(name)
 
     def _failing(self, error: BaseException) -> str:
-        """The text of the innermost statement of the tests on the way to `error`."""
+        """Return the text of the innermost statement of the tests in the traceback of `error`."""
         place = None
         trace = error.__traceback__
         while trace is not None:
@@ -161,15 +160,15 @@ _STATUS: tuple[tuple[type[BaseException], str], ...] = (
     (UnreadableValue, "failed"),
     (MemoryError, "out_of_memory"),
 )
-# Their text says it all; of the others the type is told too.
-_PLAIN_SPOKEN = (OutOfTime, ProgramEnded, UnreadableValue, ProgramStopped, ProgramError)
+# Their text is complete; for all others the type is added.
+_SELF_EXPLANATORY = (OutOfTime, ProgramEnded, UnreadableValue, ProgramStopped, ProgramError)
 
 
-def _reading(error: BaseException) -> tuple[str, str]:
-    """Status and detail of what ended the tests."""
+def _describe(error: BaseException) -> tuple[str, str]:
+    """Return the status and detail of the exception that ended the tests."""
     status = next((status for kind, status in _STATUS if isinstance(error, kind)), "error")
     text = str(error)
-    if isinstance(error, _PLAIN_SPOKEN):
+    if isinstance(error, _SELF_EXPLANATORY):
         return status, text
     return status, f"{type(error).__name__}: {text}" if text else type(error).__name__
 
@@ -181,10 +180,10 @@ class _Channel:
         self._pipe = pipe
         self._codec = Codec(_number, _Foreign)
         self._count = 0
-        self.broken = ""  # set once and for all when the program ended in the middle
+        self.broken = ""  # the reason, once the program has ended or violated the protocol
 
     def start(self, program: dict[str, object]) -> dict[str, str]:
-        """Sends the program and waits until it has run; gives each name's kind."""
+        """Send the program and wait until it has run; return each name's kind."""
         self._send(program)
         kinds = self._answer(0, "ready")
         pairs = kinds if isinstance(kinds, tuple) else ()
@@ -193,7 +192,7 @@ class _Channel:
         return {str(name): str(kind) for name, kind in pairs}
 
     def function(self, name: str) -> Callable[..., object]:
-        """A function that calls the program's function of that name."""
+        """Return a proxy of the program's function of that name."""
 
         def proxy(*arguments: object, **named: object) -> object:
             return self._ask({"name": name, "args": list(arguments), "kwargs": named})
@@ -202,7 +201,7 @@ class _Channel:
         return proxy
 
     def value(self, name: str) -> object:
-        """The value of a name of the program."""
+        """Return the value of a name of the program."""
         return self._ask({"name": name})
 
     def _ask(self, request: dict[str, object]) -> object:
@@ -242,7 +241,7 @@ class _Channel:
 
 
 class _Foreign:
-    """An object that stayed in the program's process: it can be passed back, nothing else."""
+    """An object that stays in the program's process. It can be passed back and nothing else."""
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -267,12 +266,12 @@ class _Foreign:
 
 def _number(value: object) -> object:
     if isinstance(value, _Foreign):
-        return {"object": value._number}  # noqa: SLF001  the judge's own class
+        return {"object": value._number}  # noqa: SLF001  our own class
     raise NotPlainError(f"a {type(value).__name__} is not plain data")
 
 
 def _raise(body: object) -> NoReturn:
-    """Raises in the judge what the program raised, as a built-in exception of the judge's own."""
+    """Raise what the program raised, as a built-in exception of this process."""
     if not (isinstance(body, list) and len(body) == 2 and all(type(t) is str for t in body)):
         raise ProgramError("an exception that could not be read")
     name, text = body

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mistral_eval.answers.latex.boxed import Equality, boxed_answer
-from mistral_eval.answers.math_pool import MathChecker
+from mistral_eval.answers.math_checker import MathChecker
 from mistral_eval.errors import MistralEvalError
 
 HANGING = ("((x^{5000})^{5000})^{5000}", "x^{2}")
@@ -124,7 +124,7 @@ def test_nothing_is_left_behind():
 
 
 SCRIPT = f"""
-from mistral_eval.answers.math_pool import MathChecker
+from mistral_eval.answers.math_checker import MathChecker
 with MathChecker(workers=2, limit_seconds=1) as checker:
     print(*(worker._process.pid for worker in checker._workers), flush=True)
     checker.equal_many([{HANGING!r}, {HANGING[::-1]!r}])
@@ -150,12 +150,12 @@ def test_a_missing_parser_is_an_error_at_the_start(tmp_path, monkeypatch):
     (tmp_path / "sympy" / "__init__.py").write_text("raise ImportError('broken on purpose')")
     monkeypatch.syspath_prepend(str(tmp_path))
 
-    with pytest.raises(MistralEvalError, match=r"needs sympy, but .* broken on purpose"):
+    with pytest.raises(MistralEvalError, match=r"Expected sympy, .* broken on purpose"):
         MathChecker(workers=2).__enter__()
 
 
 def test_a_worker_imports_neither_torch_nor_lm_eval():
-    """The processes are light: sympy and our own modules."""
+    """A worker process loads sympy and our own modules only."""
     code = (
         "import sys, mistral_eval.answers.math_worker, sympy\n"
         "from mistral_eval.answers.latex.boxed "
