@@ -5,7 +5,6 @@ keys. A reply that is not there is an error: nothing is computed.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -53,15 +52,8 @@ def rescore(folder: Path, talk: Talk, *, unsafe_code: bool, sandbox: str = "auto
 
 def settings_of(run: Mapping[str, Any], *, unsafe_code: bool, sandbox: str) -> RunSettings:
     """The settings that run.json keeps, as `RunSettings`; how programs run is said anew."""
-    kept = dict(run["settings"])
-    limit = kept["limit"]
-    if isinstance(limit, str):
-        kept["limit"] = Fraction(limit)
-    kept["tasks"] = tuple(kept["tasks"])
-    kept["output_path"] = Path(kept["output_path"])
-    kept |= {"unsafe_code": unsafe_code, "sandbox": sandbox}
-    kept["verify"] = 0  # there is no model to verify with
-    return RunSettings(**kept)
+    chosen = {"unsafe_code": unsafe_code, "sandbox": sandbox}
+    return RunSettings(**{**run["settings"], **chosen, "verify": 0})  # no model to verify with
 
 
 def _open_replay(

@@ -344,7 +344,7 @@ CATALOGUE = [
     Bad(
         "rescore: no journal", run_json(FINISHED, "rescore"), "should hold the run's journal.sqlite"
     ),
-    Bad("compare: one run", run_json(FINISHED, "compare"), "compare takes two runs or more", 2),
+    Bad("compare: one run", run_json(FINISHED, "compare"), "compare expects two runs or more", 2),
     Bad(
         "samples: no folder",
         lambda folder: ("samples", folder / "nothing"),
