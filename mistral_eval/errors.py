@@ -121,6 +121,7 @@ class OutputError(MistralEvalError):
 
 
 EXPECTED = {
+    "dataclass_type": "a mapping",
     "bool_type": "true or false",
     "dict_type": "a mapping",
     "int_type": "a whole number",
@@ -162,7 +163,7 @@ def complaint(error: "ValidationError") -> tuple[str, str]:
         phrase = f"{context['error']}."
     elif kind == "missing":
         phrase = "expected a value, found no such field."
-    elif kind == "extra_forbidden":
+    elif kind in ("extra_forbidden", "unexpected_keyword_argument"):
         phrase = "unknown field. Leave it out, or correct its name."
     elif kind == "literal_error":
         choices = re.findall(r"'([^']*)'", context["expected"]) or [context["expected"]]
