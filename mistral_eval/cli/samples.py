@@ -45,7 +45,7 @@ def samples(  # noqa: PLR0913 - one parameter per option of the command line
     from mistral_eval.report.sample_pages import Wanted, as_text, chosen
 
     if limit is not None and limit < 1:
-        raise UsageError(f"--limit: expected 1 or more, found {limit}.")
+        raise UsageError(f"--limit takes a whole number from 1 up; got {limit}.")
     flags = {"correct": correct, "wrong": wrong, "no_answer": no_answer, "timeout": timeout}
     wanted = Wanted(
         tasks=opt.names(tasks),
