@@ -1,7 +1,7 @@
 """Everything a user can get wrong, as exceptions whose text is the whole message.
 
-A message says what was expected, what was found and what to do. `cli.main` catches
-`MistralEvalError` alone; anything else is a bug and keeps its traceback.
+A message says what was expected, what was found and what to do. `cli.app.main` catches
+`MistralEvalError` only; anything else is a bug and keeps its traceback.
 
 MistralEvalError            exit code 1: the user can fix it
 ├── UsageError              exit code 2: wrong usage of the command line
@@ -13,8 +13,8 @@ MistralEvalError            exit code 1: the user can fix it
 ├── HubError                a download that did not happen
 ├── ResourceError           not enough disk or memory
 ├── EngineError             an engine that cannot serve, or answered nonsense
-│   ├── RequestError        one request is to blame, by its place among those it was asked with
-│   └── EndedEarlyError     requests are left: it was told to stop
+│   ├── RequestError        one request cannot be answered; has its index
+│   └── EndedEarlyError     requests are left unanswered: it was told to stop
 ├── SandboxError            no isolation for generated programs
 ├── JournalError            a journal that is not ours, damaged, or in use
 ├── StoppedError            Ctrl-C (exit code 130) or SIGTERM (143)
@@ -78,9 +78,9 @@ class EngineError(MistralEvalError):
 
 
 class RequestError(EngineError):
-    """One request is to blame: `index` is its place among those the engine was given.
+    """One request cannot be answered: `index` is its place among those the engine was given.
 
-    Who knows what the request stands for says so instead: `what` is the rest of the sentence.
+    The caller, which knows the request's benchmark and question, names them before `what`.
     """
 
     def __init__(self, kind: str, index: int, what: str) -> None:
@@ -90,9 +90,9 @@ class RequestError(EngineError):
 
 
 class EndedEarlyError(EngineError):
-    """An engine ended before all was answered, as it does when it is told to stop.
+    """An engine ended before it had answered every request, as it does when told to stop.
 
-    Whoever told it to says so instead.
+    The caller that stopped it reports why.
     """
 
 

@@ -132,4 +132,4 @@ class RunRecord(_Part):
 
     def as_json(self) -> dict[str, Any]:
         """Return the file's content: the fields that were given, in their order."""
-        return self.model_dump(mode="json", exclude_unset=True)
+        return self.model_dump(mode="json", exclude_unset=True, fallback=str)
