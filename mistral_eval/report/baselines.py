@@ -79,10 +79,10 @@ def _address(value: str) -> str:
 
 Text = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(strict=True, ge=0)] | None
-checked = dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+CHECKED = ConfigDict(extra="forbid")
 
 
-@checked
+@dataclass(frozen=True, config=CHECKED)
 class Source:
     """Where a number was printed: title, address, table, and what to know about it."""
 
@@ -92,7 +92,7 @@ class Source:
     note: str = ""
 
 
-@checked
+@dataclass(frozen=True, config=CHECKED)
 class Protocol:
     """How a published number was measured; None and "" where the source does not say.
 
@@ -111,7 +111,7 @@ class Protocol:
     note: str = ""
 
 
-@checked
+@dataclass(frozen=True, config=CHECKED)
 class PublishedCell:
     """One published number.
 
@@ -141,7 +141,7 @@ class PublishedCell:
         return known is not None and self.protocol.shots == known.shots
 
 
-@checked
+@dataclass(frozen=True, config=CHECKED)
 class Entry:
     """A model's numbers, as a file has them: `cells` maps a column to a number.
 
@@ -160,7 +160,7 @@ class Entry:
     cells: dict[str, PublishedCell]
 
 
-@checked
+@dataclass(frozen=True, config=CHECKED)
 class Baseline(Entry):
     """A model as one publication measured it.
 
@@ -179,7 +179,7 @@ class Baseline(Entry):
     other: dict[str, PublishedCell]
 
 
-@checked
+@dataclass(frozen=True, config=CHECKED)
 class Column(Protocol):
     """A column's protocol in a file, which a number's own fields override."""
 
