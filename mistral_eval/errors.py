@@ -1,7 +1,7 @@
 """Everything a user can get wrong, as exceptions whose text is the whole message.
 
-A message says what was expected, what was found and what to do. `cli.main` catches
-`MistralEvalError` alone; anything else is a bug and keeps its traceback.
+A message says what was expected, what was found and what to do. `cli.app.main` catches
+`MistralEvalError` only; anything else is a bug and keeps its traceback.
 
 MistralEvalError            exit code 1: the user can fix it
 ├── UsageError              exit code 2: wrong usage of the command line
@@ -13,14 +13,24 @@ MistralEvalError            exit code 1: the user can fix it
 ├── HubError                a download that did not happen
 ├── ResourceError           not enough disk or memory
 ├── EngineError             an engine that cannot serve, or answered nonsense
-│   ├── RequestError        one request is to blame, by its place among those it was asked with
-│   └── EndedEarlyError     requests are left: it was told to stop
+│   ├── RequestError        one request cannot be answered; has its index
+│   └── EndedEarlyError     requests are left unanswered: it was told to stop
 ├── SandboxError            no isolation for generated programs
 ├── JournalError            a journal that is not ours, damaged, or in use
 ├── StoppedError            Ctrl-C (exit code 130) or SIGTERM (143)
 ├── BaselineError           a published number without its source
 └── OutputError             results that could not be written
+
+`complaint` turns pydantic's errors into the same form: what was expected, what was found.
 """
+
+import difflib
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class MistralEvalError(Exception):
@@ -68,9 +78,9 @@ class EngineError(MistralEvalError):
 
 
 class RequestError(EngineError):
-    """One request is to blame: `index` is its place among those the engine was given.
+    """One request cannot be answered: `index` is its place among those the engine was given.
 
-    Who knows what the request stands for says so instead: `what` is the rest of the sentence.
+    The caller, which knows the request's benchmark and question, names them before `what`.
     """
 
     def __init__(self, kind: str, index: int, what: str) -> None:
@@ -80,9 +90,9 @@ class RequestError(EngineError):
 
 
 class EndedEarlyError(EngineError):
-    """An engine ended before all was answered, as it does when it is told to stop.
+    """An engine ended before it had answered every request, as it does when told to stop.
 
-    Whoever told it to says so instead.
+    The caller that stopped it reports why.
     """
 
 
@@ -108,3 +118,72 @@ class BaselineError(MistralEvalError):
 
 class OutputError(MistralEvalError):
     """Results could not be written."""
+
+
+EXPECTED = {
+    "dataclass_type": "a mapping",
+    "bool_type": "true or false",
+    "dict_type": "a mapping",
+    "int_from_float": "a whole number",
+    "int_parsing": "a whole number",
+    "int_type": "a whole number",
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "list_type": "a list",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+    "path_type": "text",
+    "string_too_short": "text",
+    "string_type": "text",
+    "too_short": "a list that is not empty",
+    "tuple_type": "a list",
+}
+"""What a value should have been, by pydantic's name of the error."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return a sentence that offers the known names nearest to `name`, or else all of them."""
+    names = list(known)
+    close = [known_name for known_name in names if known_name.lower() == name.lower()]
+    close = close or difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    if close:
+        return f"Did you mean {' or '.join(close)}?"
+    return f"Known: {', '.join(names)}."
+
+
+def complaint(error: "ValidationError") -> tuple[str, str]:
+    """Return the field of a model's first error, and what was expected and found there.
+
+    A validator of ours raises ValueError with the whole phrase ("expected …, found …").
+
+    Returns:
+        The field's path ("baselines[0].name"; "" for the whole), and a phrase that ends in a stop.
+    """
+    first = error.errors(include_url=False)[0]
+    steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in first["loc"])
+    kind, found, context = first["type"], first["input"], first.get("ctx", {})
+    if kind == "value_error":
+        phrase = f"{context['error']}."
+    elif kind == "missing":
+        phrase = "expected a value, found no such field."
+    elif kind in ("extra_forbidden", "unexpected_keyword_argument"):
+        phrase = "unknown field. Leave it out, or correct its name."
+    elif kind == "literal_error":
+        choices = re.findall(r"'([^']*)'", context["expected"]) or [context["expected"]]
+        phrase = f"unknown value {found!r}. {nearest(str(found), choices)}"
+    elif kind == "greater_than_equal":
+        phrase = f"expected {context['ge']} or more, found {found!r}."
+    else:
+        phrase = f"expected {EXPECTED.get(kind, first['msg'])}, found {as_found(found)}."
+    return "".join(steps).removeprefix("."), phrase
+
+
+def as_found(value: Any) -> str:
+    """Return how a sentence names a value that should not be there."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, dict):
+        return "a mapping"
+    if isinstance(value, list | tuple):
+        return "a list"
+    return repr(value)

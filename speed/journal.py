@@ -26,7 +26,8 @@ from mistral_eval.engines import lm_eval_model as adapter
 from mistral_eval.record.journal import Journal, request_key
 from mistral_eval.record.run_folder import read_run
 from mistral_eval.run.run import run_suite
-from mistral_eval.settings import RunSettings, parse_tasks
+from mistral_eval.settings import RunSettings
+from mistral_eval.suite.task_names import parse_tasks
 
 BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
 REQUESTS = 200_000

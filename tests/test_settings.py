@@ -1,5 +1,6 @@
 """Settings: what the command line may ask, and which questions a limited run asks."""
 
+import json
 from collections import Counter
 from fractions import Fraction
 
@@ -9,21 +10,26 @@ from hypothesis import strategies as st
 
 from mistral_eval.errors import UsageError
 from mistral_eval.run.limits import choose
-from mistral_eval.settings import (
-    RunSettings,
-    parse_limit,
-    parse_pairs,
-    parse_tasks,
-)
-from mistral_eval.suite.registry import BENCHMARKS
+from mistral_eval.settings import RunSettings, parse_limit, parse_pairs
+from mistral_eval.suite.registry import BY_ID, SUITES
+from mistral_eval.suite.task_names import check_shots, parse_tasks, suite_of
 
 
 def test_benchmarks_come_in_the_papers_order_and_once():
     assert parse_tasks("gsm8k, mmlu,gsm8k,lm_eval:boolq") == ("mmlu", "gsm8k", "lm_eval:boolq")
 
 
-def test_paper_is_all_twelve():
-    assert parse_tasks("paper") == tuple(benchmark.id for benchmark in BENCHMARKS)
+def test_a_suite_is_its_benchmarks():
+    assert parse_tasks("paper") == SUITES["paper"]
+    assert suite_of(SUITES["paper"]) == "paper"
+    assert suite_of(SUITES["paper"][1:]) is None
+
+
+def test_more_solved_examples_than_the_protocol_has_are_refused():
+    name, shots = "gsm8k", BY_ID["gsm8k"].shots
+    check_shots(RunSettings(tasks=(name,), num_fewshot=shots))
+    with pytest.raises(UsageError, match=f"the protocol has {shots} solved examples for {name}"):
+        check_shots(RunSettings(tasks=(name,), num_fewshot=shots + 1))
 
 
 @pytest.mark.parametrize(
@@ -32,7 +38,7 @@ def test_paper_is_all_twelve():
         ("mmlux", "Unknown task 'mmlux'. Did you mean mmlu?"),
         ("arc", "Did you mean"),
         ("lm_eval:", "Unknown task 'lm_eval:'"),
-        ("lm_eval:mmlu,mmlu", "would have one name in the results"),
+        ("lm_eval:mmlu,mmlu", "would have the same name in the results"),
         (" , ", "--tasks is empty"),
     ],
 )
@@ -44,23 +50,26 @@ def test_an_unknown_task_is_answered_with_the_nearest_names(text, sentence):
 
 @pytest.mark.parametrize(
     ("text", "limit"),
-    [(None, None), ("1", 1), ("100", 100), ("0.1", Fraction(1, 10)), ("1/4", Fraction(1, 4))],
+    [(None, None), ("1", 1), (100, 100), (0.1, Fraction(1, 10)), ("1/4", Fraction(1, 4))],
 )
 def test_a_limit_is_a_count_or_a_fraction(text, limit):
     assert parse_limit(text) == limit
+    assert RunSettings(tasks=("mmlu",), limit=text).limit == limit
 
 
-@pytest.mark.parametrize("text", ["0", "-3", "1e999999999", "1.5", "many", "", "0/0", "nan", "inf"])
-def test_a_limit_that_means_nothing_is_refused(text):
-    with pytest.raises(UsageError, match="--limit takes"):
-        parse_limit(text)
+@pytest.mark.parametrize(
+    "given", ["0", "-3", "1e999999999", "1.5", "many", "", "0/0", "nan", "inf", True, [3]]
+)
+def test_a_limit_that_means_nothing_is_refused(given):
+    with pytest.raises(UsageError, match=r"^--limit: expected a whole number of questions from 1"):
+        RunSettings(tasks=("mmlu",), limit=given)
 
 
 def test_model_arguments_are_pairs():
-    found = parse_pairs("rope_theta=10000, a=b=c", "--model-args")
-    assert found == {"rope_theta": "10000", "a": "b=c"}
-    with pytest.raises(UsageError, match="--model-args takes key=value"):
-        parse_pairs("rope_theta", "--model-args")
+    assert parse_pairs("rope_theta=10000, a=b=c") == {"rope_theta": "10000", "a": "b=c"}
+    for wrong in ("rope_theta", "=3", ["a=b"]):
+        with pytest.raises(UsageError, match="--model-args: expected key=value pairs"):
+            RunSettings(tasks=("mmlu",), model_args=wrong)
 
 
 def test_a_data_revision_is_part_of_a_runs_id_and_none_changes_nothing():
@@ -88,11 +97,31 @@ def test_a_data_revision_that_would_mean_nothing_is_refused(change, sentence):
 
 
 @pytest.mark.parametrize(
-    "change", [{"engine": "nativ"}, {"dtype": "float8"}, {"batch_tokens": 0}, {"num_fewshot": -1}]
+    ("change", "sentence"),
+    [
+        ({"engine": "nativ"}, "--engine: unknown value 'nativ'. Did you mean native?"),
+        ({"dtype": "int8"}, "--dtype: unknown value 'int8'. Known: auto, float32, bfloat16, flo"),
+        ({"batch_tokens": 0}, "--batch-tokens: expected 1 or more, found 0."),
+        ({"num_fewshot": -1}, "--num-fewshot: expected 0 or more, found -1."),
+        ({"seed": True}, "--seed: expected a whole number, found True."),
+        ({"fresh": "yes"}, "--fresh: expected true or false, found 'yes'."),
+        ({"model": ["tiny"]}, "--model: expected text, found a list."),
+        ({"tasks": "mmlu"}, "--tasks: expected a list, found 'mmlu'."),
+        ({"sead": 1}, "--sead: unknown field."),
+    ],
 )
-def test_settings_that_cannot_be_are_refused(change):
-    with pytest.raises(UsageError):
-        RunSettings(tasks=("mmlu",), **change)
+def test_settings_that_cannot_be_are_refused(change, sentence):
+    with pytest.raises(UsageError) as caught:
+        RunSettings(**{"tasks": ("mmlu",), **change})
+    assert str(caught.value).startswith(sentence)
+
+
+@pytest.mark.parametrize("limit", [None, 3, Fraction(1, 7)])
+def test_settings_come_back_from_their_json(limit):
+    settings = RunSettings(
+        tasks=("mmlu", "lm_eval:boolq"), limit=limit, model_args={"rope_theta": "1"}, seed=-1
+    )
+    assert RunSettings(**json.loads(json.dumps(settings.as_json()))) == settings
 
 
 def test_a_limit_over_subjects_takes_one_of_each_before_two_of_any():
@@ -141,6 +170,7 @@ def test_equal_settings_have_one_run_and_any_difference_another():
     ids = {settings.run_id({}) for settings in [base, *others]} | {base.run_id({"model": 1})}
     assert len(ids) == len(others) + 2
     assert base.run_id({}).startswith("mmlu+gsm8k-")
+    assert base.run_id({}, "short").startswith("short-")
 
 
 def test_a_models_folder_is_named_as_lm_eval_names_it(tmp_path):

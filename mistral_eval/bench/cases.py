@@ -7,9 +7,8 @@ a window, grouped queries, a rolling buffer, prefill in chunks.
 from dataclasses import dataclass, replace
 from typing import Final
 
-from mistral_eval.errors import UsageError
+from mistral_eval.errors import UsageError, nearest
 from mistral_eval.model.config import ModelConfig
-from mistral_eval.settings import nearest
 
 PARTS: Final = {
     "window": "The window on and off",

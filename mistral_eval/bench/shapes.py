@@ -7,7 +7,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from mistral_eval.errors import CheckpointError, UsageError
+from mistral_eval.errors import CheckpointError, UsageError, nearest
 from mistral_eval.model.config import ModelConfig
 from mistral_eval.model.load.checkpoint import load_checkpoint
 from mistral_eval.model.load.config_hf import from_hf_config
@@ -17,7 +17,6 @@ from mistral_eval.model.load.layout import expected_shapes
 from mistral_eval.model.load.weights import DTYPES
 from mistral_eval.model.tiny import TINY_CONFIG
 from mistral_eval.native.calibrate import random_weights
-from mistral_eval.settings import nearest
 
 # Mistral 7B: table 1 of the paper.
 _MISTRAL_7B: Final = ModelConfig(

@@ -1,12 +1,12 @@
 """`mistral-eval bench`: the paper's efficiency claims, measured here."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mistral_eval.cli.options import AsJson, Device, Dtype, Quiet
+from mistral_eval.cli.output import print_json
 
 if TYPE_CHECKING:
     from mistral_eval.bench.measurements import Found
@@ -14,21 +14,21 @@ if TYPE_CHECKING:
 Shape = Annotated[
     str, typer.Option(help="tiny, mini, small, 7b (random weights), or a checkpoint's folder")
 ]
-Contexts = Annotated[str, typer.Option(help="Context lengths in tokens; 16k is 16384")]
-Window = Annotated[str, typer.Option(help="Keys a query sees where the window is on")]
+Contexts = Annotated[str, typer.Option(help="Context lengths in tokens: 4096,16k,...")]
+Window = Annotated[str, typer.Option(help="Size of the sliding window, in tokens")]
 Chunk = Annotated[
-    str | None, typer.Option(help="Tokens of a prefill pass; default: a quarter of the window")
+    str | None, typer.Option(help="Tokens per prefill chunk; default: a quarter of the window")
 ]
-Parts = Annotated[str, typer.Option(help="all, or some of window,gqa,cache,chunk,prefix")]
-Steps = Annotated[int, typer.Option("--decode-tokens", min=1, help="Decoding steps that are timed")]
-Repeats = Annotated[int, typer.Option(min=1, help="Passes of a short case; the median counts")]
+Parts = Annotated[str, typer.Option(help="all, or a list of window,gqa,cache,chunk,prefix")]
+Steps = Annotated[int, typer.Option("--decode-tokens", min=1, help="Decoding steps to time")]
+Repeats = Annotated[int, typer.Option(min=1, help="Runs of a short case; reports the median")]
 ClockName = Annotated[
-    str, typer.Option(help="wall, or cpu: seconds of one thread, for a machine that others use")
+    str, typer.Option(help="wall, or cpu (CPU seconds of one thread, for a shared machine)")
 ]
 Folder = Annotated[
     Path | None,
     typer.Option(
-        "--output-path", "--output_path", "-o", help="Write JSON, markdown and plots to this folder"
+        "--output-path", "--output_path", "-o", help="Folder for JSON, Markdown and plots"
     ),
 ]
 
@@ -44,16 +44,16 @@ def bench(  # noqa: PLR0913 - one parameter per option of the command line
     dtype: Dtype = "auto",
     decode_tokens: Steps = 32,
     repeats: Repeats = 3,
-    seed: Annotated[int, typer.Option(help="Of random weights and tokens")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed of weights and tokens")] = 0,
     clock: ClockName = "wall",
     output_path: Folder = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure the paper's efficiency claims here: window, GQA, rolling buffer, chunks, sharing.
+    """Measure the sliding window, GQA, the rolling buffer, chunked prefill and prefix sharing.
 
-    Speed of prefill and decoding, cache and peak memory over context lengths. What does not fit
-    in memory is refused before it starts.
+    Reports the speed of prefill and decoding, cache size and peak memory by context length. A case
+    that does not fit into memory is refused before anything starts.
     """
     from mistral_eval.bench.cases import (
         BenchSettings,
@@ -104,11 +104,9 @@ def _write(found: "Found", folder: Path) -> None:
 
 def _print(found: "Found", *, as_json: bool) -> None:
     if as_json:
-        import json
-
         from mistral_eval.bench.measurements import as_json as plain
 
-        sys.stdout.write(json.dumps(plain(found), indent=2, default=str) + "\n")
+        print_json(plain(found))
         return
     from mistral_eval.bench.tables import about, sections
     from mistral_eval.console import show

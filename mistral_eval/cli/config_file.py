@@ -1,69 +1,59 @@
-"""Options of `run` from a file: `--config FILE`, YAML or the run.json of a run to repeat."""
+"""Options from a file: `--config FILE`, YAML or the run.json of a run to repeat."""
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mistral_eval.errors import UsageError
-from mistral_eval.settings import nearest
+from mistral_eval.errors import UsageError, as_found, complaint, nearest
 
-# What a run.json says of how it was asked, and not of what was asked. That programs ran without
-# isolation is for each user to decide again, whoever wrote the file.
+# A run.json does not start its run again from the start, and does not decide for another user
+# that generated programs may run without isolation.
 NOT_REPEATED = ("fresh", "unsafe_code")
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
-    """An option as the command line declares it: its parameter's name, and what it takes."""
-
-    name: str
-    takes: str  # "flag", "number" or "text"
-
-
-def read_config(path: Path, options: Mapping[str, Option]) -> dict[str, Any]:
-    """A file's options under their parameters' names, as the command line would give them.
+def read_config(path: Path, spellings: Mapping[str, str]) -> dict[str, Any]:
+    """Read a file's options, as the command line would give them.
 
     Args:
-        path: YAML, or JSON when its name ends so.
-        options: long names, with underscores, to options.
+        path: YAML, or JSON if its name ends in .json.
+        spellings: An option's long names, with underscores, to its parameter's name.
+
+    Returns:
+        Parameter names to values; an option that is null in the file is left out.
 
     Raises:
-        UsageError: no such file, not a mapping, an unknown key, or a value of another kind.
+        UsageError: no such file, not a mapping, an unknown option, or a value of the wrong type.
     """
     found: dict[str, Any] = {}
     for key, value in _content(path).items():
         name = str(key).replace("-", "_").removeprefix("__")
-        if name not in options:
-            raise UsageError(f"{path}: unknown option {key!r}. {nearest(name, options)}")
-        option = options[name]
-        if option.name in found:
+        if name not in spellings:
+            raise UsageError(f"{path}: unknown option {key!r}. {nearest(name, spellings)}")
+        option = spellings[name]
+        if option in found:
             raise UsageError(f"{path}: {key!r} is there twice. Leave one of them out.")
         if value is not None:
-            found[option.name] = _value(path, str(key), value, option)
+            found[option] = _checked(f"{path}: {key}", option, value)
     return found
 
 
 def _content(path: Path) -> Mapping[str, Any]:
-    """The file's mapping; of a run.json, its settings."""
+    """Return the file's mapping; of a run.json, its settings."""
     try:
         text = path.expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise UsageError(f"--config {path} cannot be read ({why}).") from error
     content = _parsed(path, text)
-    if isinstance(content, dict) and "settings" in content and "format" in content:
-        settings = content["settings"]
-        content = (
-            {key: value for key, value in settings.items() if key not in NOT_REPEATED}
-            if isinstance(settings, dict)
-            else settings
-        )
+    if isinstance(content, dict) and {"settings", "format"} <= content.keys():
+        content = content["settings"]
+        if isinstance(content, dict):
+            content = {key: value for key, value in content.items() if key not in NOT_REPEATED}
     if not isinstance(content, dict):
         raise UsageError(
-            f"{path} should map option names to values, like 'tasks: mmlu', but holds "
-            f"{_kind(content)}."
+            f"{path}: expected a mapping of option names to values, like 'tasks: paper', found "
+            f"{as_found(content)}."
         )
     return content
 
@@ -74,33 +64,29 @@ def _parsed(path: Path, text: str) -> Any:
     try:
         return json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     except (ValueError, yaml.YAMLError) as error:
-        first = " ".join(str(error).split())
         kind = "JSON" if path.suffix == ".json" else "YAML"
-        raise UsageError(f"{path} should be {kind}, but is not: {first}.") from error
+        raise UsageError(f"{path} is not {kind}: {' '.join(str(error).split())}.") from error
 
 
-def _value(path: Path, key: str, value: Any, option: Option) -> Any:
-    if option.takes == "flag" and isinstance(value, bool):
+def _checked(where: str, option: str, value: Any) -> Any:
+    """Check a value by the type of the setting, and write it as the command line would."""
+    from pydantic import StrictBool, TypeAdapter, ValidationError
+
+    from mistral_eval.settings import RunSettings
+
+    if option == "tasks" and isinstance(value, str):
         return value
-    if option.takes == "number" and isinstance(value, int) and not isinstance(value, bool):
-        return value
-    if option.takes == "text":
-        if isinstance(value, str | int | float) and not isinstance(value, bool):
-            return str(value)
-        if option.name == "tasks" and isinstance(value, list):
-            return ",".join(map(str, value))
-        if option.name in ("model_args", "data_revision") and isinstance(value, dict):
-            return ",".join(f"{name}={part}" for name, part in value.items())
-    wanted = {"flag": "true or false", "number": "a whole number", "text": "text"}[option.takes]
-    raise UsageError(f"{path}: {key} should be {wanted}, but is {_kind(value)}.")
-
-
-def _kind(value: object) -> str:
-    """A value as a sentence names it."""
-    if value is None:
-        return "nothing"
-    if isinstance(value, dict):
-        return "a mapping"
-    if isinstance(value, list):
-        return "a list"
-    return repr(value)
+    field = RunSettings.model_fields.get(option)
+    try:  # an option that is no setting is a flag, like --json
+        adapter = TypeAdapter[Any](
+            StrictBool if field is None else field.rebuild_annotation(),
+            config=None if field is None else {"coerce_numbers_to_str": True},
+        )
+        checked = adapter.validate_python(value)
+    except ValidationError as error:
+        raise UsageError(f"{where}: {complaint(error)[1]}") from error
+    if isinstance(checked, tuple):
+        return ",".join(checked)
+    if isinstance(checked, Mapping):
+        return ",".join(f"{name}={part}" for name, part in checked.items())
+    return checked if isinstance(checked, bool | int) else str(checked)

@@ -1,71 +1,131 @@
-"""Options that several commands take, with one spelling and one help text."""
+"""Options that several commands take: one spelling and one help text each."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-WHOLE_NUMBERS = ("batch_tokens", "seed", "num_fewshot", "verify")
+if TYPE_CHECKING:
+    from mistral_eval.settings import RunSettings
 
+Run = Annotated[Path, typer.Argument(help="Folder of a finished run")]
 Tasks = Annotated[
     str,
     typer.Option(
         "--tasks",
         "-t",
-        help="paper, or names such as mmlu,gsm8k; a stock lm-eval task: lm_eval:NAME",
+        help="A suite (paper) or benchmark names separated by commas; see `mistral-eval tasks`. "
+        "lm_eval:NAME is a stock lm-eval task",
     ),
 ]
 Model = Annotated[
     str,
-    typer.Option("--model", "-m", help="A hub id, a folder, or tiny (random, made on the spot)"),
+    typer.Option(
+        "--model", "-m", help="Hugging Face hub name, folder, or tiny (random weights, for tests)"
+    ),
+]
+Engine = Annotated[
+    str,
+    typer.Option(
+        help="auto (native, or hf where native cannot run the model), native, hf; without a "
+        "model: oracle, oracle-wrong, random"
+    ),
 ]
 Data = Annotated[
-    str, typer.Option(help="hub, sample (16 real questions each, bundled), or a folder of parquet")
+    str,
+    typer.Option(
+        help="hub, sample (16 bundled questions per benchmark), or a folder of parquet files"
+    ),
 ]
 Limit = Annotated[
     str | None,
-    typer.Option("--limit", "-L", help="Questions of each benchmark in all, or a fraction"),
+    typer.Option("--limit", "-L", help="Questions per benchmark: a number, or a fraction like 0.1"),
 ]
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1")]
-Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16")]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a model on the hub")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+Dtype = Annotated[str, typer.Option(help="auto (as stored), float32, bfloat16, float16")]
 BatchTokens = Annotated[
     int | None,
-    typer.Option("--batch-tokens", help="Tokens computed at once; default: fits memory"),
+    typer.Option("--batch-tokens", help="Tokens per forward pass; default: what fits into memory"),
 ]
+Seed = Annotated[int, typer.Option(help="Random seed for sampling")]
 NumFewshot = Annotated[
     int | None,
-    typer.Option("--num-fewshot", "--num_fewshot", "-f", help="Departs from the paper's shots"),
+    typer.Option(
+        "--num-fewshot",
+        "--num_fewshot",
+        "-f",
+        help="Solved examples per prompt; default: the paper's number",
+    ),
 ]
 ModelArgs = Annotated[
     str | None,
     typer.Option(
-        "--model-args", "--model_args", help="What the checkpoint leaves open: key=value,…"
+        "--model-args",
+        "--model_args",
+        help="Model configuration that the checkpoint lacks: key=value,key=value",
     ),
 ]
 DataRevision = Annotated[
     str | None,
-    typer.Option("--data-revision", help="Branch, tag or commit of the hub's rows: mmlu=SHA,…"),
+    typer.Option(
+        "--data-revision", help="Branch, tag or commit of the hub's rows: benchmark=revision,..."
+    ),
 ]
 DataUnpinned = Annotated[
     bool, typer.Option("--data-unpinned", help="Accept rows whose fingerprint is not known")
 ]
+RunsFolder = Annotated[
+    Path, typer.Option("--output-path", "--output_path", "-o", help="Folder for runs")
+]
+Verify = Annotated[
+    int,
+    typer.Option(
+        help="Number of requests to compute again, one at a time without the fast paths, and "
+        "compare"
+    ),
+]
+UnsafeCode = Annotated[
+    bool,
+    typer.Option(
+        "--unsafe-code", help="Run generated programs even if this machine cannot isolate them"
+    ),
+]
+Sandbox = Annotated[
+    str,
+    typer.Option(
+        help="Isolation of generated programs: auto, bubblewrap, namespaces, podman, docker"
+    ),
+]
+Fresh = Annotated[
+    bool, typer.Option("--fresh", help="Run again from the start; the earlier run is kept")
+]
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", help="Write to this file instead of the screen")
+]
+Baselines = Annotated[
+    str | None, typer.Option(help="Published rows, by name or group, separated by commas")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document")]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Print only the result: no messages, no progress")
+]
 
 
 def _use_config(ctx: typer.Context, path: Path | None) -> Path | None:
-    """Take what the file says for what the command line leaves out."""
+    """Make the file's options the defaults of the command line."""
     if path is None:
         return None
-    from mistral_eval.cli.config_file import Option, read_config
+    from mistral_eval.cli.config_file import read_config
 
-    options = {}
-    for param in ctx.command.params:
-        names = [name[2:].replace("-", "_") for name in param.opts if name.startswith("--")]
-        takes = "flag" if getattr(param, "is_flag", False) else "text"
-        takes = "number" if param.name in WHOLE_NUMBERS else takes
-        if param.name not in (None, "config", "help"):
-            options.update(dict.fromkeys(names, Option(str(param.name), takes)))
-    ctx.default_map = read_config(path, options)
+    spellings = {
+        name.removeprefix("--").replace("-", "_"): str(param.name)
+        for param in ctx.command.params
+        for name in param.opts
+        if name.startswith("--") and param.name not in ("config", "help")
+    }
+    ctx.default_map = read_config(path, spellings)
     return path
 
 
@@ -75,8 +135,30 @@ Config = Annotated[
         "--config",
         callback=_use_config,
         is_eager=True,
-        help="Options from a YAML file or a run.json; the command line wins",
+        help="YAML file of options, or the run.json of a run to repeat; the command line wins",
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the table")]
+
+
+def settings_of(options: Mapping[str, Any], **chosen: object) -> "RunSettings":
+    """Build a run's settings from a command's options; options that are not settings are ignored.
+
+    Args:
+        options: The command's parameters by name.
+        chosen: Settings that the command itself decides.
+
+    Raises:
+        UsageError: a value that cannot be, or a task that does not exist.
+    """
+    from mistral_eval.settings import RunSettings
+    from mistral_eval.suite.task_names import check_shots, parse_tasks
+
+    known = {name: value for name, value in options.items() if name in RunSettings.model_fields}
+    settings = RunSettings(**{**known, **chosen, "tasks": parse_tasks(options["tasks"])})
+    check_shots(settings)
+    return settings
+
+
+def names(listed: str | None) -> tuple[str, ...]:
+    """Split a list that is separated by commas."""
+    return tuple(name.strip() for name in (listed or "").split(",") if name.strip())

@@ -1,26 +1,11 @@
-"""`mistral-eval plan`: what a run would cost, before it is started."""
+"""`mistral-eval plan`: what a run would cost."""
 
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mistral_eval.cli.options import (
-    AsJson,
-    BatchTokens,
-    Data,
-    DataRevision,
-    DataUnpinned,
-    Device,
-    Dtype,
-    Limit,
-    Model,
-    ModelArgs,
-    NumFewshot,
-    Quiet,
-    Revision,
-    Tasks,
-)
+from mistral_eval.cli import options as opt
+from mistral_eval.cli.output import print_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -32,60 +17,43 @@ MIB = 1 << 20
 
 def plan(  # noqa: PLR0913 - one parameter per option of the command line
     *,
-    tasks: Tasks,
-    model: Model = "mistralai/Mistral-7B-v0.1",
-    data: Data = "hub",
-    limit: Limit = None,
-    revision: Revision = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    batch_tokens: BatchTokens = None,
-    num_fewshot: NumFewshot = None,
-    model_args: ModelArgs = None,
-    data_revision: DataRevision = None,
-    data_unpinned: DataUnpinned = False,
+    tasks: opt.Tasks,
+    model: opt.Model = "mistralai/Mistral-7B-v0.1",
+    data: opt.Data = "hub",
+    limit: opt.Limit = None,
+    revision: opt.Revision = None,
+    device: opt.Device = "auto",
+    dtype: opt.Dtype = "auto",
+    batch_tokens: opt.BatchTokens = None,
+    num_fewshot: opt.NumFewshot = None,
+    model_args: opt.ModelArgs = None,
+    data_revision: opt.DataRevision = None,
+    data_unpinned: opt.DataUnpinned = False,
     calibrate: Annotated[
-        bool, typer.Option(help="Time a few of the requests, for an estimate of the whole")
+        bool, typer.Option(help="Time some of the requests to estimate the run's time")
     ] = True,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
 ) -> None:
-    """Count a run's requests, tokens and memory and estimate its time; runs nothing.
+    """Count a run's requests, tokens and memory and estimate its time.
 
-    Of the model only configuration and tokenizer are read.
+    Only the model's configuration and tokenizer are read; nothing is run.
     """
+    options = dict(locals())
+    settings = opt.settings_of(options, engine="native")
     from mistral_eval.console import Talk, show
-    from mistral_eval.settings import RunSettings, parse_limit, parse_pairs, parse_tasks
-
-    settings = RunSettings(
-        tasks=parse_tasks(tasks),
-        model=model,
-        revision=revision,
-        engine="native",
-        data=data,
-        limit=parse_limit(limit),
-        device=device,
-        dtype=dtype,
-        batch_tokens=batch_tokens,
-        model_args=parse_pairs(model_args, "--model-args"),
-        num_fewshot=num_fewshot,
-        data_revision=parse_pairs(data_revision, "--data-revision"),
-        data_unpinned=data_unpinned,
-    )
     from mistral_eval.run.planning import plan_run
 
     found = plan_run(settings, Talk(quiet=quiet), calibrated=calibrate)
     if as_json:
-        import json
-
-        sys.stdout.write(json.dumps(found.as_json(), indent=2) + "\n")
+        print_json(found.as_json())
         return
     show(table_of(found))
     show(foot_of(found))
 
 
 def table_of(found: "Plan") -> "Table":
-    """A line for each benchmark alone, and one for all together."""
+    """Return a table with a row for each benchmark, and one for all together."""
     from rich.table import Table
 
     columns = ("", "requests", "hf feeds", "unique", "ratio", "decode ≤", "K/V MiB", "time ≤")
@@ -108,20 +76,20 @@ def table_of(found: "Plan") -> "Table":
 
 
 def foot_of(found: "Plan") -> str:
-    """What the columns mean here: engine, budget, and what is an upper bound."""
+    """Return what the numbers assume: device, dtype, tokens per forward pass, reply lengths."""
     place = found.place
     text = (
         f"\nOn {place.device} in {str(place.dtype).removeprefix('torch.')}, "
-        f"{place.budget.tokens} tokens at once. Tokens are those of prompts and choices; "
-        "decode and time assume that every reply goes on to its limit."
+        f"{place.budget.tokens} tokens per forward pass. Tokens are those of prompts and choices; "
+        "decode and time are upper bounds: they assume that every reply reaches its limit."
     )
     if found.truncated:
-        text += f"\n{found.truncated} requests exceed the context and lose their left end."
+        text += f"\n{found.truncated} requests exceed the context and are truncated on the left."
     return text
 
 
 def duration(seconds: float) -> str:
-    """Two figures of a time: 12 s, 3.5 min, 2.1 h, 4.0 days."""
+    """Format a time with its unit: 12 s, 3.5 min, 2.1 h, 4.0 days."""
     for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
         if seconds >= size:
             return f"{seconds / size:.1f} {unit}"

@@ -1,46 +1,46 @@
-"""The command that shows a finished run's questions: samples."""
+"""`mistral-eval samples`: a run's questions, replies and verdicts."""
 
-import json
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mistral_eval.cli.options import AsJson
+from mistral_eval.cli import options as opt
+from mistral_eval.cli.output import print_json
 from mistral_eval.errors import UsageError
 
-NOTHING = "No question of this run is such; --wrong, --no-answer and --timeout are told apart.\n"
+NOTHING = "No question of this run matches. --wrong excludes --no-answer and --timeout.\n"
 
 
 def samples(  # noqa: PLR0913 - one parameter per option of the command line
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run")],
+    run: opt.Run,
     *,
     tasks: Annotated[
-        str | None, typer.Option("--tasks", "-t", help="Benchmarks, separated by commas; else all")
+        str | None,
+        typer.Option("--tasks", "-t", help="Benchmark names, separated by commas"),
     ] = None,
-    correct: Annotated[bool, typer.Option("--correct", help="Only what is right")] = False,
+    correct: Annotated[bool, typer.Option("--correct", help="Only correct answers")] = False,
     wrong: Annotated[bool, typer.Option("--wrong", help="Only wrong answers")] = False,
     no_answer: Annotated[
-        bool, typer.Option("--no-answer", help="Only replies in which no answer was found")
+        bool, typer.Option("--no-answer", help="Only replies without an answer")
     ] = False,
     timeout: Annotated[
-        bool, typer.Option("--timeout", help="Only programs that did not end in time")
+        bool, typer.Option("--timeout", help="Only programs that timed out")
     ] = False,
     search: Annotated[
-        str, typer.Option(help="Only where prompt, reply or answer has this text")
+        str, typer.Option(help="Only questions whose prompt, reply or answer contains this text")
     ] = "",
     ids: Annotated[
         str | None, typer.Option("--id", help="Only these question ids, separated by commas")
     ] = None,
-    limit: Annotated[int | None, typer.Option("--limit", "-L", help="This many at most")] = None,
-    shots: Annotated[bool, typer.Option("--shots", help="Show the solved examples too")] = False,
-    as_json: AsJson = False,
+    limit: Annotated[int | None, typer.Option("--limit", "-L", help="Questions to show")] = None,
+    shots: Annotated[bool, typer.Option("--shots", help="Show the solved examples, too")] = False,
+    as_json: opt.AsJson = False,
 ) -> None:
-    """Show a run's questions: prompt, replies, what was read as the answer, and the verdict.
+    """Show a run's questions: prompt, replies, extracted answer and verdict.
 
-    Filters of one kind add up: --wrong --timeout shows both.
+    --correct, --wrong, --no-answer and --timeout can be combined: --wrong --timeout shows both.
     """
     from mistral_eval.report.sample_pages import Wanted, as_text, chosen
 
@@ -48,22 +48,21 @@ def samples(  # noqa: PLR0913 - one parameter per option of the command line
         raise UsageError(f"--limit takes a whole number from 1 up; got {limit}.")
     flags = {"correct": correct, "wrong": wrong, "no_answer": no_answer, "timeout": timeout}
     wanted = Wanted(
-        tasks=_names(tasks),
+        tasks=opt.names(tasks),
         outcomes=frozenset(name for name, is_wanted in flags.items() if is_wanted),
         search=search,
-        ids=_names(ids),
+        ids=opt.names(ids),
         limit=limit,
     )
     found = chosen(run, wanted)
     if as_json:
-        json.dump(list(found), sys.stdout, indent=2)
-        sys.stdout.write("\n")
+        print_json(list(found))
         return
     _show(as_text(question, with_shots=shots) for question in found)
 
 
 def _show(pages: Iterator[str]) -> None:
-    """Through the pager on a terminal, else straight out."""
+    """Print through the pager on a terminal, directly elsewhere."""
     from rich.console import Console
 
     console = Console(soft_wrap=True, highlight=False)
@@ -77,7 +76,3 @@ def _show(pages: Iterator[str]) -> None:
         return
     with console.pager():
         console.out("\n".join(pages) or NOTHING, highlight=False)
-
-
-def _names(listed: str | None) -> tuple[str, ...]:
-    return tuple(name.strip() for name in (listed or "").split(",") if name.strip())

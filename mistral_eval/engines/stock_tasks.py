@@ -10,8 +10,8 @@ from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 
 from mistral_eval.engines.lm_eval_model import FEWSHOT_SEED, MistralLM
-from mistral_eval.errors import DataError, SandboxError, UsageError
-from mistral_eval.settings import STOCK_PREFIX, RunSettings, nearest
+from mistral_eval.errors import DataError, SandboxError, UsageError, nearest
+from mistral_eval.settings import STOCK_PREFIX, RunSettings
 
 
 def load_stock(settings: RunSettings) -> Mapping[str, Any]:

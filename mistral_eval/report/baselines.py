@@ -1,4 +1,4 @@
-"""Published numbers with their source, protocol and N; read from JSON and validated when loaded.
+"""Published numbers with their source, protocol and N, read from JSON files and checked.
 
 One file holds one published table: `results/baselines/<group>.json`. The format is described in
 docs/reading-results.md; numbers keep the digits they were printed with.
@@ -6,15 +6,28 @@ docs/reading-results.md; numbers keep the digits they were printed with.
 
 import difflib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from decimal import Decimal
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import Annotated, Any, Final
 
-from mistral_eval.errors import BaselineError, UsageError
-from mistral_eval.report.json_fields import Fields
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    ValidationError,
+    model_validator,
+)
+from pydantic.dataclasses import dataclass
+
+from mistral_eval.errors import BaselineError, UsageError, as_found, complaint
 from mistral_eval.suite.registry import BY_ID
 
 PAPER: Final = "mistral-paper-table2"
@@ -44,20 +57,42 @@ ALIASES: Final = MappingProxyType(
 )
 """Short names of groups; `all` and `none` are understood too."""
 
-_CELL_KEYS: Final = frozenset({"shots", "metric", "n", "n_basis", "comparable", "note", "remark"})
+
+def _number(value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+        raise ValueError(f"expected a number, found {value!r}")  # noqa: TRY004 - pydantic's
+    return value
 
 
-@dataclass(frozen=True, slots=True)
+def _as_printed(value: object) -> str:
+    """Check a number in percent, and keep the digits it was printed with."""
+    if not 0 <= float(str(_number(value))) <= 100:
+        raise ValueError(f"expected a percentage from 0 to 100, found {value}")
+    return str(value)
+
+
+def _address(value: str) -> str:
+    if not value.startswith("https://"):
+        raise ValueError(f"expected an https:// address, found {value!r}")
+    return value
+
+
+Text = Annotated[str, Field(min_length=1)]
+Count = Annotated[int, Field(strict=True, ge=0)] | None
+CHECKED = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, config=CHECKED)
 class Source:
     """Where a number was printed: title, address, table, and what to know about it."""
 
-    title: str
-    url: str
-    table: str
+    title: Text
+    url: Annotated[Text, AfterValidator(_address)]
+    table: Text
     note: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, config=CHECKED)
 class Protocol:
     """How a published number was measured; None and "" where the source does not say.
 
@@ -69,14 +104,14 @@ class Protocol:
         note: What else differs or is unknown.
     """
 
-    shots: int | None
-    metric: str
-    n: int | None
+    shots: Count
+    metric: Text
+    n: Count
     n_basis: str = ""
     note: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, config=CHECKED)
 class PublishedCell:
     """One published number.
 
@@ -87,9 +122,9 @@ class PublishedCell:
         remark: What is true of this number alone, e.g. "copied from the Mixtral paper".
     """
 
-    text: str
+    text: Annotated[str, BeforeValidator(_as_printed), Field(alias="value")]
     protocol: Protocol
-    comparable: bool
+    comparable: StrictBool
     remark: str = ""
 
     @property
@@ -106,31 +141,86 @@ class PublishedCell:
         return known is not None and self.protocol.shots == known.shots
 
 
-@dataclass(frozen=True, slots=True)
-class Baseline:
+@dataclass(frozen=True, config=CHECKED)
+class Entry:
+    """A model's numbers, as a file has them: `cells` maps a column to a number.
+
+    Attributes:
+        id: "<model>", e.g. "llama2-7b".
+        name: The model's name as the source prints it.
+        modality: "Pretrained", "Finetuned" or "Instruct".
+        parameters_b: Parameters in billions.
+        cells: Benchmark id, or what else was printed ("boolq", "nq:0-shot") -> number.
+    """
+
+    id: Text
+    name: Text
+    modality: Text
+    parameters_b: Annotated[float, BeforeValidator(_number)]
+    cells: dict[str, PublishedCell]
+
+
+@dataclass(frozen=True, config=CHECKED)
+class Baseline(Entry):
     """A model as one publication measured it.
 
     Attributes:
         id: "<group>/<model>", e.g. "mistral-paper-table2/llama2-7b".
-        name: The model's name as the source prints it.
+        cells: Benchmark id of the suite -> number.
         group: The publication's short name; the file's stem.
         group_title: The publication's name in words.
-        modality: "Pretrained", "Finetuned" or "Instruct".
-        parameters_b: Parameters in billions.
         source: Where the numbers were printed.
-        cells: Benchmark id of the suite -> number.
         other: Anything else printed there, e.g. "boolq" or "nq:0-shot".
     """
 
-    id: str
-    name: str
     group: str
     group_title: str
-    modality: str
-    parameters_b: float
     source: Source
-    cells: Mapping[str, PublishedCell]
-    other: Mapping[str, PublishedCell] = field(default_factory=dict)
+    other: dict[str, PublishedCell]
+
+
+@dataclass(frozen=True, config=CHECKED)
+class Column(Protocol):
+    """A column's protocol in a file, which a number's own fields override."""
+
+    comparable: StrictBool = field(kw_only=True)
+
+
+class Publication(BaseModel):
+    """A file: one published table."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    group: Text
+    title: Text
+    source: Source
+    protocol: dict[str, Column]
+    baselines: Annotated[list[Entry], Field(min_length=1)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _give_cells_their_protocol(cls, file: Any) -> Any:
+        """Merge each number's own fields over those of its column."""
+        columns, entries = file.get("protocol"), file.get("baselines")
+        if not isinstance(columns, dict) or not isinstance(entries, list):
+            return file
+        merged = []
+        for entry in entries:
+            if isinstance(entry, dict) and isinstance(cells := entry.get("cells"), dict):
+                cells = {name: _merge(name, cell, columns) for name, cell in cells.items()}
+                merged.append(entry | {"cells": cells})
+            else:
+                merged.append(entry)
+        return file | {"baselines": merged}
+
+
+def _merge(name: str, cell: object, columns: Mapping[str, Any]) -> dict[str, Any]:
+    if name not in columns:
+        raise ValueError(f"protocol.{name}: expected a value, found no such field")
+    own = cell if isinstance(cell, dict) else {"value": cell}
+    fields = columns[name] | own if isinstance(columns[name], dict) else own
+    outside = {key: fields[key] for key in ("value", "comparable", "remark") if key in fields}
+    return outside | {"protocol": {k: v for k, v in fields.items() if k not in outside}}
 
 
 def baselines_folder() -> Path:
@@ -140,8 +230,9 @@ def baselines_folder() -> Path:
     return packaged if packaged.is_dir() else package.parent / "results" / "baselines"
 
 
+@cache
 def load_baselines(folder: Path | None = None) -> tuple[Baseline, ...]:
-    """Read and validate every `*.json` of a folder; the paper's own table comes first.
+    """Read and check every `*.json` of a folder, once per process; the paper's table comes first.
 
     Raises:
         BaselineError: A file cannot be read, or a field is wrong; the sentence names both.
@@ -206,65 +297,38 @@ def _load_file(file: Path) -> tuple[Baseline, ...]:
         data = json.loads(file.read_text(encoding="utf-8"), parse_float=Decimal)
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise BaselineError(f"{file} is not readable as JSON: {error}.") from error
-    top = Fields(file, "", data)
-    group, title = top.text("group"), top.text("title")
-    if group != file.stem:
-        top.fail("group", f"the file's name, {file.stem!r}", group)
-    source = top.fields("source")
-    where = Source(
-        source.text("title"), source.text("url"), source.text("table"), source.text("note", "")
-    )
-    if not where.url.startswith("https://"):
-        source.fail("url", "an https:// address", where.url)
-    protocol = top.fields("protocol")
-    entries = [Fields(file, f"baselines[{i}]", e) for i, e in enumerate(top.items("baselines"))]
-    loaded = tuple(_baseline(entry, group, title, where, protocol) for entry in entries)
-    ids = [baseline.id for baseline in loaded]
-    for repeated in {name for name in ids if ids.count(name) > 1}:
-        top.fail("baselines", "each id once", repeated)
-    return loaded
+    if not isinstance(data, dict):
+        raise BaselineError(f"{file}: expected an object, found {as_found(data)}.")
+    try:
+        table = Publication.model_validate(data)
+    except ValidationError as error:
+        raise BaselineError(": ".join(filter(None, (str(file), *complaint(error))))) from error
+    if table.group != file.stem:
+        raise BaselineError(
+            f"{file}: group: expected the file's name, {file.stem!r}, found {table.group!r}."
+        )
+    ids = Counter(entry.id for entry in table.baselines)
+    for name, count in ids.items():
+        if count > 1:
+            raise BaselineError(f"{file}: baselines: expected each id once, found {name!r} twice.")
+    return tuple(_baseline(file, table, entry) for entry in table.baselines)
 
 
-def _baseline(entry: Fields, group: str, title: str, source: Source, protocol: Fields) -> Baseline:
-    fields = entry.fields("cells")
-    cells = {name: _cell(fields, name, protocol) for name in fields.names()}
+def _baseline(file: Path, table: Publication, entry: Entry) -> Baseline:
+    for name, cell in entry.cells.items():
+        if cell.comparable and not cell.fits_column(name):
+            raise BaselineError(
+                f"{file}: {entry.id}: {name}: comparable: expected false, as the shots are not "
+                f"the column's, found true and {cell.protocol.shots} shots."
+            )
     return Baseline(
-        id=f"{group}/{entry.text('id')}",
-        name=entry.text("name"),
-        group=group,
-        group_title=title,
-        modality=entry.text("modality"),
-        parameters_b=entry.number("parameters_b"),
-        source=source,
-        cells={name: cell for name, cell in cells.items() if name in BY_ID},
-        other={name: cell for name, cell in cells.items() if name not in BY_ID},
+        id=f"{table.group}/{entry.id}",
+        name=entry.name,
+        modality=entry.modality,
+        parameters_b=entry.parameters_b,
+        cells={name: cell for name, cell in entry.cells.items() if name in BY_ID},
+        group=table.group,
+        group_title=table.title,
+        source=table.source,
+        other={name: cell for name, cell in entry.cells.items() if name not in BY_ID},
     )
-
-
-def _cell(cells: Fields, name: str, protocol: Fields) -> PublishedCell:
-    """Read one number and the column's protocol, which the cell's own fields override."""
-    raw = cells.get(name)
-    own = dict(raw) if isinstance(raw, dict) else {"value": raw}
-    value = Fields(cells.file, f"{cells.path}.{name}", own)
-    percent = value.number("value")
-    if not 0 <= percent <= 100:
-        value.fail("value", "a percentage from 0 to 100", percent)
-    override = {key: item for key, item in own.items() if key != "value"}
-    merged = Fields(cells.file, f"protocol.{name}", protocol.fields(name).data | override)
-    for unknown in merged.data.keys() - _CELL_KEYS:
-        merged.fail(unknown, f"one of {', '.join(sorted(_CELL_KEYS))}", unknown)
-    cell = PublishedCell(
-        str(own["value"]),
-        Protocol(
-            merged.count("shots"),
-            merged.text("metric"),
-            merged.count("n"),
-            merged.text("n_basis", ""),
-            merged.text("note", ""),
-        ),
-        merged.flag("comparable"),
-        merged.text("remark", ""),
-    )
-    if cell.comparable and not cell.fits_column(name):
-        merged.fail("comparable", "false, as the shots are not the column's", cell.protocol.shots)
-    return cell

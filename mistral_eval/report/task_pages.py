@@ -6,9 +6,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from mistral_eval.errors import UsageError
+from mistral_eval.errors import UsageError, nearest
 from mistral_eval.locations import tasks_folder
-from mistral_eval.settings import nearest
 from mistral_eval.suite.registry import BENCHMARKS, BY_ID
 
 RULE = "-" * 27  # before and after a prompt: its last line break is seen

@@ -1,4 +1,4 @@
-"""What this machine offers a run, and what is missing: looked at, not guessed."""
+"""Checks for `mistral-eval doctor`: what this machine offers a run, and what is missing."""
 
 import os
 import platform
@@ -23,26 +23,26 @@ MODEL_BYTES = 15 * GIB  # Mistral 7B in bfloat16, downloaded
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at: `ok` says whether a run can use it."""
+    """The result of one check: `ok` says whether a run can use what was checked."""
 
     name: str
     ok: bool
     detail: str
 
     def as_json(self) -> dict[str, Any]:
-        """As plain JSON."""
+        """Return the finding as plain JSON."""
         return asdict(self)
 
 
 def examine() -> list[Finding]:
-    """Look at everything; a part that is missing is a finding, not an error."""
+    """Run every check; a missing part is a finding, not an error."""
     before: tuple[Callable[[], Finding], ...] = (_versions, _device, _memory, _disk, _sandbox)
     after: tuple[Callable[[], Finding], ...] = (_tiny, _sample, _hf, _hub)
     return [look() for look in before] + _sandboxes() + [look() for look in after]
 
 
 def render(findings: list[Finding]) -> Table:
-    """The findings, a line each."""
+    """Return a table with a row for each finding."""
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column()
     table.add_column(style="bold")
@@ -66,7 +66,7 @@ def _device() -> Finding:
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
         return Finding("device", ok=True, detail=f"cuda: {', '.join(names)}")
-    return Finding("device", ok=True, detail=f"cpu with {os.cpu_count()} cores; no CUDA device")
+    return Finding("device", ok=True, detail=f"cpu, {os.cpu_count()} cores; no CUDA device")
 
 
 def _memory() -> Finding:
@@ -77,7 +77,7 @@ def _memory() -> Finding:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     free = available_memory(device)
     if free is None:
-        return Finding("memory", ok=True, detail="this platform does not say how much is free")
+        return Finding("memory", ok=True, detail="free memory is unknown on this platform")
     fits = free > MODEL_BYTES
     verdict = "a 7B model in bfloat16 fits" if fits else "a 7B model in bfloat16 does not fit"
     return Finding("memory", fits, f"{free / GIB:.1f} GiB free on {device}; {verdict}")
@@ -90,20 +90,18 @@ def _disk() -> Finding:
     there = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(there).free
     fits = free > MODEL_BYTES
-    return Finding(
-        "disk", fits, f"{free / GIB:.1f} GiB free for downloads in {folder} (a 7B model: 15 GiB)"
-    )
+    return Finding("disk", fits, f"{free / GIB:.1f} GiB free in {folder} (a 7B model takes 15 GiB)")
 
 
 def _sandbox() -> Finding:
     from mistral_eval.sandbox import probe
 
     isolation = probe()
-    return Finding("sandbox", isolation.available, f"{isolation.kind}: {_told(isolation)}")
+    return Finding("sandbox", isolation.available, f"{isolation.kind}: {_limits_of(isolation)}")
 
 
 def _sandboxes() -> list[Finding]:
-    """What `--sandbox` would give for each choice."""
+    """Try each choice of `--sandbox`."""
     from mistral_eval.sandbox import CHOICES
 
     return [_choice(name) for name in CHOICES if name != "auto"]
@@ -117,10 +115,10 @@ def _choice(name: str) -> Finding:
         isolation = try_choice(name)
     except MistralEvalError as error:
         return Finding(title, ok=False, detail=str(error))
-    return Finding(title, ok=True, detail=_told(isolation))
+    return Finding(title, ok=True, detail=_limits_of(isolation))
 
 
-def _told(isolation: "Isolation") -> str:
+def _limits_of(isolation: "Isolation") -> str:
     missing = f" Not enforced: {', '.join(isolation.missing)}." if isolation.missing else ""
     return f"{isolation.detail}.{missing}"
 
@@ -132,7 +130,9 @@ def _tiny() -> Finding:
         file = tiny_tokenizer_file()
     except MistralEvalError as error:
         return Finding("model tiny", ok=False, detail=str(error))
-    return Finding("model tiny", ok=True, detail=f"made on the spot, with {file.name}")
+    return Finding(
+        "model tiny", ok=True, detail=f"random weights, made when used; tokenizer {file.name}"
+    )
 
 
 def _sample() -> Finding:
@@ -140,7 +140,7 @@ def _sample() -> Finding:
     from mistral_eval.suite.registry import BENCHMARKS
 
     files = list(SAMPLE.rglob("*.jsonl"))
-    detail = f"16 real questions of each of {len(BENCHMARKS)} benchmarks, {len(files)} files"
+    detail = f"16 questions of each of {len(BENCHMARKS)} benchmarks, in {len(files)} files"
     return Finding("data sample", bool(files), detail)
 
 
@@ -154,9 +154,13 @@ def _hub() -> Finding:
     from huggingface_hub import constants, get_token
 
     if constants.HF_HUB_OFFLINE:
-        return Finding("hub", ok=False, detail="HF_HUB_OFFLINE is set: only what is in the cache")
+        return Finding(
+            "hub", ok=False, detail="HF_HUB_OFFLINE is set: only cached files can be used"
+        )
     who = "with a token" if get_token() else "without a token (gated models need one)"
-    return Finding("hub", ok=True, detail=f"{constants.ENDPOINT}, {who}; not contacted")
+    return Finding(
+        "hub", ok=True, detail=f"{constants.ENDPOINT}, {who}; the connection was not tested"
+    )
 
 
 def _version(package: str) -> str | None:

@@ -5,7 +5,6 @@ for the keys. A missing reply is an error: nothing is computed.
 """
 
 from collections.abc import Mapping
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +39,5 @@ def rescore(folder: Path, talk: Talk, *, unsafe_code: bool, sandbox: str = "auto
 
 def settings_of(run: Mapping[str, Any], *, unsafe_code: bool, sandbox: str) -> RunSettings:
     """Return the settings that run.json keeps; how programs run is chosen anew."""
-    kept = dict(run["settings"])
-    limit = kept["limit"]
-    if isinstance(limit, str):
-        kept["limit"] = Fraction(limit)
-    kept["tasks"] = tuple(kept["tasks"])
-    kept["output_path"] = Path(kept["output_path"])
-    kept |= {"unsafe_code": unsafe_code, "sandbox": sandbox}
-    kept["verify"] = 0  # there is no model to verify with
-    return RunSettings(**kept)
+    chosen = {"unsafe_code": unsafe_code, "sandbox": sandbox}
+    return RunSettings(**{**run["settings"], **chosen, "verify": 0})  # no model to verify with

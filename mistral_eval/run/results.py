@@ -14,7 +14,6 @@ from mistral_eval.engines.lm_eval_model import FEWSHOT_SEED
 from mistral_eval.locations import tasks_folder
 from mistral_eval.record.run_folder import (
     RUN_FILE,
-    RUN_FORMAT,
     TABLE_FILE,
     sample_row,
     stock_row,
@@ -24,6 +23,7 @@ from mistral_eval.record.run_folder import (
     write_lines,
     write_rows,
 )
+from mistral_eval.record.run_record import RUN_FORMAT, RunRecord
 from mistral_eval.run.answering import Answers
 from mistral_eval.run.judging import Judged
 from mistral_eval.settings import RunSettings
@@ -69,14 +69,14 @@ def write_run(folder: Path, finished: Finished) -> None:
     results = _results(finished, stock, hashes, now)
     results_name = f"results_{stamp}.json"
     write_json(folder / results_name, results)
-    run = _run(folder, finished, results_name, now)
+    run = _run(folder, finished, results_name, now).as_json()
     from mistral_eval.report.runs import markdown_of
 
     write_lines(folder / TABLE_FILE, [markdown_of(run, folder).rstrip("\n")])
     write_json(folder / RUN_FILE, run)
 
 
-def _run(folder: Path, finished: Finished, results_name: str, now: datetime) -> dict[str, Any]:
+def _run(folder: Path, finished: Finished, results_name: str, now: datetime) -> RunRecord:
     identity, counts = finished.answers.identity, finished.answers.counts()
     run = {
         "format": RUN_FORMAT,
@@ -116,11 +116,11 @@ def _run(folder: Path, finished: Finished, results_name: str, now: datetime) -> 
         },
         "results_file": results_name,
     }
-    if finished.earlier:  # who computed, when and how fast is not what judging again changes
+    if finished.earlier:  # judging again changes nothing of who computed, when and how fast
         kept = ("date", "machine", "counts", "seconds", "seconds_by_task", "notes")
         run |= {key: finished.earlier[key] for key in kept} | {"rescored": run["date"]}
         run["speed"] = finished.earlier.get("speed")
-    return run
+    return RunRecord.model_validate(run)
 
 
 def _data(judged: Judged, settings: RunSettings) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from mistral_eval.sandbox import Isolation, probe
 from mistral_eval.settings import RunSettings
 from mistral_eval.suite.judge import JudgeContext
 from mistral_eval.suite.registry import BENCHMARKS
+from mistral_eval.suite.task_names import check_shots
 
 
 def run_suite(settings: RunSettings, talk: Talk) -> Path:
@@ -41,6 +42,7 @@ def run_suite(settings: RunSettings, talk: Talk) -> Path:
     Raises:
         MistralEvalError: anything the user can fix; nothing that was answered before is lost.
     """
+    check_shots(settings)
     source = make_source(settings.data)
     folder = run_folder(settings, source)
     earlier = read_run(folder) if is_finished(folder) else None

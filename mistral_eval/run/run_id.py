@@ -11,11 +11,12 @@ from mistral_eval.data.task_file import data_spec
 from mistral_eval.locations import tasks_folder
 from mistral_eval.record.run_folder import RUN_FILE, read_run, text_hash
 from mistral_eval.settings import RunSettings
+from mistral_eval.suite.task_names import suite_of
 
 
 def run_folder(settings: RunSettings, source: Source) -> Path:
     """The run's folder: the latest attempt, or with --fresh the next one."""
-    name = settings.run_id(_stamps(settings, source))
+    name = settings.run_id(_stamps(settings, source), suite_of(settings.tasks))
     parent = settings.output_path.expanduser() / settings.model_folder
     attempt = 1
     while _attempt(parent, name, attempt + 1).exists():

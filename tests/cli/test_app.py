@@ -1,12 +1,18 @@
 """The commands as a user meets them: one thing on stdout, talk on stderr, files where asked."""
 
+import inspect
 import json
 import subprocess
 import sys
+from typing import get_args
 
 import pytest
 
+from mistral_eval.cli.plan import plan
+from mistral_eval.cli.run import run
 from mistral_eval.locations import tasks_folder
+from mistral_eval.sandbox import CHOICES
+from mistral_eval.settings import ENGINES, RunSettings
 from mistral_eval.suite.registry import BENCHMARKS, BY_ID
 
 PROGRAM = "from mistral_eval.cli.app import main; main()"
@@ -168,3 +174,37 @@ def test_lm_evals_spellings_are_understood(cli, tmp_path):
     )
     assert (code, err) == (0, "")
     assert "1-shot, not the paper's 5-shot" in " ".join(out.split())
+
+
+def test_the_package_is_the_command_line_too():
+    """`python -m mistral_eval` answers as `mistral-eval` does."""
+    done = subprocess.run(
+        [sys.executable, "-m", "mistral_eval", "--version"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith("mistral-eval 0.")
+
+
+def test_the_command_line_has_every_setting_with_its_default():
+    options = inspect.signature(run).parameters
+    for name, field in RunSettings.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        given = options[name].default
+        assert name == "tasks" or (given or None) == (default or None), name
+    for name, option in inspect.signature(plan).parameters.items():
+        assert name == "calibrate" or option.default == options[name].default, name
+
+
+@pytest.mark.parametrize("name", ["engine", "dtype", "sandbox"])
+def test_the_help_names_every_choice(name):
+    (option,) = get_args(inspect.signature(run).parameters[name].annotation)[1:]
+    for choice in (
+        ENGINES if name == "engine" else get_args(RunSettings.model_fields[name].annotation)
+    ):
+        assert choice in option.help
+
+
+def test_settings_know_every_kind_of_isolation():
+    assert get_args(RunSettings.model_fields["sandbox"].annotation) == CHOICES

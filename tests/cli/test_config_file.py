@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mistral_eval.cli.app import run as command
+from mistral_eval.cli.run import run as command
 from mistral_eval.console import Talk
 from mistral_eval.settings import RunSettings
 
@@ -100,23 +100,37 @@ def test_the_command_line_wins_wherever_the_file_is_named(asked, tmp_path):
         ("c.yaml", "task: mmlu", "unknown option 'task'. Did you mean tasks"),
         ("c.yaml", "batch_token: 3", "unknown option 'batch_token'. Did you mean batch_tokens"),
         ("c.yaml", "config: c.yaml", "unknown option 'config'"),
-        ("c.yaml", "seed: one", "seed should be a whole number, but is 'one'"),
-        ("c.yaml", "seed: true", "seed should be a whole number, but is True"),
-        ("c.yaml", "seed: 1.5", "seed should be a whole number, but is 1.5"),
-        ("c.yaml", "fresh: 'yes'", "fresh should be true or false, but is 'yes'"),
-        ("c.yaml", "model: [tiny]", "model should be text, but is a list"),
-        ("c.yaml", "engine: {a: 1}", "engine should be text, but is a mapping"),
-        ("c.yaml", "data: yes", "data should be text, but is True"),
+        ("c.yaml", "seed: one", "seed: expected a whole number, found 'one'"),
+        ("c.yaml", "seed: true", "seed: expected a whole number, found True"),
+        ("c.yaml", "seed: 1.5", "seed: expected a whole number, found 1.5"),
+        ("c.yaml", "fresh: 'yes'", "fresh: expected true or false, found 'yes'"),
+        ("c.yaml", "model: [tiny]", "model: expected text, found a list"),
+        ("c.yaml", "engine: {a: 1}", "engine: unknown value {'a': 1}"),
+        ("c.yaml", "data: yes", "data: expected text, found True"),
         ("c.yaml", "batch-tokens: 1\nbatch_tokens: 2", "'batch_tokens' is there twice"),
-        ("c.yaml", "- mmlu", "should map option names to values, like 'tasks: mmlu', but holds a"),
-        ("c.yaml", "", "but holds nothing"),
-        ("c.yaml", "a: [", "should be YAML, but is not"),
-        ("c.json", "{", "should be JSON, but is not"),
-        ("c.yaml", "tasks: mmlu\nengine: nativ", "Unknown engine 'nativ'. Did you mean native"),
+        (
+            "c.yaml",
+            "- mmlu",
+            "expected a mapping of option names to values, like 'tasks: paper', found a list",
+        ),
+        ("c.yaml", "", "found nothing"),
+        ("c.yaml", "a: [", "c.yaml is not YAML: "),
+        ("c.json", "{", "c.json is not JSON: "),
+        (
+            "c.yaml",
+            "tasks: mmlu\nengine: nativ",
+            "engine: unknown value 'nativ'. Did you mean native",
+        ),
         ("c.yaml", "tasks: [mmlu, gsm9k]", "Unknown task 'gsm9k'. Did you mean gsm8k"),
-        ("c.yaml", "tasks: mmlu\nlimit: 0", "--limit takes a whole number"),
+        (
+            "c.yaml",
+            "tasks: mmlu\nlimit: 0",
+            "limit: expected a whole number of questions",
+        ),
+        ("c.yaml", "tasks: mmlu\njson: 3", "json: expected true or false, found 3"),
+        ("c.yaml", "model_args: {a: [1]}", "model_args: expected text, found a list"),
         ("c.yaml", "seed: 1", "Missing option '--tasks'"),
-        ("run.json", '{"format": 1, "settings": 3}', "but holds 3"),
+        ("run.json", '{"format": 1, "settings": 3}', "found 3"),
         ("other.yaml", None, "cannot be read (No such file or directory)"),
     ],
 )

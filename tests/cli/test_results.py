@@ -64,7 +64,7 @@ def test_runs_of_different_protocols_are_refused_with_the_place_where_they_part(
     ("arguments", "code", "sentence"),
     [
         ((), 2, "Missing argument 'runs'"),
-        (("one",), 2, "compare takes two runs or more, the reference first; found one."),
+        (("one",), 2, "compare expects two runs or more, the reference first; found one."),
         (("one", "two"), 1, "one should be a run's folder"),
         (("one", "two", "--gate", "luck"), 2, "'luck' is not one of 'shown', 'point'"),
         (("one", "two", "--margin=-1"), 2, "The margin is a number of points from 0 to 100"),
@@ -79,7 +79,7 @@ def test_wrong_usage_of_compare_is_one_sentence(cli, arguments, code, sentence):
 def test_rich_does_not_go_into_a_file(cli, sample_runs, tmp_path):
     code, _, err = cli("table", sample_runs["random"], "-o", tmp_path / "table.txt")
     assert code == 2
-    assert "add --format md" in err
+    assert "Add --format md" in err
 
 
 def test_every_published_row_is_listed_under_a_name_that_select_takes(cli):

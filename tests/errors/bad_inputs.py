@@ -1,8 +1,8 @@
 """The catalogue: what is wrong, how it is made wrong, what is said and the exit code.
 
 Each row's `make` gets an empty folder, prepares the wrong thing in it and returns the arguments of
-the command line that meets it. Rows about arguments alone stand in tests/test_cli_errors.py, those
-about settings files in tests/test_config_file.py.
+the command line that meets it. Rows about arguments alone stand in tests/cli/test_errors.py, those
+about settings files in tests/cli/test_config_file.py.
 """
 
 import json
@@ -191,7 +191,17 @@ def as_numbers(rows: list[dict[str, Any]]) -> None:
         row["option1"] = 3
 
 
-FINISHED = json.dumps({"format": 1, "status": "finished", "scores": {}, "settings": {}}).encode()
+RECORD = Path(__file__).parents[2] / "results" / "ci" / "tiny" / "run.json"
+LEFT_OUT = object()
+
+
+def record(*command: str, **changes: object) -> Make:
+    """The run.json of a finished run with some fields changed, and a command that reads it."""
+    content = json.loads(RECORD.read_text(encoding="utf-8")) | changes
+    kept = {key: value for key, value in content.items() if value is not LEFT_OUT}
+    return run_json(json.dumps(kept).encode(), *command)
+
+
 CATALOGUE = [
     Bad(
         "data: no rows",
@@ -329,22 +339,34 @@ CATALOGUE = [
         run_json(b'{"format": 99}', "table"),
         "should have format 1, found 99",
     ),
-    Bad("run.json: a list", run_json(b"[]", "samples"), "should have format 1, found list"),
-    Bad("run.json: unfinished", run_json(b'{"format": 1}', "samples"), "has not finished"),
+    Bad("run.json: a list", run_json(b"[]", "samples"), "should have format 1, found a list"),
+    Bad(
+        "run.json: its format alone",
+        run_json(b'{"format": 1}', "samples"),
+        "run.json: status: expected a value, found no such field. Run the command again",
+    ),
+    Bad(
+        "run.json: unfinished",
+        record("samples", status="running"),
+        "run.json: status: unknown value 'running'. Known: finished.",
+    ),
     Bad(
         "run.json: no results file",
-        run_json(FINISHED, "samples"),
-        "should name its results file, found None",
+        record("samples", results_file=LEFT_OUT),
+        "run.json: results_file: expected a value, found no such field.",
     ),
     Bad(
-        "run.json: scores without settings",
-        run_json(FINISHED, "table"),
-        "lacks what a table needs ('engine')",
+        "run.json: no settings",
+        record("table", settings={}),
+        "run.json: settings: --tasks: expected a value, found no such field.",
     ),
     Bad(
-        "rescore: no journal", run_json(FINISHED, "rescore"), "should hold the run's journal.sqlite"
+        "run.json: a score of text",
+        record("table", scores={"mmlu": {"value": "high"}}),
+        "run.json: scores.mmlu.value: expected a number, found 'high'.",
     ),
-    Bad("compare: one run", run_json(FINISHED, "compare"), "compare takes two runs or more", 2),
+    Bad("rescore: no journal", record("rescore"), "should hold the run's journal.sqlite"),
+    Bad("compare: one run", record("compare"), "compare expects two runs or more", 2),
     Bad(
         "samples: no folder",
         lambda folder: ("samples", folder / "nothing"),

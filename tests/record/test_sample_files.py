@@ -65,5 +65,5 @@ def test_a_damaged_line_is_named_with_its_number(copied, line):
 def test_a_run_without_its_results_file_s_name_is_refused(copied):
     run = json.loads((copied / RUN_FILE).read_text()) | {"results_file": None}
     (copied / RUN_FILE).write_text(json.dumps(run))
-    with pytest.raises(OutputError, match="should name its results file, found None"):
+    with pytest.raises(OutputError, match="results_file: expected text, found nothing"):
         load_samples(copied)

@@ -63,7 +63,9 @@ class TestProbe:
 
 class TestChoice:
     def test_an_unknown_one_is_refused_with_the_nearest_names(self):
-        with pytest.raises(UsageError, match=r"Unknown sandbox 'podmann'\. Did you mean podman\?"):
+        with pytest.raises(
+            UsageError, match=r"--sandbox: unknown value 'podmann'\. Did you mean podman\?"
+        ):
             RunSettings(tasks=("humaneval",), sandbox="podmann")
 
     def test_it_is_no_part_of_a_runs_name(self):
