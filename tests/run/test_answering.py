@@ -85,9 +85,9 @@ def test_replies_come_in_the_order_of_their_requests(tiny):
     assert len({logprob for logprob, _ in forward}) == len(CHOICES)
 
 
-def test_equal_requests_are_computed_once(tiny):
+def test_equal_requests_are_computed_once(tiny, journal):
     counting = Counting(tiny)
-    lm = Asked(counting)
+    lm = Asked(counting, journal)
     replies = lm.loglikelihood(scores(CHOICES * 3))
     assert counting.asked == len(CHOICES)
     assert lm.counts == (len(CHOICES), 0)

@@ -72,7 +72,7 @@ def test_a_score_that_is_off_by_more_than_the_tolerance_is_an_error_with_both_nu
 ):
     folder = run(tmp_path, "winogrande")
     rewrite(folder, lambda reply: reply.update(logprob=reply["logprob"] + nats))
-    sentence = r"winogrande question \d+, choice \d has the log-probability \S+ in .* alone, -\d"
+    sentence = r"winogrande question \d+, choice \d has the log-probability \S+ in this run, -\d\S+ .* on the plain path"
     with pytest.raises(EngineError, match=sentence):
         run(tmp_path, "winogrande", verify=1)
 
@@ -108,7 +108,8 @@ def test_a_reply_that_ends_too_early_is_an_error(tmp_path):
 def test_half_precision_verifies_within_its_own_tolerance(tmp_path):
     folder = run(tmp_path, "winogrande", "nq", dtype="bfloat16", verify=6)
     found = run_json(folder)["verify"]
-    assert 0 < found["largest_difference"] <= found["tolerance"] == 0.25
+    assert 0 < found["largest_difference"] <= found["tolerance"]
+    assert 0.25 <= found["tolerance"] < 1  # 2**-2 nats times the root of the number of tokens
 
 
 @pytest.mark.parametrize("engine", ["hf", "oracle", "random"])
