@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from mistral_eval.bench.cases import PARTS
 from mistral_eval.bench.measurements import Found, Line, claims, lines, sharing
-from mistral_eval.report.table.markdown_table import escape, notes_list, section_table
+from mistral_eval.report.table.markdown_table import escape, join, notes_list, sections_markdown
 from mistral_eval.report.table.view import Section
 
 _MIB = 1 << 20
@@ -39,13 +39,11 @@ def sections(found: Found) -> list[Section]:
 
 def markdown(found: Found) -> str:
     """The whole bench as a markdown page, which shows the plots beside it."""
-    parts = [f"# Bench of {escape(found.subject.name)}", escape(about(found))]
-    if found.notes:
-        parts.append(notes_list(found.notes))
-    for section in sections(found):
-        parts += [f"## {escape(section.title)}", section_table(section), notes_list(section.notes)]
-    parts += [f"![{PARTS[part]}]({part}.png)" for part in found.settings.parts]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    title, notes = f"# Bench of {escape(found.subject.name)}", notes_list(found.notes)
+    plots = [f"![{PARTS[part]}]({part}.png)" for part in found.settings.parts]
+    return join(
+        [title, escape(about(found)), notes, *sections_markdown(sections(found), "##"), *plots]
+    )
 
 
 def about(found: Found) -> str:

@@ -193,7 +193,7 @@ def list_tasks(
         sys.stdout.write(f"{tasks_folder()}\n")
         return
     from mistral_eval.console import show
-    from mistral_eval.report.task_pages import suite_listing, task_page
+    from mistral_eval.run.task_pages import suite_listing, task_page
 
     if name is None:
         show(suite_listing())

@@ -12,7 +12,7 @@ import typer
 from mistral_eval.errors import UsageError
 
 if TYPE_CHECKING:
-    from mistral_eval.report.table.model import TableOptions
+    from mistral_eval.report.table.view import TableOptions
 
 GATE_FAILED = 3
 
@@ -68,7 +68,7 @@ def table(  # noqa: PLR0913 - one parameter per option of the command line
     output: Output = None,
 ) -> None:
     """Print the paper's Table 2, with the rows of finished runs beside it."""
-    from mistral_eval.report.table.model import TableOptions
+    from mistral_eval.report.table.view import TableOptions
 
     if list_baselines:
         _list_baselines()
@@ -102,9 +102,9 @@ def compare(
     if len(runs) < 2:
         raise UsageError("compare takes two runs or more, the reference first; found one.")
     options = CompareOptions(margin=margin, gate=gate.value)
-    from mistral_eval.record.sample_files import load_all
+    from mistral_eval.record.sample_files import load_samples
 
-    reference, *others = load_all(runs)
+    reference, *others = load_samples(runs)
     found = compare_against(reference, others, options)
     put(render_comparison(found, fmt.value), output)
     if any(one.failed for one in found):
@@ -141,7 +141,7 @@ def print_table(
     options: "TableOptions | None" = None,
 ) -> None:
     """Print or write the table."""
-    from mistral_eval.report.runs import render_runs
+    from mistral_eval.report.table import render_runs
 
     put(render_runs(runs, baselines, fmt.value, options), output)
 
@@ -173,7 +173,7 @@ def _names(listed: str | None) -> list[str]:
 
 def _list_baselines() -> None:
     from mistral_eval.report.baselines import load_baselines
-    from mistral_eval.report.table.baseline_listing import baseline_listing
     from mistral_eval.report.table.rich_table import RichSections
+    from mistral_eval.report.table.sections import baseline_listing
 
     put(RichSections(baseline_listing(load_baselines())), None)

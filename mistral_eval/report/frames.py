@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mistral_eval.errors import OutputError
 from mistral_eval.record.run_folder import RUN_FILE, read_run
 from mistral_eval.record.sample_files import read_rows, sample_files
-from mistral_eval.report.runs import load_scores, read_finished
-from mistral_eval.report.table.model import RunScores
-from mistral_eval.report.table.view import run_labels
+from mistral_eval.record.scores import RunScores, load_scores, read_finished, run_labels
 from mistral_eval.suite.registry import BY_ID
 
 if TYPE_CHECKING:
@@ -65,14 +63,10 @@ class Runs:
 
     def _repr_html_(self) -> str:
         """The paper's table with these runs below it, every text escaped."""
-        from mistral_eval.report.baselines import load_baselines, select
-        from mistral_eval.report.runs import DEFAULT_BASELINES
-        from mistral_eval.report.table.build import build_view
+        from mistral_eval.report.table import build_view, published_rows
         from mistral_eval.report.table.html_table import html_fragment
-        from mistral_eval.report.table.model import TableOptions
 
-        published = select(DEFAULT_BASELINES, load_baselines())
-        return f"<div>{html_fragment(build_view(published, self.rows, TableOptions()))}</div>"
+        return f"<div>{html_fragment(build_view(published_rows(), self.rows))}</div>"
 
     def _named(self) -> Iterator[tuple[RunScores, str]]:
         return zip(self.rows, self.names, strict=True)

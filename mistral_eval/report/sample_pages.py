@@ -10,7 +10,7 @@ from typing import Any
 
 from mistral_eval.errors import UsageError
 from mistral_eval.record.sample_files import read_rows, sample_files
-from mistral_eval.report.runs import read_finished
+from mistral_eval.record.scores import read_finished
 from mistral_eval.settings import nearest
 
 KEPT = "\n\t"

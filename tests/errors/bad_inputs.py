@@ -339,7 +339,7 @@ CATALOGUE = [
     Bad(
         "run.json: scores without settings",
         run_json(FINISHED, "table"),
-        "lacks what a table needs ('engine')",
+        "lacks a field that the table needs ('engine')",
     ),
     Bad(
         "rescore: no journal", run_json(FINISHED, "rescore"), "should hold the run's journal.sqlite"

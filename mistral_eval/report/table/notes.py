@@ -3,11 +3,16 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
+from mistral_eval.record.scores import Cell, RunScores, run_labels
 from mistral_eval.report.baselines import PAPER, Baseline
-from mistral_eval.report.table.model import NOT_A_MODEL, Cell, RunScores, TableOptions
-from mistral_eval.report.table.view import OTHER_PROTOCOL, points, run_labels
+from mistral_eval.report.table.view import OTHER_PROTOCOL, TableOptions, points
 from mistral_eval.suite.registry import BY_ID, Benchmark
 
+NOT_A_MODEL: Final[Mapping[str, str]] = {
+    "oracle": "the oracle answers with the gold: a check of the scorers, not a model",
+    "oracle-wrong": "the oracle answers wrongly on purpose: a check of the scorers, not a model",
+    "random": "the random engine guesses: a check of the scorers, not a model",
+}
 SCORING: Final[Mapping[str, str]] = {
     "acc": "likelihood",
     "acc_norm": "likelihood per character",
