@@ -1,4 +1,4 @@
-"""`mistral-eval bench`: the paper's efficiency claims, measured here."""
+"""`mistral-eval bench`: the paper's efficiency claims, measured on this machine."""
 
 import sys
 from pathlib import Path
@@ -12,18 +12,18 @@ if TYPE_CHECKING:
     from mistral_eval.bench.measurements import Found
 
 Shape = Annotated[
-    str, typer.Option(help="tiny, mini, small, 7b (random weights), or a checkpoint's folder")
+    str, typer.Option(help="tiny, mini, small or 7b (random weights), or a checkpoint's folder")
 ]
 Contexts = Annotated[str, typer.Option(help="Context lengths in tokens; 16k is 16384")]
-Window = Annotated[str, typer.Option(help="Keys a query sees where the window is on")]
+Window = Annotated[str, typer.Option(help="Sliding window in tokens")]
 Chunk = Annotated[
-    str | None, typer.Option(help="Tokens of a prefill pass; default: a quarter of the window")
+    str | None, typer.Option(help="Tokens per prefill pass; default: a quarter of the window")
 ]
 Parts = Annotated[str, typer.Option(help="all, or some of window,gqa,cache,chunk,prefix")]
-Steps = Annotated[int, typer.Option("--decode-tokens", min=1, help="Decoding steps that are timed")]
-Repeats = Annotated[int, typer.Option(min=1, help="Passes of a short case; the median counts")]
+Steps = Annotated[int, typer.Option("--decode-tokens", min=1, help="Decoding steps to time")]
+Repeats = Annotated[int, typer.Option(min=1, help="Passes per case; the median is reported")]
 ClockName = Annotated[
-    str, typer.Option(help="wall, or cpu: seconds of one thread, for a machine that others use")
+    str, typer.Option(help="wall: elapsed time; cpu: CPU time of one thread, for a busy machine")
 ]
 Folder = Annotated[
     Path | None,
@@ -44,16 +44,16 @@ def bench(  # noqa: PLR0913 - one parameter per option of the command line
     dtype: Dtype = "auto",
     decode_tokens: Steps = 32,
     repeats: Repeats = 3,
-    seed: Annotated[int, typer.Option(help="Of random weights and tokens")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed for weights and tokens")] = 0,
     clock: ClockName = "wall",
     output_path: Folder = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure the paper's efficiency claims here: window, GQA, rolling buffer, chunks, sharing.
+    """Measure the paper's efficiency claims: window, GQA, rolling buffer, chunks, shared prefix.
 
-    Speed of prefill and decoding, cache and peak memory over context lengths. What does not fit
-    in memory is refused before it starts.
+    Reports prefill and decoding speed, cache size and peak memory by context length. Refuses
+    what does not fit into memory before it allocates anything.
     """
     from mistral_eval.bench.cases import (
         BenchSettings,

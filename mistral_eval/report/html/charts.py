@@ -17,7 +17,7 @@ from mistral_eval.report.table.view import RowView, column_of, points
 from mistral_eval.stats import Interval, wilson
 from mistral_eval.suite.registry import BENCHMARKS, Group
 
-WIDTH: Final = 4.7  # inches: its texts stay readable on a phone
+WIDTH: Final = 4.7  # inches: text stays readable on a phone
 LABEL: Final = 30  # characters
 
 
@@ -86,7 +86,7 @@ def sizes_chart(rows: Sequence[RowView], known: Sequence[Baseline], group: Group
             size = scale.size_of(interval.value)
             axes.axhspan(interval.low, interval.high, color=colors[row.id], alpha=0.18, linewidth=0)
             axes.axhline(interval.value, color=colors[row.id], linewidth=1.1)
-            if scale.sizes[0] <= size <= scale.sizes[-1]:  # elsewhere there is no size to show
+            if scale.sizes[0] <= size <= scale.sizes[-1]:  # no extrapolation
                 axes.plot([size], [interval.value], "D", color=colors[row.id], markersize=5)
             axes.annotate(
                 short(row.label),

@@ -25,10 +25,10 @@ METHOD: Final = (
         "subjects where there are any. p: McNemar's exact test, corrected by Holm over all rows."
     ),
     (
-        "Would show: the true difference that these questions would reveal four times in five "
-        "(uncorrected, at the share of questions on which the runs disagree)."
+        "Would show: the true difference that this test detects with 80 % power (uncorrected, at "
+        "the observed share of questions on which the runs disagree)."
     ),
-    "Not shown does not mean that there is no difference, only that these questions show none.",
+    "Not shown: the test found no difference, which does not prove that there is none.",
 )
 WORDS: Final[dict[Reading, str]] = {
     "identical": "identical",
