@@ -1,7 +1,7 @@
-"""Intervals and paired tests over questions, all computed by scipy; numpy only draws and averages.
+"""Intervals and paired tests over questions, computed with scipy and numpy.
 
 Wilson (1927) for one proportion, McNemar's exact test and a stratified percentile bootstrap for a
-pair, Holm (1979) over several benchmarks.
+pair of runs, Holm (1979) over several benchmarks.
 """
 
 import math
@@ -25,15 +25,15 @@ class Interval:
     high: float
 
 
-def wilson(correct: int, n: int, confidence: float = CONFIDENCE) -> Interval:
+def wilson(correct: int, n: int) -> Interval:
     """Return the share of correct questions, in percent, with its Wilson interval.
 
     Raises:
-        ValueError: There is no question, or more were answered correctly than asked.
+        ValueError: n is 0, or correct is not between 0 and n.
     """
     if not 0 <= correct <= n or n == 0:
         raise ValueError(f"expected 0 <= correct <= n and n > 0, found {correct} of {n}")
-    interval = stats.binomtest(correct, n).proportion_ci(confidence, method="wilson")
+    interval = stats.binomtest(correct, n).proportion_ci(CONFIDENCE, method="wilson")
     return Interval(
         100.0 * correct / n,
         max(0.0, 100.0 * float(interval.low)),
@@ -42,10 +42,10 @@ def wilson(correct: int, n: int, confidence: float = CONFIDENCE) -> Interval:
 
 
 def mean_of(parts: Sequence[Interval]) -> Interval:
-    """Return the plain mean of independent shares with an interval from theirs.
+    """Return the plain mean of independent shares, with an interval from theirs.
 
-    Each side's distances are added in squares (the "square-and-add" recovery of variances of
-    Newcombe 1998; Zou and Donner 2008), so that it stays inside 0 to 100 as Wilson's does.
+    The distances to the ends are added in squares on each side (MOVER, "square and add": Newcombe
+    1998, Zou and Donner 2008), which keeps the interval within 0 to 100.
     """
     k = len(parts)
     value = math.fsum(part.value for part in parts) / k
@@ -55,10 +55,10 @@ def mean_of(parts: Sequence[Interval]) -> Interval:
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
-    """Return the exact two-sided p-value that both runs are equally often right alone.
+    """Return the exact two-sided p-value of McNemar's test.
 
-    `only_a` and `only_b` count the questions that one run got right and the other wrong; with
-    none of either the p-value is 1.
+    `only_a` and `only_b` count the questions that only one run answered correctly; if both are 0
+    the p-value is 1.
     """
     if only_a + only_b == 0:
         return 1.0
@@ -68,7 +68,7 @@ def mcnemar(only_a: int, only_b: int) -> float:
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:
     """Return Holm's adjusted p-values, in the order given.
 
-    The j-th smallest of m is multiplied by m - j + 1, and none is smaller than the one before it.
+    The j-th smallest of m is multiplied by m - j + 1; the results are made non-decreasing.
     """
     p = np.asarray(p_values, dtype=float)
     order = np.argsort(p, kind="stable")
@@ -84,20 +84,18 @@ def paired_bootstrap(
     *,
     resamples: int = 10_000,
     seed: int = 0,
-    confidence: float = CONFIDENCE,
 ) -> Interval:
     """Return the mean difference, in points, with its percentile bootstrap interval.
 
     A question's difference is -1, 0 or 1, so a resample of a stratum is one multinomial draw of
-    how often each occurs: the same distribution as drawing questions one by one, at a
-    thousandth of the cost.
+    the three counts: the same distribution as drawing questions one by one, a thousand times
+    faster.
 
     Args:
         differences: B's correctness minus A's, one per question: (n,), values -1, 0, 1.
-        strata: Each question's stratum, drawn from separately; None means one stratum.
-        resamples: How many bootstrap means are drawn.
-        seed: Seed of the generator.
-        confidence: The interval's level.
+        strata: Each question's stratum, resampled separately; None means one stratum.
+        resamples: Number of bootstrap resamples.
+        seed: Random seed.
 
     Raises:
         ValueError: There is no question, or a value is not -1, 0 or 1.
@@ -116,7 +114,7 @@ def paired_bootstrap(
         drawn = rng.multinomial(inside.size, counts / inside.size, size=resamples)  # (R, 3)
         total += drawn[:, 2] - drawn[:, 0]
     means = 100.0 * total / values.size
-    tail = (1 - confidence) / 2
+    tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(means, (tail, 1 - tail))
     return Interval(100.0 * float(values.mean()), float(low), float(high))
 
@@ -124,23 +122,23 @@ def paired_bootstrap(
 def smallest_detectable(
     n: int, discordant: float, *, alpha: float = 1 - CONFIDENCE, power: float = 0.8
 ) -> float:
-    """Return the true difference, in points, that a test of n pairs finds with the given power.
+    """Return the true difference, in points, that a test of n pairs detects with the given power.
 
     The usual normal approximation of McNemar's test (Connor 1987): with p the share of questions
     on which the runs disagree, sqrt(n) d = z(1 - alpha/2) sqrt(p) + z(power) sqrt(p - d²).
 
     Args:
         n: Paired questions.
-        discordant: Share of questions that exactly one of the runs got right, 0 to 1.
+        discordant: Share of questions that exactly one of the runs answered correctly, 0 to 1.
         alpha: Two-sided level of the test.
-        power: Chance of finding the difference.
+        power: Probability of detecting the difference.
 
     Raises:
         ValueError: n is not positive, or the share lies outside 0 to 1.
     """
     if n <= 0 or not 0 <= discordant <= 1:
         raise ValueError(f"expected n > 0 and a share from 0 to 1, found {n} and {discordant}")
-    share = max(discordant, 1 / n)  # no disagreement seen: one question is the least that could be
+    share = max(discordant, 1 / n)  # without any disagreement, assume one question
     z_alpha, z_power = stats.norm.ppf((1 - alpha / 2, power))
 
     def surplus(d: float) -> float:
@@ -151,5 +149,5 @@ def smallest_detectable(
         )
 
     if surplus(share) <= 0:
-        return 100.0 * share  # even if every disagreement went one way it could be missed
+        return 100.0 * share  # not detected even if every disagreement went one way
     return 100.0 * float(optimize.brentq(surplus, 0.0, share))

@@ -1,1 +1,1 @@
-"""The Mistral 7B paper's efficiency claims, measured on the machine at hand."""
+"""The Mistral 7B paper's efficiency claims, measured on this machine."""

@@ -1,7 +1,7 @@
-"""What is measured: parts, and the cases of each, decided before anything is allocated.
+"""The cases of each part of a bench, listed before anything is allocated.
 
-Each part changes one thing of the paper's section 2 and leaves the others as Mistral 7B has them:
-a window, grouped queries, a rolling buffer, prefill in chunks.
+Each part varies one thing of the paper's section 2 (window, grouped queries, rolling buffer,
+prefill chunks) and leaves the others as in Mistral 7B.
 """
 
 from dataclasses import dataclass, replace
@@ -11,11 +11,11 @@ from mistral_eval.errors import UsageError, nearest
 from mistral_eval.model.config import ModelConfig
 
 PARTS: Final = {
-    "window": "The window on and off",
-    "gqa": "Grouped queries against as many KV heads as heads",
-    "cache": "The rolling buffer against a full cache, same window",
-    "chunk": "Chunk sizes of prefill",
-    "prefix": "A shared prefix computed once, or for each request",
+    "window": "Sliding window on and off",
+    "gqa": "Grouped-query attention against multi-head attention",
+    "cache": "Rolling buffer against full cache, same window",
+    "chunk": "Prefill chunk sizes",
+    "prefix": "Shared prefix computed once or per request",
 }
 CLOCKS: Final = ("wall", "cpu")
 _CHUNK_CONTEXT: Final = 16384  # chunk sizes are compared at the largest context up to this
@@ -24,18 +24,18 @@ _SUFFIX: Final = {"k": 1024, "K": 1024}
 
 @dataclass(frozen=True, slots=True)
 class BenchSettings:
-    """What one bench is asked to do.
+    """The settings of a bench.
 
     Attributes:
-        contexts: context lengths in tokens, ascending.
-        window: the paper's W, in tokens.
-        chunk: tokens of a prefill pass, except where chunk sizes are compared.
-        parts: some of `PARTS`, in its order.
-        decode_tokens: decoding steps that are timed; the last tokens of each context.
-        repeats: passes of a case, of which the median counts; long cases have fewer.
-        seed: of random weights and tokens.
-        clock: one of `CLOCKS`: seconds that pass, or those of one thread of the processor, which
-            other programs do not lengthen.
+        contexts: Context lengths in tokens, ascending.
+        window: The paper's W, in tokens.
+        chunk: Tokens per prefill pass, except in the part that compares chunk sizes.
+        parts: Keys of `PARTS`, in its order.
+        decode_tokens: Decoding steps to time; they are the last tokens of each context.
+        repeats: Passes per case; the median is reported. Long cases have fewer.
+        seed: Random seed for weights and tokens.
+        clock: One of `CLOCKS`: wall-clock time, or the CPU time of one thread, which other
+            programs do not lengthen.
     """
 
     contexts: tuple[int, ...] = (4096, 16384, 32768)
@@ -50,10 +50,10 @@ class BenchSettings:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One measurement: a shape of attention at one context length.
+    """One measurement: an attention configuration at one context length.
 
-    `window` None is full attention. `rolling` False keeps all tokens whatever the window. The last
-    `decode` tokens of the context are decoded, those before are prefilled `chunk` at a time.
+    `window` None is full attention; `rolling` False keeps all tokens even with a window. The last
+    `decode` tokens of the context are decoded, the ones before are prefilled `chunk` at a time.
     """
 
     context: int
@@ -65,11 +65,11 @@ class Case:
 
     @property
     def prefilled(self) -> int:
-        """Tokens that are prefilled."""
+        """Number of prefilled tokens."""
         return self.context - self.decode
 
     def config(self, base: ModelConfig, context_len: int) -> ModelConfig:
-        """The model's shape under this case."""
+        """Return the base configuration with this case's KV heads and window."""
         return replace(
             base,
             n_kv_heads=self.n_kv_heads,
@@ -80,7 +80,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A case's place in a part; others of the same part and context are compared to the first."""
+    """A case in a part; within a part and context, cases are compared with the first."""
 
     part: str
     label: str
@@ -88,7 +88,7 @@ class Entry:
 
 
 def entries(config: ModelConfig, settings: BenchSettings) -> list[Entry]:
-    """Every case of every part but `prefix`; the same case may stand in several parts."""
+    """Return the cases of every part but `prefix`; a case may occur in several parts."""
     found: list[Entry] = []
     window = settings.window
     for part in settings.parts:
@@ -111,14 +111,14 @@ def entries(config: ModelConfig, settings: BenchSettings) -> list[Entry]:
 
 
 def _case(config: ModelConfig, settings: BenchSettings, context: int) -> Case:
-    """The paper's model at this context: window, grouped queries, rolling buffer."""
+    """Return the paper's configuration at this context: window, GQA, rolling buffer."""
     decode = min(settings.decode_tokens, context // 2)
     chunk = min(settings.chunk, context - decode)
     return Case(context, settings.window, config.n_kv_heads, True, chunk, decode)
 
 
 def _chunk_entries(config: ModelConfig, settings: BenchSettings) -> list[Entry]:
-    """A quarter of the chunk, the chunk, four of it: at one context, the chunk first."""
+    """Return the chunk, a quarter of it and four times it, at one context."""
     small = [n for n in settings.contexts if n <= _CHUNK_CONTEXT]
     ours = _case(config, settings, max(small, default=settings.contexts[0]))
     sizes = (settings.chunk, settings.chunk // 4, settings.chunk * 4)
@@ -127,10 +127,10 @@ def _chunk_entries(config: ModelConfig, settings: BenchSettings) -> list[Entry]:
 
 
 def parse_contexts(text: str) -> tuple[int, ...]:
-    """`4096,16k,32k`: context lengths in tokens, ascending, each once; k is 1024.
+    """Parse context lengths such as `4096,16k,32k` (k is 1024), sorted, without duplicates.
 
     Raises:
-        UsageError: none, or one that is no whole number of at least 8.
+        UsageError: The list is empty, or an entry is not a whole number of at least 8.
     """
     found = {parse_tokens(part, "--contexts") for part in text.split(",") if part.strip()}
     if not found or min(found) < 8:
@@ -141,10 +141,10 @@ def parse_contexts(text: str) -> tuple[int, ...]:
 
 
 def parse_tokens(text: str, option: str) -> int:
-    """A positive number of tokens, `4096` or `4k`.
+    """Parse a positive number of tokens such as `4096` or `4k`.
 
     Raises:
-        UsageError: anything else; names the option.
+        UsageError: The text is anything else; the sentence names the option.
     """
     digits = text.strip()
     factor = _SUFFIX.get(digits[-1:], 1)
@@ -157,10 +157,10 @@ def parse_tokens(text: str, option: str) -> int:
 
 
 def parse_parts(text: str) -> tuple[str, ...]:
-    """`window,cache`, or `all`: names of `PARTS`, in its order.
+    """Parse `window,cache` or `all` into keys of `PARTS`, in its order.
 
     Raises:
-        UsageError: none, or an unknown one; the sentence names the nearest.
+        UsageError: The list is empty or has an unknown name; the sentence names the nearest.
     """
     asked = [part.strip() for part in text.split(",") if part.strip()]
     for name in asked:
@@ -172,13 +172,13 @@ def parse_parts(text: str) -> tuple[str, ...]:
 
 
 def parse_clock(name: str, device: str) -> str:
-    """One of `CLOCKS`.
+    """Return the name if it is one of `CLOCKS` and fits the device.
 
     Raises:
-        UsageError: another name, or the processor's clock for work that is not the processor's.
+        UsageError: The name is unknown, or CPU time is asked for on another device.
     """
     if name not in CLOCKS:
         raise UsageError(f"--clock has no {name!r}. {nearest(name, CLOCKS)}")
     if name == "cpu" and device != "cpu":
-        raise UsageError(f"--clock cpu measures work on the cpu, not on {device}: give wall.")
+        raise UsageError(f"--clock cpu measures work on the CPU, not on {device}: give wall.")
     return name

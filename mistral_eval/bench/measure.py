@@ -1,4 +1,4 @@
-"""One case, measured: a context prefilled in chunks, its last tokens decoded, the cache weighed."""
+"""Measure one case: prefill a context in chunks, decode its last tokens, record memory."""
 
 from dataclasses import dataclass, field
 from statistics import median
@@ -13,23 +13,23 @@ from mistral_eval.model.attention import Attend
 from mistral_eval.model.cache import RollingCache
 from mistral_eval.model.transformer import Transformer
 
-ENOUGH_SECONDS = 4.0  # a case that has taken this long is not repeated: its chunks are repeats
+ENOUGH_SECONDS = 4.0  # a longer case is not repeated: it averages over many chunks already
 _WARM_STEPS = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """What a case took; medians of its passes.
+    """Speed and memory of a case; medians over its passes.
 
     Attributes:
-        prefill: tokens a second, all layers, without the LM head.
-        attention: tokens a second of the same prefill if attention were all of it.
-        decode: tokens a second of one sequence at the full context, LM head included.
-        cache_bytes: memory of the cache's tensors, keys and values of all layers.
-        peak_bytes: the most memory held beyond the weights (see `resident`); None if unknown.
-        passes: how often it was measured.
-        cpu_share: processor seconds over wall seconds and threads, on the CPU: well below 1 where
-            other programs took the cores, and then the speeds are those of a busy machine.
+        prefill: Tokens per second, all layers, without the LM head.
+        attention: Prefilled tokens per second spent in attention alone.
+        decode: Tokens per second of one sequence at the full context, LM head included.
+        cache_bytes: Bytes of the cache's tensors, keys and values of all layers.
+        peak_bytes: Peak memory beyond the weights (see `PeakWatch`); None if unknown.
+        passes: Number of passes.
+        cpu_share: CPU seconds / (wall seconds * threads), on the CPU; well below 1 if other
+            programs used the cores, which makes the speeds unreliable.
     """
 
     prefill: float
@@ -43,9 +43,9 @@ class Speed:
 
 @dataclass(slots=True)
 class Clock:
-    """Seconds on a device whose work may still be under way when a call returns.
+    """A clock for a device that may still be working when a call returns.
 
-    `processor` counts those in which this process ran, of all its threads, not those that passed.
+    With `processor` it counts this process's CPU seconds, over all threads, not elapsed time.
     """
 
     device: torch.device
@@ -54,7 +54,7 @@ class Clock:
     _seconds: float = 0.0
 
     def now(self) -> float:
-        """Seconds, once all work is done."""
+        """Synchronize the device and return the time in seconds."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return self._tick()
@@ -63,7 +63,7 @@ class Clock:
         return process_time() if self.processor else perf_counter()
 
     def timed(self, attend: Attend) -> Attend:
-        """An Attend whose own time is added up; CUDA is not made to wait for it."""
+        """Return an Attend that accumulates its own time; CUDA is not synchronized for it."""
 
         def timed(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             if self.device.type != "cuda":
@@ -82,7 +82,7 @@ class Clock:
         return timed
 
     def attended(self) -> float:
-        """Seconds that were added up since the last call."""
+        """Return the seconds accumulated since the last call."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         marked = sum(float(start.elapsed_time(end)) for start, end in self._marks) / 1000
@@ -94,7 +94,7 @@ class Clock:
 
 @dataclass(frozen=True, slots=True)
 class _Pass:
-    """Seconds of a prefill, of attention in it, and of each decoding step."""
+    """Seconds of a prefill, of its attention, and of each decoding step."""
 
     prefill: float
     attention: float
@@ -105,10 +105,10 @@ def measure(model: Transformer, case: Case, tokens: Tensor, settings: BenchSetti
     """Measure a case.
 
     Args:
-        model: of the case's shape.
-        case: what is measured.
-        tokens: ids of the context, (case.context,), on the model's device.
-        settings: its clock, and passes at most; none begins after `ENOUGH_SECONDS`.
+        model: A model of the case's configuration.
+        case: The case.
+        tokens: Ids of the context, (case.context,), on the model's device.
+        settings: Gives the clock and the number of passes; none starts after `ENOUGH_SECONDS`.
     """
     clock = Clock(model.device, processor=settings.clock == "cpu")
     with PeakWatch(model.device) as watch:
@@ -152,12 +152,12 @@ def _one_pass(
 
 
 def _warm(case: Case) -> int:
-    """Tokens of the first prefill: the steps behind it stay within the context."""
+    """Return the tokens to prefill in the warm-up, so that its steps stay within the context."""
     return max(1, min(case.chunk, case.prefilled, case.context - _WARM_STEPS))
 
 
 def _warm_up(model: Transformer, cache: RollingCache, tokens: Tensor, clock: Clock) -> None:
-    """What only the first call pays for: threads, kernels, first pages."""
+    """Run once untimed: the first call starts threads, loads kernels and touches pages."""
     _prefill(model, cache, tokens, clock)
     for _ in range(_WARM_STEPS):
         _step(model, cache, tokens[:1])

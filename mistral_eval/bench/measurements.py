@@ -1,4 +1,4 @@
-"""What a bench found, each case beside the one it is compared with, and the paper's claims."""
+"""The results of a bench: each case with its baseline case, and the paper's claims."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -8,15 +8,13 @@ from mistral_eval.bench.measure import Speed
 from mistral_eval.bench.shapes import Subject
 from mistral_eval.bench.shared_prefix import Shared
 
+MIB: Final = 1 << 20
 _PAPER_WINDOW: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a bench found.
-
-    `speeds` has one entry per distinct case; `machine` says where, in words and numbers.
-    """
+    """The results of a bench; `speeds` has one entry per distinct case."""
 
     subject: Subject
     settings: BenchSettings
@@ -38,7 +36,7 @@ class Line:
 
     @property
     def ratios(self) -> dict[str, float]:
-        """How many times faster, and how many times less memory, than the first."""
+        """Speed relative to the first entry, and the first entry's cache size relative to this."""
         return {
             "prefill": self.speed.prefill / self.first.prefill,
             "attention": self.speed.attention / self.first.attention,
@@ -49,7 +47,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A sentence of the paper (or its announcement) and what was measured here."""
+    """A claim of the paper or its announcement, and what was measured here."""
 
     what: str
     paper: str
@@ -57,7 +55,7 @@ class Claim:
 
 
 def lines(found: Found, part: str) -> list[Line]:
-    """The entries of a part, in the order of contexts."""
+    """Return the entries of a part, by context."""
     firsts: dict[int, Speed] = {}
     out = []
     for entry in found.entries:
@@ -68,25 +66,19 @@ def lines(found: Found, part: str) -> list[Line]:
 
 
 def sharing(found: Found) -> list[tuple[Shared, Shared]]:
-    """Pairs of (not shared, shared) by kind of request."""
-    kinds = dict.fromkeys(one.what for one in found.shared)
-    pairs = []
-    for kind in kinds:
-        plain, shared = (
-            next(one for one in found.shared if one.what == kind and one.shared is way)
-            for way in (False, True)
-        )
-        pairs.append((plain, shared))
-    return pairs
+    """Return pairs of (not shared, shared), one per kind of request."""
+    plain = [one for one in found.shared if not one.shared]
+    shared = [one for one in found.shared if one.shared]
+    return list(zip(plain, shared, strict=True))
 
 
 def claims(found: Found) -> list[Claim]:
-    """The claims whose context length and window were measured."""
+    """Return the claims whose context length and window were measured."""
     if found.settings.window != _PAPER_WINDOW:
         return []
     by_context = {}
     for part in ("cache", "window"):
-        for line in lines(found, part)[1::2]:  # every context has two: off and on
+        for line in lines(found, part)[1::2]:  # two entries per context: off, on
             by_context[part, line.entry.case.context] = line.ratios
     out = []
     cached = {n: r["cache"] for (_, n), r in by_context.items()}
@@ -101,12 +93,12 @@ def claims(found: Found) -> list[Claim]:
         here = ", ".join(
             f"{name} {ratios[name]:.2f}x" for name in ("attention", "prefill", "decode")
         )
-        out.append(Claim("speed at 16k tokens, W = 4096", "2x; of what is not said", here))
+        out.append(Claim("speed at 16k tokens, W = 4096", "2x (does not say of what)", here))
     return out
 
 
 def as_json(found: Found) -> dict[str, Any]:
-    """Everything as plain JSON: speeds in tokens a second, memory in bytes."""
+    """Return the results as plain JSON: speeds in tokens per second, memory in bytes."""
     rows = []
     for part in found.settings.parts:
         for line in lines(found, part):

@@ -1,7 +1,7 @@
-"""Peak memory of a stretch of work, beyond what was held when it began.
+"""Peak memory of a block of code, beyond what was held when it began.
 
-On CUDA what torch's tensors held. On Linux's CPU the process's resident memory: writing 5 to
-/proc/self/clear_refs resets the high-water mark VmHWM (proc(5)). Elsewhere nothing can be said.
+On CUDA: the memory of torch's tensors. On Linux without CUDA: the process's resident memory, whose
+high-water mark VmHWM is reset by writing 5 to /proc/self/clear_refs (proc(5)). Elsewhere: None.
 """
 
 import ctypes
@@ -17,7 +17,7 @@ _RESET_PEAK = "5"
 
 
 class PeakWatch:
-    """`with PeakWatch(device) as watch: ...`; then `watch.growth` is in bytes, or None."""
+    """Measure the block `with PeakWatch(device) as watch`: `watch.growth` is in bytes, or None."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -50,14 +50,14 @@ class PeakWatch:
 
 
 def _give_back() -> None:
-    """Make glibc return freed blocks: kept ones would hide the next case's growth."""
+    """Make glibc release freed memory, which would hide the next case's growth."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
 
 
 def _reset_peak() -> int | None:
-    """Resident bytes now, which become the high-water mark; None where the kernel has no such."""
+    """Reset the high-water mark and return resident bytes; None if the kernel lacks it."""
     try:
         _CLEAR.write_text(_RESET_PEAK, encoding="ascii")
         return _kibibytes("VmHWM")
@@ -66,7 +66,7 @@ def _reset_peak() -> int | None:
 
 
 def _kibibytes(field: str) -> int:
-    """One field of /proc/self/status, in bytes."""
+    """Return one field of /proc/self/status, in bytes."""
     for line in _STATUS.read_text(encoding="ascii", errors="replace").splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024

@@ -1,4 +1,4 @@
-"""A bench as drawings: one figure a part, as PNG and SVG, drawn without a display."""
+"""Plots of a bench: one figure per part, as PNG and SVG, drawn without a display."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from mistral_eval.bench.cases import PARTS
-from mistral_eval.bench.measurements import Found, Line, lines, sharing
+from mistral_eval.bench.measurements import MIB, Found, Line, lines, sharing
 from mistral_eval.errors import OutputError
 
-# The colours and lines of the report's figures on a light page (page/static/report.css).
+# The colours of the report's figures on a light page (report/html/static/report.css).
 _INK, _QUIET, _LINE = "#1a1d21", "#5c6370", "#d5d8de"
 _COLORS: Final = ("#969eac", "#0072b2", "#d55e00", "#00845f")
 _STYLE: Final = {
@@ -37,25 +37,24 @@ _STYLE: Final = {
     "svg.hashsalt": "mistral-eval bench",
 }
 _DPI: Final = 110
-_MIB: Final = 1 << 20
 _PANELS: Final[tuple[tuple[str, Callable[[Line], float]], ...]] = (
     ("prefill, tokens/s", lambda line: line.speed.prefill),
     ("attention alone, tokens/s", lambda line: line.speed.attention),
     ("decode, tokens/s", lambda line: line.speed.decode),
-    ("cache, MiB", lambda line: line.speed.cache_bytes / _MIB),
+    ("cache, MiB", lambda line: line.speed.cache_bytes / MIB),
 )
-# Chunks change neither decoding nor the cache, but the work space of a pass; 0 where not measured.
+# The chunk size affects neither decoding nor the cache, only a pass's memory (0 if not measured).
 _CHUNKED: Final[tuple[tuple[str, Callable[[Line], float]], ...]] = (
     *_PANELS[:2],
-    ("peak beyond the weights, MiB", lambda line: (line.speed.peak_bytes or 0) / _MIB),
+    ("peak beyond the weights, MiB", lambda line: (line.speed.peak_bytes or 0) / MIB),
 )
 
 
 def write_plots(found: Found, folder: Path) -> list[Path]:
-    """One PNG and one SVG for each part.
+    """Write one PNG and one SVG for each part; return their paths.
 
     Raises:
-        OutputError: a file cannot be written.
+        OutputError: A file cannot be written.
     """
     written = []
     for part in found.settings.parts:
@@ -75,7 +74,7 @@ def write_plots(found: Found, folder: Path) -> list[Path]:
 
 
 def draw(found: Found, part: str) -> Figure:
-    """The figure of one part."""
+    """Return the figure of one part."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(9.2, 2.6), layout="constrained", facecolor="white")
         figure.suptitle(f"{PARTS[part]} ({found.subject.name})", fontsize=10)
@@ -92,7 +91,7 @@ def draw(found: Found, part: str) -> Figure:
 
 
 def _curves(figure: Figure, found: Sequence[Line]) -> None:
-    """Each quantity against the context length, a line a variant."""
+    """Plot each quantity against the context length, one line per variant."""
     labels = list(dict.fromkeys(line.entry.label for line in found))
     colors = _COLORS if len(labels) > 1 else _COLORS[1:]
     all_axes: Any = figure.subplots(1, len(_PANELS))
@@ -118,7 +117,7 @@ def _scale(axes: Axes, contexts: Sequence[int]) -> None:
 def _prefix_bars(found: Found) -> list[tuple[str, list[str], list[float]]]:
     panels = []
     for pair in sharing(found):
-        names = ["for each", "shared"]
+        names = ["per request", "shared"]
         what = pair[0].what
         panels.append((f"{what}: tokens computed", names, [float(one.computed) for one in pair]))
         panels.append((f"{what}: seconds", names, [one.seconds for one in pair]))

@@ -1,4 +1,4 @@
-"""A whole bench: refuse what does not fit, say how long it takes, measure case by case."""
+"""Run a bench: refuse what does not fit, estimate the time, measure each case."""
 
 import os
 import platform
@@ -13,19 +13,16 @@ from torch import Tensor
 
 from mistral_eval.bench import shared_prefix as prefix
 from mistral_eval.bench.cases import BenchSettings, Case, Entry, entries
-from mistral_eval.bench.duration import seconds_of
 from mistral_eval.bench.measure import Speed, measure
-from mistral_eval.bench.measurements import Found
-from mistral_eval.bench.requirements import require
+from mistral_eval.bench.measurements import MIB, Found
+from mistral_eval.bench.requirements import require, seconds_of
 from mistral_eval.bench.shapes import Subject
+from mistral_eval.model.memory import GIB
 from mistral_eval.model.transformer import Transformer
-
-MINUTE = 60.0
-MIB, GIB = 1 << 20, 1 << 30
 
 
 class _Models:
-    """The subject under each case's shape; weights of other KV heads are drawn when asked for."""
+    """Builds the model of each case; K and V weights for other KV heads are random."""
 
     def __init__(
         self, subject: Subject, weights: dict[str, Tensor], settings: BenchSettings
@@ -35,7 +32,7 @@ class _Models:
         self._others: dict[str, Tensor] = {}  # K and V with `_heads` heads
 
     def of(self, case: Case) -> Transformer:
-        """The model of a case; at most one set of other KV heads is held."""
+        """Return the model of a case; holds K and V weights for at most one other head count."""
         config = case.config(self._subject.config, self._settings.contexts[-1])
         if case.n_kv_heads != self._heads:
             self._others, self._heads = {}, case.n_kv_heads
@@ -44,7 +41,7 @@ class _Models:
         return Transformer(config, self._weights | self._others, config.vocab_size)
 
     def counting(self) -> prefix.Counted:
-        """The model under its own heads and the bench's window, counting its tokens."""
+        """Return the model with its own heads and the bench's window, counting its tokens."""
         base = self._subject.config
         context = self._settings.contexts[-1]
         case = Case(context, self._settings.window, base.n_kv_heads, True, 1, 1)
@@ -52,7 +49,7 @@ class _Models:
         return prefix.Counted(config, self._weights, config.vocab_size)
 
     def _drawn(self, case: Case) -> dict[str, Tensor]:
-        """Random K and V projections: no checkpoint has them for other heads."""
+        """Draw random K and V projections: a checkpoint has none for another head count."""
         like = self._weights["tok_embeddings.weight"]
         config = case.config(self._subject.config, 1)
         names = [f"layers.{n}.attention.w{x}.weight" for n in range(config.n_layers) for x in "kv"]
@@ -75,14 +72,14 @@ def run_bench(
     """Measure all parts.
 
     Args:
-        subject: what is measured on; its weights are loaded here.
-        settings: contexts, parts and repeats.
-        device: where.
-        say: told what fits, how long it takes, and each result as it comes.
+        subject: The model's shape; its weights are loaded here.
+        settings: The bench's settings.
+        device: The device.
+        say: Called with a line on memory and time, then one per result.
 
     Raises:
-        ResourceError: it does not fit; nothing was allocated.
-        CheckpointError: the weights cannot be read.
+        ResourceError: The bench does not fit into memory; nothing was allocated.
+        CheckpointError: The weights cannot be read.
     """
     threads = torch.get_num_threads()
     if settings.clock == "cpu":
@@ -106,7 +103,7 @@ def _run(
     say(
         f"{len(cases)} cases of {subject.name} on {device} in "
         f"{str(subject.dtype).removeprefix('torch.')}, at most {needed / GIB:.1f} GiB, "
-        f"about {max(1, round(estimate / MINUTE))} min."
+        f"about {max(1, round(estimate / 60))} min."
     )
     where = machine(device)
     started = perf_counter()
@@ -135,10 +132,10 @@ def _speeds(
     settings: BenchSettings,
     say: Callable[[str], None],
 ) -> dict[Case, Speed]:
-    """Every distinct case, those of the subject's own KV heads first."""
+    """Measure every distinct case, ordered by the number of KV heads."""
     speeds: dict[Case, Speed] = {}
     cases = {entry.case for entry in planned}
-    if planned:  # the first passes of a process start threads and load kernels
+    if planned:  # warm-up: the first passes of a process start threads and load kernels
         short = replace(planned[0].case, context=8, decode=2, chunk=4)
         measure(models.of(short), short, tokens[:8], settings)
     for entry in sorted(planned, key=lambda entry: entry.case.n_kv_heads):
@@ -146,24 +143,24 @@ def _speeds(
             model = models.of(entry.case)
             ids = tokens[: entry.case.context]
             speeds[entry.case] = found = measure(model, entry.case, ids, settings)
-            del model  # before the next one makes its own copies
+            del model  # free it before the next one makes its copies
             say(_line(entry, found, f"{len(speeds)} of {len(cases)}"))
     return speeds
 
 
 def notes_of(subject: Subject, settings: BenchSettings) -> tuple[str, ...]:
-    """What about this subject is not as its own files have it."""
+    """Return how the measured model differs from what the checkpoint's files say."""
     config, notes = subject.config, list(subject.notes)
     if subject.folder is not None:
         if settings.contexts[-1] > config.context_len:
             notes.append(
-                f"{subject.name} is made for {config.context_len:,} tokens: beyond them speed and "
-                "memory are measured, its words would be worthless"
+                f"{subject.name} is made for {config.context_len:,} tokens: speed and memory are "
+                "still valid beyond them, the text it generates would not be"
             )
         if set(config.sliding_window) != {settings.window}:
             own = sorted({str(window or "none") for window in config.sliding_window})
             notes.append(
-                f"all layers have a window of {settings.window:,} or none, not the checkpoint's "
+                f"all layers use a window of {settings.window:,} or none, not the checkpoint's "
                 f"own ({', '.join(own)})"
             )
     if "gqa" in settings.parts:
@@ -171,13 +168,13 @@ def notes_of(subject: Subject, settings: BenchSettings) -> tuple[str, ...]:
             notes.append("the shape has as many KV heads as heads: there is nothing to compare")
         elif subject.folder is not None:
             notes.append(
-                f"no checkpoint has K and V for {config.n_heads} heads: random ones are used there"
+                f"K and V weights for {config.n_heads} heads are random: no checkpoint has them"
             )
     return tuple(notes)
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """The machine in words and numbers, and how busy it was before the bench."""
+    """Return the machine's hardware and versions, and its load before the bench."""
     file = Path("/proc/cpuinfo")
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -195,7 +192,7 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def _tokens(subject: Subject, settings: BenchSettings, device: torch.device) -> Tensor:
-    """Random ids, as many as the longest context."""
+    """Return random ids, as many as the longest context."""
     generator = torch.Generator().manual_seed(settings.seed)
     shape = (settings.contexts[-1],)
     return torch.randint(subject.config.vocab_size, shape, generator=generator).to(device)

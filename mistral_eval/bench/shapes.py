@@ -1,4 +1,4 @@
-"""What is measured on: a named shape with random weights, or a checkpoint's folder."""
+"""The model of a bench: a named shape with random weights, or a checkpoint's folder."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,7 +32,7 @@ _MISTRAL_7B: Final = ModelConfig(
     context_len=8192,
     sliding_window=(4096,) * 32,
 )
-# The same proportions, four query heads a KV head, at a size that two CPU cores carry to 32k.
+# The same proportions (four query heads per KV head), small enough for 32k on two CPU cores.
 _SMALL: Final = replace(
     _MISTRAL_7B,
     dim=512,
@@ -54,9 +54,9 @@ _USUAL_VOCABULARY: Final = 32000
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A shape before its weights are there.
+    """A model's shape before its weights are loaded.
 
-    `folder` holds the weights; None for random ones. `notes` is what the user should know.
+    `folder` holds the weights, None means random ones; `notes` are printed before the bench.
     """
 
     name: str
@@ -67,20 +67,20 @@ class Subject:
 
     @property
     def weight_bytes(self) -> int:
-        """Memory of all weights."""
+        """Bytes of all weights."""
         shapes = expected_shapes(self.config).values()
         return self.dtype.itemsize * sum(torch.Size(shape).numel() for shape in shapes)
 
     def key_value_bytes(self, n_kv_heads: int) -> int:
-        """Memory of the K and V projections with this many heads."""
+        """Return the bytes of the K and V projections with this many heads."""
         rows = 2 * self.config.n_layers * n_kv_heads * self.config.head_dim
         return self.dtype.itemsize * rows * self.config.dim
 
     def load(self, device: torch.device, seed: int) -> dict[str, Tensor]:
-        """The weights, read or drawn.
+        """Load the weights, or draw random ones.
 
         Raises:
-            CheckpointError, ResourceError: the folder's cannot be read.
+            CheckpointError, ResourceError: The folder's weights cannot be read.
         """
         if self.folder is None:
             return random_weights(self.config, self.dtype, device, seed)
@@ -88,17 +88,17 @@ class Subject:
 
 
 def read_subject(shape: str, dtype: str, device: torch.device) -> Subject:
-    """A named shape, or the folder of a checkpoint; no weights are read.
+    """Resolve --shape and --dtype; no weights are read.
 
     Args:
-        shape: one of `SHAPES`, or a folder with config.json or params.json.
-        dtype: `auto` or one of `DTYPES`. Of a folder `auto` is as stored; of a shape bfloat16 on
-            CUDA and for 7b, as its weights were published, else float32.
-        device: where it will run.
+        shape: One of `SHAPES`, or a folder with config.json or params.json.
+        dtype: `auto` or one of `DTYPES`. For a folder `auto` is the stored dtype; for a shape it is
+            bfloat16 on CUDA and for 7b (as published), else float32.
+        device: The device of the bench.
 
     Raises:
-        UsageError: no such shape, folder or dtype; names the nearest.
-        CheckpointError: a folder whose configuration cannot be used.
+        UsageError: There is no such shape, folder or dtype; the sentence names the nearest.
+        CheckpointError: The folder's configuration cannot be used.
     """
     if dtype != "auto" and dtype not in DTYPES:
         raise UsageError(f"--dtype has no {dtype!r}. {nearest(dtype, ['auto', *DTYPES])}")
@@ -109,14 +109,14 @@ def read_subject(shape: str, dtype: str, device: torch.device) -> Subject:
     folder = Path(shape).expanduser()
     if not folder.is_dir():
         raise UsageError(
-            f"--shape takes a name or a checkpoint's folder, and {shape!r} is neither. "
+            f"--shape takes a name or a checkpoint's folder; {shape!r} is neither. "
             f"{nearest(shape, SHAPES)}"
         )
     return _checkpoint(folder, dtype, device)
 
 
 def _checkpoint(folder: Path, dtype: str, device: torch.device) -> Subject:
-    """The shape of a checkpoint; its weights count if they lie beside its configuration."""
+    """Return the shape of a checkpoint, with its weights if the folder holds them."""
     if (folder / "config.json").is_file():
         values = read_json(folder / "config.json")
         found = from_hf_config(values, {})
@@ -125,18 +125,18 @@ def _checkpoint(folder: Path, dtype: str, device: torch.device) -> Subject:
         found, stored = from_params_json(read_json(folder / "params.json"), {}), torch.bfloat16
     else:
         raise CheckpointError(
-            f"{folder} should hold config.json or params.json and holds neither: give a model's "
-            f"folder, or one of {', '.join(SHAPES)}."
+            f"{folder} should hold config.json or params.json and holds neither: give a "
+            f"checkpoint's folder, or one of {', '.join(SHAPES)}."
         )
     if stored == torch.float16 and device.type == "cpu":
         stored = torch.float32
     config, notes = found.config, list(found.notes)
     if config.vocab_size == -1:
         config = replace(config, vocab_size=_USUAL_VOCABULARY)
-        notes.append(f"the vocabulary is not given: {_USUAL_VOCABULARY} words are assumed")
+        notes.append(f"the vocabulary size is not given: {_USUAL_VOCABULARY} is assumed")
     has_weights = any(folder.glob("*.safetensors")) or any(folder.glob("consolidated.*.pth"))
     if not has_weights:
-        notes.append(f"{folder.name} holds no weights: random ones of its shape")
+        notes.append(f"{folder.name} holds no weights: random weights are used")
     return Subject(
         folder.resolve().name,
         config,

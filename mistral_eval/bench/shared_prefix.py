@@ -1,4 +1,4 @@
-"""A shared prefix: requests behind one prompt, computed once or for each of them."""
+"""Measure requests that share a prompt: the prompt computed once, or for each request."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from mistral_eval.native.runner import default_batch_tokens, generation_budget
 from mistral_eval.native.score import score_plain
 from mistral_eval.native.score_tree import score_tree
 
-PROMPT = 1024  # tokens: a few-shot prompt of the paper's suite, more or less
+PROMPT = 1024  # tokens: about a few-shot prompt of the paper's suite
 REQUESTS = 8
 CONTINUATION = 16  # tokens of each scored continuation
 _NO_EOS = -1
@@ -28,15 +28,15 @@ _PASSES = 3
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """One kind of request with the prefix shared or not.
+    """One kind of request, with or without sharing the prefix.
 
     Attributes:
         what: `score` or `generate`.
-        shared: whether the prompt was computed once for all requests.
-        prompt: tokens that all requests have in common.
-        requests: how many there are.
-        computed: tokens that ran through the model.
-        seconds: median of the passes.
+        shared: Whether the prompt was computed once for all requests.
+        prompt: Tokens of the common prompt.
+        requests: Number of requests.
+        computed: Tokens that ran through the model.
+        seconds: Median over the passes.
     """
 
     what: str
@@ -53,19 +53,19 @@ class Counted(Transformer):
     computed = 0
 
     def hidden(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
-        """As `Transformer.hidden`."""
+        """Count the tokens and call `Transformer.hidden`."""
         self.computed += len(tokens)
         return super().hidden(tokens, positions, attend)
 
 
 def prompt_tokens(settings: BenchSettings) -> int:
-    """Tokens of the shared prompt: it and what follows stay within the shortest context."""
+    """Return the prompt's length: prompt and continuation stay within the shortest context."""
     following = max(CONTINUATION, min(settings.decode_tokens, settings.contexts[0] // 2))
     return max(1, min(PROMPT, settings.contexts[0] - following))
 
 
 def measure_prefix(model: Counted, settings: BenchSettings) -> list[Shared]:
-    """Score and generate `REQUESTS` times behind one prompt, on the plain path and the sharing."""
+    """Score and generate for `REQUESTS` requests with one prompt, with and without sharing it."""
     ids = _ids(model, settings)
     prompt = tuple(ids[: prompt_tokens(settings)])
     tails = [tuple(ids[-CONTINUATION * (n + 1) :][:CONTINUATION]) for n in range(REQUESTS)]
@@ -102,7 +102,7 @@ def measure_prefix(model: Counted, settings: BenchSettings) -> list[Shared]:
 def _timed(
     model: Counted, call: Callable[[], object], settings: BenchSettings
 ) -> tuple[int, float]:
-    """Tokens computed by one call, and the median of its seconds after a first."""
+    """Return the tokens computed by one call, and its median seconds after a warm-up call."""
     clock = Clock(model.device, processor=settings.clock == "cpu")
     seconds = []
     for _ in range(1 + min(settings.repeats, _PASSES)):
@@ -114,7 +114,7 @@ def _timed(
 
 
 def _ids(model: Transformer, settings: BenchSettings) -> list[int]:
-    """Random ids: the prompt, then the continuations."""
+    """Return random ids: the prompt, then the continuations."""
     count = prompt_tokens(settings) + REQUESTS * CONTINUATION
     generator = torch.Generator().manual_seed(settings.seed)
     found: list[int] = torch.randint(model.n_words, (count,), generator=generator).tolist()

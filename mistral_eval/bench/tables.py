@@ -1,24 +1,23 @@
-"""A bench as tables: for a terminal and as markdown."""
+"""Tables of a bench, for a terminal and as markdown."""
 
 from dataclasses import replace
 
 from mistral_eval.bench.cases import PARTS
-from mistral_eval.bench.measurements import Found, Line, claims, lines, sharing
-from mistral_eval.report.table.markdown_table import escape, notes_list, section_table
+from mistral_eval.bench.measurements import MIB, Found, Line, claims, lines, sharing
+from mistral_eval.report.table.markdown_table import escape, join, notes_list, sections_markdown
 from mistral_eval.report.table.view import Section
 
-_MIB = 1 << 20
-_QUIET = 0.75  # share of its threads' time below which a case was disturbed
+_QUIET = 0.75  # share of its threads' time below which a case counts as disturbed
 _HEADER = ("context", "", "prefill/s", "attention/s", "decode/s", "cache MiB", "peak MiB")
 _COLUMNS = (
-    "Tokens a second. attention: the same prefill if attention were all of it; decode: one "
-    "sequence at the full context. cache: keys and values of all layers; peak: the most memory "
-    "held beyond the weights. x: times better than the first row of the same context."
+    "Tokens per second. attention: prefilled tokens per second of attention alone; decode: one "
+    "sequence at the full context. cache: keys and values of all layers; peak: peak memory beyond "
+    "the weights. x: times better than the first row of the same context."
 )
 
 
 def sections(found: Found) -> list[Section]:
-    """The paper's claims that were measured, then a table a part."""
+    """Return a table of the paper's claims that were measured, then one per part."""
     out = []
     if stated := claims(found):
         rows: tuple[tuple[str, ...], ...] = tuple(
@@ -38,22 +37,20 @@ def sections(found: Found) -> list[Section]:
 
 
 def markdown(found: Found) -> str:
-    """The whole bench as a markdown page, which shows the plots beside it."""
-    parts = [f"# Bench of {escape(found.subject.name)}", escape(about(found))]
-    if found.notes:
-        parts.append(notes_list(found.notes))
-    for section in sections(found):
-        parts += [f"## {escape(section.title)}", section_table(section), notes_list(section.notes)]
-    parts += [f"![{PARTS[part]}]({part}.png)" for part in found.settings.parts]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    """Return the bench as a markdown page that includes the plots in its folder."""
+    title, notes = f"# Bench of {escape(found.subject.name)}", notes_list(found.notes)
+    plots = [f"![{PARTS[part]}]({part}.png)" for part in found.settings.parts]
+    return join(
+        [title, escape(about(found)), notes, *sections_markdown(sections(found), "##"), *plots]
+    )
 
 
 def about(found: Found) -> str:
-    """Shape, dtype and machine in one sentence."""
+    """Return shape, dtype and machine as one sentence."""
     config, machine = found.subject.config, found.machine
     dtype = str(found.subject.dtype).removeprefix("torch.")
     weights = "random weights" if found.subject.folder is None else "the checkpoint's weights"
-    clock = "" if found.settings.clock == "wall" else "seconds are the processor's; "
+    clock = "" if found.settings.clock == "wall" else "CPU seconds; "
     device = machine["device_name"] or machine["processor"]
     return (
         f"{found.subject.name}: dim {config.dim}, {config.n_layers} layers, {config.n_heads} heads "
@@ -65,14 +62,14 @@ def about(found: Found) -> str:
 
 
 def _busy(found: Found) -> tuple[str, ...]:
-    """A warning where other programs took the cores."""
+    """Return a warning if other programs used the cores."""
     shares = [speed.cpu_share for speed in found.speeds.values() if speed.cpu_share is not None]
     low = [share for share in shares if share < _QUIET]
     if not low or found.settings.clock == "cpu":
         return ()
     text = (
-        f"The machine was busy: {len(low)} of {len(shares)} cases had less than {_QUIET:.0%} of "
-        f"their threads' time (the least {min(low):.0%}); their speeds are no measure of it."
+        f"The machine was busy: {len(low)} of {len(shares)} cases got less than {_QUIET:.0%} of "
+        f"their threads' time (the lowest {min(low):.0%}); their speeds are not reliable."
     )
     return (text,)
 
@@ -90,8 +87,8 @@ def _cells(line: Line) -> tuple[str, ...]:
         cell(f"{speed.prefill:,.0f}", "prefill"),
         cell(f"{speed.attention:,.0f}", "attention"),
         cell(f"{speed.decode:,.1f}", "decode"),
-        cell(f"{speed.cache_bytes / _MIB:,.2f}", "cache"),
-        "" if speed.peak_bytes is None else f"{speed.peak_bytes / _MIB:,.1f}",
+        cell(f"{speed.cache_bytes / MIB:,.2f}", "cache"),
+        "" if speed.peak_bytes is None else f"{speed.peak_bytes / MIB:,.1f}",
     )
 
 
@@ -99,16 +96,16 @@ def _prefix_section(found: Found) -> Section:
     rows = []
     for plain, shared in sharing(found):
         for one in (plain, shared):
-            way = "shared" if one.shared else "for each"
+            way = "shared" if one.shared else "per request"
             fewer, faster = plain.computed / shared.computed, plain.seconds / shared.seconds
             rows.append(
                 (
                     one.what,
                     way,
-                    f"{one.requests} behind {one.prompt:,}",
+                    f"{one.requests} with {one.prompt:,} tokens",
                     f"{one.computed:,}" + (f" x{fewer:.2f}" if one.shared else ""),
                     f"{one.seconds:.3f}" + (f" x{faster:.2f}" if one.shared else ""),
                 )
             )
-    header = ("", "prompt", "requests behind tokens", "tokens computed", "seconds")
+    header = ("", "prompt", "requests, prompt", "tokens computed", "seconds")
     return Section(PARTS["prefix"], header, tuple(rows), words=(0, 1))

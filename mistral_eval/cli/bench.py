@@ -1,4 +1,4 @@
-"""`mistral-eval bench`: the paper's efficiency claims, measured here."""
+"""`mistral-eval bench`: the paper's efficiency claims, measured on this machine."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mistral_eval.bench.measurements import Found
 
 Shape = Annotated[
-    str, typer.Option(help="tiny, mini, small, 7b (random weights), or a checkpoint's folder")
+    str, typer.Option(help="tiny, mini, small or 7b (random weights), or a checkpoint's folder")
 ]
 Contexts = Annotated[str, typer.Option(help="Context lengths in tokens: 4096,16k,...")]
 Window = Annotated[str, typer.Option(help="Size of the sliding window, in tokens")]

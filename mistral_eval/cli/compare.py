@@ -57,9 +57,9 @@ def compare(
     if len(runs) < 2:
         raise UsageError("compare expects two runs or more, the reference first; found one.")
     options = CompareOptions(margin=margin, gate=gate.value)
-    from mistral_eval.record.sample_files import load_all
+    from mistral_eval.record.sample_files import load_samples
 
-    reference, *others = load_all(runs)
+    reference, *others = load_samples(runs)
     found = compare_against(reference, others, options)
     put(render_comparison(found, fmt.value), output)
     if any(one.failed for one in found):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mistral_eval.errors import UsageError
 
 if TYPE_CHECKING:
-    from mistral_eval.report.table.model import TableOptions
+    from mistral_eval.report.table.view import TableOptions
 
 
 class Format(StrEnum):
@@ -38,7 +38,7 @@ def print_table(
     options: "TableOptions | None" = None,
 ) -> None:
     """Print or write the table of published rows and finished runs."""
-    from mistral_eval.report.runs import render_runs
+    from mistral_eval.report.table import render_runs
 
     put(render_runs(runs, baselines, fmt.value, options), output)
 

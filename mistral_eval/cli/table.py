@@ -33,7 +33,7 @@ def table(  # noqa: PLR0913 - one parameter per option of the command line
     output: opt.Output = None,
 ) -> None:
     """Print the paper's Table 2, with the rows of finished runs beside it."""
-    from mistral_eval.report.table.model import TableOptions
+    from mistral_eval.report.table.view import TableOptions
 
     if list_baselines:
         _list_baselines()
@@ -44,7 +44,7 @@ def table(  # noqa: PLR0913 - one parameter per option of the command line
 
 def _list_baselines() -> None:
     from mistral_eval.report.baselines import load_baselines
-    from mistral_eval.report.table.baseline_listing import baseline_listing
     from mistral_eval.report.table.rich_table import RichSections
+    from mistral_eval.report.table.sections import baseline_listing
 
     put(RichSections(baseline_listing(load_baselines())), None)

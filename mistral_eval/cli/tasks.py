@@ -20,6 +20,6 @@ def tasks(
         sys.stdout.write(f"{tasks_folder()}\n")
         return
     from mistral_eval.console import show
-    from mistral_eval.report.task_pages import suite_listing, task_page
+    from mistral_eval.run.task_pages import suite_listing, task_page
 
     show(suite_listing() if name is None else task_page(name))

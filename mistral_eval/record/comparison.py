@@ -1,12 +1,12 @@
-"""Whether two runs differ: paired by question, benchmark by benchmark.
+"""Compare two runs, paired by question, benchmark by benchmark.
 
 McNemar's exact test, a bootstrap interval of the difference (resampled within subjects), Holm's
-correction over everything that is tested, and the smallest difference that these questions could
-have shown. Runs that did not answer the same questions in the same way are refused.
+correction over all tests, and the smallest difference that the test would detect. Runs that differ
+in questions or protocol are refused.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import numpy as np
@@ -29,12 +29,12 @@ Reading = Literal["identical", "no difference shown", "better", "worse"]
 
 @dataclass(frozen=True, slots=True)
 class QuestionOutcome:
-    """How one run did on one question.
+    """One run's result on one question.
 
     Attributes:
-        correct: Whether the verdict that counts was correct.
-        stratum: The question's subject, "" where the benchmark has none.
-        digest: A hash of what was asked, so that equal ids mean equal questions; "" if unknown.
+        correct: Whether the question's verdict was correct.
+        stratum: The question's subject, "" if the benchmark has none.
+        digest: A hash of row, prompt and target: equal ids must have equal digests.
     """
 
     correct: bool
@@ -48,7 +48,7 @@ class BenchmarkSamples:
 
     Attributes:
         protocol: What decides a score besides the question, by name, e.g. {"shots": "5"} or
-            {"task file": "<hash>"}; two runs must agree on every name.
+            {"task file": "<hash>"}; two runs must agree on every entry.
         questions: Question id -> outcome.
     """
 
@@ -58,16 +58,15 @@ class BenchmarkSamples:
 
 @dataclass(frozen=True, slots=True)
 class RunSamples:
-    """A run as a comparison sees it."""
+    """A run's label, and its results by benchmark."""
 
     name: str
-    path: str
     benchmarks: Mapping[str, BenchmarkSamples]
 
 
 @dataclass(frozen=True, slots=True)
 class Flip:
-    """A question that exactly one of the runs got right."""
+    """A question that exactly one of the two runs answered correctly."""
 
     id: str
     stratum: str
@@ -88,7 +87,7 @@ class BenchmarkComparison:
         only_b: Questions that only B got right.
         p: McNemar's exact two-sided p-value.
         p_holm: The same after Holm's correction over all tests of the comparison.
-        detectable: True difference in points that these questions would show four times in five.
+        detectable: True difference in points that the test detects with 80 % power.
         flips: The questions that flipped, in the order of the questions.
     """
 
@@ -106,7 +105,7 @@ class BenchmarkComparison:
 
     @property
     def reading(self) -> Reading:
-        """What may be said of the difference."""
+        """What the corrected test says about the difference."""
         if not self.flips:
             return "identical"
         if self.p_holm >= ALPHA:
@@ -116,8 +115,8 @@ class BenchmarkComparison:
     def fails(self, margin: float, gate: Gate) -> bool:
         """Whether B is worse than A by more than `margin` points.
 
-        With "shown" that must be beyond chance: the corrected test is significant, and the whole
-        interval lies below. With "point" the two scores decide alone, for runs that repeat exactly.
+        Gate "shown" requires significance: the corrected test rejects equality, and the whole
+        interval lies below -margin. Gate "point" compares the two scores, for deterministic runs.
         """
         if gate == "point":
             return self.difference.value < -margin
@@ -135,7 +134,7 @@ class Comparison:
         only_in_a: Benchmarks that only A has.
         only_in_b: Benchmarks that only B has.
         margin: Points that B may lose.
-        gate: What counts as a loss.
+        gate: What counts as a loss, see `BenchmarkComparison.fails`.
     """
 
     a: str
@@ -154,13 +153,11 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class CompareOptions:
-    """How runs are compared; `margin` is in points, `resamples` and `seed` are the bootstrap's."""
+    """How runs are compared: `margin` in points, `resamples` of the bootstrap."""
 
     margin: float = 0.0
     gate: Gate = "shown"
     resamples: int = 10_000
-    seed: int = 0
-    benchmarks: tuple[str, ...] = field(default=())
 
     def __post_init__(self) -> None:
         if not 0 <= self.margin <= 100:
@@ -169,16 +166,6 @@ class CompareOptions:
             )
         if self.gate not in ("shown", "point"):
             raise UsageError(f"The gate is shown or point; found {self.gate!r}.")
-
-
-def compare_runs(a: RunSamples, b: RunSamples, options: CompareOptions | None = None) -> Comparison:
-    """Compare run B with run A, the reference.
-
-    Raises:
-        TaskError: The runs have no benchmark in common, or used different protocols.
-        DataError: They answered different questions.
-    """
-    return compare_against(a, (b,), options)[0]
 
 
 def compare_against(
@@ -203,8 +190,8 @@ def compare_against(
 
 
 def _pair(a: RunSamples, b: RunSamples, options: CompareOptions) -> Comparison:
-    wanted = options.benchmarks or tuple(dict.fromkeys((*BY_ID, *a.benchmarks, *b.benchmarks)))
-    common = [name for name in wanted if name in a.benchmarks and name in b.benchmarks]
+    every = tuple(dict.fromkeys((*BY_ID, *a.benchmarks, *b.benchmarks)))
+    common = [name for name in every if name in a.benchmarks and name in b.benchmarks]
     if not common:
         raise TaskError(
             f"{a.name} and {b.name} have no benchmark in common: {a.name} has "
@@ -220,22 +207,22 @@ def _pair(a: RunSamples, b: RunSamples, options: CompareOptions) -> Comparison:
             _compare_benchmark(name, a.benchmarks[name], b.benchmarks[name], options)
             for name in common
         ),
-        tuple(name for name in wanted if name in a.benchmarks and name not in b.benchmarks),
-        tuple(name for name in wanted if name in b.benchmarks and name not in a.benchmarks),
+        tuple(name for name in every if name in a.benchmarks and name not in b.benchmarks),
+        tuple(name for name in every if name in b.benchmarks and name not in a.benchmarks),
         options.margin,
         options.gate,
     )
 
 
 def _check(name: str, a: RunSamples, b: RunSamples) -> None:
-    """Refuse a benchmark whose protocol or questions differ, saying where."""
+    """Raise if a benchmark's protocol or questions differ; the sentence says where."""
     left, right = a.benchmarks[name], b.benchmarks[name]
     for part in sorted(left.protocol.keys() | right.protocol.keys()):
         in_a, in_b = left.protocol.get(part, "nothing"), right.protocol.get(part, "nothing")
         if in_a != in_b:
             raise TaskError(
                 f"{name} was not run under the same protocol: {part} is {in_a} in {a.name} and "
-                f"{in_b} in {b.name}. Run one of them again with the other's settings."
+                f"{in_b} in {b.name}. Run one of them again with the settings of the other."
             )
     missing = [key for key in left.questions if key not in right.questions]
     surplus = [key for key in right.questions if key not in left.questions]
@@ -272,7 +259,7 @@ def _compare_benchmark(
         n=n,
         a=wilson(int(right_a.sum()), n),
         b=wilson(int(right_b.sum()), n),
-        difference=paired_bootstrap(step, strata, resamples=options.resamples, seed=options.seed),
+        difference=paired_bootstrap(step, strata, resamples=options.resamples),
         only_a=only_a,
         only_b=only_b,
         p=p,

@@ -1,28 +1,26 @@
-"""A finished run's questions, read back one by one from its samples files.
+"""Read a finished run's questions from its samples files.
 
-The files are lm-eval's `samples_<task>_<time>.jsonl` with our verdict in each row (`records.py`).
+The files are lm-eval's `samples_<task>_<time>.jsonl` with a verdict in each row (`run_folder.py`).
 """
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mistral_eval.errors import OutputError
 from mistral_eval.record.comparison import BenchmarkSamples, QuestionOutcome, RunSamples
 from mistral_eval.record.run_folder import RUN_FILE
-from mistral_eval.report.runs import load_scores, read_finished, scores_of
-from mistral_eval.report.table.view import run_labels
+from mistral_eval.record.scores import read_finished, run_labels, scores_of
 
 RESULTS, SUFFIX = "results_", ".json"
 
 
 def sample_files(run: Mapping[str, Any], folder: Path) -> dict[str, Path]:
-    """The samples file of each of a run's benchmarks, of the run's own time.
+    """Return the samples file of each of a run's benchmarks, with the timestamp of its results.
 
     Raises:
-        OutputError: run.json does not name its results file, or a file is gone.
+        OutputError: run.json does not name its results file, or a file is missing.
     """
     folder = folder if folder.is_dir() else folder.parent
     name = run.get("results_file")
@@ -36,17 +34,17 @@ def sample_files(run: Mapping[str, Any], folder: Path) -> dict[str, Path]:
     for file in files.values():
         if not file.is_file():
             raise OutputError(
-                f"{file} should hold the run's questions, but is gone. "
+                f"{file} should hold the run's questions, but does not exist. "
                 "Run the command again with --fresh."
             )
     return files
 
 
 def read_rows(file: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a samples file, one at a time: MMLU's file has 190 MB.
+    """Yield the rows of a samples file one at a time: MMLU's file has 190 MB.
 
     Raises:
-        OutputError: a line is not a question with its verdict; names the line.
+        OutputError: A line is not a question with its verdict; the sentence names the line.
     """
     with file.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
@@ -62,7 +60,7 @@ def read_rows(file: Path) -> Iterator[dict[str, Any]]:
 
 
 def protocol_of(run: Mapping[str, Any], task: str) -> dict[str, str]:
-    """What decided a benchmark's score besides its questions and the model, by name."""
+    """Return what decided a benchmark's score besides questions and model, by name."""
     data = run["data"].get(task, {})
     shots = run["settings"].get("num_fewshot")
     return {
@@ -72,40 +70,31 @@ def protocol_of(run: Mapping[str, Any], task: str) -> dict[str, str]:
     }
 
 
-def load_samples(folder: Path) -> RunSamples:
-    """A run as a comparison sees it.
+def load_samples(folders: Sequence[Path]) -> tuple[RunSamples, ...]:
+    """Read what a comparison needs of several finished runs, each under a distinct label.
 
     Raises:
-        OutputError: no finished run, or a file of it is gone or damaged.
+        OutputError: A folder holds no finished run, or one of its files is missing or damaged.
     """
-    run = read_finished(folder)
-    files = sample_files(run, folder)
-    scores = scores_of(run, folder)
-    benchmarks = {
-        task: BenchmarkSamples(
-            protocol_of(run, task),
-            {str(row["doc_id"]): outcome_of(row) for row in read_rows(file)},
-        )
-        for task, file in files.items()
-    }
-    return RunSamples(scores.name, scores.path, benchmarks)
-
-
-def load_all(folders: Sequence[Path]) -> tuple[RunSamples, ...]:
-    """Several runs, each under a name of its own.
-
-    Raises:
-        OutputError: as `load_samples`.
-    """
-    names = run_labels([load_scores(folder) for folder in folders])
+    runs = [read_finished(folder) for folder in folders]
+    labels = run_labels([scores_of(run, at) for run, at in zip(runs, folders, strict=True)])
     return tuple(
-        replace(load_samples(folder), name=name)
-        for folder, name in zip(folders, names, strict=True)
+        RunSamples(
+            label,
+            {
+                task: BenchmarkSamples(
+                    protocol_of(run, task),
+                    {str(row["doc_id"]): outcome_of(row) for row in read_rows(file)},
+                )
+                for task, file in sample_files(run, folder).items()
+            },
+        )
+        for label, run, folder in zip(labels, runs, folders, strict=True)
     )
 
 
 def outcome_of(row: Mapping[str, Any]) -> QuestionOutcome:
-    """What a comparison needs of a row of a samples file."""
+    """Return what a comparison needs of a row of a samples file."""
     return QuestionOutcome(
         correct=row["verdict"]["outcome"] == "correct",
         stratum=row.get("stratum") or "",

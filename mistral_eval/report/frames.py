@@ -1,4 +1,4 @@
-"""Finished runs as pandas data frames, for a notebook."""
+"""Finished runs as pandas data frames, for notebooks."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mistral_eval.errors import OutputError
 from mistral_eval.record.run_folder import RUN_FILE, read_run
 from mistral_eval.record.sample_files import read_rows, sample_files
-from mistral_eval.report.runs import load_scores, read_finished
-from mistral_eval.report.table.model import RunScores
-from mistral_eval.report.table.view import run_labels
+from mistral_eval.record.scores import RunScores, load_scores, read_finished, run_labels
 from mistral_eval.suite.registry import BY_ID
 
 if TYPE_CHECKING:
@@ -20,11 +18,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Runs:
-    """Finished runs; shows itself as the paper's table in a notebook.
+    """Finished runs; displayed as the paper's table in a notebook.
 
     Attributes:
-        rows: What the table knows of each run.
-        names: A name for each run that no other has: the column `run` of both frames.
+        rows: Each run's scores.
+        names: A distinct label per run: the column `run` of both frames.
     """
 
     rows: tuple[RunScores, ...]
@@ -32,7 +30,7 @@ class Runs:
 
     @cached_property
     def scores(self) -> "DataFrame":
-        """One row per run, benchmark and metric; `cell` marks the metric that is the table's.
+        """One row per run, benchmark and metric; `cell` is true for the table's metric.
 
         Values and the ends of the 95 % interval (`low`, `high`; missing for other metrics) are in
         percent.
@@ -46,12 +44,12 @@ class Runs:
 
     @cached_property
     def samples(self) -> "DataFrame":
-        """One row per run, benchmark and question; `replies` is the list of its samples' texts.
+        """One row per run, benchmark and question; `replies` lists the texts of its samples.
 
-        Multiple choice has no replies; its `logprobs` are one log-likelihood per choice.
+        For multiple choice, `replies` is empty and `logprobs` has one log-likelihood per choice.
 
         Raises:
-            OutputError: a file of a run is gone or damaged.
+            OutputError: A run's file is missing or damaged.
         """
         import pandas as pd
 
@@ -64,15 +62,11 @@ class Runs:
         return f"Runs({', '.join(self.names)}): .scores, .samples"
 
     def _repr_html_(self) -> str:
-        """The paper's table with these runs below it, every text escaped."""
-        from mistral_eval.report.baselines import load_baselines, select
-        from mistral_eval.report.runs import DEFAULT_BASELINES
-        from mistral_eval.report.table.build import build_view
+        """Return the paper's table with these runs below it, every text escaped."""
+        from mistral_eval.report.table import build_view, published_rows
         from mistral_eval.report.table.html_table import html_fragment
-        from mistral_eval.report.table.model import TableOptions
 
-        published = select(DEFAULT_BASELINES, load_baselines())
-        return f"<div>{html_fragment(build_view(published, self.rows, TableOptions()))}</div>"
+        return f"<div>{html_fragment(build_view(published_rows(), self.rows))}</div>"
 
     def _named(self) -> Iterator[tuple[RunScores, str]]:
         return zip(self.rows, self.names, strict=True)
@@ -90,19 +84,19 @@ SAMPLES = (
 
 
 def load_run(path: str | Path) -> Runs:
-    """Read one finished run's folder.
+    """Read the folder of a finished run.
 
     Raises:
-        OutputError: no run, an unfinished one, or one of another version.
+        OutputError: The folder holds no run, an unfinished one, or one of another version.
     """
     return _runs([Path(path)])
 
 
 def load_runs(folder: str | Path) -> Runs:
-    """Read every finished run below a folder, the oldest first.
+    """Read every finished run below a folder, oldest first.
 
     Raises:
-        OutputError: there is none, or one was written by another version.
+        OutputError: There is none, or one was written by another version.
     """
     found = [file.parent for file in sorted(Path(folder).rglob(RUN_FILE))]
     finished = [run for run in found if read_run(run).get("status") == "finished"]

@@ -1,4 +1,4 @@
-"""A finished run's questions for reading: prompt, replies, answers and verdicts as text or JSON."""
+"""A finished run's questions as text or JSON: prompt, replies, answers and verdicts."""
 
 import os.path
 import unicodedata
@@ -10,23 +10,23 @@ from typing import Any
 
 from mistral_eval.errors import UsageError, nearest
 from mistral_eval.record.sample_files import read_rows, sample_files
-from mistral_eval.report.runs import read_finished
+from mistral_eval.record.scores import read_finished
 
 KEPT = "\n\t"
 INDENT = "    "
-LEAST_SHOTS = 200  # characters; a shorter common beginning is no solved example
+LEAST_SHOTS = 200  # characters; a shorter common prefix is not a solved example
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which questions to show; empty fields choose all.
+    """Which questions to show; empty fields select all.
 
     Attributes:
-        tasks: Benchmarks.
+        tasks: Benchmark ids.
         outcomes: Verdicts, e.g. {"wrong", "timeout"}.
-        search: Text that prompt, replies, target or answer must hold, whatever its case.
-        ids: Questions by `doc_id`.
-        limit: How many at most, over all benchmarks.
+        search: Text that prompt, replies, target or answer must contain, ignoring case.
+        ids: Question ids (`doc_id`).
+        limit: Maximum number of questions over all benchmarks.
     """
 
     tasks: tuple[str, ...] = ()
@@ -37,11 +37,11 @@ class Wanted:
 
 
 def chosen(folder: Path, wanted: Wanted) -> Iterator[dict[str, Any]]:
-    """The questions of a finished run that are wanted, as plain JSON.
+    """Yield the selected questions of a finished run as plain JSON.
 
     Raises:
-        OutputError: no finished run, or its files are gone or damaged.
-        UsageError: the run has no such benchmark.
+        OutputError: The folder holds no finished run, or its files are missing or damaged.
+        UsageError: The run has no such benchmark.
     """
     files = sample_files(read_finished(folder), folder)
     for task in wanted.tasks:
@@ -74,7 +74,7 @@ def _matches(row: Mapping[str, Any], wanted: Wanted) -> bool:
 
 
 def _texts(value: object) -> Iterator[str]:
-    """Every text within lists and dicts."""
+    """Yield every text nested in lists and dicts."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
@@ -86,7 +86,7 @@ def _texts(value: object) -> Iterator[str]:
 
 
 def _shots(file: Path) -> dict[object, str]:
-    """What all prompts of a subject begin with, up to a blank line: its solved examples."""
+    """Return the common prefix of each subject's prompts, up to a blank line: the shots."""
     common: dict[object, str] = {}
     seen: dict[object, int] = {}
     for row in read_rows(file):
@@ -106,7 +106,7 @@ def _prompt(row: Mapping[str, Any]) -> str:
 
 
 def _question(task: str, row: Mapping[str, Any], shots: str) -> dict[str, Any]:
-    """One question: a choice is its continuation, after its own context where contexts differ."""
+    """Return one question; a choice's text includes its context if contexts differ."""
     arguments = list(row["arguments"].values())
     verdict = row["verdict"]
     is_choice = row.get("filter") == "none" and isinstance(arguments[0]["arg_1"], str)
@@ -141,7 +141,7 @@ def _question(task: str, row: Mapping[str, Any], shots: str) -> dict[str, Any]:
 
 
 def as_text(question: Mapping[str, Any], *, with_shots: bool = False) -> str:
-    """One question as a page of a terminal shows it; nothing in it can drive the terminal."""
+    """Return one question as text for a terminal, without control characters."""
     subject = f", {question['subject']}" if question["subject"] else ""
     lines = [f"── {question['task']} {question['id']}{subject}: {question['outcome']} ──"]
     shots = question["shots"]
@@ -165,7 +165,7 @@ def as_text(question: Mapping[str, Any], *, with_shots: bool = False) -> str:
 
 
 def visible(text: object) -> str:
-    """The text with characters that a terminal would obey, or not show, written as escapes."""
+    """Escape control and invisible characters, except newline and tab."""
     return "".join(
         one if one in KEPT or not unicodedata.category(one).startswith("C") else _escape(one)
         for one in str(text)

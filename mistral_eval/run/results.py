@@ -70,7 +70,7 @@ def write_run(folder: Path, finished: Finished) -> None:
     results_name = f"results_{stamp}.json"
     write_json(folder / results_name, results)
     run = _run(folder, finished, results_name, now).as_json()
-    from mistral_eval.report.runs import markdown_of
+    from mistral_eval.report.table import markdown_of
 
     write_lines(folder / TABLE_FILE, [markdown_of(run, folder).rstrip("\n")])
     write_json(folder / RUN_FILE, run)

@@ -93,7 +93,7 @@ def test_a_case_that_others_disturbed_is_told_of(found):
     speeds = quiet.speeds | {case: replace(quiet.speeds[case], cpu_share=0.31)}
     text = " ".join(markdown(replace(quiet, speeds=speeds)).split())
     assert f"The machine was busy: 1 of {len(speeds)} cases" in text
-    assert "the least 31%" in text
+    assert "the lowest 31%" in text
 
 
 def test_the_processors_clock_does_not_run_while_the_process_sleeps():

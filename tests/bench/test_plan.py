@@ -17,8 +17,7 @@ from mistral_eval.bench.cases import (
     parse_parts,
     parse_tokens,
 )
-from mistral_eval.bench.duration import operations
-from mistral_eval.bench.requirements import cache_bytes, working_bytes
+from mistral_eval.bench.requirements import cache_bytes, operations, working_bytes
 from mistral_eval.bench.shapes import SHAPES, read_subject
 from mistral_eval.errors import CheckpointError, ResourceError, UsageError
 from mistral_eval.model.cache import RollingCache
@@ -177,7 +176,7 @@ def test_a_checkpoints_folder_gives_shape_weights_and_notes(tmp_path):
     notes = run.notes_of(subject, BenchSettings(contexts=(16384,), window=512))
     assert any("made for 8,192 tokens" in note for note in notes)
     assert any("window of 512" in note for note in notes)
-    assert any("random ones are used" in note for note in notes)
+    assert any("are random: no checkpoint has them" in note for note in notes)
 
 
 def test_a_configuration_without_weights_is_a_shape_with_random_ones(tmp_path):

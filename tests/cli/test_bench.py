@@ -92,7 +92,7 @@ def test_what_does_not_fit_ends_with_one_sentence_and_exit_code_1(cli, monkeypat
     code, out, err = cli("bench", "--shape", "7b", "-o", tmp_path / "out")
     assert (code, out) == (1, "")
     assert err.startswith("mistral-eval: bench needs ")
-    assert "2.00 GiB are free: take smaller --contexts" in err
+    assert "2.00 GiB are free: use smaller --contexts" in err
     assert err.count("\n") == 1
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from mistral_eval.errors import OutputError
 from mistral_eval.record.run_folder import RUN_FILE
-from mistral_eval.record.sample_files import load_all, load_samples, read_rows, sample_files
-from mistral_eval.report.runs import load_scores
+from mistral_eval.record.sample_files import load_samples, read_rows, sample_files
+from mistral_eval.record.scores import load_scores
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def test_every_question_of_every_benchmark_is_read_with_the_verdict_that_the_tab
 ):
     for folder in sample_runs.values():
         cells = load_scores(folder).cells
-        found = load_samples(folder).benchmarks
+        found = load_samples([folder])[0].benchmarks
         assert found.keys() == cells.keys()
         for name, samples in found.items():
             right = sum(outcome.correct for outcome in samples.questions.values())
@@ -37,12 +37,12 @@ def test_only_files_of_the_run_s_own_time_are_read(copied):
 
 
 def test_mmlu_questions_carry_their_subject(sample_runs):
-    questions = load_samples(sample_runs["oracle"]).benchmarks["mmlu"].questions
+    questions = load_samples([sample_runs["oracle"]])[0].benchmarks["mmlu"].questions
     assert all(outcome.stratum for outcome in questions.values())
 
 
 def test_runs_of_one_name_are_told_apart(sample_runs):
-    names = [run.name for run in load_all([sample_runs["random"], sample_runs["random"] / "."])]
+    names = [run.name for run in load_samples([sample_runs["random"], sample_runs["random"] / "."])]
     assert names == ["random", "random (2)"]
 
 
@@ -50,7 +50,7 @@ def test_a_samples_file_that_is_gone_is_named(copied):
     file = next(copied.glob("samples_nq_*.jsonl"))
     file.unlink()
     with pytest.raises(OutputError, match=f"{file.name} should hold the run's questions"):
-        load_samples(copied)
+        load_samples([copied])
 
 
 @pytest.mark.parametrize("line", ["", "{}", "[1]", '{"doc_id": 1, "verdict": null}', '{"doc_id"'])
@@ -66,4 +66,4 @@ def test_a_run_without_its_results_file_s_name_is_refused(copied):
     run = json.loads((copied / RUN_FILE).read_text()) | {"results_file": None}
     (copied / RUN_FILE).write_text(json.dumps(run))
     with pytest.raises(OutputError, match="results_file: expected text, found nothing"):
-        load_samples(copied)
+        load_samples([copied])

@@ -30,7 +30,6 @@ from typing import Any
 
 # Everything a run imports, once.
 import mistral_eval.engines.native as opening
-import mistral_eval.report.runs
 import mistral_eval.run.run as running
 from mistral_eval.cli import app as cli
 from mistral_eval.cli import table as cli_results
@@ -38,6 +37,7 @@ from mistral_eval.engines.interface import reply_key
 from mistral_eval.engines.native import NativeEngine
 from mistral_eval.model.transformer import Transformer
 from mistral_eval.record import journal
+from mistral_eval.report import table
 from mistral_eval.report.table import rich_table
 from mistral_eval.run.answering import Answering
 
@@ -48,7 +48,7 @@ PHASES = ("building", "loading", "scoring", "generating", "judging", "saving")
 PLAN = ("building", "loading", *(phase for phase in PHASES[2:] for _ in range(2)))  # of one run
 KINDS = {"score": "scoring", "generate": "generating"}
 CLOCK = {"build": "building", "load": "loading", "judge": "judging"}
-WARM = (mistral_eval.report.runs, cli_results, rich_table)
+WARM = (table, cli_results, rich_table)
 
 
 @dataclass(slots=True)

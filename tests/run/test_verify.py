@@ -72,7 +72,10 @@ def test_a_score_that_is_off_by_more_than_the_tolerance_is_an_error_with_both_nu
 ):
     folder = run(tmp_path, "winogrande")
     rewrite(folder, lambda reply: reply.update(logprob=reply["logprob"] + nats))
-    sentence = r"winogrande question \d+, choice \d has the log-probability \S+ in this run, -\d\S+ .* on the plain path"
+    sentence = (
+        r"winogrande question \d+, choice \d has the log-probability \S+ in this run, "
+        r"-\d\S+ .* on the plain path"
+    )
     with pytest.raises(EngineError, match=sentence):
         run(tmp_path, "winogrande", verify=1)
 

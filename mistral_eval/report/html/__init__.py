@@ -2,17 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from mistral_eval.errors import DataError, TaskError
 from mistral_eval.record.comparison import BenchmarkSamples, Comparison, RunSamples, compare_against
 from mistral_eval.record.run_folder import write_lines
 from mistral_eval.record.sample_files import protocol_of, sample_files
-from mistral_eval.report.baselines import load_baselines, select
-from mistral_eval.report.runs import DEFAULT_BASELINES, load_scores, read_finished
-from mistral_eval.report.table.build import build_view
-from mistral_eval.report.table.model import TableOptions
-from mistral_eval.report.table.view import run_labels
+from mistral_eval.record.scores import read_finished, run_labels, scores_of
+from mistral_eval.report.table import build_view, published_rows
 from mistral_eval.suite.registry import BY_ID
 
 __all__ = ["write_report"]
@@ -27,43 +23,38 @@ def write_report(folders: Sequence[Path], output: Path, baselines: Sequence[str]
         baselines: Published rows of the table; none means the paper's own.
 
     Raises:
-        OutputError: a run is unfinished or damaged, or the file cannot be written.
-        UsageError: a baseline does not exist.
+        OutputError: A run is unfinished or damaged, or the file cannot be written.
+        UsageError: A baseline does not exist.
     """
-    from mistral_eval.report.html.bundle import Bundle, bundle
+    from mistral_eval.report.html.bundle import bundle
     from mistral_eval.report.html.document import Content, document
 
-    published = select(baselines or DEFAULT_BASELINES, load_baselines())
     runs = [read_finished(folder) for folder in folders]
-    scores = [load_scores(folder) for folder in folders]
-    view = build_view(published, scores, TableOptions())
+    scores = [scores_of(run, folder) for run, folder in zip(runs, folders, strict=True)]
+    view = build_view(published_rows(baselines), scores)
     names = run_labels(scores)
     files = [sample_files(run, folder) for run, folder in zip(runs, folders, strict=True)]
-    tasks = list(dict.fromkeys(task for task in (*BY_ID, *_all(files)) if task in _all(files)))
-    bundles: list[Bundle] = [bundle(task, [mine.get(task) for mine in files]) for task in tasks]
+    known = {task for mine in files for task in mine}
+    tasks = [task for task in dict.fromkeys((*BY_ID, *sorted(known))) if task in known]
+    bundles = {task: bundle(task, [mine.get(task) for mine in files]) for task in tasks}
     samples = [
         RunSamples(
-            names[i],
-            scores[i].path,
+            name,
             {
-                task: BenchmarkSamples(protocol_of(runs[i], task), mine)
-                for task, part in zip(tasks, bundles, strict=True)
+                task: BenchmarkSamples(protocol_of(run, task), mine)
+                for task, part in bundles.items()
                 if (mine := part.outcomes[i]) is not None
             },
         )
-        for i in range(len(runs))
+        for i, (name, run) in enumerate(zip(names, runs, strict=True))
     ]
     comparisons, refusal = _compared(samples)
-    content = Content(view, runs, names, bundles, comparisons, refusal)
+    content = Content(view, runs, names, tuple(bundles.values()), comparisons, refusal)
     write_lines(output, document(content))
 
 
-def _all(files: Sequence[dict[str, Any]]) -> set[str]:
-    return {task for mine in files for task in mine}
-
-
 def _compared(samples: Sequence[RunSamples]) -> tuple[tuple[Comparison, ...], str]:
-    """Each further run against the first, or the sentence that says why not."""
+    """Compare each further run with the first; on refusal, return its sentence."""
     reference, *others = samples
     if not others:
         return (), ""

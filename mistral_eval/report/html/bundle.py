@@ -1,8 +1,8 @@
-"""The questions of several runs, merged, shared and compressed for the report's browser.
+"""The questions of several runs, merged, deduplicated and compressed for the report's browser.
 
 lm-eval's samples files repeat the few-shot block for every choice of every question: 190 MB for
-MMLU. Here each block is stored once, a question once for all runs, in chunks of a few hundred
-kilobytes that the page inflates when it needs them.
+MMLU. Here each block is stored once, and each question once for all runs, in chunks of a few
+hundred kilobytes that the page inflates on demand.
 """
 
 import base64
@@ -25,7 +25,7 @@ from mistral_eval.suite.registry import BY_ID
 CHUNK_CHARACTERS: Final = 300_000
 LETTERS: Final = {"correct": "c", "wrong": "w", "no_answer": "n", "timeout": "t"}
 ABSENT: Final = "-"
-DIGITS: Final = 4  # of a log-likelihood: more than bfloat16 resolves
+DIGITS: Final = 4  # of a log-likelihood: more than the precision of bfloat16
 TITLES: Final = {
     "mmlu": "question",
     "hellaswag": "ctx_a",
@@ -47,10 +47,10 @@ class Bundle:
     """One benchmark's questions, ready to embed.
 
     Attributes:
-        index: What the page must know of every question at once: ids, subjects, verdicts.
-        blocks: The shared few-shot blocks, compressed and base64.
-        chunks: The questions, compressed and base64.
-        outcomes: Per run, question id -> outcome, for the comparison; None where not run.
+        index: What the page loads at once for every question: ids, subjects, verdicts.
+        blocks: The shared few-shot blocks, compressed, in base64.
+        chunks: The questions, compressed, in base64.
+        outcomes: Per run, question id -> outcome, for the comparison; None if it was not run.
     """
 
     index: dict[str, Any]
@@ -61,7 +61,7 @@ class Bundle:
 
 @dataclass(slots=True)
 class _Question:
-    """A question as the page gets it; one answer per run, None where it was not asked."""
+    """A question for the page; one answer per run, None if the run did not ask it."""
 
     id: str
     stratum: str
@@ -73,15 +73,15 @@ class _Question:
 def bundle(benchmark: str, files: Sequence[Path | None]) -> Bundle:
     """Merge a benchmark's samples of several runs.
 
-    Questions are the same where row, prompt and target are; runs that asked differently get an
-    entry each, told apart by their id.
+    Questions are merged if row, prompt and target are equal; otherwise each variant gets its own
+    entry with a suffixed id.
 
     Args:
         benchmark: The task's name.
         files: Each run's samples file, or None.
 
     Raises:
-        OutputError: a file is damaged.
+        OutputError: A file is damaged.
     """
     blocks = Blocks("" if benchmark == "humaneval" else TITLES.get(benchmark, ""))
     merged: dict[str, _Question] = {}
@@ -109,8 +109,8 @@ def bundle(benchmark: str, files: Sequence[Path | None]) -> Bundle:
 
 
 def packed(value: object) -> str:
-    """JSON, deflated, in base64: what `inflate` in store.js reads."""
-    # ASCII, so that lone surrogates survive as escapes
+    """Return JSON, deflated, in base64, for `inflate` in store.js."""
+    # ASCII, so that lone surrogates are kept as escapes
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)
     return base64.b64encode(zlib.compress(text.encode("ascii"), 9)).decode("ascii")
 
@@ -122,7 +122,7 @@ def _pad(question: _Question, run: int) -> None:
 
 
 def _new(benchmark: str, row: Mapping[str, Any], seen: dict[str, int], blocks: Blocks) -> _Question:
-    """A question's part that no run changes: title, prompt, choices, golds, reference."""
+    """Return a question's part that is common to all runs: title, prompt, choices, golds."""
     name = str(row["doc_id"])
     seen[name] = seen.get(name, 0) + 1
     arguments = list(row["arguments"].values())
@@ -147,7 +147,7 @@ def _new(benchmark: str, row: Mapping[str, Any], seen: dict[str, int], blocks: B
 
 
 def _golds(benchmark: str, row: Mapping[str, Any]) -> dict[str, Any]:
-    """What an answer is compared with: accepted texts, or a program's checks and reference."""
+    """Return what answers are compared with: accepted texts, or a program's checks."""
     if benchmark not in TEXTS:
         return {}
     golds = TEXTS[benchmark](row["doc"])
@@ -160,12 +160,12 @@ def _golds(benchmark: str, row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _answer(benchmark: str, row: Mapping[str, Any]) -> list[Any]:
-    """What one run made of a question: [verdict, answer, reason, samples, log-likelihoods]."""
+    """Return one run's answer: [verdict, answer, reason, samples, log-likelihoods]."""
     verdict = row["verdict"]
     letter = LETTERS[verdict["outcome"]]
     if _is_choice(row):
         logprobs = [_rounded(float(choice[0][0])) for choice in row["resps"]]
-        if benchmark in CHOICES:  # the chosen text's place says it all, its reason too
+        if benchmark in CHOICES:  # the index of the chosen text suffices
             texts = CHOICES[benchmark](row["doc"]).texts
             return [letter, texts.index(verdict["answer"]), "", [], logprobs]
         return [letter, verdict["answer"], verdict["reason"], [], logprobs]
@@ -178,7 +178,7 @@ def _answer(benchmark: str, row: Mapping[str, Any]) -> list[Any]:
 
 
 def _rounded(logprob: float) -> float | None:
-    """A log-likelihood as JSON can hold it; None for minus infinity."""
+    """Round a log-likelihood; None for minus infinity, which JSON lacks."""
     return round(logprob, DIGITS) if math.isfinite(logprob) else None
 
 
@@ -187,7 +187,7 @@ def _is_choice(row: Mapping[str, Any]) -> bool:
 
 
 def _chunked(questions: Sequence[_Question]) -> tuple[tuple[str, ...], list[int]]:
-    """Compress questions in runs of about `CHUNK_CHARACTERS`; and where each begins."""
+    """Return chunks of about `CHUNK_CHARACTERS`, and the index of each chunk's first question."""
     chunks, starts, size = [], [0], 0
     pending: list[list[Any]] = []
     for place, question in enumerate(questions):
@@ -222,11 +222,11 @@ def _index(
 
 
 def _ids(ids: Sequence[str]) -> list[str] | None:
-    """The ids, or None where they count from 0."""
+    """Return the ids, or None if they are 0, 1, 2, and so on."""
     return None if list(ids) == [str(i) for i in range(len(ids))] else list(ids)
 
 
 def _lengths(values: Iterable[str]) -> Iterator[list[Any]]:
-    """Run lengths: [value, how often in a row]."""
+    """Yield the run-length encoding: [value, count]."""
     for value, members in itertools.groupby(values):
         yield [value, sum(1 for _ in members)]

@@ -1,5 +1,6 @@
 """The report's figures: the paper's figures 4 and 5, MMLU by subject, differences of two runs."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any, Final
@@ -7,41 +8,34 @@ from typing import Any, Final
 from matplotlib.axes import Axes
 
 from mistral_eval.record.comparison import Comparison
+from mistral_eval.record.scores import one_line
 from mistral_eval.report.baselines import Baseline
 from mistral_eval.report.html.svg import INK, LINE, PAPER, QUIET, RUNS, draw, variable
 from mistral_eval.report.table.scale import anchors
 from mistral_eval.report.table.sections import GROUP_TITLES, group_interval
-from mistral_eval.report.table.view import RowView, one_line, points
+from mistral_eval.report.table.view import RowView, column_of, points
 from mistral_eval.stats import Interval, wilson
-from mistral_eval.suite.registry import BENCHMARKS, BY_ID, Group
+from mistral_eval.suite.registry import BENCHMARKS, Group
 
-WIDTH: Final = 4.7  # inches: its texts stay readable on a phone
+WIDTH: Final = 4.7  # inches: text stays readable on a phone
 LABEL: Final = 30  # characters
-Scored = tuple[str, Interval]
 
 
 def color_of(rows: Sequence[RowView]) -> dict[str, str]:
-    """A colour for each row, by its id: greys for published ones, hues for runs."""
-    colors = {}
-    published = [row for row in rows if row.kind == "published"]
-    runs = [row for row in rows if row.kind == "run"]
-    for i, row in enumerate(published):
-        colors[row.id] = PAPER[i % len(PAPER)]
-    for i, row in enumerate(runs):
-        colors[row.id] = RUNS[i % len(RUNS)]
-    return colors
+    """Return row id -> colour: greys for published rows, hues for runs."""
+    shades = {"published": itertools.cycle(PAPER), "run": itertools.cycle(RUNS)}
+    return {row.id: next(shades[row.kind]) for row in rows}
 
 
 def short(name: str) -> str:
-    """A name that fits beside a drawing."""
+    """Return a name, truncated to fit beside a drawing."""
     flat = one_line(name)
     return flat if len(flat) <= LABEL else f"{flat[: LABEL - 1]}…"
 
 
 def groups_chart(rows: Sequence[RowView], group: Group) -> str | None:
-    """One group of the paper's figure 4 as bars; None where no row has the whole group."""
-    found = [(row, group_interval(row, BENCHMARKS, group)) for row in rows]
-    scored = [(row, interval) for row, interval in found if interval is not None]
+    """Draw one group of the paper's figure 4 as bars; None if no row has the whole group."""
+    scored = _scored(rows, group)
     if not scored:
         return None
     colors = color_of(rows)
@@ -66,10 +60,12 @@ def groups_chart(rows: Sequence[RowView], group: Group) -> str | None:
 
 
 def sizes_chart(rows: Sequence[RowView], known: Sequence[Baseline], group: Group) -> str | None:
-    """The paper's figure 5 for one group: score against the size of Llama 2; None without rows."""
+    """Draw the paper's figure 5 for one group: score against Llama 2's size; None without rows.
+
+    Llama 2's own rows are the curve; the other models are placed on it.
+    """
     scale = anchors(known, group)
-    found = [(row, group_interval(row, BENCHMARKS, group)) for row in rows if _placed(row)]
-    scored = [(row, interval) for row, interval in found if interval is not None]
+    scored = _scored([row for row in rows if row.is_model and "llama2" not in row.id], group)
     if not scored or len(scale.sizes) < 2:
         return None
     colors = color_of(rows)
@@ -90,7 +86,7 @@ def sizes_chart(rows: Sequence[RowView], known: Sequence[Baseline], group: Group
             size = scale.size_of(interval.value)
             axes.axhspan(interval.low, interval.high, color=colors[row.id], alpha=0.18, linewidth=0)
             axes.axhline(interval.value, color=colors[row.id], linewidth=1.1)
-            if scale.sizes[0] <= size <= scale.sizes[-1]:  # elsewhere there is no size to show
+            if scale.sizes[0] <= size <= scale.sizes[-1]:  # no extrapolation
                 axes.plot([size], [interval.value], "D", color=colors[row.id], markersize=5)
             axes.annotate(
                 short(row.label),
@@ -114,7 +110,7 @@ def sizes_chart(rows: Sequence[RowView], known: Sequence[Baseline], group: Group
 def subjects_chart(
     names: Sequence[str], strata: Sequence[Mapping[str, Any]], colors: Sequence[str], task: str
 ) -> str:
-    """Scores by subject with their intervals, one row per subject, the first run's order.
+    """Draw scores by subject with their intervals, in the order of the first run's scores.
 
     Args:
         names: The runs' labels.
@@ -140,12 +136,12 @@ def subjects_chart(
         axes.set_xlabel("score, %", fontsize=9)
 
     height = 0.7 + len(order) * (0.17 + 0.05 * (len(strata) - 1))
-    title = f"{BY_ID[task].column} by subject: {', '.join(names)}"
+    title = f"{column_of(task)} by subject: {', '.join(names)}"
     return draw(f"subjects-{task}", title, (WIDTH + 0.8, height), paint)
 
 
 def difference_chart(comparison: Comparison, number: int) -> str:
-    """B minus A per benchmark with its interval; filled where the difference is shown."""
+    """Draw B minus A per benchmark with its interval; a significant difference is filled."""
     rows = comparison.benchmarks[::-1]
 
     def paint(axes: Axes) -> None:
@@ -162,8 +158,7 @@ def difference_chart(comparison: Comparison, number: int) -> str:
                 markerfacecolor=color if shown else "none",
                 markersize=6,
             )
-        labels = [BY_ID[one.id].column if one.id in BY_ID else one.id for one in rows]
-        axes.set_yticks(range(len(rows)), labels)
+        axes.set_yticks(range(len(rows)), [column_of(one.id) for one in rows])
         axes.set_ylim(-0.7, len(rows) - 0.3)
         edge = max(1.0, *(max(abs(one.difference.low), abs(one.difference.high)) for one in rows))
         axes.set_xlim(-1.08 * edge, 1.08 * edge)
@@ -174,7 +169,7 @@ def difference_chart(comparison: Comparison, number: int) -> str:
 
 
 def legend(names: Sequence[str], colors: Sequence[str]) -> str:
-    """Which colour is which run, as an HTML list."""
+    """Return the runs' colours as an HTML list."""
     items = [
         f'<li><span class="swatch" style="background: var({variable(color)})"></span>'
         f"{escape(one_line(name))}</li>"
@@ -193,6 +188,7 @@ def _name_rows(axes: Axes, labels: Sequence[str]) -> None:
     axes.spines["bottom"].set_color(LINE)
 
 
-def _placed(row: RowView) -> bool:
-    """Llama 2's own sizes are the curve; the others are placed on it."""
-    return row.is_model and "llama2" not in row.id
+def _scored(rows: Sequence[RowView], group: Group) -> list[tuple[RowView, Interval]]:
+    """Return the rows that have the whole group, each with its mean."""
+    found = ((row, group_interval(row, BENCHMARKS, group)) for row in rows)
+    return [(row, interval) for row, interval in found if interval is not None]

@@ -1,4 +1,4 @@
-"""The report as one HTML document: what is said in it, in order, and how it is put together."""
+"""The report as one HTML document: its sections in order, scripts, style and data."""
 
 import hashlib
 from base64 import b64encode
@@ -10,14 +10,14 @@ from typing import Any, Final
 
 from mistral_eval import __version__
 from mistral_eval.record.comparison import Comparison
-from mistral_eval.report.baselines import load_baselines, select
 from mistral_eval.report.html import charts, provenance
 from mistral_eval.report.html.bundle import Bundle, packed
+from mistral_eval.report.table import published_rows
 from mistral_eval.report.table.compared import comparison_sections
 from mistral_eval.report.table.html_table import STYLE, html_fragment, section_html
 from mistral_eval.report.table.scale import ANCHOR_IDS
 from mistral_eval.report.table.sections import GROUP_TITLES, SIZED, figure_4, figure_5, reproduced
-from mistral_eval.report.table.view import TableView
+from mistral_eval.report.table.view import Section, TableView, column_of
 from mistral_eval.suite.registry import BENCHMARKS
 
 SCRIPTS: Final = ("text.js", "store.js", "filter.js", "list.js", "detail.js", "app.js")
@@ -40,7 +40,7 @@ CONTENTS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """Everything a report tells.
+    """The content of a report.
 
     Attributes:
         view: The table.
@@ -48,7 +48,7 @@ class Content:
         names: Each run's label.
         bundles: The questions, per benchmark.
         comparisons: Each further run against the first.
-        refusal: Why runs could not be compared; "" where they were.
+        refusal: Why runs could not be compared; "" if they were.
     """
 
     view: TableView
@@ -60,7 +60,7 @@ class Content:
 
 
 def document(content: Content) -> Iterator[str]:
-    """The document's parts, in order; nothing of the network is in it, nor asked for."""
+    """Yield the document's parts in order; it needs no network."""
     script = "(() => {\n'use strict';\n" + "\n".join(_static(name) for name in SCRIPTS) + "})();"
     assert "</script" not in script.lower()
     title = f"Evaluation of {', '.join(content.names)}"
@@ -83,7 +83,7 @@ def document(content: Content) -> Iterator[str]:
 
 
 def _head(title: str, script: str) -> str:
-    """The head; its policy lets exactly one script run and nothing be loaded."""
+    """Return the head; its policy allows exactly one script to run and nothing to be loaded."""
     digest = b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
     return (
@@ -103,7 +103,7 @@ def _index(content: Content) -> dict[str, Any]:
 
 
 def _sections(content: Content) -> Iterator[tuple[str, str]]:
-    """Name and HTML of each section that has something to say."""
+    """Yield name and HTML of each section that is not empty."""
     yield "scores", _section("scores", html_fragment(content.view), *_reproduced(content.view))
     yield "figures", _section("figures", *_figures(content.view))
     if content.comparisons or content.refusal:
@@ -131,52 +131,49 @@ def _summary(content: Content) -> str:
 
 
 def _reproduced(view: TableView) -> Iterator[str]:
-    """Each model's intervals against the paper's own row."""
-    paper = select([FIGURE_ROWS[-1]], load_baselines())[0]
+    """Yield each model's intervals against the paper's own row."""
+    (paper,) = published_rows([FIGURE_ROWS[-1]])
     for row in view.rows:
         if row.run is not None and row.is_model:
-            section = reproduced(row.run, row.label, paper, BENCHMARKS)
-            yield _folded(section.title, section_html(section))
+            yield _folded(reproduced(row.run, row.label, paper, BENCHMARKS))
 
 
 def _figures(view: TableView) -> Iterator[str]:
-    """The paper's figures 4 and 5 with these runs in them, and their numbers as tables."""
-    known = select(ANCHOR_IDS, load_baselines())
+    """Yield the paper's figures 4 and 5 with these runs, and their numbers as tables."""
+    known = published_rows(ANCHOR_IDS)
     rows = [row for row in view.rows if row.id in FIGURE_ROWS or row.kind == "run"]
     bars = [_figure(GROUP_TITLES[g], charts.groups_chart(rows, g)) for g in GROUP_TITLES]
     if any(bars):
         yield "<h3>The paper's figure 4: group means, 95 % intervals on runs</h3>"
         yield f'<div class="figures">{"".join(bars)}</div>'
-        section = figure_4(rows, BENCHMARKS)
-        yield _folded("Figure 4 as a table", section_html(section))
+        yield _folded(figure_4(rows, BENCHMARKS), "Figure 4 as a table")
     else:
         yield '<p class="about">No run has all benchmarks of a group of figure 4.</p>'
     sizes = [_figure(GROUP_TITLES[g], charts.sizes_chart(rows, known, g)) for g in SIZED]
     yield "<h3>The paper's figure 5: the size of Llama 2 with the same score</h3>"
     yield f'<div class="figures">{"".join(sizes)}</div>'
-    yield _folded("Figure 5 as a table", section_html(figure_5(rows, BENCHMARKS, known)))
+    yield _folded(figure_5(rows, BENCHMARKS, known), "Figure 5 as a table")
 
 
 def _comparison(content: Content) -> Iterator[str]:
     if content.refusal:
         yield f"<p>Not compared. {escape(content.refusal)}</p>"
     for number, comparison in enumerate(content.comparisons):
-        caption = "Difference per benchmark, 95 % interval; filled where it is shown"
+        caption = "Difference per benchmark, 95 % interval; filled if it is significant"
         drawing = charts.difference_chart(comparison, number)
         yield f'<div class="figures">{_figure(caption, drawing)}</div>'
         table, *flips = comparison_sections([comparison])
-        yield _folded(table.title, section_html(table), is_open=not number)
+        yield _folded(table, is_open=not number)
         run = number + 1
         yield (
             f'<p>Read the questions that flipped: <a href="#f=lost&amp;r={run}">to wrong</a>, '
             f'<a href="#f=gained&amp;r={run}">to right</a>.</p>'
         )
-        for section in flips:
-            yield _folded(section.title, section_html(section))
+        yield from map(_folded, flips)
 
 
 def _subjects(content: Content, task: str) -> str:
-    """One benchmark's scores by subject; "" where no run has them."""
+    """Return one benchmark's scores by subject; "" if no run has them."""
     rows = [row for row in content.view.rows if row.kind == "run"]
     colors = charts.color_of(content.view.rows)
     known = [
@@ -187,17 +184,15 @@ def _subjects(content: Content, task: str) -> str:
     if not known:
         return ""
     names, strata, shades = (list(part) for part in zip(*known, strict=True))
-    column = next(b.column for b in BENCHMARKS if b.id == task)
     drawing = charts.subjects_chart(names, strata, shades, task)
-    return _figure(f"{column} by subject", drawing + charts.legend(names, shades))
+    return _figure(f"{column_of(task)} by subject", drawing + charts.legend(names, shades))
 
 
 def _provenance(content: Content) -> Iterator[str]:
     yield '<div class="provenance">'
     yield section_html(provenance.settings(content.runs, content.names))
     for run, name in zip(content.runs, content.names, strict=True):
-        section = provenance.protocols(run, name)
-        yield _folded(section.title, section_html(section))
+        yield _folded(provenance.protocols(run, name))
     yield "</div>"
 
 
@@ -207,9 +202,9 @@ def _figure(caption: str, drawing: str | None) -> str:
     return f"<figure><figcaption><b>{escape(caption)}</b></figcaption>{drawing}</figure>"
 
 
-def _folded(title: str, html: str, *, is_open: bool = False) -> str:
-    opened = " open" if is_open else ""
-    return f"<details{opened}><summary>{escape(title)}</summary>{html}</details>"
+def _folded(section: Section, title: str = "", *, is_open: bool = False) -> str:
+    opened, html = " open" if is_open else "", section_html(section)
+    return f"<details{opened}><summary>{escape(title or section.title)}</summary>{html}</details>"
 
 
 def _embedded(name: str, data: str) -> str:

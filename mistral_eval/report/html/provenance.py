@@ -1,9 +1,10 @@
-"""Where the numbers come from: each run's time, counts, settings, versions, protocols and data."""
+"""Where the numbers come from: each run's time, counts, settings, versions, protocols, data."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from mistral_eval.report.table.view import MISSING, Section, one_line
+from mistral_eval.record.scores import one_line
+from mistral_eval.report.table.view import MISSING, Section, column_of
 from mistral_eval.suite.registry import BY_ID
 
 PHASES: Final = {
@@ -33,14 +34,14 @@ COUNTS: Final = {
 
 
 def _saved(counts: Mapping[str, Any]) -> float | None:
-    """Share of the prompts' tokens that sharing saved, in percent."""
+    """Return the share of prompt tokens that sharing prefixes saved, in percent."""
     naive = sum(counts.get(f"engine.{kind}_naive", 0) for kind in ("score", "prompt"))
     computed = sum(counts.get(f"engine.{kind}_computed", 0) for kind in ("score", "prompt"))
     return 100.0 * (1 - computed / naive) if naive else None
 
 
 def _drawn(counts: Mapping[str, Any]) -> float | None:
-    """Tokens drawn per second of generation."""
+    """Return tokens generated per second."""
     seconds = counts.get("engine.generate_seconds", 0)
     return counts.get("engine.generated", 0) / seconds if seconds else None
 
@@ -55,21 +56,16 @@ SHARES: Final = {"score": "scoring", "generate": "generating"}
 
 
 def _share(run: Mapping[str, Any], kind: str) -> float | None:
-    """Useful arithmetic while scoring or generating, in percent of the machine's matrix rate."""
+    """Return the useful FLOP rate of scoring or generating, in percent of the matrix rate."""
     share = ((run.get("speed") or {}).get(kind) or {}).get("share")
     return None if share is None else 100.0 * share
 
 
-def column(task: str) -> str:
-    """A task's name as the table prints it."""
-    return BY_ID[task].column if task in BY_ID else task
-
-
 def speed(runs: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Section:
-    """Seconds per phase and what was counted, one column per run.
+    """Return the seconds of each phase and the counters, one column per run.
 
-    A run that was resumed answered part of its questions earlier: those count as replies from the
-    journal, and their time is not in these seconds.
+    A resumed run answered part of its questions earlier: those count as kept replies, and their
+    time is not included.
     """
     seconds = [run.get("seconds", {}) for run in runs]
     counts = [_flat(run.get("counts", {})) for run in runs]
@@ -79,7 +75,7 @@ def speed(runs: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Section:
     ]
     by_task = [run.get("seconds_by_task", {}) for run in runs]
     rows += [
-        (f"seconds answering {column(task)}", *(_number(mine.get(task)) for mine in by_task))
+        (f"seconds answering {column_of(task)}", *(_number(mine.get(task)) for mine in by_task))
         for task in dict.fromkeys(task for mine in by_task for task in mine)
     ]
     keys = dict.fromkeys(key for mine in counts for key in mine)
@@ -95,14 +91,14 @@ def speed(runs: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Section:
         if any(_share(run, kind) is not None for run in runs)
     ]
     note = (
-        "Of a run that was resumed, the seconds are those of its last part. Benchmarks are "
-        "answered together: a reply's seconds are those since the reply before it."
+        "For a resumed run, the seconds are those of its last session. Benchmarks are answered "
+        "together: a reply is charged the seconds since the previous reply."
     )
     return Section("Time and counts", ("", *names), tuple(rows), (note,))
 
 
 def settings(runs: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Section:
-    """Everything that was asked for, and what it was run with."""
+    """Return the settings of the runs, and their versions and machines, one column per run."""
     columns = [
         {"date": run["date"]}
         | ({"rescored": run["rescored"]} if "rescored" in run else {})
@@ -121,7 +117,7 @@ def settings(runs: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Section
 
 
 def protocols(run: Mapping[str, Any], name: str) -> Section:
-    """A run's benchmarks: metric, shots, the task file's hash, the rows' fingerprint."""
+    """Return each benchmark's metric, shots, hash of the task file, and fingerprint of the rows."""
     rows, notes = [], []
     override = run["settings"].get("num_fewshot")
     for task in run["scores"]:
@@ -129,7 +125,7 @@ def protocols(run: Mapping[str, Any], name: str) -> Section:
         shots = override if override is not None else (known.shots if known else None)
         rows.append(
             (
-                known.column if known else task,
+                column_of(task),
                 known.metric if known else MISSING,
                 _text(shots),
                 str(run.get("protocol", {}).get(task, MISSING))[:16],

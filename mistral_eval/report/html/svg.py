@@ -1,7 +1,7 @@
-"""Drawings by matplotlib as inline SVG that follows the page: its font, its colours, its theme.
+"""Matplotlib drawings as inline SVG in the page's font, colours and theme.
 
-Colours are stand-ins which become the page's CSS variables, so that one drawing serves light, dark
-and print; texts stay texts, so that they can be searched and read aloud.
+Placeholder colours are replaced by the page's CSS variables, so one drawing works in light, dark
+and print; text stays text, for searching and screen readers.
 """
 
 import io
@@ -54,16 +54,16 @@ _STYLE: Final = {
 
 
 def variable(color: str) -> str:
-    """The CSS variable that a stand-in colour becomes."""
+    """Return the CSS variable that replaces a placeholder colour."""
     return _VARIABLES[color]
 
 
 def draw(name: str, title: str, size: tuple[float, float], paint: Callable[[Axes], None]) -> str:
-    """A drawing as an SVG element.
+    """Return a drawing as an SVG element.
 
     Args:
-        name: Its id in the page, a word.
-        title: What a screen reader says; the numbers stand in a table beside the drawing.
+        name: Its id in the page, one word.
+        title: Its text for screen readers; a table beside the drawing has the numbers.
         size: Width and height in inches.
         paint: Draws on the axes.
     """
@@ -77,7 +77,7 @@ def draw(name: str, title: str, size: tuple[float, float], paint: Callable[[Axes
 
 
 def _adopted(svg: str, name: str, title: str) -> str:
-    """Drop what only files need, name the drawing, and give it the page's colours and font."""
+    """Remove what only a file needs; set the drawing's ids, title, colours and font."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     width = re.search(r'width="([\d.]+)pt"', svg)

@@ -1,71 +1,103 @@
-"""What the numbers mean: one table, six formats."""
+"""The paper's table from published numbers and runs, in six formats."""
 
-from collections.abc import Callable, Sequence
-from typing import Final, Literal, overload
-
-from rich.console import RenderableType
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
 
 from mistral_eval.errors import UsageError
-from mistral_eval.report.baselines import Baseline
-from mistral_eval.report.table.build import build_view
+from mistral_eval.record.scores import RunScores, load_scores, scores_of
+from mistral_eval.report.baselines import PAPER, Baseline, load_baselines, select
 from mistral_eval.report.table.csv_table import csv_table
 from mistral_eval.report.table.html_table import html_page
 from mistral_eval.report.table.json_table import json_table
 from mistral_eval.report.table.latex_table import latex_table
 from mistral_eval.report.table.markdown_table import markdown_table
-from mistral_eval.report.table.model import Cell, RunScores, TableOptions
+from mistral_eval.report.table.notes import build_notes
 from mistral_eval.report.table.rich_table import RichTable
-from mistral_eval.report.table.view import TableView
+from mistral_eval.report.table.sections import build_sections
+from mistral_eval.report.table.view import TableOptions, TableView, build_rows
 
-__all__ = ["FORMATS", "Cell", "RunScores", "TableOptions", "render_table"]
-
-TextFormat = Literal["md", "latex", "csv", "html", "json"]
-_TEXT: Final[dict[str, Callable[[TableView], str]]] = {
+_RENDERERS: Final[dict[str, Callable[[TableView], Any]]] = {
+    "rich": RichTable,
     "md": markdown_table,
     "latex": latex_table,
     "csv": csv_table,
     "html": html_page,
     "json": json_table,
 }
-FORMATS: Final = ("rich", *_TEXT)
+FORMATS: Final = tuple(_RENDERERS)
 
 
-@overload
-def render_table(
+def published_rows(names: Sequence[str] = ()) -> tuple[Baseline, ...]:
+    """Return the published rows of these names; without names, the paper's own.
+
+    Raises:
+        UsageError: A name is unknown or ambiguous.
+    """
+    return select(names or (PAPER,), load_baselines())
+
+
+def build_view(
     baselines: Sequence[Baseline],
-    runs: Sequence[RunScores],
-    fmt: TextFormat,
-    *,
+    runs: Sequence[RunScores] = (),
     options: TableOptions | None = None,
-) -> str: ...
-@overload
+) -> TableView:
+    """Return the table's content before any format: published rows, then runs, notes, sections.
+
+    Raises:
+        UsageError: An option names a row that does not exist.
+    """
+    options = options or TableOptions()
+    rows = build_rows(baselines, runs, options)
+    return TableView(
+        _title(baselines, runs),
+        options.benchmarks,
+        rows,
+        build_notes(baselines, runs, options),
+        build_sections(rows, baselines, runs, options),
+    )
+
+
 def render_table(
     baselines: Sequence[Baseline],
     runs: Sequence[RunScores],
     fmt: str,
-    *,
     options: TableOptions | None = None,
-) -> RenderableType: ...
-def render_table(
-    baselines: Sequence[Baseline],
-    runs: Sequence[RunScores],
-    fmt: str,
-    *,
-    options: TableOptions | None = None,
-) -> RenderableType:
-    """Return the table of the published rows and the runs below them.
-
-    Args:
-        baselines: Published rows, in the order to show them.
-        runs: Measured rows.
-        fmt: "rich" gives something for rich to print, every other format text that ends in a
-            line break.
-        options: Which columns and which further sections; the default is the paper's twelve.
+) -> Any:
+    """Return the table in a format: text that ends in a line break, or for "rich" a renderable.
 
     Raises:
         UsageError: The format is unknown, or an option names a row that does not exist.
     """
-    if fmt not in FORMATS:
+    if fmt not in _RENDERERS:
         raise UsageError(f"A table can be printed as {', '.join(FORMATS)}; found {fmt!r}.")
-    view = build_view(baselines, runs, options or TableOptions())
-    return RichTable(view) if fmt == "rich" else _TEXT[fmt](view)
+    return _RENDERERS[fmt](build_view(baselines, runs, options))
+
+
+def render_runs(
+    folders: Sequence[Path],
+    baselines: Sequence[str],
+    fmt: str,
+    options: TableOptions | None = None,
+) -> Any:
+    """Return the table of finished runs below published rows, as `render_table` does.
+
+    Raises:
+        OutputError: A folder holds no finished run.
+        UsageError: A baseline or format is unknown.
+    """
+    runs = [load_scores(folder) for folder in folders]
+    return render_table(published_rows(baselines), runs, fmt, options)
+
+
+def markdown_of(run: Mapping[str, Any], folder: Path) -> str:
+    """Return a run's own table.md, given the content of its run.json."""
+    return str(render_table(published_rows(), [scores_of(run, folder)], "md"))
+
+
+def _title(baselines: Sequence[Baseline], runs: Sequence[RunScores]) -> str:
+    if runs:
+        return "The Mistral 7B paper's suite: published numbers and measured ones, in percent"
+    if {baseline.group for baseline in baselines} == {PAPER}:
+        return "Mistral 7B (arXiv 2310.06825), Table 2, in percent"
+    return "The Mistral 7B paper's suite: published numbers, in percent"

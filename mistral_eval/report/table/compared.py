@@ -1,4 +1,4 @@
-"""A comparison of runs in words: rich for the terminal, markdown for CI, JSON for programs."""
+"""A comparison of runs for reading: on a terminal, as markdown for CI, as JSON for programs."""
 
 import json
 from collections.abc import Sequence
@@ -9,10 +9,10 @@ from rich.console import RenderableType
 
 from mistral_eval.errors import UsageError
 from mistral_eval.record.comparison import BenchmarkComparison, Comparison, Reading
-from mistral_eval.report.table.markdown_table import escape, notes_list, section_table
+from mistral_eval.record.scores import one_line
+from mistral_eval.report.table.markdown_table import join, sections_markdown
 from mistral_eval.report.table.rich_table import RichSections
-from mistral_eval.report.table.view import Section, one_line, points, signed
-from mistral_eval.suite.registry import BY_ID
+from mistral_eval.report.table.view import Section, column_of, points, signed
 
 FORMAT: Final = "mistral-eval/compare/1"
 FORMATS: Final = ("rich", "md", "json")
@@ -25,10 +25,10 @@ METHOD: Final = (
         "subjects where there are any. p: McNemar's exact test, corrected by Holm over all rows."
     ),
     (
-        "Would show: the true difference that these questions would reveal four times in five "
-        "(uncorrected, at the share of questions on which the runs disagree)."
+        "Would show: the true difference that this test detects with 80 % power (uncorrected, at "
+        "the observed share of questions on which the runs disagree)."
     ),
-    "Not shown does not mean that there is no difference, only that these questions show none.",
+    "Not shown: the test found no difference, which does not prove that there is none.",
 )
 WORDS: Final[dict[Reading, str]] = {
     "identical": "identical",
@@ -39,7 +39,7 @@ WORDS: Final[dict[Reading, str]] = {
 
 
 def render_comparison(comparisons: Sequence[Comparison], fmt: str) -> RenderableType:
-    """Return the comparisons with one reference, for reading or for a program.
+    """Return the comparisons with one reference run in a format.
 
     Raises:
         UsageError: The format is unknown.
@@ -49,17 +49,11 @@ def render_comparison(comparisons: Sequence[Comparison], fmt: str) -> Renderable
     if fmt == "json":
         return _json(comparisons)
     sections = comparison_sections(comparisons)
-    if fmt == "rich":
-        return RichSections(sections)
-    parts = []
-    for section in sections:
-        parts += [f"### {escape(section.title)}", section_table(section)]
-        parts += [notes_list(section.notes)] if section.notes else []
-    return "\n\n".join(parts) + "\n"
+    return RichSections(sections) if fmt == "rich" else join(sections_markdown(sections, "###"))
 
 
 def comparison_sections(comparisons: Sequence[Comparison]) -> list[Section]:
-    """Return the tables of comparisons with one reference; the first one's notes say the method."""
+    """Return the tables of comparisons with one reference; the first explains the method."""
     return [
         section
         for i, one in enumerate(comparisons)
@@ -68,8 +62,8 @@ def comparison_sections(comparisons: Sequence[Comparison]) -> list[Section]:
 
 
 def verdict(comparison: Comparison) -> str:
-    """Return the gate's outcome as one sentence."""
-    names = ", ".join(_column(name) for name in comparison.failed)
+    """Return the gate's result as one sentence."""
+    names = ", ".join(column_of(name) for name in comparison.failed)
     beyond = f" by more than {comparison.margin:g} points" if comparison.margin else ""
     chance = ", beyond chance" if comparison.gate == "shown" else ""
     a, b = one_line(comparison.a), one_line(comparison.b)
@@ -82,7 +76,7 @@ def _sections(comparison: Comparison, method: Sequence[str]) -> list[Section]:
     a, b = one_line(comparison.a), one_line(comparison.b)
     absent = (("A", comparison.only_in_a), ("B", comparison.only_in_b))
     alone = [
-        f"Not compared, only in {run}: {', '.join(map(_column, names))}."
+        f"Not compared, only in {run}: {', '.join(map(column_of, names))}."
         for run, names in absent
         if names
     ]
@@ -105,7 +99,7 @@ def _row(one: BenchmarkComparison, comparison: Comparison) -> tuple[str, ...]:
     d = one.difference
     failed = one.fails(comparison.margin, comparison.gate)
     return (
-        _column(one.id),
+        column_of(one.id),
         str(one.n),
         points(one.a.value),
         points(one.b.value),
@@ -126,17 +120,12 @@ def _flip_rows(one: BenchmarkComparison) -> list[tuple[str, ...]]:
             names = [f"{f.id} ({f.stratum})" if f.stratum else f.id for f in flipped[:SHOWN_FLIPS]]
             more = len(flipped) - len(names)
             listed = ", ".join(names) + (f" and {more} more" if more else "")
-            rows.append((_column(one.id), words, str(len(flipped)), one_line(listed)))
+            rows.append((column_of(one.id), words, str(len(flipped)), one_line(listed)))
     return rows
 
 
 def _p(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def _column(name: str) -> str:
-    known = BY_ID.get(name)
-    return name if known is None else known.column
 
 
 def _json(comparisons: Sequence[Comparison]) -> str:

@@ -1,4 +1,4 @@
-"""The table as CSV (RFC 4180): one row per model, and only comparable numbers in the columns."""
+"""The table as CSV (RFC 4180): one row per model, only comparable numbers in the columns."""
 
 import csv
 import io
@@ -12,8 +12,8 @@ EVIDENCE: Final = ("low", "high", "n")
 def csv_table(view: TableView) -> str:
     """Return the main table; a measured column is followed by its interval's ends and N.
 
-    A published number of another protocol stands in the last column, in words, so that nobody
-    averages it with the others. An empty cell means: not measured, or not published.
+    A published number of another protocol is put into the last column, as text, so that it is not
+    averaged with the others. An empty cell means not measured or not published.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -39,11 +39,11 @@ def _row(row: RowView, view: TableView) -> list[str]:
         if cell.mark == OTHER_PROTOCOL:
             apart.append(f"{benchmark.column} {cell.text}")
         if view.has_runs:
-            line += ["" if end is None else f"{end:.2f}" for end in (cell.low, cell.high)]
-            line.append("" if cell.n is None else str(cell.n))
+            run = cell.measured
+            line += [f"{run.low:.2f}", f"{run.high:.2f}", str(run.n)] if run else ["", "", ""]
     return [*line, "; ".join(apart)]
 
 
 def _safe(label: str) -> str:
-    """Keep a spreadsheet from reading a label as a formula (OWASP, CSV injection)."""
+    """Prevent a spreadsheet from reading a label as a formula (OWASP, CSV injection)."""
     return f"'{label}" if label[:1] in ("=", "+", "-", "@", "\t", "\r") else label

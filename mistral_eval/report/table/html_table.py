@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Final
 
-from mistral_eval.report.table.view import CellView, RowView, Section, TableView, points
+from mistral_eval.report.table.view import CellView, RowView, Section, TableView
 
 STYLE: Final = """
 :root { color-scheme: light dark;
@@ -32,7 +32,7 @@ ul { color: var(--quiet); padding-left: 1.2rem; overflow-wrap: anywhere; }
 
 
 def html_page(view: TableView) -> str:
-    """Return the page: no script, no network, every text escaped."""
+    """Return a page without scripts or network access; every text is escaped."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -42,7 +42,7 @@ def html_page(view: TableView) -> str:
 
 
 def html_fragment(view: TableView) -> str:
-    """Return the tables and notes alone, for a page that brings its own style."""
+    """Return the tables and notes without the page's head and style."""
     parts = [_main(view), _notes(view.notes)]
     for section in view.sections:
         parts += [f"<h2>{escape(section.title)}</h2>", section_html(section)]
@@ -55,9 +55,7 @@ def section_html(section: Section) -> str:
 
 
 def _main(view: TableView) -> str:
-    heads = ['<th scope="col">Model</th>']
-    if not view.has_runs:
-        heads.append('<th scope="col">Modality</th>')
+    heads = [f'<th scope="col">{head}</th>' for head in view.lead]
     heads += [
         f'<th scope="col">{escape(b.column)}<small>{b.shots}-shot</small></th>'
         for b in view.columns
@@ -79,12 +77,10 @@ def _cell(cell: CellView) -> str:
     text = escape(cell.text)
     score = f"<strong>{text}</strong>" if cell.best else text
     mark = f'<abbr title="another protocol, see the notes">{cell.mark}</abbr>' if cell.mark else ""
-    if cell.n is None or cell.low is None or cell.high is None:
+    if not cell.evidence:
         return f"<td>{score}{mark}</td>"
-    return (
-        f"<td>{score}{mark}<small>[{points(cell.low)}, {points(cell.high)}]</small>"
-        f"<small>N {cell.n}</small></td>"
-    )
+    low, high, n = cell.evidence
+    return f"<td>{score}{mark}<small>[{low}, {high}]</small><small>N {n}</small></td>"
 
 
 def _section(section: Section) -> str:

@@ -1,4 +1,4 @@
-"""The table as LaTeX with booktabs: one `table*` per table, to be included as it is."""
+"""The table as LaTeX with booktabs: one `table*` environment per table, ready to be included."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -11,7 +11,6 @@ from mistral_eval.report.table.view import (
     Section,
     TableView,
 )
-from mistral_eval.report.table.view import points as decimal
 
 SHRINK: Final = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
 _ESCAPES: Final = {
@@ -35,7 +34,7 @@ _ESCAPES: Final = {
 
 
 def latex_table(view: TableView) -> str:
-    """Return the page as LaTeX; its first line names the packages it needs."""
+    """Return the table as LaTeX; a comment in the first line names the packages it needs."""
     parts = [
         "% needs \\usepackage{booktabs,graphicx} and \\usepackage[T1]{fontenc}",
         *_float(view.title, _main(view), view.notes),
@@ -46,7 +45,7 @@ def latex_table(view: TableView) -> str:
 
 
 def escape(text: str) -> str:
-    """Return text that LaTeX prints as it is, on one line."""
+    """Escape text so that LaTeX prints it literally, on one line."""
     flat = " ".join(text.split())
     return "".join(_ESCAPES.get(char, char) for char in flat)
 
@@ -62,14 +61,13 @@ def _float(title: str, tabular: Sequence[str], notes: Sequence[str]) -> list[str
 
 
 def _main(view: TableView) -> list[str]:
-    first = ["Model"] if view.has_runs else ["Model", "Modality"]
-    header = [*first, *(escape(benchmark.column) for benchmark in view.columns)]
+    header = [*view.lead, *(escape(benchmark.column) for benchmark in view.columns)]
     body: list[str] = []
     for i, row in enumerate(view.rows):
         if row.kind == "run" and i and view.rows[i - 1].kind == "published":
             body.append(r"\midrule")
         body += _row(row, view)
-    return _tabular(header, body, range(len(first)))
+    return _tabular(header, body, range(len(view.lead)))
 
 
 def _row(row: RowView, view: TableView) -> list[str]:
@@ -78,24 +76,15 @@ def _row(row: RowView, view: TableView) -> list[str]:
     if row.kind == "run":
         remark = "" if row.is_model else ", not a model"
         asked = "questions (limited)" if row.limited else "questions"
-        ends = {
-            f"95 % from{remark}": [_small(cell.low) for cell in row.cells],
-            "to": [_small(cell.high) for cell in row.cells],
-            asked: [rf"\scriptsize {cell.n}" if cell.n else "" for cell in row.cells],
-        }
-        lines += [
-            _line([rf"\quad\scriptsize {escape(what)}", *cells]) for what, cells in ends.items()
-        ]
+        for i, what in enumerate((f"95 % from{remark}", "to", asked)):
+            cells = [rf"\scriptsize {c.evidence[i]}" if c.evidence else "" for c in row.cells]
+            lines.append(_line([rf"\quad\scriptsize {escape(what)}", *cells]))
     return lines
 
 
 def _score(cell: CellView) -> str:
     text = escape(cell.text)
     return (rf"\textbf{{{text}}}" if cell.best else text) + escape(cell.mark)
-
-
-def _small(end: float | None) -> str:
-    return "" if end is None else rf"\scriptsize {decimal(end)}"
 
 
 def _section(section: Section) -> list[str]:

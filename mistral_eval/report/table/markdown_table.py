@@ -3,40 +3,43 @@
 from collections.abc import Sequence
 from typing import Final
 
-from mistral_eval.report.table.view import CellView, RowView, Section, TableView, points
+from mistral_eval.report.table.view import CellView, RowView, Section, TableView
 
 _SPECIAL: Final = "\\`*_{}[]<>#|~&"
 
 
 def markdown_table(view: TableView) -> str:
-    """Return the page as markdown: heading, table, notes, then the sections."""
+    """Return the table as markdown: heading, table, notes, then the sections."""
     parts = [f"### {escape(view.title)}", _main(view), notes_list(view.notes)]
-    for section in view.sections:
-        parts += [
-            f"#### {escape(section.title)}",
-            section_table(section),
-            notes_list(section.notes),
-        ]
+    return join([*parts, *sections_markdown(view.sections, "####")])
+
+
+def sections_markdown(sections: Sequence[Section], heading: str) -> list[str]:
+    """Return each section's heading, table and notes; `heading` is the markdown prefix."""
+    parts = []
+    for section in sections:
+        header = [escape(head) for head in section.header]
+        rows = [[escape(cell) for cell in row] for row in section.rows]
+        parts += [f"{heading} {escape(section.title)}", grid(header, rows, section.words)]
+        parts.append(notes_list(section.notes))
+    return parts
+
+
+def join(parts: Sequence[str]) -> str:
+    """Join the blocks of a page that are not empty, separated by blank lines."""
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def section_table(section: Section) -> str:
-    """Return a section's rows as a markdown table."""
-    header = [escape(head) for head in section.header]
-    rows = [[escape(cell) for cell in row] for row in section.rows]
-    return grid(header, rows, section.words)
-
-
 def escape(text: str) -> str:
-    """Return text that markdown shows as it is, on one line, and that no table is broken by."""
+    """Escape text so that markdown shows it literally, on one line, also inside a table."""
     flat = " ".join(text.split())
     return "".join(f"\\{char}" if char in _SPECIAL else char for char in flat)
 
 
 def grid(header: Sequence[str], rows: Sequence[Sequence[str]], words: Sequence[int]) -> str:
-    """Return a markdown table of cells that are already escaped, padded so that the source reads.
+    """Return a markdown table of escaped cells, padded so that the source is readable.
 
-    The columns in `words` are set from the left, the others from the right.
+    The columns in `words` are left-aligned, the others right-aligned.
     """
     widths = [max(3, *(len(row[i]) for row in (header, *rows))) for i in range(len(header))]
 
@@ -54,13 +57,12 @@ def grid(header: Sequence[str], rows: Sequence[Sequence[str]], words: Sequence[i
 
 
 def _main(view: TableView) -> str:
-    first = ["Model"] if view.has_runs else ["Model", "Modality"]
-    header = [*first, *(escape(benchmark.column) for benchmark in view.columns)]
+    header = [*view.lead, *(escape(benchmark.column) for benchmark in view.columns)]
     rows = [
         [*_lead(row, has_runs=view.has_runs), *(_cell(cell) for cell in row.cells)]
         for row in view.rows
     ]
-    return grid(header, rows, range(len(first)))
+    return grid(header, rows, range(len(view.lead)))
 
 
 def _lead(row: RowView, *, has_runs: bool) -> list[str]:
@@ -72,9 +74,10 @@ def _lead(row: RowView, *, has_runs: bool) -> list[str]:
 
 def _cell(cell: CellView) -> str:
     text = f"**{cell.text}**" if cell.best else cell.text
-    if cell.n is None or cell.low is None or cell.high is None:
+    if not cell.evidence:
         return text + cell.mark
-    return f"{text}<br>\\[{points(cell.low)}, {points(cell.high)}\\]<br>N {cell.n}"
+    low, high, n = cell.evidence
+    return f"{text}<br>\\[{low}, {high}\\]<br>N {n}"
 
 
 def notes_list(notes: Sequence[str]) -> str:

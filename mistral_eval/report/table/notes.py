@@ -1,13 +1,18 @@
-"""The sentences under a table: protocol, sources, what the paper contradicts, what limits a run."""
+"""The notes under a table: protocol, sources, contradictions in the paper, limits of a run."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
+from mistral_eval.record.scores import Cell, RunScores, run_labels
 from mistral_eval.report.baselines import PAPER, Baseline
-from mistral_eval.report.table.model import NOT_A_MODEL, Cell, RunScores, TableOptions
-from mistral_eval.report.table.view import OTHER_PROTOCOL, points, run_labels
+from mistral_eval.report.table.view import OTHER_PROTOCOL, TableOptions, points
 from mistral_eval.suite.registry import BY_ID, Benchmark
 
+NOT_A_MODEL: Final[Mapping[str, str]] = {
+    "oracle": "the oracle answers with the gold: a check of the scorers, not a model",
+    "oracle-wrong": "the oracle answers wrongly on purpose: a check of the scorers, not a model",
+    "random": "the random engine guesses: a check of the scorers, not a model",
+}
 SCORING: Final[Mapping[str, str]] = {
     "acc": "likelihood",
     "acc_norm": "likelihood per character",
@@ -79,7 +84,7 @@ def _sources(baselines: Sequence[Baseline]) -> list[str]:
 
 
 def _other_protocols(baselines: Sequence[Baseline], columns: Sequence[Benchmark]) -> list[str]:
-    """Say, per publication, why its marked cells are not what the column asks for."""
+    """Return a note per publication: why its marked cells differ from the column's protocol."""
     reasons: dict[str, dict[str, dict[str, None]]] = {}
     remarks: dict[str, dict[str, dict[str, None]]] = {}
     for baseline in baselines:
@@ -105,7 +110,7 @@ def _joined(reasons: Mapping[str, Iterable[str]]) -> str:
 
 
 def _apart(baselines: Sequence[Baseline], columns: Sequence[Benchmark]) -> list[str]:
-    """List the numbers that have no place in a column: another count of shots, or unknown."""
+    """Return notes with the numbers that fit no column: other or unknown number of shots."""
     found: dict[str, dict[str, list[str]]] = {}
     for baseline in baselines:
         for name, cell in (*baseline.cells.items(), *baseline.other.items()):
@@ -154,12 +159,12 @@ def _shares(what: str, shares: Mapping[str, float]) -> str:
 
 
 def _percent(part: float) -> str:
-    """Return a share in percent that never rounds something to nothing."""
+    """Return a share in percent that does not round a positive share to zero."""
     return f"{100 * part:.1f} %" if part >= 0.0005 else "under 0.1 %"
 
 
 def _data(cells: Mapping[str, Cell]) -> str:
-    """Name the test sets' fingerprints, the commonest first."""
+    """Return the names of the test sets' fingerprints, the most frequent first."""
     found: dict[str, list[str]] = {}
     for name, cell in cells.items():
         found.setdefault(cell.data_fingerprint, []).append(name)

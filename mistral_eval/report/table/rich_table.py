@@ -1,7 +1,7 @@
-"""The table on a terminal: wide where it fits, turned on its side where it does not.
+"""The table on a terminal, transposed where the terminal is too narrow for it.
 
-Scores keep their place in the column; a run's evidence stands below its score, dim. Colours are
-never the only sign, so that NO_COLOR and a pipe lose nothing.
+Scores are aligned in their column; a run's interval and N are printed dim below its score. Nothing
+is shown by colour alone, so NO_COLOR and a pipe lose nothing.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +15,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from mistral_eval.report.table.view import MISSING, CellView, RowView, Section, TableView, points
+from mistral_eval.report.table.view import MISSING, CellView, RowView, Section, TableView
 
 EVIDENCE: Final = ("  95 % from", "       to", "  questions")
 LABEL_WIDTH: Final = 24  # longer labels wrap
@@ -23,7 +23,7 @@ LABEL_WIDTH: Final = 24  # longer labels wrap
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of styled text, head first; `right` for numbers."""
+    """A column of styled text: heading, cells, and whether it is right-aligned."""
 
     head: Text
     body: tuple[Text, ...]
@@ -31,18 +31,18 @@ class Column:
 
     @property
     def width(self) -> int:
-        """Cells of the widest line."""
+        """Terminal cells of the widest line."""
         lines = (line for text in (self.head, *self.body) for line in text.plain.split("\n"))
         return max((cell_len(line) for line in lines), default=0)
 
 
 Unit = tuple[Column, ...]
-"""Columns that stay together when a table is cut."""
+"""Columns that stay together when a table is split."""
 
 
 @dataclass(frozen=True, slots=True)
 class RichTable:
-    """A table view that measures the console when it is printed."""
+    """A table view that adapts to the console's width when it is printed."""
 
     view: TableView
 
@@ -80,11 +80,11 @@ def _titled(section: Section, width: int) -> RenderResult:
 
 def _wide(view: TableView) -> list[Column]:
     """Return the columns of the paper's layout: models down, benchmarks across."""
-    labels = tuple(_label(row) for row in view.rows)
-    columns = [Column(Text("Model", "bold"), labels, right=False)]
-    if not view.has_runs:
-        kinds = tuple(Text(row.modality, "dim") for row in view.rows)
-        columns.append(Column(Text("Modality", "bold"), kinds, right=False))
+    lead = (tuple(map(_label, view.rows)), tuple(Text(row.modality, "dim") for row in view.rows))
+    columns = [
+        Column(Text(head, "bold"), body, right=False)
+        for head, body in zip(view.lead, lead, strict=False)
+    ]
     for i, benchmark in enumerate(view.columns):
         head = Text.assemble((benchmark.column, "bold"), (f"\n{benchmark.shots}-shot", "dim"))
         cells = [row.cells[i] for row in view.rows]
@@ -109,23 +109,23 @@ def _label_lines(row: RowView) -> list[str]:
 
 
 def _stacked(cell: CellView, row: RowView, *, marked: bool) -> Text:
-    """Return a score with its evidence below, beside the lines that `_label` names it by."""
+    """Return a score with its interval and N below, on the lines that `_label` names them on."""
     text = _score(cell, marked=marked)
-    if row.kind == "run" and cell.n is not None and cell.low is not None and cell.high is not None:
+    if cell.evidence:
         text.append("\n" * (len(_label_lines(row)) - 1))
-        for line in (points(cell.low), points(cell.high), str(cell.n)):
-            text.append(f"\n{line}{' ' if marked else ''}", "dim")
+    for line in cell.evidence:
+        text.append(f"\n{line}{' ' if marked else ''}", "dim")
     return text
 
 
 def _score(cell: CellView, *, marked: bool) -> Text:
-    """Return the score; where a column holds marks, scores without one keep their place."""
+    """Return the score, padded if its column has marks so that the digits stay aligned."""
     style = "bold" if cell.best else ("dim" if cell.value is None else "")
     return Text.assemble((cell.text, style), cell.mark or (" " if marked else ""))
 
 
 def _upright(view: TableView) -> list[Unit]:
-    """Return the narrow layout: benchmarks down, models across, a run in three columns."""
+    """Return the narrow layout: benchmarks down, models across, three columns per run."""
     names = tuple(Text(benchmark.column) for benchmark in view.columns)
     units: list[Unit] = [(Column(Text("Benchmark", "bold"), names, right=False),)]
     for row in view.rows:
@@ -133,9 +133,11 @@ def _upright(view: TableView) -> list[Unit]:
         lines = [*_broken(row.label), *(f"({remark})" for remark in row.remarks)]
         head = Text("\n".join(lines), "bold" if row.kind == "published" else "bold cyan")
         scores = Column(head, tuple(_score(cell, marked=marked) for cell in row.cells))
-        ranges = Column(Text("95 %", "dim"), tuple(map(_range, row.cells)))
-        asked = Column(Text("N", "dim"), tuple(map(_asked, row.cells)))
-        units.append((scores,) if row.kind == "published" else (scores, ranges, asked))
+        ends = [cell.evidence for cell in row.cells]
+        ranges = tuple(Text(f"{end[0]} to {end[1]}" if end else MISSING, "dim") for end in ends)
+        asked = tuple(Text(end[2] if end else MISSING, "dim") for end in ends)
+        more = (Column(Text("95 %", "dim"), ranges), Column(Text("N", "dim"), asked))
+        units.append((scores,) if row.kind == "published" else (scores, *more))
     return units
 
 
@@ -149,16 +151,6 @@ def _broken(label: str, width: int = 8) -> list[str]:
             joined = word
         line = joined
     return [*lines, line]
-
-
-def _range(cell: CellView) -> Text:
-    if cell.low is None or cell.high is None:
-        return Text(MISSING, "dim")
-    return Text(f"{points(cell.low)} to {points(cell.high)}", "dim")
-
-
-def _asked(cell: CellView) -> Text:
-    return Text(MISSING if cell.n is None else str(cell.n), "dim")
 
 
 def _section(section: Section, width: int) -> Iterator[Table]:
@@ -191,7 +183,7 @@ def _fitted(
     width: int,
     ends: Sequence[bool] = (),
 ) -> Iterator[Table]:
-    """Yield one wide table if it fits, else as many upright ones as the width needs."""
+    """Yield the wide table if it fits, else the narrow layout split into tables that fit."""
     for gap in (2, 1):
         if _total(wide, gap) <= width:
             yield _table(wide, gap, width, ends)
@@ -212,7 +204,7 @@ def _total(columns: Sequence[Column], gap: int) -> int:
 
 
 def _table(columns: Sequence[Column], gap: int, width: int, ends: Sequence[bool] = ()) -> Table:
-    """Make a table of columns; a blank line follows each row whose entry in `ends` is true."""
+    """Return a rich table; a blank line follows each row whose entry in `ends` is true."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, gap - 1, 0, 0), pad_edge=False, header_style="")
     fits = _total(columns, gap) <= width
     widest = max(columns, key=lambda column: column.width)  # the one to wrap where all do not fit

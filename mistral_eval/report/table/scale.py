@@ -1,7 +1,7 @@
-"""The paper's figure 5: which size of Llama 2 would have a given score.
+"""The paper's figure 5: the size of Llama 2 that would have a given score.
 
-Mistral 7B (arXiv 2310.06825v1), figure 5. The paper does not state its interpolation; ours is
-stated in `SIZE_METHOD`.
+Mistral 7B (arXiv 2310.06825v1), figure 5. The paper does not state its interpolation; `SIZE_METHOD`
+states ours.
 """
 
 import itertools
@@ -58,7 +58,7 @@ class Anchors:
 def anchors(known: Sequence[Baseline], group: Group) -> Anchors:
     """Return the mean score of each published size over a group's benchmarks.
 
-    A publication that lacks one of them under our protocol is left out.
+    A publication that lacks one of them under this protocol is omitted.
     """
     wanted = [column.id for column in BENCHMARKS if column.group == group]
     points = []

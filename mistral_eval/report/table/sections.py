@@ -1,20 +1,21 @@
-"""The tables below the table: differences, "reproduced?", the paper's figure 4 and figure 5."""
+"""The smaller tables: differences, "reproduced?", the paper's figures 4 and 5, the baselines."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Final
 
 from mistral_eval.errors import UsageError
-from mistral_eval.report.baselines import Baseline, load_baselines
-from mistral_eval.report.table.model import RunScores, TableOptions
-from mistral_eval.report.table.scale import ANCHOR_IDS, SIZE_METHOD, Anchors, anchors, size_words
+from mistral_eval.record.scores import RunScores, run_labels
+from mistral_eval.report.baselines import ALIASES, Baseline, load_baselines
+from mistral_eval.report.table.scale import ANCHOR_IDS, SIZE_METHOD, anchors, size_words
 from mistral_eval.report.table.view import (
     MISSING,
     CellView,
     RowView,
     Section,
+    TableOptions,
     find_row,
     points,
-    run_labels,
     signed,
 )
 from mistral_eval.stats import Interval, mean_of
@@ -36,7 +37,7 @@ def build_sections(
     runs: Sequence[RunScores],
     options: TableOptions,
 ) -> tuple[Section, ...]:
-    """Return the sections that the options ask for, in the order of the questions one asks."""
+    """Return the sections that the options ask for."""
     sections = []
     if options.delta_to is not None:
         sections.append(differences(rows, options.delta_to, options.benchmarks))
@@ -84,7 +85,7 @@ def _difference(cell: CellView, base: CellView) -> str:
 def reproduced(
     run: RunScores, label: str, published: Baseline, columns: Sequence[Benchmark]
 ) -> Section:
-    """Read a run's intervals against one publication, in words that do not overclaim."""
+    """Return whether each of a run's intervals contains the published number."""
     measured = [column for column in columns if column.id in run.cells]
     return Section(
         f"Reproduced? {label} against {published.name} as published ({published.group_title})",
@@ -121,10 +122,9 @@ def _reading(run: RunScores, published: Baseline, column: Benchmark) -> tuple[st
 
 
 def group_interval(row: RowView, columns: Sequence[Benchmark], group: Group) -> Interval | None:
-    """Return a row's plain mean over a group's columns, or None where one is missing or marked.
+    """Return a row's plain mean over a group's columns, or None if one is missing or marked.
 
-    The group is whole or it is not shown. Published numbers have no interval: their ends equal the
-    value.
+    Published numbers have no interval: both ends equal the value.
     """
     by_id = {column.id: cell for column, cell in zip(columns, row.cells, strict=True)}
     cells = [by_id.get(known.id, CellView()) for known in BENCHMARKS if known.group == group]
@@ -139,18 +139,17 @@ def group_interval(row: RowView, columns: Sequence[Benchmark], group: Group) -> 
 
 
 def figure_4(rows: Sequence[RowView], columns: Sequence[Benchmark]) -> Section:
-    """Return the group means of the paper's figure 4, as far as this suite has their columns."""
+    """Return the group means of the paper's figure 4, for the benchmarks of this suite."""
 
     def words(interval: Interval) -> str:
-        text = f"{interval.value:.2f}"
         if interval.low == interval.high:
-            return text
+            return f"{interval.value:.2f}"
         return f"{points(interval.value)} [{points(interval.low)}, {points(interval.high)}]"
 
     return Section(
         "Groups of the paper's figure 4",
         ("Model", *GROUP_TITLES.values()),
-        _per_group(rows, columns, tuple(GROUP_TITLES), words),
+        _per_group(rows, columns, dict.fromkeys(GROUP_TITLES, words)),
         (
             (
                 "Plain means of columns: Knowledge of NQ and TriviaQA, Code of HumanEval and MBPP, "
@@ -168,25 +167,11 @@ def figure_5(
     rows: Sequence[RowView], columns: Sequence[Benchmark], known: Sequence[Baseline]
 ) -> Section:
     """Return, per row, the size of the Llama 2 model with the same score, as in figure 5."""
-    titles = tuple(GROUP_TITLES[group] for group in SIZED)
-    scales: dict[Group, Anchors] = {group: anchors(known, group) for group in SIZED}
-    body = []
-    for row in rows:
-        if row.is_model:
-            found = {group: group_interval(row, columns, group) for group in SIZED}
-            body.append(
-                (
-                    row.label,
-                    *(
-                        MISSING if interval is None else size_words(interval, scales[group])
-                        for group, interval in found.items()
-                    ),
-                )
-            )
+    sizes = {group: partial(size_words, scale=anchors(known, group)) for group in SIZED}
     return Section(
         "Llama 2 size with the same score (the paper's figure 5)",
-        ("Model", *titles),
-        tuple(body),
+        ("Model", *(GROUP_TITLES[group] for group in SIZED)),
+        _per_group([row for row in rows if row.is_model], columns, sizes),
         SIZE_METHOD,
     )
 
@@ -194,14 +179,45 @@ def figure_5(
 def _per_group(
     rows: Sequence[RowView],
     columns: Sequence[Benchmark],
-    groups: Sequence[Group],
-    words: Callable[[Interval], str],
+    groups: Mapping[Group, Callable[[Interval], str]],
 ) -> tuple[tuple[str, ...], ...]:
+    """Return a line per row: its label, then each group's interval as the group's text."""
     table = []
     for row in rows:
-        found = [group_interval(row, columns, group) for group in groups]
-        table.append((row.label, *(MISSING if one is None else words(one) for one in found)))
+        found = [(words, group_interval(row, columns, group)) for group, words in groups.items()]
+        table.append((row.label, *(words(one) if one else MISSING for words, one in found)))
     return tuple(table)
+
+
+def baseline_listing(baselines: Sequence[Baseline]) -> tuple[Section, ...]:
+    """Return what `--baselines` accepts: a section per publication, and the short names."""
+    sections = []
+    for group in dict.fromkeys(baseline.group for baseline in baselines):
+        mine = [baseline for baseline in baselines if baseline.group == group]
+        rows = tuple((b.id.partition("/")[2], b.name, _counted(b)) for b in mine)
+        note = f"{mine[0].group_title}: {mine[0].source.table}, {mine[0].source.url}"
+        sections.append(Section(group, ("Name", "Model", "Columns"), rows, (note,), words=(0, 1)))
+    short = (
+        ("all", "every row"),
+        ("none", "no row"),
+        *((name, ", ".join(groups)) for name, groups in ALIASES.items()),
+    )
+    notes = (
+        (
+            "--baselines takes a group (the titles above), a short name, group/name, or a name or "
+            "model that only one group has; separate several with commas."
+        ),
+        (
+            "Columns: benchmarks of the suite with a published number; in brackets how many of "
+            "them were measured under another protocol (marked, or listed in a note)."
+        ),
+    )
+    return (*sections, Section("Short names", ("Name", "Groups"), short, notes, words=(0, 1)))
+
+
+def _counted(baseline: Baseline) -> str:
+    other = sum(not cell.comparable for cell in baseline.cells.values())
+    return f"{len(baseline.cells)} ({other})" if other else str(len(baseline.cells))
 
 
 def _find(name: str, baselines: Sequence[Baseline]) -> Baseline:

@@ -1,6 +1,6 @@
-"""The table before any format: rows of cells, notes and sections, all already in words.
+"""The table before any format: rows of cells, notes and sections, all as text.
 
-Every format renders this one structure, so that none of them decides what is said.
+Every format renders this structure, so the wording is decided here and not in a renderer.
 """
 
 import difflib
@@ -9,17 +9,36 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from mistral_eval.errors import UsageError
+from mistral_eval.record.scores import Cell, RunScores, run_labels
 from mistral_eval.report.baselines import PAPER, Baseline, PublishedCell
-from mistral_eval.report.table.model import Cell, RunScores, TableOptions
-from mistral_eval.suite.registry import Benchmark
+from mistral_eval.suite.registry import BENCHMARKS, BY_ID, Benchmark
 
 MISSING: Final = "—"
 OTHER_PROTOCOL: Final = "†"
 
 
 @dataclass(frozen=True, slots=True)
+class TableOptions:
+    """What the table shows beside the scores.
+
+    Attributes:
+        benchmarks: The columns, in order.
+        delta_to: Name or baseline id of the row that every row's difference is taken to.
+        reproduced: Name or id of the baseline that each run is read against, cell by cell.
+        groups: Whether the groups of the paper's figure 4 are added.
+        sizes: Whether the Llama 2 sizes of the paper's figure 5 are added.
+    """
+
+    benchmarks: tuple[Benchmark, ...] = BENCHMARKS
+    delta_to: str | None = None
+    reproduced: str | None = None
+    groups: bool = False
+    sizes: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class CellView:
-    """One cell: what is printed, and the number behind it; neither for a cell without number.
+    """One cell: its text, and the measured or published number behind it, if any.
 
     `mark` is "†" where a published number was measured under another protocol than the column's.
     """
@@ -47,14 +66,16 @@ class CellView:
         return None if self.measured is None else self.measured.high
 
     @property
-    def n(self) -> int | None:
-        """Questions asked in a measured cell."""
-        return None if self.measured is None else self.measured.n
+    def evidence(self) -> tuple[str, ...]:
+        """A measured cell's interval and number of questions as text: (low, high, n); else ()."""
+        if self.measured is None:
+            return ()
+        return points(self.measured.low), points(self.measured.high), str(self.measured.n)
 
 
 @dataclass(frozen=True, slots=True)
 class RowView:
-    """One row: a published model or a run, whichever is not None."""
+    """One row: a published model or a run; the other of the two is None."""
 
     id: str
     label: str
@@ -64,17 +85,17 @@ class RowView:
 
     @property
     def kind(self) -> Literal["published", "run"]:
-        """Whether the row was measured here."""
+        """Whether the row is published or measured here."""
         return "published" if self.run is None else "run"
 
     @property
     def modality(self) -> str:
-        """The published model's training, e.g. "Pretrained"."""
+        """The published model's kind of training, e.g. "Pretrained"; "" for a run."""
         return self.published.modality if self.published else ""
 
     @property
     def is_model(self) -> bool:
-        """Whether a model answered."""
+        """Whether a model answered, not the oracle or the random engine."""
         return self.run is None or self.run.is_model
 
     @property
@@ -84,7 +105,7 @@ class RowView:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What must stand beside the label."""
+        """Words that are printed beside the label."""
         found = {"not a model": not self.is_model, "limited": self.limited}
         return tuple(words for words, holds in found.items() if holds)
 
@@ -93,8 +114,8 @@ class RowView:
 class Section:
     """A smaller table below the main one; every cell is text.
 
-    `words` are the columns to be set from the left, as text; the others hold numbers. `turns` says
-    that a narrow terminal may put the columns (benchmarks) down and the rows across.
+    `words` are the indices of left-aligned columns; the others hold numbers. `turns` allows a
+    narrow terminal to transpose the table.
     """
 
     title: str
@@ -107,7 +128,7 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class TableView:
-    """The whole page: the table, its notes, and the sections that were asked for."""
+    """The table, its notes, and the sections that the options ask for."""
 
     title: str
     columns: tuple[Benchmark, ...]
@@ -120,6 +141,11 @@ class TableView:
         """Whether a row was measured here."""
         return any(row.kind == "run" for row in self.rows)
 
+    @property
+    def lead(self) -> tuple[str, ...]:
+        """Headings of the columns before the scores; with runs there is no room for modality."""
+        return ("Model",) if self.has_runs else ("Model", "Modality")
+
 
 def build_rows(
     baselines: Sequence[Baseline], runs: Sequence[RunScores], options: TableOptions
@@ -128,52 +154,14 @@ def build_rows(
     rows = [_published(baseline, options) for baseline in baselines]
     labels = run_labels(runs)
     rows += [_measured(run, label, options) for run, label in zip(runs, labels, strict=True)]
-    return _mark_best(rows) if options.best else tuple(rows)
-
-
-def run_labels(runs: Sequence[RunScores]) -> tuple[str, ...]:
-    """Return one label per run: its name, and where names repeat its seed, folder or number."""
-    labels = [one_line(run.name) for run in runs]
-    labels = _told_apart(labels, [f"seed {run.seed}" for run in runs])
-    labels = _told_apart(labels, _tails([run.path for run in runs]))
-    earlier = [labels[:place].count(label) for place, label in enumerate(labels)]
-    return tuple(
-        f"{label} ({before + 1})" if before else label
-        for label, before in zip(labels, earlier, strict=True)
-    )
-
-
-def _told_apart(labels: Sequence[str], marks: Sequence[str]) -> list[str]:
-    """Add its mark to each label that others have too, if the marks differ."""
-    found: dict[str, set[str]] = {}
-    for label, mark in zip(labels, marks, strict=True):
-        found.setdefault(label, set()).add(mark)
-    return [
-        f"{label}, {mark}" if len(found[label]) > 1 else label
-        for label, mark in zip(labels, marks, strict=True)
-    ]
-
-
-def _tails(paths: Sequence[str]) -> list[str]:
-    """The last parts of paths, as many as it takes to tell different paths apart."""
-    parts = [[part for part in path.split("/") if part] for path in paths]
-    for many in range(1, max(map(len, parts), default=1)):
-        tails = ["/".join(part[-many:]) for part in parts]
-        if len(set(tails)) == len(set(paths)):
-            return tails
-    return list(paths)
-
-
-def one_line(name: str) -> str:
-    """Return a name without the line breaks and control characters that would leave its cell."""
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in name)
+    return _mark_best(rows)
 
 
 def find_row(name: str, rows: Sequence[RowView]) -> RowView:
-    """Return the row of that label or id.
+    """Return the row with this label or id.
 
     Raises:
-        UsageError: There is none; the sentence names the nearest.
+        UsageError: There is none; the sentence names the nearest labels.
     """
     for row in rows:
         if name in {row.id, row.label}:
@@ -186,6 +174,11 @@ def find_row(name: str, rows: Sequence[RowView]) -> RowView:
 def points(value: float) -> str:
     """Return a percentage with one decimal."""
     return f"{value:.1f}"
+
+
+def column_of(task: str) -> str:
+    """Return a benchmark's column heading; a stock lm-eval task keeps its own name."""
+    return BY_ID[task].column if task in BY_ID else task
 
 
 def signed(difference: float) -> str:
@@ -221,18 +214,19 @@ def _mark_best(rows: Sequence[RowView]) -> tuple[RowView, ...]:
 
     Scores that print the same are equally best; a column with one candidate has no best.
     """
-    marked = list(rows)
-    for column in range(len(rows[0].cells) if rows else 0):
-        candidates = [row for row in rows if _competes(row, row.cells[column])]
-        if len(candidates) < 2:
-            continue
-        top = max(float(row.cells[column].text) for row in candidates)
-        for i, row in enumerate(marked):
-            cell = row.cells[column]
-            if _competes(row, cell) and float(cell.text) == top:
-                cells = (*row.cells[:column], replace(cell, best=True), *row.cells[column + 1 :])
-                marked[i] = replace(row, cells=cells)
-    return tuple(marked)
+    columns = []
+    for cells in zip(*(row.cells for row in rows), strict=True):
+        rivals = [_competes(row, cell) for row, cell in zip(rows, cells, strict=True)]
+        scores = [float(cell.text) for cell, in_it in zip(cells, rivals, strict=True) if in_it]
+        top = max(scores) if len(scores) > 1 else None
+        columns.append(
+            [
+                replace(cell, best=in_it and float(cell.text) == top)
+                for cell, in_it in zip(cells, rivals, strict=True)
+            ]
+        )
+    marked = zip(*columns, strict=True) if columns else [row.cells for row in rows]
+    return tuple(replace(row, cells=tuple(cells)) for row, cells in zip(rows, marked, strict=True))
 
 
 def _competes(row: RowView, cell: CellView) -> bool:

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from mistral_eval.record.comparison import compare_runs
+from mistral_eval.record.comparison import compare_against
 from mistral_eval.record.run_folder import read_run
 from mistral_eval.record.sample_files import load_samples, read_rows, sample_files
 from mistral_eval.report.html import write_report
@@ -103,7 +103,7 @@ def test_filters_list_what_the_files_hold(browser, report, sample_runs):
     titles = "return [...document.querySelectorAll('.row .title')].map((row) => row.textContent)"
     page.until(titles, wanted=[_flat(row["doc"]["question"]) for row in inside])
     page.js("document.getElementById('reset').click()")
-    every = load_samples(sample_runs["random"]).benchmarks.values()
+    every = load_samples([sample_runs["random"]])[0].benchmarks.values()
     page.count(sum(len(one.questions) for one in every))
     assert page.errors() == []
 
@@ -124,8 +124,9 @@ def test_words_are_found_in_questions_and_in_replies(browser, report, sample_run
 
 
 def test_flips_are_those_of_the_comparison(browser, report, sample_runs):
-    a, b = (load_samples(sample_runs[name]) for name in ("oracle", "random"))
-    found = {one.id: one for one in compare_runs(a, b).benchmarks}
+    reference, *others = load_samples([sample_runs[name] for name in ("oracle", "random")])
+    (compared,) = compare_against(reference, others)
+    found = {one.id: one for one in compared.benchmarks}
     page = Page(browser, report, "#f=lost&r=1")
     page.count(sum(one.only_a for one in found.values()))
     page.choose("benchmark", "winogrande")

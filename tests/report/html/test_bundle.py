@@ -49,7 +49,7 @@ def test_runs_share_a_question_and_each_keeps_its_verdict(sample_runs):
     for name, verdicts, outcomes in zip(
         ("oracle", "random"), found.index["verdicts"], found.outcomes, strict=True
     ):
-        read = load_samples(sample_runs[name]).benchmarks["gsm8k"].questions
+        read = load_samples([sample_runs[name]])[0].benchmarks["gsm8k"].questions
         assert outcomes == read
         assert verdicts.count("c") == sum(one.correct for one in read.values())
         assert len(verdicts) == found.index["n"] == len(questions(found))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mistral_eval.report.table import Cell, RunScores
+from mistral_eval.record.scores import Cell, RunScores
 from mistral_eval.suite.registry import BENCHMARKS
 
 RIGHT = {

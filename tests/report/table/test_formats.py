@@ -13,9 +13,10 @@ from rich.console import Console
 
 from mistral_eval.errors import UsageError
 from mistral_eval.report.baselines import load_baselines, select
-from mistral_eval.report.table import FORMATS, TableOptions, render_table
+from mistral_eval.report.table import FORMATS, render_table
 from mistral_eval.report.table.latex_table import escape as latex_escape
 from mistral_eval.report.table.markdown_table import escape as markdown_escape
+from mistral_eval.report.table.view import TableOptions
 from mistral_eval.suite.registry import BENCHMARKS
 from tests.report.table.conftest import limited_run, whole_run
 

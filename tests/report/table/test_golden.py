@@ -12,7 +12,8 @@ import pytest
 from rich.console import Console
 
 from mistral_eval.report.baselines import load_baselines, select
-from mistral_eval.report.table import TableOptions, render_table
+from mistral_eval.report.table import render_table
+from mistral_eval.report.table.view import TableOptions
 
 GOLDEN = Path(__file__).parent / "golden"
 ALL = TableOptions(

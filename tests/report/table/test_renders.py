@@ -9,7 +9,8 @@ import pytest
 from markdown_it import MarkdownIt  # rich brings it
 
 from mistral_eval.report.baselines import load_baselines, select
-from mistral_eval.report.table import TableOptions, render_table
+from mistral_eval.report.table import render_table
+from mistral_eval.report.table.view import TableOptions
 from mistral_eval.suite.registry import BENCHMARKS
 from tests.report.table.conftest import limited_run, whole_run
 

@@ -7,7 +7,7 @@ class App {
   constructor(questions) {
     this.questions = questions;
     this.state = { b: "", v: "", r: 0, s: "", f: "", t: "", q: "" };
-    this.turn = 0; // of the search: a newer one ends the older
+    this.turn = 0; // number of the current search; a newer search stops an older one
     this.list = new List(questions, $("list"), (number, enter) => this.open(number, enter));
     this.fill();
     for (const id of ["benchmark", "verdict", "run", "subject", "flip"]) {
@@ -26,7 +26,7 @@ class App {
     window.addEventListener("hashchange", () => this.read());
   }
 
-  /** The choices of the filters that depend on the runs. */
+  /** Fill the filters whose choices depend on the runs. */
   fill() {
     for (const benchmark of this.questions.benchmarks) {
       $("benchmark").append(
@@ -52,7 +52,7 @@ class App {
     $("subject").value = this.state.s;
   }
 
-  /** Follow the address: `#q=mmlu/12&b=mmlu&v=w&t=words`. */
+  /** Read the state from the address: `#q=mmlu/12&b=mmlu&v=w&t=words`. */
   read() {
     const text = location.hash.slice(1);
     if (!text.includes("=")) return this.go({}, false);
@@ -60,12 +60,12 @@ class App {
     $("questions").scrollIntoView();
   }
 
-  /** Take a state, and show it. */
+  /** Set the state and show it. */
   go(wanted, write = true) {
     this.state = { b: "", v: "", s: "", f: "", t: "", q: "", ...wanted, r: Number(wanted.r) || 0 };
     for (const [key, id] of Object.entries(FIELDS)) {
       $(id).value = this.state[key];
-      if (id !== "subject") this.state[key] = $(id).value; // an unknown filter is none
+      if (id !== "subject") this.state[key] = $(id).value; // drops an unknown value
     }
     $("run").value = this.state.r;
     this.state.r = Number($("run").value) || 0;
@@ -125,7 +125,7 @@ class App {
   }
 
   missing() {
-    const text = "This report has no question of that name. Choose one from the list.";
+    const text = "This report has no question with this name. Choose one from the list.";
     $("question").replaceChildren(element("p", { role: "alert" }, text));
   }
 

@@ -1,6 +1,6 @@
-// One question, whole: prompt, choices or replies, golds, votes, programs and their checks.
+// One question in full: prompt, choices or replies, golds, votes, programs and their checks.
 
-/** The question's page as nodes. */
+/** Return the nodes that show a question. */
 async function detail(questions, number) {
   const question = await questions.load(number);
   const { benchmark, more } = question;
@@ -16,7 +16,7 @@ async function detail(questions, number) {
   ].filter(Boolean);
 }
 
-/** What is accepted. */
+/** Return the accepted answers. */
 function golds({ more }) {
   if (!more.g) return null;
   const [first, ...rest] = more.g;
@@ -36,7 +36,7 @@ function golds({ more }) {
   );
 }
 
-/** The prompt: its shots folded, the question open; folded whole where choices fill it in. */
+/** Return the prompt with its shots folded; all of it folded if each choice has its own prompt. */
 async function prompt(questions, question) {
   const shots = await questions.shots(question);
   const size = `${shots.length.toLocaleString("en")} characters`;
@@ -58,7 +58,7 @@ function reference({ more }) {
   return parts.length ? element("div", null, parts) : null;
 }
 
-/** Multiple choice: every choice with its log-likelihood in each run. */
+/** Multiple choice: return every choice with its log-likelihood in each run. */
 function choices(questions, { benchmark, more, answers }) {
   const per = benchmark.normalised;
   const heads = [element("th", { scope: "col" }, "Choice")];
@@ -110,7 +110,7 @@ function likelihood(answer, place, text, per) {
   );
 }
 
-/** Generation: each run's verdict, votes and samples, side by side. */
+/** Generation: return each run's verdict, votes and samples, side by side. */
 function replies(questions, question) {
   const columns = questions.runs.map((run, i) => {
     const answer = question.answers[i];
@@ -156,7 +156,7 @@ function told(question, [, answer, reason, samples]) {
   return nodes;
 }
 
-/** How the samples' answers voted, by the text of the answer. */
+/** Return the samples' votes, counted by the text of the answer. */
 function votes(samples) {
   const counts = new Map();
   for (const [letter, text] of samples) {

@@ -1,4 +1,4 @@
-// Which questions are listed: by benchmark, verdict, subject, flip, and words.
+// Filters of the list: benchmark, verdict, subject, flip, and words.
 
 const FLIPS = {
   any: (first, other) => first !== "-" && other !== "-" && (first === "c") !== (other === "c"),
@@ -6,7 +6,7 @@ const FLIPS = {
   gained: (first, other) => first !== "c" && first !== "-" && other === "c",
 };
 
-/** The questions that the filters let through, but for the words: numbers in order. */
+/** Return the numbers of the questions that pass all filters except the words, in order. */
 function filtered(questions, state) {
   const found = [];
   const run = Math.min(state.r, questions.runs.length - 1);
@@ -28,7 +28,7 @@ function filtered(questions, state) {
   return found;
 }
 
-/** Everything of a question that can be searched, in lower case. */
+/** Return a question's searchable text in lower case. */
 function haystack(question) {
   const parts = [question.title, question.prompt];
   const { c = [], d = [], g = [], s = "", k = "" } = question.more;

@@ -1,4 +1,4 @@
-// The list: only the rows in sight exist, so that 60,000 questions scroll like sixty.
+// The list: only visible rows exist, so that 60,000 questions scroll as fast as sixty.
 
 const ROW = 56; // pixels, as in report.css
 const BEYOND = 8; // rows kept above and below
@@ -18,7 +18,7 @@ class List {
     new ResizeObserver(() => this.draw()).observe(node);
   }
 
-  /** Show these questions; keep the place if they only grew. */
+  /** Show these questions; keep the scroll position if the list only grew. */
   show(numbers, grown) {
     this.numbers = numbers;
     this.room.style.height = `${numbers.length * ROW}px`;
@@ -86,7 +86,7 @@ class List {
     return benchmark.verdicts.map((letters) => tag(letters[number - benchmark.base], false));
   }
 
-  /** Mark the chosen question's row. */
+  /** Mark the selected question's row. */
   mark() {
     for (const row of this.rows.values()) {
       row.setAttribute("aria-selected", String(row.number === this.selected));
@@ -96,7 +96,7 @@ class List {
     else this.node.removeAttribute("aria-activedescendant");
   }
 
-  /** Choose a question without telling anybody, and bring it into sight. */
+  /** Select a question without calling `choose`, and scroll it into view. */
   select(number) {
     this.selected = number;
     const place = this.numbers.indexOf(number);
@@ -109,7 +109,7 @@ class List {
     this.draw();
   }
 
-  /** The question some steps away from the chosen one, within the list; -1 where it is empty. */
+  /** Return the question `by` rows from the selected one, within the list; -1 if it is empty. */
   step(by) {
     if (!this.numbers.length) return -1;
     const place = this.numbers.indexOf(this.selected);

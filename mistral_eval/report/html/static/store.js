@@ -1,4 +1,4 @@
-// The embedded questions: an index of all of them at once, their texts chunk by chunk.
+// The embedded questions: an index of all of them, loaded at once, and their texts in chunks.
 
 const KEPT = 40; // chunks held in memory, a few hundred kilobytes each
 const chunks = new Map();
@@ -7,9 +7,9 @@ const parsed = new Promise((resolve) => {
   else resolve();
 });
 
-/** The JSON value in an embedded element: base64 of deflated text. */
+/** Return the JSON value in an embedded element: base64 of deflated text. */
 async function inflate(id) {
-  if (!document.getElementById(id)) await parsed; // the page is still being read
+  if (!document.getElementById(id)) await parsed; // the page is still loading
   const base64 = document.getElementById(id).textContent.trim();
   const bytes = Uint8Array.fromBase64
     ? Uint8Array.fromBase64(base64)
@@ -18,7 +18,7 @@ async function inflate(id) {
   return new Response(stream).json();
 }
 
-/** An embedded value, kept while it is among the last that were asked for. */
+/** Return an embedded value; the most recently used ones are cached. */
 function kept(id) {
   const value = chunks.get(id) || inflate(id);
   chunks.delete(id);
@@ -27,7 +27,7 @@ function kept(id) {
   return value;
 }
 
-/** All questions of all benchmarks under one numbering. */
+/** All questions of all benchmarks, numbered consecutively. */
 class Questions {
   constructor(index) {
     this.runs = index.runs;
@@ -47,25 +47,19 @@ class Questions {
     });
   }
 
-  /** The benchmark a question belongs to. */
+  /** Return a question's benchmark. */
   benchmarkOf(number) {
     return this.benchmarks.findLast((benchmark) => benchmark.base <= number && benchmark.n > 0);
   }
 
-  /** Verdict of a run on a question: a letter of VERDICTS. */
-  verdict(number, run) {
-    const benchmark = this.benchmarkOf(number);
-    return benchmark.verdicts[run][number - benchmark.base];
-  }
-
-  /** A question's name in a link, "mmlu/12". */
+  /** Return a question's name in a link, "mmlu/12". */
   link(number) {
     const benchmark = this.benchmarkOf(number);
     const place = number - benchmark.base;
     return `${benchmark.id}/${benchmark.ids ? benchmark.ids[place] : place}`;
   }
 
-  /** The question of that name, or -1. */
+  /** Return the number of the question with this name, or -1. */
   find(link) {
     const [task, ...rest] = link.split("/");
     const benchmark = this.benchmarks.find((one) => one.id === task);
@@ -75,14 +69,14 @@ class Questions {
     return place >= 0 && place < benchmark.n ? benchmark.base + place : -1;
   }
 
-  /** Number of the chunk that holds a question. */
+  /** Return the number of a question's chunk. */
   chunkOf(number) {
     const benchmark = this.benchmarkOf(number);
     const place = number - benchmark.base;
     return benchmark.starts.findLastIndex((start) => start <= place);
   }
 
-  /** The questions of one chunk, in order. */
+  /** Return the questions of one chunk, in order. */
   async chunk(benchmark, chunk) {
     const names = ["id", "title", "shots", "prompt", "more", "answers"];
     const rows = await kept(`chunk-${benchmark.number}-${chunk}`);
@@ -93,7 +87,7 @@ class Questions {
     });
   }
 
-  /** A question's texts, from its chunk. */
+  /** Return a question with its texts, from its chunk. */
   async load(number) {
     const benchmark = this.benchmarkOf(number);
     const chunk = this.chunkOf(number);
@@ -101,7 +95,7 @@ class Questions {
     return rows[number - benchmark.base - benchmark.starts[chunk]];
   }
 
-  /** A shared few-shot block. */
+  /** Return a question's few-shot block. */
   async shots(question) {
     if (question.shots < 0) return "";
     return (await kept(`blocks-${question.benchmark.number}`))[question.shots];

@@ -1,5 +1,5 @@
-// Text that models wrote, shown as text: this file makes every node of the browser, and nothing in
-// it parses markup. Characters that would hide or reorder others are shown by their number.
+// Model output shown as text: this file creates every node of the browser, and nothing in it parses
+// markup. Characters that would hide or reorder others are shown as their code points.
 
 const HIDDEN = new RegExp(
   "\\r(?!\\n)|[\\u0000-\\u0008\\u000b\\u000c\\u000e-\\u001f\\u007f-\\u009f\\u00ad\\u061c\\u200b\\u200e\\u200f" +
@@ -8,7 +8,7 @@ const HIDDEN = new RegExp(
   "g",
 );
 
-/** Append a text to a node; hidden characters become visible numbers. */
+/** Append a text to a node; hidden characters become visible code points. */
 function put(parent, text) {
   let from = 0;
   for (const found of text.matchAll(HIDDEN)) {
@@ -24,7 +24,7 @@ function put(parent, text) {
   return parent;
 }
 
-/** A new element with attributes and children: strings become text, null is left out. */
+/** Create an element with attributes and children: strings become text, null is skipped. */
 function element(tag, attributes, ...children) {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes || {})) {
@@ -38,12 +38,12 @@ function element(tag, attributes, ...children) {
   return made;
 }
 
-/** A block of preformatted text, in its own direction. */
+/** Create a block of preformatted text with its own direction. */
 function block(text) {
   return element("pre", { dir: "auto", tabindex: "0" }, text);
 }
 
-/** A part that can be folded. */
+/** Create a part that can be folded. */
 function fold(summary, open, ...children) {
   return element(
     "details",
@@ -61,7 +61,7 @@ const VERDICTS = {
   "-": ["·", "not asked"],
 };
 
-/** A verdict as a sign and, if wanted, its word. */
+/** Create a verdict's sign and, if `worded`, its word. */
 function tag(letter, worded) {
   const [sign, word] = VERDICTS[letter];
   const shown = element("span", { class: `tag ${letter === "-" ? "none" : letter}` });
