@@ -172,12 +172,11 @@ def _answer(lm: MistralLM, loaded: Sequence[LoadedBenchmark], talk: Talk) -> lis
 
 @contextmanager
 def _watched(lm: MistralLM, asked: Sequence[LoadedBenchmark], talk: Talk) -> Iterator[None]:
-    """A display of how the block answers these benchmarks; none, and no cost, when quiet."""
+    """Display how the block answers these benchmarks; no display, and no cost, when quiet."""
     if talk.quiet:
         yield
         return
-    lm.watch = watch = AnswerWatch(_kind(asked[0]), asked, lm.backend)
-    with talk.show(watch.phase.snapshot):
+    with AnswerWatch(_kind(asked[0]), asked, lm.backend, talk) as lm.watch:
         yield
     lm.watch = None
 
@@ -208,11 +207,11 @@ def _judge(
     context: JudgeContext,
     talk: Talk,
 ) -> list[Judged]:
-    """Verdicts of all benchmarks; the display moves in a benchmark by what it reports."""
+    """Judge all benchmarks, with a display."""
     judged: list[Judged] = []
     watch = JudgeWatch(loaded)
-    context = replace(context, on_done=watch.done, on_verdict=watch.verdict)
-    with talk.show(watch.phase.snapshot):
+    context = replace(context, on_done=watch.done)
+    with talk.show(watch):
         for benchmark, answers in zip(loaded, replies, strict=True):
             watch.next()
             judged.append(judge_benchmark(benchmark, answers, context))
