@@ -210,10 +210,9 @@ def _judge(
     """Judge all benchmarks, with a display."""
     judged: list[Judged] = []
     watch = JudgeWatch(loaded)
-    context = replace(context, on_done=watch.done)
     with talk.show(watch):
-        for benchmark, answers in zip(loaded, replies, strict=True):
-            watch.next()
-            judged.append(judge_benchmark(benchmark, answers, context))
-            watch.end(judged[-1].cell.correct)
+        for row, benchmark, answers in zip(watch.rows, loaded, replies, strict=True):
+            noted = replace(context, on_done=row.advance)
+            judged.append(judge_benchmark(benchmark, answers, noted))
+            row.end(judged[-1].cell.correct)
     return judged

@@ -15,6 +15,7 @@ from typing import Final, Self
 from mistral_eval.console import Row, Talk
 from mistral_eval.engines.interface import Ask, Backend, Kind, ReplyRecord
 from mistral_eval.engines.native import DEFAULT_MAX_TOKENS, NativeBackend
+from mistral_eval.native.counters import Stats
 from mistral_eval.run.questions import LoadedBenchmark
 from mistral_eval.stats import wilson
 
@@ -56,6 +57,7 @@ class Work:
     """What a phase reads and writes, in tokens or characters, and how long the rest will take.
 
     Attributes:
+        label: what is being done.
         rows: the benchmarks.
         unit: what is counted.
         read: input processed so far.
@@ -67,6 +69,7 @@ class Work:
             bound of the speed at which one reply grows.
     """
 
+    label: str
     rows: Sequence[AnswerRow]
     unit: str
     read: Callable[[], float]
@@ -153,7 +156,6 @@ class AnswerWatch:
     def __init__(
         self, kind: Kind, asked: Sequence[LoadedBenchmark], backend: Backend, talk: Talk
     ) -> None:
-        self.label = LABELS[kind]
         self._rows = {
             one.benchmark.id: AnswerRow(one.benchmark.column, len(one.instances)) for one in asked
         }
@@ -162,17 +164,8 @@ class AnswerWatch:
         self._is_native = isinstance(backend, NativeBackend)
         self._askers: dict[bytes, list[AnswerRow]] = {}  # equal requests have one key
         self._sizes: dict[bytes, int] = {}  # characters to read, for text engines
-        self._read = self._written = 0
+        self._read = self._to_read = self._written = 0
         self.work = self._work(kind, backend)
-
-    @property
-    def rows(self) -> Sequence[AnswerRow]:
-        """The benchmarks, in the order asked."""
-        return tuple(self._rows.values())
-
-    def pace(self) -> str:
-        """Return speed, time passed and time left, in words."""
-        return self.work.pace()
 
     def __enter__(self) -> Self:
         """Make ready; `begin` opens the display."""
@@ -195,10 +188,11 @@ class AnswerWatch:
                 if key not in known and not self._is_native:
                     self._sizes[key] = _size(ask)
             self._askers[key].append(row)
+        self._to_read = sum(self._sizes.values())
         for key in self._askers.keys() & known.keys():
             self._take(key, known[key])
         self.work.start()
-        self._display.enter_context(self._talk.show(self))
+        self._display.enter_context(self._talk.show(self.work))
 
     def reply(self, key: bytes, reply: ReplyRecord) -> None:
         """Count a reply that was computed; it is called for every reply, so it does little."""
@@ -237,63 +231,55 @@ class AnswerWatch:
         return limit if self._is_native else limit * CHARACTERS_PER_TOKEN
 
     def _work(self, kind: Kind, backend: Backend) -> Work:
-        """Count tokens as the native engine does; of other engines the characters are known."""
+        """Take tokens from the native engine's counters; count characters of other engines."""
+        label, rows = LABELS[kind], tuple(self._rows.values())
         if not isinstance(backend, NativeBackend):
             return Work(
-                self.rows,
+                label,
+                rows,
                 "characters",
                 lambda: self._read,
-                lambda: sum(self._sizes.values()),
+                lambda: self._to_read,
                 lambda: self._written,
             )
-        stats = backend.engine.stats
-        if kind == "generate":
-            return Work(
-                self.rows,
-                "tokens",
-                _since(lambda: stats.prompt_computed),
-                _since(lambda: stats.prompt_unique),
-                _since(lambda: stats.generated),
-            )
-        computed, unique = (lambda: stats.score_computed), (lambda: stats.score_unique)
-        return Work(self.rows, "tokens", _since(computed), _since(unique))
+        names = ("prompt_computed", "prompt_unique", "generated")
+        counters = names if kind == "generate" else ("score_computed", "score_unique")
+        return Work(
+            label, rows, "tokens", *(_since(backend.engine.stats, name) for name in counters)
+        )
+
+
+class JudgeRow(Row):
+    """A benchmark's questions, judged."""
+
+    def advance(self, done: int, of: int) -> None:
+        """Note how many of the benchmark's programs or comparisons are done."""
+        self.done = self.total * done // of
+
+    def end(self, correct: int) -> None:
+        """Show the score, once all questions are judged."""
+        self.done = self.total
+        score = wilson(correct, self.total)
+        self.note = f"{score.value:.1f} [{score.low:.1f}, {score.high:.1f}]"
 
 
 class JudgeWatch:
     """Show how the benchmarks are judged, one after another.
 
-    A benchmark's score appears when all its questions are judged: quick programs end first, and
-    whether a program is quick depends on whether it is right. No time left is shown, since a
-    program takes a thousand times as long to judge as a choice.
+    A benchmark's score appears when all its questions are judged: the programs that end first are
+    not a random sample, since a wrong one may be quick to fail or run until its time limit. No time
+    left is shown, since judging a program takes a thousand times as long as judging a choice.
     """
 
     label = "Judging"
 
     def __init__(self, loaded: Sequence[LoadedBenchmark]) -> None:
-        self.rows = [Row(one.benchmark.column, len(one.questions)) for one in loaded]
-        self._left = iter(self.rows)
+        self.rows = [JudgeRow(one.benchmark.column, len(one.questions)) for one in loaded]
         self._began = time.monotonic()
-        self._now: Row | None = None
 
     def pace(self) -> str:
         """Return the time passed, in words."""
         return f"{_time(time.monotonic() - self._began)} so far"
-
-    def next(self) -> None:
-        """Go on to the next benchmark."""
-        self._now = next(self._left)
-
-    def done(self, done: int, of: int) -> None:
-        """Note how many of the benchmark's programs or comparisons are done."""
-        assert self._now is not None, "next() comes first"
-        self._now.done = self._now.total * done // of
-
-    def end(self, correct: int) -> None:
-        """Show the score of the benchmark, which is judged."""
-        assert self._now is not None, "next() comes first"
-        self._now.done = self._now.total
-        score = wilson(correct, self._now.total)
-        self._now.note = f"{score.value:.1f} [{score.low:.1f}, {score.high:.1f}]"
 
 
 def _benchmark(ask: Ask) -> str:
@@ -306,10 +292,10 @@ def _size(ask: Ask) -> int:
     return sum(len(text) for text in arguments if isinstance(text, str))
 
 
-def _since(counter: Callable[[], float]) -> Callable[[], float]:
-    """Return a counter that begins now."""
-    before = counter()
-    return lambda: counter() - before
+def _since(stats: Stats, name: str) -> Callable[[], float]:
+    """Return what one of the engine's counters has gained from now on."""
+    before = getattr(stats, name)
+    return lambda: getattr(stats, name) - before
 
 
 def _number(number: float) -> str:

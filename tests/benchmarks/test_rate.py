@@ -14,7 +14,7 @@ PROGRAM = Path(__file__).resolve().parents[2] / "benchmarks" / "rate.py"
 @pytest.mark.slow
 def test_it_prints_the_share_of_the_matrix_rate(tmp_path):
     file = tmp_path / "rate.json"
-    arguments = ("--shapes", "tiny", "--data", "sample", "--questions", 3, "--threads", 1)
+    arguments = ("--shapes", "tiny", "--data", "sample", "--questions", 3, "--threads", 1, "--cpu")
     done = subprocess.run(
         [sys.executable, PROGRAM, *map(str, arguments), "--profile", "--json", file],
         capture_output=True,

@@ -10,7 +10,7 @@ import pytest
 from mistral_eval.answers.completions import Program
 from mistral_eval.console import Phase, Talk
 from mistral_eval.run.run import run_suite
-from mistral_eval.run.watching import JudgeWatch
+from mistral_eval.run.watching import JudgeRow
 from mistral_eval.sandbox import run_programs
 from mistral_eval.settings import RunSettings
 from mistral_eval.suite.judge import JudgeContext, judge
@@ -31,14 +31,14 @@ class Watcher(Talk):
 
 def test_the_bar_counts_questions_and_moves_inside_math(tmp_path: Path, monkeypatch):
     talk, told = Watcher(), []
-    advance = JudgeWatch.done
+    advance = JudgeRow.advance
 
-    def done(watch: JudgeWatch, *counts: int) -> None:
-        advance(watch, *counts)
+    def noted(row: JudgeRow, *counts: int) -> None:
+        advance(row, *counts)
         winogrande, math = talk.phases["Judging"].rows
         told.append((winogrande.done, math.done, winogrande.note, math.note))
 
-    monkeypatch.setattr(JudgeWatch, "done", done)
+    monkeypatch.setattr(JudgeRow, "advance", noted)
     settings = RunSettings(
         tasks=("winogrande", "math"), engine="oracle-wrong", data="sample", output_path=tmp_path
     )

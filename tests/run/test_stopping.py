@@ -175,13 +175,13 @@ def test_it_says_what_it_waits_for_while_it_waits(passes, tmp_path):
     said: list[str] = []
     heard = threading.Event()
     passes.at, passes.signals = 3, KINDS[:1]
-    passes.then = lambda: heard.wait(20)
-    threads = threading.active_count()
+    passes.then = lambda: heard.wait(300)
+    before = set(threading.enumerate())
     with pytest.raises(StoppedError):
         run_suite(settings(tmp_path), Hearing())
     assert heard.is_set()
     assert said.count(NOTED) == 1
-    assert threading.active_count() == threads
+    assert set(threading.enumerate()) <= before  # others' threads may have ended meanwhile
 
 
 def test_on_a_terminal_the_line_stands_alone_above_the_display(passes, tmp_path, monkeypatch):
@@ -249,5 +249,5 @@ def test_in_a_thread_nothing_is_deferred_and_nothing_breaks(tmp_path):
 
     thread = threading.Thread(target=work)
     thread.start()
-    thread.join(20)
+    thread.join()
     assert wanted == [False]

@@ -28,6 +28,7 @@ class Engine:
         self.now, self.read, self.to_read, self.written = 100.0, 0, to_read, 0
         self.rows = rows
         self.work = Work(
+            "Generating replies",
             rows,
             "tokens",
             lambda: self.read,
@@ -196,10 +197,10 @@ def test_lengths_of_replies_are_those_that_the_engine_drew():
     stats, work = backend.engine.stats, watch.work
     assert work.finished == work.written() == stats.generated
     assert work.done == stats.prompt_computed + stats.generated
-    assert [row.replies for row in watch.rows] == [2, 16]
-    assert sum(row.length for row in watch.rows) == stats.generated
-    assert [row.pending for row in watch.rows] == [0, 0]
-    assert watch.rows[1].longest <= watch.rows[1].limit == 512
+    assert [row.replies for row in watch.work.rows] == [2, 16]
+    assert sum(row.length for row in watch.work.rows) == stats.generated
+    assert [row.pending for row in watch.work.rows] == [0, 0]
+    assert watch.work.rows[1].longest <= watch.work.rows[1].limit == 512
     assert work.fastest > 0
 
 
@@ -215,7 +216,7 @@ def test_engines_that_speak_text_are_weighed_by_characters():
     watch, _ = ask("generate", loaded, RandomBackend(0))
     prompts = sum(len(instance.args[0]) for one in loaded for instance in one.instances)
     assert watch.work.unit == "characters"
-    assert watch.work.done == prompts + sum(row.length for row in watch.rows)
+    assert watch.work.done == prompts + sum(row.length for row in watch.work.rows)
     assert watch.work.left(1.0) == (0, False)
 
 
@@ -240,7 +241,7 @@ def test_equal_requests_are_one_piece_of_work_for_all_who_asked():
     loaded = load("winogrande", limit=3)
     loaded[0].questions[1:] = [loaded[0].questions[0]] * 2
     watch, _ = ask("score", loaded, open_native("tiny"))
-    (row,) = watch.rows
+    (row,) = watch.work.rows
     assert (row.done, row.total, row.pending, row.replies) == (6, 6, 0, 2)
 
 
