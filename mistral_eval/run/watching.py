@@ -76,8 +76,8 @@ class Work:
     to_read: Callable[[], float]
     written: Callable[[], float] = lambda: 0.0
     clock: Callable[[], float] = time.monotonic
-    finished: int = 0
-    fastest: float = 0.0
+    finished: int = field(default=0, init=False)
+    fastest: float = field(default=0.0, init=False)
     began: float = field(init=False)
     _seen: deque[tuple[float, float]] = field(init=False)  # (time, done) of the last seconds
 
