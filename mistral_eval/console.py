@@ -1,124 +1,119 @@
-"""What a person sees: data on stdout, talk on stderr, a live display only on a terminal."""
+"""What a person sees: data on stdout, messages on stderr, a live display only on a terminal."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from datetime import timedelta
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, Protocol
 
-from rich.console import Console, Group
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
-from mistral_eval.progress import Snapshot, Standing
+LINE_SECONDS: Final = 60.0  # between two lines of progress in a log file
+REFRESHES_PER_SECOND: Final = 2
 
-PLAIN_SECONDS: Final = 30.0  # how often a log file hears of progress
-LOOKS_A_SECOND: Final = 2
-BAR_WIDTH: Final = 24
 
-Look = Callable[[], Snapshot]
+@dataclass(slots=True)
+class Row:
+    """One row of a display: `done` of `total`, and a note, e.g. a score."""
+
+    name: str
+    total: int
+    done: int = 0
+    note: str = ""
+
+
+class Phase(Protocol):
+    """Work that a display shows; the display reads it from another thread."""
+
+    label: str
+
+    @property
+    def rows(self) -> Sequence[Row]:
+        """The counts, as they are now."""
+        ...
+
+    def pace(self) -> str:
+        """Return speed, time passed and time left, e.g. "812 tokens/s, 0:01:15 so far"."""
+        ...
 
 
 class Talk:
-    """The run's voice on stderr; silent when `quiet`."""
+    """Write a command's messages and progress to stderr; write nothing when `quiet`."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
 
     def say(self, text: str) -> None:
-        """One line of information."""
+        """Write one line."""
         if not self.quiet:
             self.console.print(text, markup=False)
 
-    def show(self, look: Look) -> AbstractContextManager[None]:
-        """A display of work that goes on inside the block.
+    def show(self, phase: Phase) -> AbstractContextManager[object]:
+        """Display a phase while the block runs.
 
-        Live on a terminal, gone at the end; elsewhere a line at the start and now and then; nothing
-        when quiet.
-
-        Args:
-            look: how the work stands; called from another thread.
+        A terminal gets bars, which are erased at the end. Anything else gets a line at the start,
+        at the end and every `LINE_SECONDS`. Nothing is written when quiet.
         """
         if self.quiet:
             return nullcontext()
         if self.console.is_terminal and not self.console.is_dumb_terminal:
-            return self._live(look)
-        return self._lines(look)
+            return Bars(phase, self.console)
+        return self._lines(phase)
 
     @contextmanager
-    def _live(self, look: Look) -> Iterator[None]:
-        live = Live(
-            console=self.console,
-            get_renderable=lambda: picture(look(), self.console.width),
-            refresh_per_second=LOOKS_A_SECOND,
-            transient=True,
-            redirect_stdout=False,  # it belongs to the table
-        )
-        with live:
-            yield
-
-    @contextmanager
-    def _lines(self, look: Look) -> Iterator[None]:
+    def _lines(self, phase: Phase) -> Iterator[None]:
         ended = threading.Event()
 
-        def tell() -> None:
-            while not ended.wait(PLAIN_SECONDS):
-                self.say(line(look()))
+        def write() -> None:
+            while not ended.wait(LINE_SECONDS):
+                self.say(line(phase))
 
-        self.say(line(look()))
-        thread = threading.Thread(target=tell, daemon=True)
+        self.say(line(phase))
+        thread = threading.Thread(target=write, daemon=True)
         thread.start()
         try:
             yield
         finally:
             ended.set()
             thread.join()
+            self.say(line(phase))
 
 
-def picture(now: Snapshot, width: int) -> Group:
-    """A row for each benchmark, and a foot with speed and time, for a terminal of this width."""
-    rows = Table.grid(padding=(0, 2, 0, 0))
-    for justify in ("left", "left", "right", "left"):
-        rows.add_column(justify=justify, no_wrap=True)
-    for one in now.standings:
-        bar = ProgressBar(one.total or 1, one.done, width=min(BAR_WIDTH, max(4, width - 60)))
-        rows.add_row(one.column, bar, f"{one.done:,}/{one.total:,}", _score(one))
-    foot = Text(f"{now.label}: {_speed(now)}", no_wrap=True, overflow="ellipsis")
-    return Group(rows, foot)
+class Bars(Progress):
+    """A bar for each row and a last line with the pace, read from the phase at each refresh."""
+
+    def __init__(self, phase: Phase, console: Console) -> None:
+        self._phase = phase
+        super().__init__(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(min(24, max(4, console.width - 60))),
+            TextColumn("{task.completed:,}/{task.total:,}", justify="right"),
+            TextColumn("{task.fields[note]}", markup=False),
+            console=console,
+            refresh_per_second=REFRESHES_PER_SECOND,
+            transient=True,
+            redirect_stdout=False,  # it belongs to the table
+        )
+        for row in phase.rows:
+            self.add_task(row.name, total=row.total, note=row.note)
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """Yield the bars and the last line."""
+        # add_task() draws, too, when there are fewer tasks than rows
+        for task, row in zip(self.tasks, self._phase.rows, strict=False):
+            self.update(task.id, completed=row.done, note=row.note)
+        yield self.make_tasks_table(self.tasks)
+        foot = f"{self._phase.label}: {self._phase.pace()}"
+        yield Text(foot, no_wrap=True, overflow="ellipsis")
 
 
-def line(now: Snapshot) -> str:
-    """The same on one line, for a log file."""
-    parts = [
-        " ".join(filter(None, (one.column, f"{one.done:,}/{one.total:,}", _score(one))))
-        for one in now.standings
-    ]
-    return f"{now.label}: {'; '.join(parts)}; {_speed(now)}"
-
-
-def _score(one: Standing) -> str:
-    if one.score is None:
-        return ""
-    score = one.score
-    return f"{score.value:.1f} [{score.low:.1f}, {score.high:.1f}] of {one.judged:,}"
-
-
-def _speed(now: Snapshot) -> str:
-    parts = [] if now.rate is None else [f"{_count(now.rate)} {now.unit}/s"]
-    parts.append(f"{_time(now.elapsed)} so far")
-    parts += [] if now.left is None else [f"{_time(now.left)} left"]
-    return ", ".join(parts)
-
-
-def _count(number: float) -> str:
-    return f"{number:,.0f}" if number >= 10 else f"{number:.2g}"
-
-
-def _time(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds)))
+def line(phase: Phase) -> str:
+    """Return the display as one line, for a log file."""
+    rows = [f"{row.name} {row.done:,}/{row.total:,} {row.note}".rstrip() for row in phase.rows]
+    return f"{phase.label}: {'; '.join(rows)}; {phase.pace()}"
 
 
 def show(renderable: object) -> None:

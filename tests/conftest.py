@@ -1,12 +1,30 @@
 """What several tests share: the real test sets where they exist."""
 
+import signal
+from collections.abc import Iterator
 from pathlib import Path
+from time import process_time
 
 import pytest
 
 from mistral_eval.cli.app import main
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interruptible() -> None:
+    """Heed SIGINT, which a shell's background job ignores, in the tests and what they start."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def quick() -> Iterator[None]:
+    """Fail a test that takes 30 seconds of processor time, however busy the machine is."""
+    began = process_time()
+    yield
+    assert process_time() - began < 30
 
 
 @pytest.fixture(scope="session")

@@ -17,8 +17,7 @@ SHARED = {
     "locations": {"errors"},
     "stats": {"errors"},
     "settings": {"errors"},
-    "progress": {"errors", "stats"},
-    "console": {"errors", "progress"},
+    "console": {"errors"},
 }
 # Every room, and the rooms it may import. A test fails on one that is not named, and on a cycle.
 ROOMS = {
@@ -48,7 +47,7 @@ ROOMS = {
 TOP = {"__init__", "__main__", *SHARED}
 HEAVY = {"torch", "transformers", "lm_eval", "datasets"}
 NO_TORCH = (
-    *("answers", "record.comparison", "record.sample_files", "console", "progress", "stats"),
+    *("answers", "record.comparison", "record.sample_files", "console", "stats"),
     *("report.baselines", "report.frames", "report.html.document", "report.table", "sandbox"),
 )
 LM_EVAL = ("engines", "run/questions.py")

@@ -196,8 +196,7 @@ def _watched(answers: Answers, asked: Sequence[LoadedBenchmark], talk: Talk) -> 
     if talk.quiet or not isinstance(answers, Answering):
         yield
         return
-    answers.watch = watch = AnswerWatch(asked[0].kind, asked, answers.engine)
-    with talk.show(watch.phase.snapshot):
+    with AnswerWatch(asked[0].kind, asked, answers.engine, talk) as answers.watch:
         yield
     answers.watch = None
 
@@ -223,13 +222,12 @@ def _judge(
     context: JudgeContext,
     talk: Talk,
 ) -> list[Judged]:
-    """Verdicts of all benchmarks; the display moves in a benchmark by what it reports."""
+    """Judge all benchmarks, with a display."""
     judged: list[Judged] = []
     watch = JudgeWatch(loaded)
-    context = replace(context, on_done=watch.done, on_verdict=watch.verdict)
-    with talk.show(watch.phase.snapshot):
-        for benchmark, answers in zip(loaded, replies, strict=True):
-            watch.next()
-            judged.append(judge_benchmark(benchmark, answers, context))
-            watch.end(judged[-1].cell.correct)
+    with talk.show(watch):
+        for row, benchmark, answers in zip(watch.rows, loaded, replies, strict=True):
+            noted = replace(context, on_done=row.advance)
+            judged.append(judge_benchmark(benchmark, answers, noted))
+            row.end(judged[-1].cell.correct)
     return judged

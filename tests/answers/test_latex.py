@@ -107,7 +107,7 @@ def test_any_text_equals_itself(text):
     assert equal(text, f" {text}\n") is Equality.EQUAL
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(
     "piece",
     [

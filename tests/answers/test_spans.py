@@ -75,7 +75,7 @@ def test_normalising_twice_changes_nothing(text):
     assert not once or once == " ".join(once.split())
 
 
-@pytest.mark.timeout(30)
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("piece", ["a ", "the", ".", "\u2019", "\u0301", "\ud800"])
 def test_megabytes_are_compared_in_linear_time(piece):
     """A megabyte of any one pattern is compared in seconds."""

@@ -45,10 +45,10 @@ def test_another_seed_is_another_model():
 
 
 def test_it_is_made_in_less_than_a_second():
-    started = time.perf_counter()
+    started = time.process_time()  # of work: other programs' does not count
     make_tiny()
 
-    assert time.perf_counter() - started < 1.0
+    assert time.process_time() - started < 1.0
 
 
 def test_it_is_a_mistral_of_a_few_million_parameters_with_room_for_mmlu():

@@ -126,7 +126,7 @@ def test_no_attempt_leaves_a_traceback_or_a_process(killed):
     folder, _ = killed
     said = (folder / "said.log").read_text()
     assert "Traceback" not in said
-    for _ in range(100):
+    for _ in range(600):
         left = [process for process in Path("/proc").glob("[0-9]*") if _is_marked(process, folder)]
         if not left:
             return

@@ -59,7 +59,7 @@ def test_a_run_that_was_stopped_in_the_middle_of_generating_ends_as_an_undisturb
     while replies(stopped) <= scored and process.poll() is None:
         time.sleep(0.05)
     os.kill(process.pid, kind)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     known = replies(stopped)
     assert scored < known < scored + drawn, "the kill should fall in the middle; change OPTIONS"
     assert out == ""

@@ -93,13 +93,13 @@ def run_under() -> RunUnder:
 
 @pytest.fixture(scope="session")
 def living() -> Callable[[int], list[str]]:
-    """The processes of the sandbox with a given scratch size that still live after ten seconds.
+    """The processes of the sandbox with a given scratch size that do not end.
 
     The size stands on the command line of all of them.
     """
 
     def find(size: int) -> list[str]:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while True:
             found = []
             for path in Path("/proc").glob("[0-9]*/cmdline"):

@@ -14,7 +14,7 @@ PROGRAM = Path(__file__).resolve().parents[2] / "speed" / "rate.py"
 @pytest.mark.slow
 def test_it_prints_the_share_of_the_matrix_rate(tmp_path):
     file = tmp_path / "rate.json"
-    arguments = ("--shapes", "tiny", "--data", "sample", "--questions", 3, "--threads", 1)
+    arguments = ("--shapes", "tiny", "--data", "sample", "--questions", 3, "--threads", 1, "--cpu")
     done = subprocess.run(
         [sys.executable, PROGRAM, *map(str, arguments), "--profile", "--json", file],
         capture_output=True,
@@ -31,7 +31,10 @@ def test_it_prints_the_share_of_the_matrix_rate(tmp_path):
         assert len(line["passes"]) == 3
         assert line["seconds"] == min(line["passes"])
         assert line["share"] == pytest.approx(line["flop"] / line["seconds"] / line["matrix_rate"])
-        assert 0 < line["share"] < 1
+        assert line["share"] > 0
+    assert lines[0]["share"] < 1
+    # A processor without bfloat16 arithmetic imitates it, and slower in square products than in
+    # the model's thin ones: there the share may be above 1.
     table = [row for row in done.stdout.splitlines() if row.startswith("| tiny ")]
     assert len(table) == 2
     assert "aten::mm" in done.stdout
