@@ -168,7 +168,7 @@ def rescore(
     sandbox: Sandbox = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Judge a run's replies again, from its journal and without its model."""
+    """Judge a run's replies again, from its replies log and without its model."""
     from mistral_eval.console import Talk
     from mistral_eval.run.rescoring import rescore as judge_again
 

@@ -1,7 +1,7 @@
 """What the adapter asks of an engine that speaks text, and what it gets back.
 
 A backend turns each of lm-eval's instances into a prepared request: what identifies it in the
-journal, and what the engine needs. Replies are plain JSON, since the journal keeps them.
+replies log, and what the engine needs. Replies are plain JSON, since the replies log keeps them.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -16,7 +16,7 @@ Kind = Literal["score", "rolling", "generate"]
 
 
 class ReplyRecord(TypedDict):
-    """A reply as the journal keeps it; which fields are there depends on the kind."""
+    """A reply as the replies log keeps it; which fields are there depends on the kind."""
 
     logprob: NotRequired[float]
     is_greedy: NotRequired[bool]
@@ -85,7 +85,7 @@ class Backend(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """What a reply depends on apart from the request: part of its key in the journal."""
+        """What a reply depends on apart from the request: part of its key in the replies log."""
         ...
 
     def prepare(self, kind: Kind, ask: Ask) -> Prepared:

@@ -1,7 +1,7 @@
 """lm-eval's own models behind our interface: for what the native engine does not support.
 
 They speak text and sample with their library's global generator, so their draws depend on how
-requests are batched; the journal keeps what was drawn.
+requests are batched; the replies log keeps what was drawn.
 """
 
 from collections.abc import Collection, Iterator, Sequence

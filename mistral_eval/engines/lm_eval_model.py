@@ -1,6 +1,6 @@
-"""lm-eval's `LM` over our backends and our journal: the one place a question passes twice.
+"""lm-eval's `LM` over our backends and our replies log: the one place a question passes twice.
 
-Text goes in, the journal is asked first, what it does not know is computed and kept, text comes
+Text goes in, the replies log is asked first, what it does not know is computed and kept, text comes
 out. Registered with lm-eval as `mistral`.
 """
 
@@ -17,8 +17,7 @@ from lm_eval.utils import simple_parse_args_string
 
 from mistral_eval.engines.interface import Ask, Backend, Kind, Prepared, ReplyRecord
 from mistral_eval.errors import EndedEarlyError, EngineError, RequestError
-from mistral_eval.record.journal import Journal, request_key
-from mistral_eval.record.other_runs import OtherRuns
+from mistral_eval.record.replies import OtherRuns, RepliesLog, request_key
 
 
 class Watch(Protocol):
@@ -52,24 +51,24 @@ class MistralLM(LM):
     """An lm-eval model that computes each request once and remembers it.
 
     Args:
-        backend: answers what the journal does not know.
-        journal: where replies are kept; None keeps nothing (stock lm-eval's own runs).
+        backend: answers what the log does not know.
+        log: where replies are kept; None keeps nothing (stock lm-eval's own runs).
         watch: told of requests and of replies as they come in.
-        others: asked for what the journal does not know, before it is computed.
+        others: asked for what the log does not know, before it is computed.
         stopper: asked by the backend before each pass whether to end; None: it never is to.
     """
 
     def __init__(
         self,
         backend: Backend,
-        journal: Journal | None = None,
+        log: RepliesLog | None = None,
         watch: Watch | None = None,
         others: OtherRuns | None = None,
         stopper: Stopper | None = None,
     ) -> None:
         super().__init__()
         self.backend = backend
-        self.journal = journal
+        self.log = log
         self.watch = watch
         self.others = others
         self.stopper = stopper
@@ -128,9 +127,7 @@ class MistralLM(LM):
         prepared = [self.backend.prepare(kind, ask) for ask in asks]
         fingerprint = self.backend.fingerprint
         keys = [request_key(fingerprint, kind, *item.parts) for item in prepared]
-        known: dict[bytes, ReplyRecord] = (
-            self.journal.lookup(keys) if self.journal is not None else {}
-        )
+        known: dict[bytes, ReplyRecord] = self.log.lookup(keys) if self.log is not None else {}
         self.reused += len(known)
         self._borrow(keys, known)
         unique: dict[bytes, tuple[Prepared, Ask]] = {}  # equal requests are computed once
@@ -145,11 +142,11 @@ class MistralLM(LM):
 
     def _borrow(self, keys: Sequence[bytes], known: dict[bytes, ReplyRecord]) -> None:
         """Take over what other runs of this model were answered to the very same requests."""
-        if self.others is None or self.journal is None:
+        if self.others is None or self.log is None:
             return
         found = self.others.lookup([key for key in dict.fromkeys(keys) if key not in known])
         for key, reply in found.items():
-            self.journal.put(key, reply)
+            self.log.put(key, reply)
         self.from_other_runs += len(found)
         known.update(found)
 
@@ -172,14 +169,14 @@ class MistralLM(LM):
             now = time.monotonic()
             self.seconds[str(unique[key][1].instance.task_name)] += now - last
             last = now
-            if self.journal is not None:
-                self.journal.put(key, reply)
+            if self.log is not None:
+                self.log.put(key, reply)
             known[key] = reply
             self.computed += 1
             if self.watch:
                 self.watch.reply(key, reply)
-        if self.journal is not None:
-            self.journal.flush()
+        if self.log is not None:
+            self.log.flush()
         if left := len(names) - len(known):
             raise EndedEarlyError(
                 f"The engine {self.backend.name} ended with {left} of {len(names)} requests "

@@ -28,7 +28,7 @@ from mistral_eval.native.requests import (
     truncate_prompt,
 )
 
-VERSION = 1  # part of the journal's key: raise it when the engine's numbers change
+VERSION = 1  # part of a reply's key: raise it when the engine's numbers change
 DEFAULT_MAX_TOKENS = 256  # lm-eval's, for stock tasks that name none
 
 

@@ -1,4 +1,4 @@
-"""Verdicts again from the journal, without a model.
+"""Judge a run's replies again, without a model.
 
 The run's questions are built again and its replies looked up; only the tokenizer is needed, for the
 keys. A reply that is not there is an error: nothing is computed.
@@ -15,7 +15,7 @@ from lm_eval.api.model import LM
 
 from mistral_eval.console import Talk
 from mistral_eval.engines.interface import Backend, Kind, Prepared, ReplyRecord
-from mistral_eval.errors import JournalError, OutputError
+from mistral_eval.errors import RepliesError
 from mistral_eval.native.counters import Stats
 from mistral_eval.native.requests import (
     GenerateReply,
@@ -25,7 +25,8 @@ from mistral_eval.native.requests import (
     Stopping,
     never,
 )
-from mistral_eval.record.run_folder import JOURNAL_FILE, read_run
+from mistral_eval.record.replies import check_replies
+from mistral_eval.record.run_folder import read_run
 from mistral_eval.run.opening import Opened, open_backend
 from mistral_eval.run.questions import LoadedBenchmark
 from mistral_eval.run.run import complete, isolation_for
@@ -37,15 +38,11 @@ def rescore(folder: Path, talk: Talk, *, unsafe_code: bool, sandbox: str = "auto
 
     Raises:
         OutputError: the folder holds no finished run.
-        JournalError: a reply is missing, e.g. since the protocol has changed.
+        RepliesError: a reply is missing, e.g. since the protocol has changed.
         MistralEvalError: the run's data, tokenizer or sandbox is not there any more.
     """
     run = read_run(folder)
-    if not (folder / JOURNAL_FILE).is_file():
-        raise OutputError(
-            f"{folder} should hold the run's {JOURNAL_FILE}, from which verdicts are made again, "
-            "but there is none. Repeat the run's command with --fresh."
-        )
+    check_replies(folder)
     settings = settings_of(run, unsafe_code=unsafe_code, sandbox=sandbox)
     replay = partial(_open_replay, run)
     complete(folder, settings, talk, isolation_for(settings), replay, earlier=run)
@@ -123,7 +120,7 @@ class Recorded:
 
 
 class NoEngine:
-    """An engine that answers nothing: every reply must come from the journal."""
+    """An engine that answers nothing: every reply must come from the replies log."""
 
     def __init__(self) -> None:
         self.stats = Stats()
@@ -162,12 +159,12 @@ def refuse(count: int) -> Iterator[Any]:
     """Nothing, if nothing is asked.
 
     Raises:
-        JournalError: something is.
+        RepliesError: something is.
     """
     if count:
-        raise JournalError(
-            f"The journal lacks {count} of the replies that these questions need: the protocol, "
-            "the data or the tokenizer has changed since the run. Repeat the run's command with "
-            "--fresh."
+        raise RepliesError(
+            f"The replies log lacks {count} of the replies that these questions need: the "
+            "protocol, the data or the tokenizer has changed since the run. Repeat the run's "
+            "command with --fresh."
         )
     return iter(())

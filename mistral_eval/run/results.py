@@ -56,7 +56,7 @@ def write_run(folder: Path, finished: Finished) -> None:
     """Write all of a run's files; run.json comes last, so that its presence says the rest is there.
 
     Raises:
-        OutputError: a file could not be written; the replies are safe in the journal.
+        OutputError: a file could not be written; the replies are safe in the replies log.
     """
     now = datetime.now(UTC)
     stamp = now.strftime("%Y-%m-%dT%H-%M-%S.%f")
@@ -105,7 +105,7 @@ def _run(folder: Path, finished: Finished, results_name: str, now: datetime) -> 
         },
         "counts": {
             "computed": finished.lm.computed,
-            "from_journal": finished.lm.reused,
+            "from_log": finished.lm.reused,
             "from_other_runs": finished.lm.from_other_runs,
             **(asdict(backend.counts) if backend.counts else {}),
         },

@@ -13,9 +13,8 @@ from mistral_eval.engines.interface import Kind
 from mistral_eval.engines.lm_eval_model import MistralLM
 from mistral_eval.engines.stock_tasks import load_stock, run_stock, stock_lines
 from mistral_eval.errors import SandboxError
-from mistral_eval.record.journal import Journal
-from mistral_eval.record.other_runs import OtherRuns
-from mistral_eval.record.run_folder import JOURNAL_FILE, make_folder, read_run
+from mistral_eval.record.replies import OtherRuns, RepliesLog
+from mistral_eval.record.run_folder import make_folder, read_run
 from mistral_eval.run.judging import Judged, judge_benchmark
 from mistral_eval.run.opening import Opened, check_device, open_backend
 from mistral_eval.run.questions import Asking, LoadedBenchmark, load_benchmarks
@@ -73,11 +72,11 @@ def complete(
     source = make_source(settings.data)
     clock = Clock()
     others = None if earlier or is_another_attempt(folder) else OtherRuns(folder, talk.say)
-    with stoppable(folder, talk.say) as stopper, Journal(folder / JOURNAL_FILE) as journal:
-        if journal.recovered:
-            talk.say(journal.recovered)
-        if known := journal.count():
-            talk.say(f"Going on with {known} replies of {folder}.")
+    with stoppable(folder, talk.say) as stopper, RepliesLog(folder) as log:
+        if log.notice:
+            talk.say(log.notice)
+        if known := log.count():
+            talk.say(f"Resuming with {known} replies of {folder}.")
         with clock.phase("build"):
             loaded = _load(settings, source, talk)
             stock_tasks = load_stock(settings) if settings.stock_tasks else None
@@ -85,7 +84,7 @@ def complete(
             opened = opener(settings, loaded, talk)
         if settings.verify:
             native_engine(opened.backend)
-        lm = MistralLM(opened.backend, journal, others=others, stopper=stopper)
+        lm = MistralLM(opened.backend, log, others=others, stopper=stopper)
         with clock.phase("answer"):
             replies = _answer(lm, loaded, talk)
         with clock.phase("stock"):
@@ -95,7 +94,7 @@ def complete(
         context = JudgeContext(isolation=isolation, unsafe=settings.unsafe_code)
         with clock.phase("judge"):
             judged = _judge(loaded, replies, context, talk)
-        journal.fold()  # whoever finds run.json finds one whole file beside it
+        log.flush()
         found = (judged, stock, clock.seconds, earlier, verified, speed)
         write_run(folder, Finished(settings, opened, lm, *found))
     for line in stock_lines(stock):

@@ -1,6 +1,6 @@
 """`--verify N`: some of a run's requests again on the plain path, against the replies it counts.
 
-The replies are read from the journal, so those of an earlier process are checked like new ones.
+The replies are read from the replies log, so those of an earlier process are checked like new ones.
 """
 
 import random
@@ -16,7 +16,7 @@ from mistral_eval.errors import EngineError, UsageError
 from mistral_eval.native.plain_twin import PlainTwin
 from mistral_eval.native.requests import GenerateReply
 from mistral_eval.native.runner import NativeEngine
-from mistral_eval.record.journal import request_key
+from mistral_eval.record.replies import request_key
 
 Asked = tuple[Kind, Ask]
 
@@ -39,7 +39,7 @@ def verify(lm: MistralLM, count: int, seed: int) -> dict[str, Any]:
     """Answer `count` requests of a run again, one at a time, and compare.
 
     Args:
-        lm: holds what was asked, the journal and the native backend.
+        lm: holds what was asked, the replies log and the native backend.
         count: requests, spread over scores and generations; fewer where fewer were asked.
         seed: chooses them.
 
@@ -51,7 +51,7 @@ def verify(lm: MistralLM, count: int, seed: int) -> dict[str, Any]:
         EngineError: a reply differs by more than the dtype's tolerance.
         UsageError: the backend is not native.
     """
-    assert lm.journal is not None, "a run keeps its replies in a journal"
+    assert lm.log is not None, "a run keeps its replies in a log"
     native_engine(lm.backend)
     assert isinstance(lm.backend, NativeBackend)
     backend = replace(lm.backend, counts=Counts())  # preparing again must not count again
@@ -60,7 +60,7 @@ def verify(lm: MistralLM, count: int, seed: int) -> dict[str, Any]:
     for kind, ask in pick(lm.asked, count, seed):
         prepared = backend.prepare(kind, ask)
         key = request_key(backend.fingerprint, kind, *prepared.parts)
-        check.one(kind, ask, prepared, lm.journal.lookup([key])[key])
+        check.one(kind, ask, prepared, lm.log.lookup([key])[key])
         kinds[kind] += 1
     return {
         "requests": dict(kinds),

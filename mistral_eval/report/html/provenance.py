@@ -15,7 +15,7 @@ PHASES: Final = {
 }
 COUNTS: Final = {
     "computed": "replies computed",
-    "from_journal": "replies from the journal",
+    "from_log": "replies from the replies log",
     "truncated": "prompts cut to the model's length",
     "generated_tokens": "tokens generated",
     "engine.score_naive": "tokens of scored prompts, without sharing",
@@ -69,7 +69,7 @@ def speed(runs: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Section:
     """Seconds per phase and what was counted, one column per run.
 
     A run that was resumed answered part of its questions earlier: those count as replies from the
-    journal, and their time is not in these seconds.
+    replies log, and their time is not in these seconds.
     """
     seconds = [run.get("seconds", {}) for run in runs]
     counts = [_flat(run.get("counts", {})) for run in runs]
