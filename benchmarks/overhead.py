@@ -25,11 +25,11 @@ from lm_eval.evaluator import evaluate
 from lm_eval.models.dummy import DummyLM
 from lm_eval.tasks import TaskManager
 from machine import machine
+from mistral_eval.record.journal import Journal
 
 from mistral_eval.data import make_source
 from mistral_eval.engines.lm_eval_model import MistralLM
 from mistral_eval.engines.random import RandomBackend
-from mistral_eval.record.journal import Journal
 from mistral_eval.run.judging import judge_benchmark
 from mistral_eval.run.questions import Asking, load_benchmarks
 from mistral_eval.suite.judge import JudgeContext

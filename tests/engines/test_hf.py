@@ -8,7 +8,7 @@ from lm_eval.models.huggingface import HFLM
 from mistral_eval.engines.open_hf import open_hf
 from mistral_eval.model.export import save_hf
 from mistral_eval.model.tiny import make_tiny, tiny_tokenizer_file
-from mistral_eval.record.journal import request_key
+from mistral_eval.record.replies import request_key
 
 TEXTS = [
     "",

@@ -1,4 +1,4 @@
-"""The adapter: the journal is asked first, equal requests are computed once, draws have names."""
+"""The adapter asks the replies log first, computes equal requests once, and names each sample."""
 
 import itertools
 from collections import Counter
@@ -19,7 +19,7 @@ from mistral_eval.engines.random import RandomBackend
 from mistral_eval.errors import EndedEarlyError, EngineError, RequestError
 from mistral_eval.model.export import save_hf
 from mistral_eval.model.tiny import make_tiny, tiny_tokenizer_file
-from mistral_eval.record.journal import Journal
+from mistral_eval.record.replies import RepliesLog
 
 DRAWN = {"until": ["\n\n"], "max_gen_toks": 6, "do_sample": True, "temperature": 1.0}
 CHOICES = [(f"Question {n}?\nAnswer:", f" {choice}") for n in range(4) for choice in "ABCD"]
@@ -31,8 +31,8 @@ def tiny() -> NativeBackend:
 
 
 @pytest.fixture
-def journal(tmp_path):
-    with Journal(tmp_path / "journal.sqlite") as opened:
+def log(tmp_path):
+    with RepliesLog(tmp_path) as opened:
         yield opened
 
 
@@ -94,7 +94,7 @@ def test_equal_greedy_prompts_of_two_questions_are_computed_once(tiny):
     assert counting.asked == 1
 
 
-def test_a_second_run_over_the_same_journal_computes_nothing_and_says_the_same(tiny, journal):
+def test_a_second_run_over_the_same_log_computes_nothing_and_says_the_same(tiny, log):
     instances = [prompt()] * 3
     whole = [Instance("loglikelihood_rolling", {}, ("A text.",), 0, metadata=("task", 0, 1))]
 
@@ -106,16 +106,16 @@ def test_a_second_run_over_the_same_journal_computes_nothing_and_says_the_same(t
         )
 
     counting = Counting(tiny)
-    first = MistralLM(counting, journal)
+    first = MistralLM(counting, log)
     replies = ask(first)
     total = len(CHOICES) + 3 + 1
     assert (first.computed, first.reused, counting.asked) == (total, 0, total)
-    second = MistralLM(counting, journal)
+    second = MistralLM(counting, log)
     assert ask(second) == replies
     assert (second.computed, second.reused, counting.asked) == (0, total, total)
 
 
-def test_what_was_answered_before_an_error_is_not_computed_again(tiny, journal):
+def test_what_was_answered_before_an_error_is_not_computed_again(tiny, log):
     class Failing(Counting):
         def answer(self, kind, prepared, known=()):
             for count, reply in enumerate(super().answer(kind, prepared, known)):
@@ -124,24 +124,24 @@ def test_what_was_answered_before_an_error_is_not_computed_again(tiny, journal):
                 yield reply
 
     with pytest.raises(KeyboardInterrupt):
-        MistralLM(Failing(tiny), journal).loglikelihood(scores())
-    journal.flush()
-    lm = MistralLM(tiny, journal)
+        MistralLM(Failing(tiny), log).loglikelihood(scores())
+    log.flush()
+    lm = MistralLM(tiny, log)
     assert lm.loglikelihood(scores()) == MistralLM(tiny).loglikelihood(scores())
     assert (lm.computed, lm.reused) == (len(CHOICES) - 5, 5)
 
 
-def test_an_engine_that_ends_early_is_told_of_and_what_it_answered_is_durable(tiny, journal):
+def test_an_engine_that_ends_early_is_told_of_and_what_it_answered_is_durable(tiny, log):
     class Ending(Counting):
         def answer(self, kind, prepared, known=()):
             yield from itertools.islice(super().answer(kind, prepared, known), 5)
 
     with pytest.raises(EndedEarlyError, match="ended with 11 of 16 requests unanswered"):
-        MistralLM(Ending(tiny), journal).loglikelihood(scores())
-    assert journal.count() == 5
+        MistralLM(Ending(tiny), log).loglikelihood(scores())
+    assert log.count() == 5
 
 
-def test_the_backend_asks_the_stopper_and_is_asked_inside_of_its_block(journal):
+def test_the_backend_asks_the_stopper_and_is_asked_inside_of_its_block(log):
     class Stopper:
         is_inside = False
 
@@ -150,19 +150,19 @@ def test_the_backend_asks_the_stopper_and_is_asked_inside_of_its_block(journal):
             self.is_inside = True
             yield
             self.is_inside = False
-            assert journal.count() == len(CHOICES)
+            assert log.count() == len(CHOICES)
 
         def is_wanted(self):
             assert self.is_inside
             return False
 
     stopper, backend = Stopper(), RandomBackend(0)
-    MistralLM(backend, journal, stopper=stopper).loglikelihood(scores())
+    MistralLM(backend, log, stopper=stopper).loglikelihood(scores())
     assert backend.stopping == stopper.is_wanted
 
 
-def test_the_backend_sees_all_requests_of_a_call_and_which_are_known(tiny, journal):
-    """So that its packs are those of an undisturbed run, whatever the journal has."""
+def test_the_backend_sees_all_requests_of_a_call_and_which_are_known(tiny, log):
+    """So that its packs are those of an undisturbed run, whatever the log has."""
 
     class Heard(Counting):
         def answer(self, kind, prepared, known=()):
@@ -170,9 +170,9 @@ def test_the_backend_sees_all_requests_of_a_call_and_which_are_known(tiny, journ
             return super().answer(kind, prepared, known)
 
     heard: list[tuple[int, list[int]]] = []
-    MistralLM(tiny, journal).loglikelihood(scores(CHOICES[2:5]))
-    MistralLM(Heard(tiny), journal).loglikelihood(scores(CHOICES * 2))
-    MistralLM(Heard(tiny), journal).loglikelihood(scores())
+    MistralLM(tiny, log).loglikelihood(scores(CHOICES[2:5]))
+    MistralLM(Heard(tiny), log).loglikelihood(scores(CHOICES * 2))
+    MistralLM(Heard(tiny), log).loglikelihood(scores())
     assert heard == [(16, [2, 3, 4]), (16, list(range(16)))]
 
 
@@ -194,7 +194,7 @@ def test_a_backend_answers_what_is_not_known_and_nothing_else(tiny, backend):
         assert sorted(found) == sorted(set(range(len(asks))) - known)
 
 
-def test_the_watcher_hears_of_every_reply_and_of_those_known_before(tiny, journal):
+def test_the_watcher_hears_of_every_reply_and_of_those_known_before(tiny, log):
     class Watch:
         def begin(self, keys, asks, known):
             self.keys, self.known, self.heard = keys, dict(known), {}
@@ -204,9 +204,9 @@ def test_the_watcher_hears_of_every_reply_and_of_those_known_before(tiny, journa
             assert key not in self.heard
             self.heard[key] = reply
 
-    MistralLM(tiny, journal).loglikelihood(scores(CHOICES[:4]))
+    MistralLM(tiny, log).loglikelihood(scores(CHOICES[:4]))
     watch = Watch()
-    found = MistralLM(tiny, journal, watch).loglikelihood(scores())
+    found = MistralLM(tiny, log, watch).loglikelihood(scores())
     assert set(watch.known) == set(watch.keys[:4])
     assert set(watch.heard) == set(watch.keys[4:])
     replies = watch.known | watch.heard
@@ -246,12 +246,12 @@ def test_a_draw_does_not_depend_on_what_is_asked_beside_it_or_before_it(tiny):
     assert MistralLM(tiny).generate_until(mine[:1]) == alone[:1]
 
 
-def test_no_reply_crosses_from_one_model_dtype_seed_or_setting_to_another(tiny, journal, tmp_path):
-    """Everyone asks the same over one journal, and everyone has to compute."""
+def test_no_reply_crosses_from_one_model_dtype_seed_or_setting_to_another(tiny, log, tmp_path):
+    """Everyone asks the same over one log, and everyone has to compute."""
     folder = save_hf(make_tiny(seed=1), tmp_path / "m", tokenizer_file=tiny_tokenizer_file())
     models = [tiny, open_native("tiny", dtype="bfloat16"), open_native(str(folder))]
     for backend in [*models, replace(tiny, seed=1), RandomBackend(0), RandomBackend(1)]:
-        lm = MistralLM(backend, journal)
+        lm = MistralLM(backend, log)
         lm.loglikelihood(scores())
         assert (lm.computed, lm.reused) == (len(CHOICES), 0), backend.fingerprint
     settings = [
@@ -265,7 +265,7 @@ def test_no_reply_crosses_from_one_model_dtype_seed_or_setting_to_another(tiny, 
     ]
     for backend in (tiny, replace(tiny, seed=1)):
         for one in settings:
-            lm = MistralLM(backend, journal)
+            lm = MistralLM(backend, log)
             lm.generate_until([prompt(**one)])
             assert (lm.computed, lm.reused) == (1, 0), one
 
@@ -278,10 +278,10 @@ def test_lm_eval_knows_the_adapter_by_name_and_opens_it_from_its_arguments():
     assert [type(reply) for reply in lm.loglikelihood(scores()[:1])[0]] == [float, bool]
 
 
-def test_replies_are_plain_python_whatever_the_engine(tiny, journal):
-    """A reply from the journal is the same kind of thing as a fresh one."""
-    fresh = MistralLM(tiny, journal).loglikelihood(scores()[:2])
-    known = MistralLM(tiny, journal).loglikelihood(scores()[:2])
+def test_replies_are_plain_python_whatever_the_engine(tiny, log):
+    """A reply from the log is the same kind of thing as a fresh one."""
+    fresh = MistralLM(tiny, log).loglikelihood(scores()[:2])
+    known = MistralLM(tiny, log).loglikelihood(scores()[:2])
     assert Counter(map(type, fresh[0])) == Counter(map(type, known[0])) == {float: 1, bool: 1}
 
 

@@ -5,7 +5,7 @@ import pytest
 from mistral_eval.engines.oracle import OracleBackend
 from mistral_eval.engines.random import RandomBackend
 from mistral_eval.errors import EngineError
-from mistral_eval.record.journal import request_key
+from mistral_eval.record.replies import request_key
 
 
 def _key(backend, kind, one):

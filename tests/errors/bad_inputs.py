@@ -182,6 +182,16 @@ def run_json(content: bytes, *command: str) -> Make:
     return make
 
 
+def with_journal(make: Make) -> Make:
+    """The same folder, with a journal as version 0.1.0 kept one."""
+
+    def made(folder: Path) -> Sequence[object]:
+        (folder / "journal.sqlite").write_bytes(b"SQLite format 3\0")
+        return make(folder)
+
+    return made
+
+
 def twice(rows: list[dict[str, Any]]) -> None:
     rows.append(dict(rows[0]))
 
@@ -342,7 +352,14 @@ CATALOGUE = [
         "lacks what a table needs ('engine')",
     ),
     Bad(
-        "rescore: no journal", run_json(FINISHED, "rescore"), "should hold the run's journal.sqlite"
+        "rescore: no replies",
+        run_json(FINISHED, "rescore"),
+        "should hold the run's replies in replies/*.jsonl, but there are none",
+    ),
+    Bad(
+        "rescore: a journal of 0.1.0",
+        with_journal(run_json(FINISHED, "rescore")),
+        "holds journal.sqlite, the journal of a run of mistral-eval 0.1.0",
     ),
     Bad("compare: one run", run_json(FINISHED, "compare"), "compare takes two runs or more", 2),
     Bad(

@@ -25,7 +25,7 @@ TOKENS: Final = 16
 
 
 class Kept:
-    """A journal that knows nothing and keeps the replies of one call, in order."""
+    """A replies log that knows nothing and keeps the replies of one call, in order."""
 
     def __init__(self) -> None:
         self.replies: dict[bytes, Any] = {}

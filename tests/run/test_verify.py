@@ -1,8 +1,6 @@
 """`--verify N` answers requests of a run again, alone on the plain path, and refuses a lie."""
 
 import json
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -10,7 +8,7 @@ import pytest
 from mistral_eval.console import Talk
 from mistral_eval.engines.random import RandomBackend
 from mistral_eval.errors import EngineError, UsageError
-from mistral_eval.record.journal import Journal
+from mistral_eval.record.replies import RepliesLog
 from mistral_eval.run.rescoring import rescore
 from mistral_eval.run.run import run_suite
 from mistral_eval.run.verifying import native_engine, pick
@@ -27,14 +25,12 @@ def run_json(folder: Path) -> dict:
 
 
 def rewrite(folder: Path, change) -> None:
-    """Change each reply of a journal, as an engine that answers wrongly would have."""
-    with closing(sqlite3.connect(folder / "journal.sqlite")) as db:
-        rows = db.execute("SELECT key, reply FROM replies").fetchall()
-    with Journal(folder / "journal.sqlite") as journal:
-        for key, text in rows:
-            reply = json.loads(text)
-            change(reply)
-            journal.put(key, reply)
+    """Change each reply of a log, as an engine that answers wrongly would have."""
+    lines = [json.loads(line) for file in folder.glob("replies/*") for line in file.open()]
+    with RepliesLog(folder) as log:
+        for line in lines:
+            change(line["reply"])
+            log.put(bytes.fromhex(line["key"]), line["reply"])
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +48,7 @@ def test_what_was_verified_is_recorded(verified):
     assert found["settings"]["verify"] == 6
 
 
-def test_a_finished_run_is_verified_from_its_journal(tmp_path):
+def test_a_finished_run_is_verified_from_its_log(tmp_path):
     folder = run(tmp_path, "winogrande")
     before = run_json(folder)
     assert before["verify"] is None

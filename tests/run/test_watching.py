@@ -10,7 +10,7 @@ from mistral_eval.data import make_source
 from mistral_eval.engines.lm_eval_model import MistralLM
 from mistral_eval.engines.open_native import open_native
 from mistral_eval.engines.random import RandomBackend
-from mistral_eval.record.journal import Journal
+from mistral_eval.record.replies import RepliesLog
 from mistral_eval.run.judging import judge_benchmark
 from mistral_eval.run.questions import Asking, load_benchmarks
 from mistral_eval.run.run import run_suite
@@ -42,10 +42,10 @@ def load(*names, limit=None):
     return list(load_benchmarks(names, Asking(make_source("sample"), limit, None, unpinned=False)))
 
 
-def ask(kind, loaded, backend, journal=None):
+def ask(kind, loaded, backend, log=None):
     """All replies to the benchmarks, watched: (watch, replies by benchmark and question)."""
     watch = AnswerWatch(kind, loaded, backend)
-    lm = MistralLM(backend, journal, watch)
+    lm = MistralLM(backend, log, watch)
     method = lm.loglikelihood if kind == "score" else lm.generate_until
     replies = iter(method([instance for one in loaded for instance in one.instances]))
     return watch, [
@@ -144,12 +144,12 @@ def test_engines_that_speak_text_are_weighed_by_characters():
     assert watch.phase.work.left(watch.phase.boards) == 0
 
 
-def test_replies_from_the_journal_are_done_and_are_no_work(tmp_path):
+def test_replies_from_the_log_are_done_and_are_no_work(tmp_path):
     backend = RandomBackend(0)
-    with Journal(tmp_path / "journal.sqlite") as journal:
-        ask("score", load("winogrande", limit=4), backend, journal)
-        watch, _ = ask("score", load("winogrande", limit=8), backend, journal)
-        again, _ = ask("score", load("winogrande", limit=8), backend, journal)
+    with RepliesLog(tmp_path) as log:
+        ask("score", load("winogrande", limit=4), backend, log)
+        watch, _ = ask("score", load("winogrande", limit=8), backend, log)
+        again, _ = ask("score", load("winogrande", limit=8), backend, log)
     (board,) = watch.phase.boards
     board.judge(lambda: True)
     assert (board.done, board.judged) == (16, 8)
