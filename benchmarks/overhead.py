@@ -5,7 +5,7 @@
 Stock is lm-eval's own `mmlu` with five shots over the same rows with its `dummy` model: `evaluate`
 alone, so that loading its tasks and rows is not counted against it. Ours is what `mistral-eval run
 -t mmlu --engine random` does up to the verdicts: reading and fingerprinting the rows, building the
-requests, answering through the journal, judging. DIR is a folder in the hub's layout, by default
+requests, answering through the replies log, judging. DIR is a folder in the hub's layout, by default
 `shared/data` beside the checkout. `--short` asks six subjects of stock and as many questions of
 ours. CPU seconds stand beside wall-clock seconds: they mean more on a busy machine.
 """
@@ -25,7 +25,7 @@ from lm_eval.evaluator import evaluate
 from lm_eval.models.dummy import DummyLM
 from lm_eval.tasks import TaskManager
 from machine import machine
-from mistral_eval.record.journal import Journal
+from mistral_eval.record.replies import RepliesLog
 
 from mistral_eval.data import make_source
 from mistral_eval.engines.lm_eval_model import MistralLM
@@ -84,18 +84,18 @@ def stock(data: Path, subjects: tuple[str, ...]) -> Measured:
 
 
 def ours(data: Path, questions: int | None) -> Measured:
-    """The same through our harness, with a journal that is thrown away."""
+    """The same through our harness, with a replies log that is thrown away."""
 
     def work() -> int:
         asking = Asking(make_source(str(data)), questions, None, unpinned=False)
         (loaded,) = load_benchmarks(["mmlu"], asking)
-        scores = iter(MistralLM(RandomBackend(0), journal).loglikelihood(loaded.instances))
+        scores = iter(MistralLM(RandomBackend(0), log).loglikelihood(loaded.instances))
         replies = [[next(scores) for _ in question.instances] for question in loaded.questions]
         return len(judge_benchmark(loaded, replies, JudgeContext()).questions)
 
     with (
         tempfile.TemporaryDirectory(prefix="mistral-eval-overhead-") as folder,
-        Journal(Path(folder) / "journal.sqlite") as journal,
+        RepliesLog(Path(folder)) as log,
     ):
         return timed(work)
 

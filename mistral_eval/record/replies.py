@@ -121,7 +121,7 @@ class Replies:
         with _plain_errors(self.folder):
             entries = sorted(self.folder.iterdir()) if self.folder.is_dir() else []
         for path in entries:
-            if path.suffix == ".jsonl":
+            if path.suffix == ".jsonl" and path.is_file():
                 self._index(path)
             elif not path.name.startswith("."):
                 self.ignored.append(path.name)
@@ -190,7 +190,7 @@ class Replies:
                         if start > 0 and (parsed := _parse(line[start:])) is not None:
                             self._places[parsed[0]] = place + start
                     place += len(line)
-        except OSError:  # a folder, no permission, a bad disk: what was read before counts
+        except OSError:  # no permission, or a bad disk: what was read before counts
             self.ignored.append(path.name)
             return
         if has_lines:
