@@ -5,9 +5,9 @@
 Stock is lm-eval's own `mmlu` with five shots over the same rows with its `dummy` model: `evaluate`
 alone, so that loading its tasks and rows is not counted against it. Ours is what `mistral-eval run
 -t mmlu --engine random` does up to the verdicts: reading and fingerprinting the rows, building the
-requests, answering through the replies log, judging. DIR is a folder in the hub's layout, by default
-`shared/data` beside the checkout. `--short` asks six subjects of stock and as many questions of
-ours. CPU seconds stand beside wall-clock seconds: they mean more on a busy machine.
+requests, answering through the replies log, judging. DIR is a folder in the hub's layout, by
+default `shared/data` beside the checkout. `--short` asks six subjects of stock and as many
+questions of ours. CPU seconds stand beside wall-clock seconds: they mean more on a busy machine.
 """
 
 import argparse
@@ -25,11 +25,11 @@ from lm_eval.evaluator import evaluate
 from lm_eval.models.dummy import DummyLM
 from lm_eval.tasks import TaskManager
 from machine import machine
-from mistral_eval.record.replies import RepliesLog
 
 from mistral_eval.data import make_source
 from mistral_eval.engines.lm_eval_model import MistralLM
 from mistral_eval.engines.random import RandomBackend
+from mistral_eval.record.replies import RepliesLog
 from mistral_eval.run.judging import judge_benchmark
 from mistral_eval.run.questions import Asking, load_benchmarks
 from mistral_eval.suite.judge import JudgeContext
