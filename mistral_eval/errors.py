@@ -16,7 +16,7 @@ MistralEvalError            exit code 1: the user can fix it
 │   ├── RequestError        one request cannot be answered; has its index
 │   └── EndedEarlyError     requests are left unanswered: it was told to stop
 ├── SandboxError            no isolation for generated programs
-├── JournalError            a journal that is not ours, damaged, or in use
+├── RepliesError            a replies log that cannot be used: in use, missing, of version 0.1.0
 ├── StoppedError            Ctrl-C (exit code 130) or SIGTERM (143)
 ├── BaselineError           a published number without its source
 └── OutputError             results that could not be written
@@ -100,8 +100,8 @@ class SandboxError(MistralEvalError):
     """Generated programs cannot be isolated on this machine."""
 
 
-class JournalError(MistralEvalError):
-    """A journal is damaged, foreign, or in use by another process."""
+class RepliesError(MistralEvalError):
+    """A replies log is in use by another process, cannot be written, or lacks replies."""
 
 
 class StoppedError(MistralEvalError):

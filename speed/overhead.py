@@ -30,7 +30,7 @@ from machine import machine
 
 from mistral_eval.data import make_source
 from mistral_eval.engines.random import Random
-from mistral_eval.record.journal import Journal
+from mistral_eval.record.replies import RepliesLog
 from mistral_eval.run.answering import Answering
 from mistral_eval.run.judging import judge_benchmark
 from mistral_eval.run.questions import Asking, load_benchmarks
@@ -86,12 +86,12 @@ def stock(data: Path, subjects: tuple[str, ...]) -> Measured:
 
 
 def ours(data: Path, questions: int | None) -> Measured:
-    """The same through our harness, with a journal that is thrown away."""
+    """The same through our harness, with a replies log that is thrown away."""
 
     def work() -> int:
         asking = Asking(make_source(str(data)), questions, None, unpinned=False)
         (loaded,) = load_benchmarks(["mmlu"], asking)
-        found = iter(Answering(Random(0), journal).answer(loaded.requests))
+        found = iter(Answering(Random(0), log).answer(loaded.requests))
         replies = [
             [(reply.logprob, reply.is_greedy) for reply in islice(found, len(question.requests))]
             for question in loaded.questions
@@ -100,7 +100,7 @@ def ours(data: Path, questions: int | None) -> Measured:
 
     with (
         tempfile.TemporaryDirectory(prefix="mistral-eval-overhead-") as folder,
-        Journal(Path(folder) / "journal.sqlite") as journal,
+        RepliesLog(Path(folder)) as log,
     ):
         return timed(work)
 

@@ -327,14 +327,18 @@ class Check:
 
 
 def reply_key(identity: EngineIdentity, encoded: Encoded) -> bytes:
-    """Return the 32-byte key of a request's reply: equal exactly when the same reply may be used.
+    """Return the key of a request's reply: equal exactly when the same reply may be used."""
+    return request_key(identity.fingerprint, encoded.request.kind, *encoded.parts)
 
-    It is a SHA-256 digest of the engine's identity, the request's kind and its encoded parts.
+
+def request_key(fingerprint: str, kind: str, *parts: object) -> bytes:
+    """Return the SHA-256 digest of an engine's fingerprint, a kind and the encoded parts.
+
     Texts and token ids are hashed as bytes, since a prompt has thousands of them; other values as
     JSON. A type mark and a length before each part keep the parts apart.
     """
     digest = hashlib.sha256()
-    for part in (identity.fingerprint, encoded.request.kind, *encoded.parts):
+    for part in (fingerprint, kind, *parts):
         mark, content = _bytes_of(part)
         digest.update(b"%c%d:" % (mark, len(content)))
         digest.update(content)

@@ -2,8 +2,8 @@
 
 An engine is anything with the two methods of `Engine`. It yields `(index, reply)` pairs as soon
 as they are known, in any order, each index of the input exactly once, save those the caller says it
-knows; the caller writes each reply to the journal before it counts. An engine that is told to stop
-ends after the pass in flight, with what that answers.
+knows; the caller writes each reply to the replies log before it counts. An engine that is told to
+stop ends after the pass in flight, with what that answers.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence

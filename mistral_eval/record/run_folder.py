@@ -21,7 +21,7 @@ from mistral_eval.errors import OutputError, UsageError, as_found, complaint
 from mistral_eval.record.run_record import RUN_FORMAT, RunRecord
 
 RUN_FILE = "run.json"
-JOURNAL_FILE = "journal.sqlite"
+REPLIES_FOLDER = "replies"
 TABLE_FILE = "table.md"
 
 
@@ -67,12 +67,12 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
         os.replace(temporary, path)  # noqa: PTH105 - the atomic rename is the point
         temporary = None
     except OSError as error:
-        journal = path.parent / JOURNAL_FILE
-        safe = f"The replies are safe in {journal}: make room, then run the same command again."
+        replies = path.parent / REPLIES_FOLDER
+        safe = f"The replies are safe in {replies}: make room, then run the same command again."
         other = "Name a file that can be written."
         raise OutputError(
             f"{path} could not be written ({error.strerror or error}). "
-            f"{safe if journal.exists() else other}"
+            f"{safe if replies.exists() else other}"
         ) from error
     finally:  # also where a signal ends the run
         if temporary is not None:

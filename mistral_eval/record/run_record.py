@@ -5,7 +5,7 @@ Fields with a default are those that older files of the same format lack.
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, PlainSerializer
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PlainSerializer
 
 from mistral_eval.settings import RunSettings
 
@@ -58,7 +58,7 @@ class CountsRecord(_Part):
     """How many replies were computed or found, and what the engine counted."""
 
     computed: int
-    from_journal: int
+    from_log: int = Field(validation_alias=AliasChoices("from_log", "from_journal"))
     from_other_runs: int = 0
     truncated: int = 0
     generated_tokens: int = 0

@@ -20,9 +20,8 @@ from mistral_eval.engines.interface import (
     never,
     reply_key,
 )
-from mistral_eval.errors import EndedEarlyError, EngineError, JournalError, RequestError
-from mistral_eval.record.journal import Journal
-from mistral_eval.record.other_runs import OtherRuns
+from mistral_eval.errors import EndedEarlyError, EngineError, RepliesError, RequestError
+from mistral_eval.record.replies import OtherRuns, RepliesLog
 from mistral_eval.run.stopping import Stopper
 
 
@@ -70,7 +69,7 @@ class Recorded:
         log: where the replies are.
     """
 
-    def __init__(self, encoder: Encoder, log: Journal) -> None:
+    def __init__(self, encoder: Encoder, log: RepliesLog) -> None:
         self._encoder = encoder
         self._log = log
         self.identity = encoder.identity
@@ -80,12 +79,12 @@ class Recorded:
         """Look the replies up.
 
         Raises:
-            JournalError: a reply is missing, e.g. because the protocol has changed.
+            RepliesError: a reply is missing, e.g. because the protocol has changed.
         """
         keys = [reply_key(self.identity, self._encoder.encode(request)) for request in requests]
         found = self._log.lookup(keys)
         if missing := len(set(keys) - found.keys()):
-            raise JournalError(
+            raise RepliesError(
                 f"{missing} of the replies to these questions are not in the replies log: the "
                 "protocol, the data or the tokenizer has changed since the run. Repeat the run's "
                 "command with --fresh."
@@ -116,7 +115,7 @@ class Answering:
     def __init__(
         self,
         engine: Engine,
-        log: Journal,
+        log: RepliesLog,
         others: OtherRuns | None = None,
         stopper: Stopper | None = None,
     ) -> None:
@@ -165,7 +164,7 @@ class Answering:
         """Return the counts that run.json keeps of replies and tokens."""
         counts = {
             "computed": self.computed,
-            "from_journal": self.reused,
+            "from_log": self.reused,
             "from_other_runs": self.from_other_runs,
         }
         if self.engine.counters is None:

@@ -10,8 +10,8 @@ from typing import Any
 
 from mistral_eval.console import Talk
 from mistral_eval.engines.interface import EngineIdentity
-from mistral_eval.errors import OutputError
-from mistral_eval.record.run_folder import JOURNAL_FILE, read_run
+from mistral_eval.record.replies import check_replies
+from mistral_eval.record.run_folder import read_run
 from mistral_eval.run.run import complete, isolation_for
 from mistral_eval.settings import RunSettings
 
@@ -21,15 +21,11 @@ def rescore(folder: Path, talk: Talk, *, unsafe_code: bool, sandbox: str = "auto
 
     Raises:
         OutputError: the folder holds no finished run.
-        JournalError: a reply is missing, e.g. since the protocol has changed.
+        RepliesError: a reply is missing, e.g. since the protocol has changed.
         MistralEvalError: the run's data, tokenizer or sandbox is not there any more.
     """
     run = read_run(folder)
-    if not (folder / JOURNAL_FILE).is_file():
-        raise OutputError(
-            f"{folder} should hold the run's {JOURNAL_FILE}, from which verdicts are made again, "
-            "but there is none. Repeat the run's command with --fresh."
-        )
+    check_replies(folder)
     settings = settings_of(run, unsafe_code=unsafe_code, sandbox=sandbox)
     info = {key: value for key, value in run["model"].items() if key != "fingerprint"}
     identity = EngineIdentity(**run["identity"], info=info, notes=tuple(run["notes"]))

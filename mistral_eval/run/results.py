@@ -53,7 +53,7 @@ def write_run(folder: Path, finished: Finished) -> None:
     """Write all of a run's files; run.json comes last, so that its presence says the rest is there.
 
     Raises:
-        OutputError: a file could not be written; the replies are safe in the journal.
+        OutputError: a file could not be written; the replies are safe in the replies log.
     """
     now = datetime.now(UTC)
     stamp = now.strftime("%Y-%m-%dT%H-%M-%S.%f")

@@ -14,9 +14,8 @@ from mistral_eval.engines.lm_eval_model import MistralLM
 from mistral_eval.engines.registry import engine_class
 from mistral_eval.engines.stock_tasks import load_stock, run_stock, stock_lines
 from mistral_eval.errors import SandboxError
-from mistral_eval.record.journal import Journal
-from mistral_eval.record.other_runs import OtherRuns
-from mistral_eval.record.run_folder import JOURNAL_FILE, make_folder, read_run
+from mistral_eval.record.replies import OtherRuns, RepliesLog
+from mistral_eval.record.run_folder import make_folder, read_run
 from mistral_eval.run.answering import Answering, Answers, Recorded
 from mistral_eval.run.judging import Judged, judge_benchmark
 from mistral_eval.run.opening import check_engine, open_engine
@@ -82,11 +81,11 @@ def complete(
     source = make_source(settings.data)
     clock = Clock()
     others = None if earlier or is_another_attempt(folder) else OtherRuns(folder, talk.say)
-    with stoppable(folder, talk.say) as stopper, Journal(folder / JOURNAL_FILE) as log:
-        if log.recovered:
-            talk.say(log.recovered)
+    with stoppable(folder, talk.say) as stopper, RepliesLog(folder) as log:
+        if log.notice:
+            talk.say(log.notice)
         if known := log.count():
-            talk.say(f"Resuming with {known} replies from {folder}.")
+            talk.say(f"Resuming with {known} replies of {folder}.")
         with clock.phase("build"):
             loaded = _load(settings, source, talk)
             stock_tasks = load_stock(settings) if settings.stock_tasks else None
@@ -110,7 +109,7 @@ def complete(
         context = JudgeContext(isolation=isolation, unsafe=settings.unsafe_code)
         with clock.phase("judge"):
             judged = _judge(loaded, replies, context, talk)
-        log.fold()  # whoever finds run.json finds one whole file beside it
+        log.flush()
         found = (judged, stock, clock.seconds, earlier, verified, speed)
         write_run(folder, Finished(settings, answers, *found))
     for line in stock_lines(stock):

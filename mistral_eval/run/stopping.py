@@ -9,8 +9,7 @@ from queue import SimpleQueue
 from types import FrameType
 
 from mistral_eval.errors import EndedEarlyError, StoppedError
-from mistral_eval.record.journal_file import count_noted
-from mistral_eval.record.run_folder import JOURNAL_FILE
+from mistral_eval.record.replies import Replies
 
 NOTED = "Stopping after the batch in flight; press Ctrl-C again to stop at once."
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -77,7 +76,7 @@ class Stopper:
 def stoppable(folder: Path, say: Callable[[str], None]) -> Iterator[Stopper]:
     """End the block with one sentence when a signal says so: at once, save where it is deferred.
 
-    The journal, which the block holds, has flushed what was answered by the time this speaks.
+    The replies log is open inside the block, so its replies are durable when this counts them.
 
     Raises:
         StoppedError: Ctrl-C or SIGTERM.
@@ -87,10 +86,11 @@ def stoppable(folder: Path, say: Callable[[str], None]) -> Iterator[Stopper]:
     try:
         yield Stopper(say)
     except (KeyboardInterrupt, _Terminated) as stop:
+        replies = Replies(folder)
         number = signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM
         raise StoppedError(
-            f"Stopped by {number.name}. {count_noted(folder / JOURNAL_FILE)} replies are in "
-            f"{folder / JOURNAL_FILE}; the same command goes on from there.",
+            f"Stopped by {number.name}. {replies.count()} replies are in {replies.folder}; the "
+            "same command resumes from there.",
             number,
         ) from None
     finally:

@@ -182,6 +182,16 @@ def run_json(content: bytes, *command: str) -> Make:
     return make
 
 
+def with_journal(make: Make) -> Make:
+    """The same folder, with a journal as version 0.1.0 kept one."""
+
+    def made(folder: Path) -> Sequence[object]:
+        (folder / "journal.sqlite").write_bytes(b"SQLite format 3\0")
+        return make(folder)
+
+    return made
+
+
 def twice(rows: list[dict[str, Any]]) -> None:
     rows.append(dict(rows[0]))
 
@@ -365,7 +375,16 @@ CATALOGUE = [
         record("table", scores={"mmlu": {"value": "high"}}),
         "run.json: scores.mmlu.value: expected a number, found 'high'.",
     ),
-    Bad("rescore: no journal", record("rescore"), "should hold the run's journal.sqlite"),
+    Bad(
+        "rescore: no replies",
+        record("rescore"),
+        "should hold the run's replies in replies/*.jsonl, but there are none",
+    ),
+    Bad(
+        "rescore: a journal of 0.1.0",
+        with_journal(record("rescore")),
+        "holds journal.sqlite, the journal of a run of mistral-eval 0.1.0",
+    ),
     Bad("compare: one run", record("compare"), "compare expects two runs or more", 2),
     Bad(
         "samples: no folder",

@@ -2,14 +2,13 @@
 
 import importlib.util
 import json
-import sqlite3
+import shutil
 import sys
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from mistral_eval.record.journal import Journal
+from mistral_eval.record.replies import RepliesLog
 
 FILE = Path(__file__).with_name("bad_inputs.py")
 SPEC = importlib.util.spec_from_file_location("bad_inputs", FILE)
@@ -58,55 +57,45 @@ def test_bad_input_is_one_sentence_and_spoils_nothing(cli, earlier, tmp_path, ba
     assert {name: after.get(name) for name in before} == before
 
 
-@pytest.mark.parametrize(
-    ("spoil", "sentence"),
-    [
-        (lambda path: path.write_bytes(b"mine " * 999), "but is no SQLite file and holds no reply"),
-        (lambda path: _sql(path, "PRAGMA user_version=99"), "schema 3, found 0x4d45564a and 99"),
-        (lambda path: _sql(path, "PRAGMA user_version=2"), "schema 3, found 0x4d45564a and 2."),
-        (lambda path: _sql(path, "PRAGMA application_id=7"), None),
-    ],
-    ids=["no database", "a newer journal", "an older journal", "the mark alone is gone"],
-)
-def test_a_journal_that_is_not_ours_is_refused_and_kept(cli, earlier, spoil, sentence):
-    """A journal whose mark alone was lost still holds our checked replies: it is recovered."""
-    (journal,) = earlier.rglob("journal.sqlite")
-    (journal.parent / "run.json").unlink()
-    spoil(journal)
-    before = journal.read_bytes()
+def test_a_run_of_version_0_1_0_is_refused_and_left_as_it_is(cli, earlier):
+    (replies,) = earlier.rglob("replies")
+    (replies.parent / "run.json").unlink()
+    shutil.rmtree(replies)
+    (replies.parent / "journal.sqlite").write_bytes(b"SQLite format 3\0")
+    before = snapshot(earlier)
     code, out, err = cli(*RUN, "-o", earlier)
-    if sentence is None:
-        assert (code, err) == (0, "")
-        assert journal.with_suffix(".damaged-1").read_bytes() == before
-        return
     assert (code, out) == (1, "")
-    assert sentence in err
-    assert journal.read_bytes() == before
+    assert "holds journal.sqlite, the journal of a run of mistral-eval 0.1.0" in err
+    assert "--fresh" in err
+    assert err.count("\n") == 1
+    assert snapshot(earlier) == before
+    assert cli(*RUN, "--fresh", "-o", earlier)[0] == 0
 
 
-def test_a_damaged_journal_is_told_of_and_its_run_goes_on(cli, earlier):
-    (journal,) = earlier.rglob("journal.sqlite")
-    record = journal.parent / "run.json"
+@pytest.mark.parametrize("damage", ["cut", "noise"])
+def test_a_damaged_log_is_told_of_and_its_run_is_resumed(cli, earlier, damage):
+    (log,) = earlier.rglob("replies/*.jsonl")
+    record = log.parent.parent / "run.json"
     scores = json.loads(record.read_text())["scores"]
     record.unlink()
-    journal.write_bytes(journal.read_bytes()[:4096])
+    if damage == "cut":
+        log.write_bytes(log.read_bytes()[:-9])
+        sentence, lost = "1 damaged line was skipped in", 1
+    else:
+        log.write_bytes(b"mine " * 999)
+        sentence, lost = "1 file holds no readable reply in", 32
     code, _, err = cli(*RUN[:-1], "-o", earlier)
     assert code == 0
-    assert "was damaged: 0 of its replies were recovered, 32 are lost" in err
+    assert sentence in err
     again = json.loads(record.read_text())
     assert again["scores"] == scores
-    assert again["counts"]["computed"] == 32
+    assert again["counts"]["computed"] == lost
 
 
 def test_a_run_in_use_is_one_sentence(cli, earlier):
-    (journal,) = earlier.rglob("journal.sqlite")
-    (journal.parent / "run.json").unlink()
-    with Journal(journal):
+    (run,) = earlier.rglob("run.json")
+    run.unlink()
+    with RepliesLog(run.parent):
         code, out, err = cli(*RUN, "-o", earlier)
     assert (code, out) == (1, "")
     assert "Another process is working on the run" in err
-
-
-def _sql(path: Path, statement: str) -> None:
-    with closing(sqlite3.connect(path)) as db:
-        db.execute(statement)

@@ -118,7 +118,7 @@ def test_an_engine_that_raises_in_the_middle_loses_nothing(
     assert cli(*TINY, "-o", tmp_path / "results")[0] == 0
     assert cli(*TINY, "-o", tmp_path / "whole")[0] == 0
     run, whole = record(tmp_path / "results"), record(tmp_path / "whole")
-    assert (run["counts"]["from_journal"], run["counts"]["computed"]) == (5, 8 + 4 - 5)
+    assert (run["counts"]["from_log"], run["counts"]["computed"]) == (5, 8 + 4 - 5)
     assert run["scores"] == whole["scores"]
 
 
@@ -136,15 +136,15 @@ def test_with_debug_an_engines_error_keeps_its_traceback(cli, tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("limit", "sentence"),
     [
-        (36_000, "Replies written before are still in that file"),
+        (36_000, "Replies written before are safe in it"),
         (100_000, "The replies are safe in"),
     ],
-    ids=["while journaling", "while saving"],
+    ids=["while answering", "while saving"],
 )
 def test_a_file_that_may_not_grow_is_one_sentence_and_the_next_run_goes_on(
     cli, tmp_path, limit, sentence
 ):
-    """The journal of this run has some 60 kB, the largest file of samples more than 100."""
+    """The replies log of this run has some 60 kB, the largest file of samples more than 100."""
     results = tmp_path / "results"
     code, err = process(limit, *LOT, "-o", results)
     assert code == 1, err
@@ -157,13 +157,13 @@ def test_a_file_that_may_not_grow_is_one_sentence_and_the_next_run_goes_on(
     run, whole = record(results), record(tmp_path / "whole")
     assert run["scores"] == whole["scores"]
     total = whole["counts"]["computed"]
-    assert run["counts"]["computed"] + run["counts"]["from_journal"] == total
+    assert run["counts"]["computed"] + run["counts"]["from_log"] == total
     if limit == 100_000:
         assert run["counts"]["computed"] == 0
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", ["90k", "350k"], ids=["while journaling", "while saving"])
+@pytest.mark.parametrize("size", ["90k", "350k"], ids=["while answering", "while saving"])
 def test_a_full_disk_is_one_sentence_and_spoils_no_earlier_result(tmp_path, size):
     """A small tmpfs in a mount namespace of its own, which is made larger for the second run."""
     disk = tmp_path / "disk"
@@ -217,14 +217,14 @@ def test_a_folder_that_cannot_be_written_is_told_before_anything_runs(cli, tmp_p
 def test_a_second_process_on_the_same_run_stops_with_a_sentence(cli, tmp_path):
     """A whole other process holds it; once that is gone, even by a kill, the run goes on."""
     assert cli(*LOT, "-o", tmp_path)[0] == 0
-    (journal,) = tmp_path.rglob("journal.sqlite")
-    (journal.parent / "run.json").unlink()
+    (run,) = tmp_path.rglob("run.json")
+    run.unlink()
     program = (
-        "import sys; from pathlib import Path; from mistral_eval.record.journal import Journal\n"
-        "with Journal(Path(sys.argv[1])):\n    print('mine', flush=True); sys.stdin.read()\n"
+        "import sys; from pathlib import Path; from mistral_eval.record.replies import RepliesLog\n"
+        "with RepliesLog(Path(sys.argv[1])):\n    print('mine', flush=True); sys.stdin.read()\n"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", program, journal],
+        [sys.executable, "-c", program, run.parent],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -127,7 +127,7 @@ def test_roots_are_those_of_all_prompts_and_no_empty_question_stays(case):
 
 
 def test_a_run_cut_off_after_any_reply_goes_on_to_the_same_bits(make_engine):
-    """As a journal has it: the first so many replies are known."""
+    """As a replies log has it: the first so many replies are known."""
     requests = [
         ScoreRequest((1, 5, n % 7, n % 3, *range(3, 3 + n % 11)), (9, 10 + n % 4))
         for n in range(60)

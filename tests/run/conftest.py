@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from mistral_eval.record.journal import Journal
+from mistral_eval.record.replies import RepliesLog
 from mistral_eval.sandbox import Isolation, probe
 
 
@@ -20,6 +20,6 @@ def sandbox() -> Isolation:
 
 
 @pytest.fixture
-def journal(tmp_path):
-    with Journal(tmp_path / "journal.sqlite") as opened:
+def log(tmp_path):
+    with RepliesLog(tmp_path) as opened:
         yield opened

@@ -3,11 +3,11 @@
     python tests/harness/kill_driver.py FOLDER SEED TASKS
 
 A process that has imported everything once forks a child for each attempt, since starting Python
-and torch costs more than the run. The child runs `mistral_eval.cli.app.main`; it notes the phase
-it is in and counts events in it (a question built, a forward pass, a commit, a file put in its
-place), and it writes the key of each reply to a file as it is computed, before the journal sees
-it. It kills itself at an event drawn by lot, or its parent kills it after a time drawn by lot.
-What came of all that goes to FOLDER/report.json; test_fifty_kills.py judges it.
+and torch costs more than the run. The child runs `mistral_eval.cli.app.main`. It notes the phase it
+is in and counts events in it (a question built, a forward pass, a batch written, a file put in its
+place), and it writes the key of each reply to a file as it is computed, before the replies log sees
+it. It kills itself at a random event, or its parent kills it after a random time. The outcome goes
+to FOLDER/report.json; test_fifty_kills.py judges it.
 """
 
 import json
@@ -15,15 +15,11 @@ import mmap
 import os
 import random
 import select
-import shutil
 import signal
-import sqlite3
 import sys
-import tempfile
 import time
 import traceback
 from collections import Counter
-from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,13 +32,14 @@ from mistral_eval.cli import table as cli_results
 from mistral_eval.engines.interface import reply_key
 from mistral_eval.engines.native import NativeEngine
 from mistral_eval.model.transformer import Transformer
-from mistral_eval.record import journal
+from mistral_eval.record import replies
+from mistral_eval.record.replies import RepliesLog
 from mistral_eval.report import table
 from mistral_eval.report.table import rich_table
 from mistral_eval.run.answering import Answering
 
 KILLS = 50
-COMMIT_ROWS = 16
+BATCH = 16
 OPTIONS = ("-m", "tiny", "--data", "sample", "-L", "4", "--batch-tokens", "128", "--quiet")
 PHASES = ("building", "loading", "scoring", "generating", "judging", "saving")
 PLAN = ("building", "loading", *(phase for phase in PHASES[2:] for _ in range(2)))  # of one run
@@ -173,11 +170,11 @@ def watch(phases: Phases, log: int) -> None:
         *((opening, name) for name in ("tiny_model", "load_tokenizer", "ModelRunner")),
         *((running, name) for name in ("load_benchmarks", "judge_benchmark")),
         (Transformer, "hidden"),
-        *((journal, name) for name in ("open_file", "append")),
-        *((os, name) for name in ("fsync", "replace")),
+        *((RepliesLog, name) for name in ("_index", "_create", "_append")),
+        *((os, name) for name in ("pwrite", "fsync", "replace")),
     ):
         setattr(owner, name, _with_events(getattr(owner, name), phases))
-    journal.COMMIT_ROWS = COMMIT_ROWS
+    replies.BATCH_REPLIES = BATCH
 
 
 def _with_events(call: Any, phases: Phases) -> Any:
@@ -244,15 +241,9 @@ def _live(folder: Path, phases: Phases, log: Path, arguments: list[str]) -> None
 
 
 def durable(output: Path) -> list[str]:
-    """The keys in a run's journal as its file and log are: read from a copy, which SQLite mends."""
-    for file in output.rglob("journal.sqlite"):
-        with tempfile.TemporaryDirectory() as copy:
-            for part in file.parent.glob("journal.sqlite*"):
-                shutil.copy(part, copy)
-            with closing(sqlite3.connect(Path(copy) / file.name)) as db:
-                if db.execute("SELECT COUNT(*) FROM sqlite_schema").fetchone()[0]:
-                    return [key.hex() for (key,) in db.execute("SELECT key FROM replies")]
-    return []
+    """The keys in a run's replies log; a torn last line, which has no newline, has none."""
+    logs = [file.read_bytes() for file in output.rglob("replies/*.jsonl")]
+    return [json.loads(line)["key"] for log in logs for line in log.split(b"\n")[:-1]]
 
 
 def draw(lot: random.Random, phase: str, by: str, survey: dict[str, Any]) -> Kill:

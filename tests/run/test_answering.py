@@ -66,8 +66,8 @@ def like(engine: NativeEngine, **changed) -> NativeEngine:
 class Asked(MistralLM):
     """lm-eval's view of an engine, with a replies log where there is one."""
 
-    def __init__(self, engine, journal=None, **options) -> None:
-        self.answering = None if journal is None else Answering(engine, journal, **options)
+    def __init__(self, engine, log=None, **options) -> None:
+        self.answering = None if log is None else Answering(engine, log, **options)
         super().__init__(self.answering.answer if self.answering else partial(ask, engine))
 
     @property
@@ -85,9 +85,9 @@ def test_replies_come_in_the_order_of_their_requests(tiny):
     assert len({logprob for logprob, _ in forward}) == len(CHOICES)
 
 
-def test_equal_requests_are_computed_once(tiny, journal):
+def test_equal_requests_are_computed_once(tiny, log):
     counting = Counting(tiny)
-    lm = Asked(counting, journal)
+    lm = Asked(counting, log)
     replies = lm.loglikelihood(scores(CHOICES * 3))
     assert counting.asked == len(CHOICES)
     assert lm.counts == (len(CHOICES), 0)
@@ -104,7 +104,7 @@ def test_equal_greedy_prompts_of_two_questions_are_computed_once(tiny):
     assert counting.asked == 1
 
 
-def test_a_second_run_over_the_same_journal_computes_nothing_and_says_the_same(tiny, journal):
+def test_a_second_run_over_the_same_log_computes_nothing_and_says_the_same(tiny, log):
     instances = [prompt()] * 3
     whole = [Instance("loglikelihood_rolling", {}, ("A text.",), 0, metadata=("task", 0, 1))]
 
@@ -116,16 +116,16 @@ def test_a_second_run_over_the_same_journal_computes_nothing_and_says_the_same(t
         )
 
     counting = Counting(tiny)
-    first = Asked(counting, journal)
+    first = Asked(counting, log)
     replies = ask(first)
     total = len(CHOICES) + 3 + 1
     assert (*first.counts, counting.asked) == (total, 0, total)
-    second = Asked(counting, journal)
+    second = Asked(counting, log)
     assert ask(second) == replies
     assert (*second.counts, counting.asked) == (0, total, total)
 
 
-def test_what_was_answered_before_an_error_is_not_computed_again(tiny, journal):
+def test_what_was_answered_before_an_error_is_not_computed_again(tiny, log):
     class Failing(Counting):
         def answer(self, encoded, known=(), stop=never):
             for count, reply in enumerate(super().answer(encoded, known, stop)):
@@ -134,24 +134,24 @@ def test_what_was_answered_before_an_error_is_not_computed_again(tiny, journal):
                 yield reply
 
     with pytest.raises(KeyboardInterrupt):
-        Asked(Failing(tiny), journal).loglikelihood(scores())
-    journal.flush()
-    lm = Asked(tiny, journal)
+        Asked(Failing(tiny), log).loglikelihood(scores())
+    log.flush()
+    lm = Asked(tiny, log)
     assert lm.loglikelihood(scores()) == Asked(tiny).loglikelihood(scores())
     assert lm.counts == (len(CHOICES) - 5, 5)
 
 
-def test_an_engine_that_ends_early_is_told_of_and_what_it_answered_is_durable(tiny, journal):
+def test_an_engine_that_ends_early_is_told_of_and_what_it_answered_is_durable(tiny, log):
     class Ending(Counting):
         def answer(self, encoded, known=(), stop=never):
             yield from itertools.islice(super().answer(encoded, known, stop), 5)
 
     with pytest.raises(EndedEarlyError, match="ended with 11 of 16 requests unanswered"):
-        Asked(Ending(tiny), journal).loglikelihood(scores())
-    assert journal.count() == 5
+        Asked(Ending(tiny), log).loglikelihood(scores())
+    assert log.count() == 5
 
 
-def test_the_engine_asks_the_stopper_and_is_asked_inside_of_its_block(journal):
+def test_the_engine_asks_the_stopper_and_is_asked_inside_of_its_block(log):
     class Stopper:
         is_inside = False
 
@@ -160,19 +160,19 @@ def test_the_engine_asks_the_stopper_and_is_asked_inside_of_its_block(journal):
             self.is_inside = True
             yield
             self.is_inside = False
-            assert journal.count() == len(CHOICES)
+            assert log.count() == len(CHOICES)
 
         def is_wanted(self):
             assert self.is_inside
             return False
 
     stopper, counting = Stopper(), Counting(Random(0))
-    Asked(counting, journal, stopper=stopper).loglikelihood(scores())
+    Asked(counting, log, stopper=stopper).loglikelihood(scores())
     assert counting.stop == stopper.is_wanted
 
 
-def test_the_engine_sees_all_requests_of_a_call_and_which_are_known(tiny, journal):
-    """So that its packs are those of an undisturbed run, whatever the journal has."""
+def test_the_engine_sees_all_requests_of_a_call_and_which_are_known(tiny, log):
+    """So that its packs are those of an undisturbed run, whatever the replies log has."""
 
     class Heard(Counting):
         def answer(self, encoded, known=(), stop=never):
@@ -180,9 +180,9 @@ def test_the_engine_sees_all_requests_of_a_call_and_which_are_known(tiny, journa
             return super().answer(encoded, known, stop)
 
     heard: list[tuple[int, list[int]]] = []
-    Asked(tiny, journal).loglikelihood(scores(CHOICES[2:5]))
-    Asked(Heard(tiny), journal).loglikelihood(scores(CHOICES * 2))
-    Asked(Heard(tiny), journal).loglikelihood(scores())
+    Asked(tiny, log).loglikelihood(scores(CHOICES[2:5]))
+    Asked(Heard(tiny), log).loglikelihood(scores(CHOICES * 2))
+    Asked(Heard(tiny), log).loglikelihood(scores())
     assert heard == [(16, [2, 3, 4]), (16, list(range(16)))]
 
 
@@ -204,7 +204,7 @@ def test_an_engine_answers_what_is_not_known_and_nothing_else(tiny, name):
         assert sorted(found) == sorted(set(range(len(requests))) - known)
 
 
-def test_the_watcher_hears_of_every_reply_and_of_those_known_before(tiny, journal):
+def test_the_watcher_hears_of_every_reply_and_of_those_known_before(tiny, log):
     class Watch:
         def begin(self, keys, requests, known):
             self.keys, self.known, self.heard = keys, dict(known), {}
@@ -214,9 +214,9 @@ def test_the_watcher_hears_of_every_reply_and_of_those_known_before(tiny, journa
             assert key not in self.heard
             self.heard[key] = reply
 
-    Asked(tiny, journal).loglikelihood(scores(CHOICES[:4]))
+    Asked(tiny, log).loglikelihood(scores(CHOICES[:4]))
     watch = Watch()
-    lm = Asked(tiny, journal)
+    lm = Asked(tiny, log)
     lm.answering.watch = watch
     found = lm.loglikelihood(scores())
     assert set(watch.known) == set(watch.keys[:4])
@@ -258,12 +258,12 @@ def test_a_draw_does_not_depend_on_what_is_asked_beside_it_or_before_it(tiny):
     assert Asked(tiny).generate_until(mine[:1]) == alone[:1]
 
 
-def test_no_reply_crosses_from_one_model_dtype_seed_or_setting_to_another(tiny, journal, tmp_path):
-    """Everyone asks the same over one journal, and everyone has to compute."""
+def test_no_reply_crosses_from_one_model_dtype_seed_or_setting_to_another(tiny, log, tmp_path):
+    """Everyone asks the same over one log, and everyone has to compute."""
     folder = save_hf(make_tiny(seed=1), tmp_path / "m", tokenizer_file=tiny_tokenizer_file())
     models = [tiny, open_native("tiny", dtype="bfloat16"), open_native(str(folder))]
     for engine in [*models, like(tiny, seed=1), Random(0), Random(1)]:
-        lm = Asked(engine, journal)
+        lm = Asked(engine, log)
         lm.loglikelihood(scores())
         assert lm.counts == (len(CHOICES), 0), engine.identity.fingerprint
     settings = [
@@ -277,7 +277,7 @@ def test_no_reply_crosses_from_one_model_dtype_seed_or_setting_to_another(tiny, 
     ]
     for engine in (tiny, like(tiny, seed=1)):
         for one in settings:
-            lm = Asked(engine, journal)
+            lm = Asked(engine, log)
             lm.generate_until([prompt(**one)])
             assert lm.counts == (1, 0), one
 
@@ -289,15 +289,15 @@ def test_lm_eval_knows_the_adapter_by_name_and_opens_it_from_its_arguments():
     assert [type(reply) for reply in lm.loglikelihood(scores()[:1])[0]] == [float, bool]
 
 
-def test_replies_are_plain_python_whatever_the_engine(tiny, journal):
-    """A reply from the journal is the same kind of thing as a fresh one."""
-    fresh = Asked(tiny, journal).loglikelihood(scores()[:2])
-    known = Asked(tiny, journal).loglikelihood(scores()[:2])
+def test_replies_are_plain_python_whatever_the_engine(tiny, log):
+    """A reply from the replies log is the same kind of thing as a fresh one."""
+    fresh = Asked(tiny, log).loglikelihood(scores()[:2])
+    known = Asked(tiny, log).loglikelihood(scores()[:2])
     assert Counter(map(type, fresh[0])) == Counter(map(type, known[0])) == {float: 1, bool: 1}
 
 
 @pytest.mark.parametrize("kind", ["loglikelihood", "loglikelihood_rolling", "generate_until"])
-def test_a_request_that_cannot_be_answered_is_named_by_its_question(tiny, journal, kind):
+def test_a_request_that_cannot_be_answered_is_named_by_its_question(tiny, log, kind):
     """The engine counts what it is given, windows of texts too; a user knows benchmarks."""
 
     class Broken:
@@ -309,7 +309,7 @@ def test_a_request_that_cannot_be_answered_is_named_by_its_question(tiny, journa
 
         generate = score
 
-    lm = Asked(like(tiny, runner=Broken(), context_len=16), journal)
+    lm = Asked(like(tiny, runner=Broken(), context_len=16), log)
     asked = {
         "loglikelihood": (scores(), "task question 1, choice 1: it is broken"),
         "loglikelihood_rolling": (

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,7 @@ import pytest
 
 from mistral_eval.console import Talk
 from mistral_eval.locations import tasks_folder
-from mistral_eval.record.journal import Journal
+from mistral_eval.record.replies import RepliesLog
 from mistral_eval.run.run import run_suite
 from mistral_eval.settings import RunSettings
 
@@ -44,9 +42,9 @@ def start(tmp_path, talk):
 
 
 def counts(folder: Path) -> tuple[int, int, int]:
-    """Computed, from the run's own journal, from other runs."""
+    """Computed, from the run's own log, from other runs."""
     found = json.loads((folder / "run.json").read_text())["counts"]
-    return found["computed"], found["from_journal"], found["from_other_runs"]
+    return found["computed"], found["from_log"], found["from_other_runs"]
 
 
 def scores(folder: Path) -> dict:
@@ -54,12 +52,12 @@ def scores(folder: Path) -> dict:
 
 
 def test_some_questions_and_then_all_asks_only_the_others(start, tmp_path):
-    """And the journal of the whole has everything: the smaller run may be deleted."""
+    """And the log of the whole has everything: the smaller run may be deleted."""
     assert counts(start("gsm8k", "winogrande", limit=4)) == (4 * 8 + 4 * 2, 0, 0)
     whole = start("gsm8k", "winogrande")
     assert counts(whole) == (12 * 8 + 12 * 2, 0, 4 * 8 + 4 * 2)
-    with Journal(whole / "journal.sqlite") as journal:
-        assert journal.count() == 16 * 8 + 16 * 2
+    with RepliesLog(whole) as log:
+        assert log.count() == 16 * 8 + 16 * 2
     apart = run_suite(
         RunSettings(
             tasks=("winogrande", "gsm8k"),
@@ -89,8 +87,8 @@ def test_one_benchmark_and_then_two_asks_only_the_second(start):
 def test_runs_that_differ_in_what_a_reply_depends_on_share_none(start, other):
     same = {"engine": "native", "model": "tiny", "limit": 2}
     start("winogrande", **same)
-    computed, from_journal, from_others = counts(start("winogrande", **{**same, **other}))
-    assert (computed, from_journal, from_others) == (4, 0, 0)
+    computed, from_log, from_others = counts(start("winogrande", **{**same, **other}))
+    assert (computed, from_log, from_others) == (4, 0, 0)
 
 
 def test_two_models_of_one_name_share_none(start, tmp_path):
@@ -112,31 +110,33 @@ def test_a_fresh_attempt_takes_no_reply_from_the_earlier_one(start):
     assert counts(start("winogrande")) == (24, 0, 8)
 
 
-def test_a_run_in_use_is_left_alone_with_a_line(start, talk):
+def test_what_a_run_in_use_has_written_is_taken_and_no_lock_is_needed(start, talk):
     small = start("winogrande", limit=4)
-    with Journal(small / "journal.sqlite"):
-        assert counts(start("winogrande", limit=8)) == (16, 0, 0)
-    assert any(f"{small} are not used: that run is going on" in line for line in talk.lines)
-    assert counts(start("winogrande")) == (16, 0, 16)
+    with RepliesLog(small):
+        assert counts(start("winogrande", limit=8)) == (8, 0, 8)
+    assert not [line for line in talk.lines if "replies" in line]
 
 
-@pytest.mark.parametrize("damage", ["noise", "cut", "foreign"])
-def test_a_damaged_or_foreign_neighbour_is_skipped_with_a_line_and_stays_as_it_is(
-    start, talk, damage
-):
-    journal = start("winogrande", limit=4) / "journal.sqlite"
+@pytest.mark.parametrize("damage", ["noise", "cut", "old"])
+def test_a_damaged_or_old_neighbour_costs_its_damage_and_stays_as_it_is(start, talk, damage):
+    """It is told of once, though it is asked for scores and again for texts."""
+    log = next((start("winogrande", limit=4) / "replies").iterdir())
+    lost, sentence = 8, "1 file holds no readable reply"
     if damage == "noise":
-        journal.write_bytes(b"noise" * 4000)
+        log.write_bytes(b"noise" * 4000)
     elif damage == "cut":
-        journal.write_bytes(journal.read_bytes()[:4096])
+        log.write_bytes(log.read_bytes()[:-30])
+        lost, sentence = 1, "1 damaged line was skipped"
     else:
-        journal.unlink()
-        with closing(sqlite3.connect(journal)) as db:
-            db.execute("CREATE TABLE replies (key, reply)")
-    before = journal.read_bytes()
-    assert counts(start("winogrande")) == (32, 0, 0)
-    assert [line for line in talk.lines if "are not used: it cannot be read" in line]
-    assert journal.read_bytes() == before
+        log.unlink()
+        log.parent.rmdir()
+        log = log.parent.with_name("journal.sqlite")
+        log.write_bytes(b"SQLite format 3")
+        sentence = "are not reused: they are in journal.sqlite"
+    before = log.read_bytes()
+    assert counts(start("winogrande", "nq")) == (24 + lost + 16, 0, 8 - lost)
+    assert len([line for line in talk.lines if sentence in line]) == 1
+    assert log.read_bytes() == before
 
 
 @pytest.mark.slow
@@ -166,11 +166,11 @@ def test_two_models_dtypes_seeds_and_sampling_settings_in_one_folder_never_share
         runs.append(start("gsm8k", **same))
     assert len({run.parent for run in runs}) == 1
     assert [counts(run) for run in runs] == [(8, 0, 0)] * 6
-    keys: list[bytes] = []
+    keys: list[str] = []
     for run in runs:
         (samples,) = run.glob("samples_gsm8k_*.jsonl")
         (row,) = map(json.loads, samples.read_text().splitlines())
         assert len(set(row["resps"][0])) >= 7  # two short draws of a narrow top-p may agree
-        with closing(sqlite3.connect(run / "journal.sqlite")) as db:
-            keys += [key for (key,) in db.execute("SELECT key FROM replies")]
+        (log,) = run.glob("replies/*")
+        keys += [json.loads(line)["key"] for line in log.open()]
     assert len(set(keys)) == len(keys) == 8 * 6

@@ -1,9 +1,8 @@
-"""`rescore` judges a run's replies again, from its journal and without its model."""
+"""`rescore` judges a run's replies again, from its replies log and without its model."""
 
 import dataclasses
 import json
-import sqlite3
-from contextlib import closing
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,9 @@ from mistral_eval.answers import votes
 from mistral_eval.answers.verdict import Outcome
 from mistral_eval.console import Talk
 from mistral_eval.engines import hf, native
-from mistral_eval.errors import JournalError, OutputError, SandboxError
+from mistral_eval.errors import OutputError, RepliesError, SandboxError
 from mistral_eval.model.transformer import Transformer
-from mistral_eval.record.run_folder import JOURNAL_FILE, RUN_FILE
+from mistral_eval.record.run_folder import REPLIES_FOLDER, RUN_FILE
 from mistral_eval.run.rescoring import rescore
 from mistral_eval.run.run import run_suite
 from mistral_eval.settings import RunSettings
@@ -133,22 +132,21 @@ def test_a_changed_verdict_function_changes_the_scores_and_the_old_files_stay(fi
 @pytest.mark.parametrize("settings", [CHANCE, TINY, HF], ids=["random", "native", "hf"])
 def test_a_reply_that_is_not_there_is_said_and_nothing_changes(finish, settings, monkeypatch):
     folder = finish("winogrande", **settings)
-    with closing(sqlite3.connect(folder / JOURNAL_FILE)) as db, db:
-        db.execute("DELETE FROM replies WHERE key = (SELECT MIN(key) FROM replies)")
-    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    (log,) = folder.glob(f"{REPLIES_FOLDER}/*")
+    _, *others = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(b"".join(others))
+    before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
     forbid_models(monkeypatch)
-    with pytest.raises(JournalError, match=r"^The journal lacks 1 of the replies"):
+    with pytest.raises(RepliesError, match=r"^The replies log lacks 1 of the replies"):
         again(folder)
 
-    assert before.keys() == {file.name for file in folder.iterdir()}
-    results = before.keys() - {JOURNAL_FILE, "journal.lock"}
-    assert all(before[name] == (folder / name).read_bytes() for name in results)
+    assert before == {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
-def test_a_run_without_its_journal_is_said(finish):
+def test_a_run_without_its_replies_is_said(finish):
     folder = finish("winogrande", **CHANCE)
-    (folder / JOURNAL_FILE).unlink()
-    with pytest.raises(OutputError, match=r"there is none\. Repeat .* with --fresh"):
+    shutil.rmtree(folder / REPLIES_FOLDER)
+    with pytest.raises(RepliesError, match=r"there are none\. Repeat .* with --fresh"):
         again(folder)
 
 

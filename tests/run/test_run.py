@@ -59,12 +59,12 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
 
 
-def test_the_folder_holds_run_json_the_journal_lm_evals_files_and_the_table(start):
+def test_the_folder_holds_run_json_the_replies_lm_evals_files_and_the_table(start):
     folder = start(*TASKS)
     assert folder.parent.name == "random"
     stamp = read(folder, "run.json")["results_file"].removeprefix("results_").removesuffix(".json")
     assert {file.name for file in folder.iterdir()} == {
-        *("run.json", "journal.sqlite", "journal.lock", "table.md", f"results_{stamp}.json"),
+        *("run.json", "replies", "replies.lock", "table.md", f"results_{stamp}.json"),
         *(f"samples_{name}_{stamp}.jsonl" for name in TASKS),
     }
 
@@ -80,7 +80,7 @@ def test_run_json_says_what_was_asked_by_whom_of_what_and_what_came_back(start):
     assert all(len(run["data"][name]["sha256"]) == 64 for name in TASKS)
     assert all(len(run["protocol"][name]) == 64 for name in TASKS)
     assert run["counts"]["computed"] == 16 * 2 + 16 + 16 * 8
-    assert run["counts"]["from_journal"] == 0
+    assert run["counts"]["from_log"] == 0
     assert run["seconds"].keys() == {"build", "load", "answer", "judge", "stock"}
     assert run["scores"].keys() == set(TASKS)
     for cell in run["scores"].values():
@@ -183,7 +183,7 @@ def test_fresh_starts_again_beside_the_earlier_run(start):
     second = start("winogrande", fresh=True)
     assert second.name == f"{first.name}-attempt2"
     assert contents(first) == before
-    assert read(second, "run.json")["counts"]["from_journal"] == 0
+    assert read(second, "run.json")["counts"]["from_log"] == 0
     assert start("winogrande") == second  # the latest is the one that is found again
     assert start("winogrande", fresh=True).name == f"{first.name}-attempt3"
 

@@ -1,8 +1,6 @@
 """`--verify N` answers requests of a run again, alone on the plain path, and refuses a lie."""
 
 import json
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -11,7 +9,7 @@ from mistral_eval.console import Talk
 from mistral_eval.engines.interface import Request
 from mistral_eval.engines.random import Random
 from mistral_eval.errors import EngineError, UsageError
-from mistral_eval.record.journal import Journal
+from mistral_eval.record.replies import RepliesLog
 from mistral_eval.run.answering import Answering
 from mistral_eval.run.opening import check_engine
 from mistral_eval.run.rescoring import rescore
@@ -30,14 +28,12 @@ def run_json(folder: Path) -> dict:
 
 
 def rewrite(folder: Path, change) -> None:
-    """Change each reply of a journal, as an engine that answers wrongly would have."""
-    with closing(sqlite3.connect(folder / "journal.sqlite")) as db:
-        rows = db.execute("SELECT key, reply FROM replies").fetchall()
-    with Journal(folder / "journal.sqlite") as journal:
-        for key, text in rows:
-            reply = json.loads(text)
-            change(reply)
-            journal.put(key, reply)
+    """Change each reply of a log, as an engine that answers wrongly would have."""
+    lines = [json.loads(line) for file in folder.glob("replies/*") for line in file.open()]
+    with RepliesLog(folder) as log:
+        for line in lines:
+            change(line["reply"])
+            log.put(bytes.fromhex(line["key"]), line["reply"])
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +51,7 @@ def test_what_was_verified_is_recorded(verified):
     assert found["settings"]["verify"] == 6
 
 
-def test_a_finished_run_is_verified_from_its_journal(tmp_path):
+def test_a_finished_run_is_verified_from_its_log(tmp_path):
     folder = run(tmp_path, "winogrande")
     before = run_json(folder)
     assert before["verify"] is None
@@ -139,6 +135,6 @@ def test_the_choice_is_spread_over_kinds_and_named_by_the_seed():
     assert len(pick(asked, 100, seed=1)) == 53
 
 
-def test_a_model_that_went_to_another_engine_is_refused_in_a_sentence(journal):
+def test_a_model_that_went_to_another_engine_is_refused_in_a_sentence(log):
     with pytest.raises(UsageError, match="on the engine random"):
-        verify(Answering(Random(0), journal), 1, seed=0)
+        verify(Answering(Random(0), log), 1, seed=0)

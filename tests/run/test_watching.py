@@ -14,7 +14,7 @@ from mistral_eval.data import make_source
 from mistral_eval.engines.lm_eval_model import MistralLM
 from mistral_eval.engines.random import RandomBackend
 from mistral_eval.errors import EndedEarlyError
-from mistral_eval.record.journal import Journal
+from mistral_eval.record.replies import RepliesLog
 from mistral_eval.run.questions import Asking, load_benchmarks
 from mistral_eval.run.run import run_suite
 from mistral_eval.run.watching import SPEED_SECONDS, AnswerRow, AnswerWatch, Work
@@ -160,14 +160,14 @@ def load(*names, limit=None):
     return list(load_benchmarks(names, Asking(make_source("sample"), limit, None, unpinned=False)))
 
 
-def ask(kind, loaded, backend, journal=None, heard=None):
+def ask(kind, loaded, backend, log=None, heard=None):
     """Ask for all replies; the watch, and the lines that a log file would get."""
     talk = Spy()
     with AnswerWatch(kind, loaded, backend, talk) as watch:
         if heard:
             take = watch.reply
             watch.reply = lambda key, reply: (take(key, reply), heard(watch))
-        lm = MistralLM(backend, journal, watch)
+        lm = MistralLM(backend, log, watch)
         method = lm.loglikelihood if kind == "score" else lm.generate_until
         method([instance for one in loaded for instance in one.instances])
     return watch, talk.lines
@@ -223,10 +223,10 @@ def test_engines_that_speak_text_are_weighed_by_characters():
 def test_a_resumed_run_starts_its_count_where_it_is(tmp_path):
     """Replies from the replies log are done at the start, and are no work."""
     backend = RandomBackend(0)
-    with Journal(tmp_path / "journal.sqlite") as journal:
-        ask("score", load("winogrande", limit=4), backend, journal)
-        watch, lines = ask("score", load("winogrande", limit=8), backend, journal)
-        again, same = ask("score", load("winogrande", limit=8), backend, journal)
+    with RepliesLog(tmp_path) as log:
+        ask("score", load("winogrande", limit=4), backend, log)
+        watch, lines = ask("score", load("winogrande", limit=8), backend, log)
+        again, same = ask("score", load("winogrande", limit=8), backend, log)
     everything = load("winogrande", limit=8)[0].instances
     assert 0 < watch.work.done < sum(len(text) for one in everything for text in one.args)
     assert [counts(one) for one in lines] == [

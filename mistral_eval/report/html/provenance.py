@@ -16,7 +16,7 @@ PHASES: Final = {
 }
 COUNTS: Final = {
     "computed": "replies computed",
-    "from_journal": "replies from the journal",
+    "from_log": "replies from the log",
     "truncated": "prompts cut to the model's length",
     "generated_tokens": "tokens generated",
     "engine.score_naive": "tokens of scored prompts, without sharing",

@@ -1,11 +1,11 @@
-"""What the journal costs: 200,000 requests alone, and its share of a whole run.
+"""What the replies log costs: 200,000 requests alone, and its share of a whole run.
 
-    python speed/journal.py [--data DIR]
+    python benchmarks/replies.py [--data DIR]
 
 The replies of the first part are those of a run: mostly scores, some texts with their ids. The
 second part is `mistral-eval run -t paper --engine random` over the real test sets, the run in which
-answering costs least, with the journal's calls timed inside the process: writes (`put`, its
-commits and `close`), and all journal work (keys, look-ups and opening as well). DIR is a folder in
+answering costs least, with the log's calls timed inside the process: writes (`put`, its batches and
+`close`), and all work of the log (keys, look-ups and opening as well). DIR is a folder in
 the hub's layout, by default `shared/data` beside the checkout; without it the second part is left
 out. Prints one line a figure, and last one JSON document.
 """
@@ -22,9 +22,10 @@ from typing import Any
 from machine import machine
 
 from mistral_eval.console import Talk
-from mistral_eval.engines import lm_eval_model as adapter
-from mistral_eval.record.journal import Journal, request_key
+from mistral_eval.engines.interface import reply_key, request_key
+from mistral_eval.record.replies import RepliesLog
 from mistral_eval.record.run_folder import read_run
+from mistral_eval.run import answering
 from mistral_eval.run.run import run_suite
 from mistral_eval.settings import RunSettings
 from mistral_eval.suite.task_names import parse_tasks
@@ -32,7 +33,7 @@ from mistral_eval.suite.task_names import parse_tasks
 BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
 REQUESTS = 200_000
 CONTEXT = tuple(range(200))  # token ids of a prompt, which the key holds
-WRITES = ("put", "close")  # `put` commits when it is time
+WRITES = ("put", "flush", "close")  # `put` flushes when it is time
 
 
 def reply(number: int) -> dict[str, object]:
@@ -46,25 +47,25 @@ def alone() -> dict[str, Any]:
     """Key, put, look up, open again: seconds and megabytes."""
     seconds: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "journal.sqlite"
+        path = Path(folder)
         start = time.perf_counter()
         keys = [request_key("model", "score", CONTEXT, (n,)) for n in range(REQUESTS)]
         seconds["keys"] = time.perf_counter() - start
         replies = [reply(n) for n in range(REQUESTS)]
         start = time.perf_counter()
-        with Journal(path) as journal:
+        with RepliesLog(path) as log:
             for key, one in zip(keys, replies, strict=True):
-                journal.put(key, one)
+                log.put(key, one)
         seconds["put and close"] = time.perf_counter() - start
         start = time.perf_counter()
-        with Journal(path) as journal:
+        with RepliesLog(path) as log:
             seconds["open and check"] = time.perf_counter() - start
             start = time.perf_counter()
-            found = journal.lookup(keys)
+            found = log.lookup(keys)
             seconds["look up all"] = time.perf_counter() - start
         if len(found) != REQUESTS:
             raise SystemExit(f"only {len(found)} of {REQUESTS} replies came back")
-        megabytes = path.stat().st_size / 1e6
+        megabytes = sum(f.stat().st_size for f in path.rglob("*.jsonl")) / 1e6
     for name, value in seconds.items():
         print(f"{name:15} {value:7.2f} s")
     print(f"{'size':15} {megabytes:7.1f} MB")
@@ -76,30 +77,35 @@ def alone() -> dict[str, Any]:
 
 
 class Spent:
-    """Seconds in each of the journal's calls."""
+    """Seconds in each of the log's calls; a call made inside another is part of that one."""
 
     def __init__(self) -> None:
         self.seconds: Counter[str] = Counter()
+        self._is_inside = False
 
     def timed(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         """The same call, its time counted under a name."""
 
         def counted(*arguments: Any, **named: Any) -> Any:
+            if self._is_inside:
+                return call(*arguments, **named)
+            self._is_inside = True
             start = time.perf_counter()
             try:
                 return call(*arguments, **named)
             finally:
                 self.seconds[name] += time.perf_counter() - start
+                self._is_inside = False
 
         return counted
 
 
 def share(data: Path) -> dict[str, Any]:
-    """A whole run of the engine that answers by lot, and what of it the journal took."""
+    """A whole run of the random engine, and what of it the replies log took."""
     spent = Spent()
     for method in ("__init__", "lookup", *WRITES):
-        setattr(Journal, method, spent.timed(method, getattr(Journal, method)))
-    adapter.request_key = spent.timed("keys", request_key)
+        setattr(RepliesLog, method, spent.timed(method, getattr(RepliesLog, method)))
+    answering.reply_key = spent.timed("keys", reply_key)
     with tempfile.TemporaryDirectory() as folder:
         settings = RunSettings(
             tasks=parse_tasks("paper"), engine="random", data=str(data), output_path=Path(folder)
@@ -112,14 +118,14 @@ def share(data: Path) -> dict[str, Any]:
     work = sum(spent.seconds.values())
     print(f"whole run: {wall:.1f} s ({cpu:.1f} s of CPU in this process), {replies} replies")
     print(f"writes: {writes:.2f} s, {100 * writes / wall:.1f} % of it")
-    print(f"all journal work: {work:.2f} s, {100 * work / wall:.1f} % of it")
+    print(f"all work of the log: {work:.2f} s, {100 * work / wall:.1f} % of it")
     return {
         "replies": replies,
         "run_seconds": round(wall, 2),
         "run_cpu_seconds": round(cpu, 2),
-        "journal_seconds": {name: round(value, 3) for name, value in spent.seconds.items()},
+        "log_seconds": {name: round(value, 3) for name, value in spent.seconds.items()},
         "share_of_writes": round(writes / wall, 4),
-        "share_of_journal": round(work / wall, 4),
+        "share_of_log": round(work / wall, 4),
     }
 
 
