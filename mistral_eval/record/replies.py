@@ -7,7 +7,7 @@ several processes or machines merge by lying in one folder. One line is one repl
     {"key":"<64 hex digits>","crc":"<8 hex digits>","reply":{...}}
 
 `key` is the SHA-256 digest of everything the reply depends on (`engines.interface.reply_key`);
-`crc` is the CRC-32 of the key's digits followed by the reply's bytes. A line that is torn or damaged
+`crc` is the CRC-32 of the key's digits followed by the reply's bytes. A torn or damaged line
 fails this check: it is skipped and counted, and its request is computed again. If several lines
 have one key, the last valid one in file-name order is used; equal keys mean equal requests, so any
 of them is right.

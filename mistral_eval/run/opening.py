@@ -6,7 +6,7 @@ from typing import Any
 from mistral_eval.console import Talk
 from mistral_eval.data.task_file import read_task
 from mistral_eval.engines.interface import Engine, Request
-from mistral_eval.engines.registry import engine_class
+from mistral_eval.engines.names import engine_class
 from mistral_eval.errors import UnsupportedError, UsageError
 from mistral_eval.run.questions import LoadedBenchmark, gold_choice
 from mistral_eval.settings import MODEL_FREE, RunSettings

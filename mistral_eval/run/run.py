@@ -11,7 +11,7 @@ from mistral_eval.console import Talk
 from mistral_eval.data import Source, make_source
 from mistral_eval.engines.interface import EngineIdentity, Reply
 from mistral_eval.engines.lm_eval_model import MistralLM
-from mistral_eval.engines.registry import engine_class
+from mistral_eval.engines.names import engine_class
 from mistral_eval.engines.stock_tasks import load_stock, run_stock, stock_lines
 from mistral_eval.errors import SandboxError
 from mistral_eval.record.replies import OtherRuns, RepliesLog

@@ -3,18 +3,16 @@
 import io
 import re
 from contextlib import contextmanager
-from dataclasses import replace
 from itertools import pairwise
 
 import pytest
-from mistral_eval.engines.open_native import open_native
 
 from mistral_eval.console import Talk, line
 from mistral_eval.data import make_source
-from mistral_eval.engines.lm_eval_model import MistralLM
-from mistral_eval.engines.random import RandomBackend
+from mistral_eval.engines.native import open_native
+from mistral_eval.engines.random import Random
 from mistral_eval.errors import EndedEarlyError
-from mistral_eval.record.replies import RepliesLog
+from mistral_eval.run.answering import Answering
 from mistral_eval.run.questions import Asking, load_benchmarks
 from mistral_eval.run.run import run_suite
 from mistral_eval.run.watching import SPEED_SECONDS, AnswerRow, AnswerWatch, Work
@@ -160,26 +158,26 @@ def load(*names, limit=None):
     return list(load_benchmarks(names, Asking(make_source("sample"), limit, None, unpinned=False)))
 
 
-def ask(kind, loaded, backend, log=None, heard=None):
+def ask(kind, loaded, engine, log, heard=None):
     """Ask for all replies; the watch, and the lines that a log file would get."""
     talk = Spy()
-    with AnswerWatch(kind, loaded, backend, talk) as watch:
+    answering = Answering(engine, log)
+    with AnswerWatch(kind, loaded, engine, talk) as answering.watch:
+        watch = answering.watch
         if heard:
             take = watch.reply
             watch.reply = lambda key, reply: (take(key, reply), heard(watch))
-        lm = MistralLM(backend, log, watch)
-        method = lm.loglikelihood if kind == "score" else lm.generate_until
-        method([instance for one in loaded for instance in one.instances])
+        answering.answer([request for one in loaded for request in one.requests])
     return watch, talk.lines
 
 
-def test_the_native_engines_tokens_are_what_is_done_and_left():
+def test_the_native_engines_tokens_are_what_is_done_and_left(log):
     loaded, left = load("mmlu", "winogrande", limit=2), []
-    backend = open_native("tiny", batch_tokens=64)
+    engine = open_native("tiny", batch_tokens=64)
     watch, lines = ask(
-        "score", loaded, backend, heard=lambda watch: left.append(watch.work.left(1.0)[0])
+        "score", loaded, engine, log, heard=lambda watch: left.append(watch.work.left(1.0)[0])
     )
-    stats = backend.engine.stats
+    stats = engine.counters
     assert watch.work.unit == "tokens"
     assert watch.work.done == stats.score_computed == stats.score_unique
     assert all(earlier >= later for earlier, later in pairwise(left))
@@ -190,11 +188,11 @@ def test_the_native_engines_tokens_are_what_is_done_and_left():
     ]
 
 
-def test_lengths_of_replies_are_those_that_the_engine_drew():
+def test_lengths_of_replies_are_those_that_the_engine_drew(log):
     loaded = load("nq", "gsm8k", limit=2)
-    backend = open_native("tiny", batch_tokens=64)
-    watch, _ = ask("generate", loaded, backend)
-    stats, work = backend.engine.stats, watch.work
+    engine = open_native("tiny", batch_tokens=64)
+    watch, _ = ask("generate", loaded, engine, log)
+    stats, work = engine.counters, watch.work
     assert work.finished == work.written() == stats.generated
     assert work.done == stats.prompt_computed + stats.generated
     assert [row.replies for row in watch.work.rows] == [2, 16]
@@ -204,31 +202,30 @@ def test_lengths_of_replies_are_those_that_the_engine_drew():
     assert work.fastest > 0
 
 
-def test_a_second_phase_does_not_count_what_the_engine_did_before():
-    backend = open_native("tiny", batch_tokens=64)
-    ask("score", load("winogrande", limit=2), backend)
-    watch = AnswerWatch("score", load("piqa", limit=2), backend, Spy())
+def test_a_second_phase_does_not_count_what_the_engine_did_before(log):
+    engine = open_native("tiny", batch_tokens=64)
+    ask("score", load("winogrande", limit=2), engine, log)
+    watch = AnswerWatch("score", load("piqa", limit=2), engine, Spy())
     assert (watch.work.done, watch.work.speed()) == (0, None)
 
 
-def test_engines_that_speak_text_are_weighed_by_characters():
+def test_engines_that_speak_text_are_weighed_by_characters(log):
     loaded = load("nq", "triviaqa")
-    watch, _ = ask("generate", loaded, RandomBackend(0))
-    prompts = sum(len(instance.args[0]) for one in loaded for instance in one.instances)
+    watch, _ = ask("generate", loaded, Random(0), log)
+    prompts = sum(len(request.context) for one in loaded for request in one.requests)
     assert watch.work.unit == "characters"
     assert watch.work.done == prompts + sum(row.length for row in watch.work.rows)
     assert watch.work.left(1.0) == (0, False)
 
 
-def test_a_resumed_run_starts_its_count_where_it_is(tmp_path):
+def test_a_resumed_run_starts_its_count_where_it_is(log):
     """Replies from the replies log are done at the start, and are no work."""
-    backend = RandomBackend(0)
-    with RepliesLog(tmp_path) as log:
-        ask("score", load("winogrande", limit=4), backend, log)
-        watch, lines = ask("score", load("winogrande", limit=8), backend, log)
-        again, same = ask("score", load("winogrande", limit=8), backend, log)
-    everything = load("winogrande", limit=8)[0].instances
-    assert 0 < watch.work.done < sum(len(text) for one in everything for text in one.args)
+    engine = Random(0)
+    ask("score", load("winogrande", limit=4), engine, log)
+    watch, lines = ask("score", load("winogrande", limit=8), engine, log)
+    again, same = ask("score", load("winogrande", limit=8), engine, log)
+    everything = load("winogrande", limit=8)[0].requests
+    assert 0 < watch.work.done < sum(len(one.context) + len(one.continuation) for one in everything)
     assert [counts(one) for one in lines] == [
         "Scoring choices: WinoG 8/16",
         "Scoring choices: WinoG 16/16",
@@ -237,25 +234,26 @@ def test_a_resumed_run_starts_its_count_where_it_is(tmp_path):
     assert (again.work.done, again.work.speed()) == (0, None)
 
 
-def test_equal_requests_are_one_piece_of_work_for_all_who_asked():
+def test_equal_requests_are_one_piece_of_work_for_all_who_asked(log):
     loaded = load("winogrande", limit=3)
     loaded[0].questions[1:] = [loaded[0].questions[0]] * 2
-    watch, _ = ask("score", loaded, open_native("tiny"))
+    watch, _ = ask("score", loaded, open_native("tiny"), log)
     (row,) = watch.work.rows
     assert (row.done, row.total, row.pending, row.replies) == (6, 6, 0, 2)
 
 
-def test_a_phase_that_ends_early_leaves_its_last_line():
-    class Ends(RandomBackend):
-        def answer(self, kind, prepared, known=()):
-            yield from list(super().answer(kind, prepared, known))[:3]
+def test_a_phase_that_ends_early_leaves_its_last_line(log):
+    class Ends(Random):
+        def answer(self, *arguments):
+            yield from list(super().answer(*arguments))[:3]
 
-    talk, loaded, backend = Spy(), load("winogrande", limit=4), Ends(0)
+    talk, loaded, engine = Spy(), load("winogrande", limit=4), Ends(0)
+    answering = Answering(engine, log)
     with (
         pytest.raises(EndedEarlyError),
-        AnswerWatch("score", loaded, backend, talk) as watch,
+        AnswerWatch("score", loaded, engine, talk) as answering.watch,
     ):
-        MistralLM(backend, watch=watch).loglikelihood(loaded[0].instances)
+        answering.answer(loaded[0].requests)
     assert [counts(one) for one in talk.lines] == [
         "Scoring choices: WinoG 0/8",
         "Scoring choices: WinoG 3/8",
@@ -289,4 +287,4 @@ def test_a_quiet_run_has_no_watch(tmp_path, monkeypatch):
     )
     run_suite(settings, Talk(quiet=True))
     with pytest.raises(pytest.fail.Exception, match="watched"):
-        run_suite(replace(settings, fresh=True), Spy())
+        run_suite(settings.model_copy(update={"fresh": True}), Spy())
