@@ -12,7 +12,8 @@ from typing import Any
 
 from mistral_eval.errors import UsageError
 from mistral_eval.sandbox import CHOICES
-from mistral_eval.suite.registry import BY_ID, SUITES
+from mistral_eval.suite.registry import BY_ID
+from mistral_eval.suite.suites import SUITES
 
 ENGINES = ("auto", "native", "hf", "oracle", "oracle-wrong", "random")
 MODEL_FREE = ("oracle", "oracle-wrong", "random")
@@ -157,14 +158,14 @@ class RunSettings:
 
 
 def parse_tasks(text: str) -> tuple[str, ...]:
-    """`paper`, `mmlu,gsm8k`, `lm_eval:NAME`: benchmark ids in the paper's order, stock tasks last.
+    """Read --tasks: benchmarks in the registry's order, then stock tasks (`lm_eval:NAME`).
 
     Raises:
         UsageError: an unknown name; the sentence offers the nearest ones.
     """
     asked = [part.strip() for part in text.split(",") if part.strip()]
     if not asked:
-        raise UsageError("--tasks is empty. Name benchmarks, e.g. --tasks mmlu,gsm8k or paper.")
+        raise UsageError("--tasks is empty. Name benchmarks, e.g. --tasks paper.")
     ours: set[str] = set()
     stock: list[str] = []
     for name in asked:

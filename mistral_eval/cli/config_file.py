@@ -62,7 +62,7 @@ def _content(path: Path) -> Mapping[str, Any]:
         )
     if not isinstance(content, dict):
         raise UsageError(
-            f"{path} should map option names to values, like 'tasks: mmlu', but holds "
+            f"{path} should map option names to values, like 'seed: 1', but holds "
             f"{_kind(content)}."
         )
     return content

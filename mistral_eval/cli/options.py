@@ -12,7 +12,7 @@ Tasks = Annotated[
     typer.Option(
         "--tasks",
         "-t",
-        help="paper, or names such as mmlu,gsm8k; a stock lm-eval task: lm_eval:NAME",
+        help="Suite or benchmarks, separated by commas; a stock lm-eval task: lm_eval:NAME",
     ),
 ]
 Model = Annotated[
@@ -45,7 +45,7 @@ ModelArgs = Annotated[
 ]
 DataRevision = Annotated[
     str | None,
-    typer.Option("--data-revision", help="Branch, tag or commit of the hub's rows: mmlu=SHA,…"),
+    typer.Option("--data-revision", help="Branch, tag or commit of the hub's rows: NAME=SHA,…"),
 ]
 DataUnpinned = Annotated[
     bool, typer.Option("--data-unpinned", help="Accept rows whose fingerprint is not known")

@@ -4,16 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lm_eval.api.instance import Instance
-
 from mistral_eval.console import Talk
 from mistral_eval.engines.interface import Backend
 from mistral_eval.engines.oracle import OracleBackend
 from mistral_eval.engines.random import RandomBackend
 from mistral_eval.errors import UnsupportedError
-from mistral_eval.run.questions import LoadedBenchmark, gold_choice
+from mistral_eval.run.questions import LoadedBenchmark
 from mistral_eval.settings import MODEL_FREE, RunSettings
-from mistral_eval.suite.oracle_replies import oracle_reply
+from mistral_eval.suite.registry import BY_ID
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +49,7 @@ def open_backend(settings: RunSettings, loaded: Sequence[LoadedBenchmark], talk:
     if engine == "random":
         return Opened(RandomBackend(settings.seed))
     if engine in ("oracle", "oracle-wrong"):
-        return Opened(_oracle(loaded, right=engine == "oracle"))
+        return Opened(_oracle(right=engine == "oracle"))
     if engine == "hf":
         return _open_hf(settings, talk)
     try:
@@ -63,18 +61,14 @@ def open_backend(settings: RunSettings, loaded: Sequence[LoadedBenchmark], talk:
         return _open_hf(settings, talk)
 
 
-def _oracle(loaded: Sequence[LoadedBenchmark], *, right: bool) -> OracleBackend:
-    """An oracle over these benchmarks; the wrong one picks the choice after the right one."""
-    tasks = {benchmark.benchmark.id: benchmark.task for benchmark in loaded}
+def _oracle(*, right: bool) -> OracleBackend:
+    """Return an engine that answers every question right, or every one wrong."""
 
-    def likely(instance: Instance) -> bool:
-        task = tasks[instance.task_name]
-        choices = len(task.doc_to_choice(instance.doc))
-        shift = 0 if right else 1
-        return bool(instance.idx == (gold_choice(task, instance) + shift) % choices)
+    def likely(instance: Any) -> bool:
+        return bool(instance.idx == BY_ID[instance.task_name].oracle(instance.doc, right))
 
-    def says(instance: Instance) -> str:
-        return oracle_reply(instance.task_name, instance.doc, right)
+    def says(instance: Any) -> str:
+        return str(BY_ID[instance.task_name].oracle(instance.doc, right))
 
     return OracleBackend(likely, says, "oracle" if right else "oracle-wrong")
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from mistral_eval.console import Talk
 from mistral_eval.data import Source, make_source
-from mistral_eval.engines.interface import Kind
 from mistral_eval.engines.lm_eval_model import MistralLM
 from mistral_eval.engines.stock_tasks import load_stock, run_stock, stock_lines
 from mistral_eval.errors import SandboxError
@@ -27,8 +26,8 @@ from mistral_eval.run.verifying import is_verified, native_engine, verify
 from mistral_eval.run.watching import AnswerWatch, JudgeWatch
 from mistral_eval.sandbox import Isolation, probe
 from mistral_eval.settings import RunSettings
-from mistral_eval.suite.judge import JudgeContext
-from mistral_eval.suite.registry import BENCHMARKS
+from mistral_eval.suite.benchmark import JudgeContext
+from mistral_eval.suite.registry import BY_ID
 
 Opener = Callable[[RunSettings, Sequence[LoadedBenchmark], Talk], Opened]
 
@@ -133,13 +132,12 @@ def isolation_for(settings: RunSettings) -> Isolation | None:
     Raises:
         SandboxError: They cannot be, which is said before anything is loaded.
     """
-    codes = {benchmark.id for benchmark in BENCHMARKS if benchmark.group == "code"}
-    wanted = [name for name in settings.tasks if name in codes]
+    wanted = [name for name in settings.own_tasks if BY_ID[name].runs_programs]
     if not wanted:
         return None
     isolation = probe(settings.sandbox)
     if not isolation.available and not settings.unsafe_code:
-        others = ",".join(name for name in settings.tasks if name not in codes)
+        others = ",".join(name for name in settings.tasks if name not in wanted)
         rest = f"--tasks {others} still runs; " if others else ""
         raise SandboxError(
             f"{' and '.join(wanted)} run programs that the model wrote, and this machine cannot "
@@ -152,7 +150,7 @@ def _answer(lm: MistralLM, loaded: Sequence[LoadedBenchmark], talk: Talk) -> lis
     """Replies of all benchmarks, one call per kind of request, so that they share what they can."""
     replies: dict[int, list[Any]] = {}
     for kind, method in (("score", lm.loglikelihood), ("generate", lm.generate_until)):
-        asked = [b for b in loaded if _kind(b) == kind]
+        asked = [b for b in loaded if b.benchmark.kind == kind]
         instances = [instance for benchmark in asked for instance in benchmark.instances]
         if not instances:
             continue
@@ -176,7 +174,7 @@ def _watched(lm: MistralLM, asked: Sequence[LoadedBenchmark], talk: Talk) -> Ite
     if talk.quiet:
         yield
         return
-    lm.watch = watch = AnswerWatch(_kind(asked[0]), asked, lm.backend)
+    lm.watch = watch = AnswerWatch(asked[0].benchmark.kind, asked, lm.backend)
     with talk.show(watch.phase.snapshot):
         yield
     lm.watch = None
@@ -195,11 +193,6 @@ def _verify(
         f"{verified['largest_difference']:.1e} at most."
     )
     return verified
-
-
-def _kind(benchmark: LoadedBenchmark) -> Kind:
-    is_choice = benchmark.task.OUTPUT_TYPE == "multiple_choice"
-    return "score" if is_choice else "generate"
 
 
 def _judge(

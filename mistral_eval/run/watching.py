@@ -9,16 +9,12 @@ from mistral_eval.native.counters import Stats
 from mistral_eval.progress import Board, Phase, Work
 from mistral_eval.progress import Judge as JudgeOne
 from mistral_eval.run.questions import LoadedBenchmark
-from mistral_eval.suite.judge import judge
 
 LABELS: Final[Mapping[Kind, str]] = {
     "score": "Scoring choices",
     "rolling": "Scoring texts",
     "generate": "Generating replies",
 }
-# Programs need the sandbox and formulas a checker that may take seconds for one: their score comes
-# while judging.
-JUDGED_LATER: Final = ("humaneval", "mbpp", "math")
 CHARACTERS_A_TOKEN: Final = 4  # where an engine speaks text and a reply's limit is in tokens
 
 
@@ -106,11 +102,10 @@ class AnswerWatch:
                 places += range(size)
 
     def _board(self, loaded: LoadedBenchmark) -> Board:
-        is_later = loaded.benchmark.id in JUDGED_LATER
         return Board(
             loaded.benchmark.column,
             _sizes(loaded),
-            None if is_later else _judge_one(loaded),
+            None if loaded.benchmark.judged_late else _judge_one(loaded),
             self._limit(loaded),
         )
 
@@ -185,7 +180,7 @@ def _judge_one(loaded: LoadedBenchmark) -> JudgeOne:
 
     def judge_one(question: int, replies: Sequence[Any]) -> bool:
         doc = loaded.questions[question].doc
-        (found,) = judge(loaded.benchmark.id, [doc], [replies])
+        (found,) = loaded.benchmark.judge([doc], [replies])
         return found.verdict.is_correct
 
     return judge_one

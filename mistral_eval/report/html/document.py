@@ -16,9 +16,10 @@ from mistral_eval.report.html.bundle import Bundle, packed
 from mistral_eval.report.table.compared import comparison_sections
 from mistral_eval.report.table.html_table import STYLE, html_fragment, section_html
 from mistral_eval.report.table.scale import ANCHOR_IDS
-from mistral_eval.report.table.sections import GROUP_TITLES, SIZED, figure_4, figure_5, reproduced
+from mistral_eval.report.table.sections import figure_4, figure_5, reproduced
 from mistral_eval.report.table.view import TableView
-from mistral_eval.suite.registry import BENCHMARKS
+from mistral_eval.suite.registry import BY_ID
+from mistral_eval.suite.suites import FIGURE_4, FIGURE_5
 
 SCRIPTS: Final = ("text.js", "store.js", "filter.js", "list.js", "detail.js", "app.js")
 FIGURE_ROWS: Final = (
@@ -26,7 +27,6 @@ FIGURE_ROWS: Final = (
     "mistral-paper-table2/llama2-13b",
     "mistral-paper-table2/mistral-7b",
 )
-WITH_SUBJECTS: Final = ("mmlu", "math")
 CONTENTS: Final = {
     "scores": "Scores",
     "figures": "Figures",
@@ -108,7 +108,7 @@ def _sections(content: Content) -> Iterator[tuple[str, str]]:
     yield "figures", _section("figures", *_figures(content.view))
     if content.comparisons or content.refusal:
         yield "comparison", _section("comparison", *_comparison(content))
-    subjects = [_subjects(content, task) for task in WITH_SUBJECTS]
+    subjects = [_subjects(content, task) for task in BY_ID]
     if any(subjects):
         yield "subjects", _section("subjects", f'<div class="figures">{"".join(subjects)}</div>')
     yield "questions", _static("browser.html")
@@ -135,7 +135,7 @@ def _reproduced(view: TableView) -> Iterator[str]:
     paper = select([FIGURE_ROWS[-1]], load_baselines())[0]
     for row in view.rows:
         if row.run is not None and row.is_model:
-            section = reproduced(row.run, row.label, paper, BENCHMARKS)
+            section = reproduced(row.run, row.label, paper, view.columns)
             yield _folded(section.title, section_html(section))
 
 
@@ -143,18 +143,18 @@ def _figures(view: TableView) -> Iterator[str]:
     """The paper's figures 4 and 5 with these runs in them, and their numbers as tables."""
     known = select(ANCHOR_IDS, load_baselines())
     rows = [row for row in view.rows if row.id in FIGURE_ROWS or row.kind == "run"]
-    bars = [_figure(GROUP_TITLES[g], charts.groups_chart(rows, g)) for g in GROUP_TITLES]
+    bars = [_figure(FIGURE_4[g], charts.groups_chart(rows, view.columns, g)) for g in FIGURE_4]
     if any(bars):
         yield "<h3>The paper's figure 4: group means, 95 % intervals on runs</h3>"
         yield f'<div class="figures">{"".join(bars)}</div>'
-        section = figure_4(rows, BENCHMARKS)
+        section = figure_4(rows, view.columns)
         yield _folded("Figure 4 as a table", section_html(section))
     else:
         yield '<p class="about">No run has all benchmarks of a group of figure 4.</p>'
-    sizes = [_figure(GROUP_TITLES[g], charts.sizes_chart(rows, known, g)) for g in SIZED]
+    sizes = [_figure(FIGURE_4[g], charts.sizes_chart(rows, view.columns, known, g)) for g in FIGURE_5]
     yield "<h3>The paper's figure 5: the size of Llama 2 with the same score</h3>"
     yield f'<div class="figures">{"".join(sizes)}</div>'
-    yield _folded("Figure 5 as a table", section_html(figure_5(rows, BENCHMARKS, known)))
+    yield _folded("Figure 5 as a table", section_html(figure_5(rows, view.columns, known)))
 
 
 def _comparison(content: Content) -> Iterator[str]:
@@ -187,7 +187,7 @@ def _subjects(content: Content, task: str) -> str:
     if not known:
         return ""
     names, strata, shades = (list(part) for part in zip(*known, strict=True))
-    column = next(b.column for b in BENCHMARKS if b.id == task)
+    column = BY_ID[task].column
     drawing = charts.subjects_chart(names, strata, shades, task)
     return _figure(f"{column} by subject", drawing + charts.legend(names, shades))
 

@@ -1,12 +1,15 @@
 """From baselines and runs to the table's content, before any format."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from mistral_eval.report.baselines import PAPER, Baseline
 from mistral_eval.report.table.model import RunScores, TableOptions
 from mistral_eval.report.table.notes import build_notes
 from mistral_eval.report.table.sections import build_sections
 from mistral_eval.report.table.view import TableView, build_rows
+from mistral_eval.suite.registry import BENCHMARKS
+from mistral_eval.suite.suites import PAPER as SUITE
 
 
 def build_view(
@@ -14,9 +17,15 @@ def build_view(
 ) -> TableView:
     """Return what every format prints.
 
+    A benchmark outside the paper's suite has a column if a run has it, after the others.
+
     Raises:
         UsageError: An option names a row or a baseline that does not exist.
     """
+    measured = {name for run in runs for name in run.cells}
+    others = [b for b in BENCHMARKS if b.id in measured and b.id not in SUITE]
+    columns = dict.fromkeys((*options.benchmarks, *others))
+    options = replace(options, benchmarks=tuple(columns))
     rows = build_rows(baselines, runs, options)
     return TableView(
         options.title or _title(baselines, runs),

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from mistral_eval.stats import wilson
-from mistral_eval.suite.registry import BENCHMARKS, Benchmark
+from mistral_eval.suite.benchmark import Benchmark
+from mistral_eval.suite.suites import paper_benchmarks
 
 NOT_A_MODEL: Final[Mapping[str, str]] = {
     "oracle": "the oracle answers with the gold: a check of the scorers, not a model",
@@ -119,7 +120,7 @@ class TableOptions:
         sizes: Whether the Llama 2 sizes of the paper's figure 5 are added.
     """
 
-    benchmarks: tuple[Benchmark, ...] = BENCHMARKS
+    benchmarks: tuple[Benchmark, ...] = paper_benchmarks()
     title: str | None = None
     best: bool = True
     delta_to: str | None = None

@@ -1,7 +1,6 @@
 """The tables below the table: differences, "reproduced?", the paper's figure 4 and figure 5."""
 
 from collections.abc import Callable, Sequence
-from typing import Final
 
 from mistral_eval.errors import UsageError
 from mistral_eval.report.baselines import Baseline, load_baselines
@@ -18,16 +17,8 @@ from mistral_eval.report.table.view import (
     signed,
 )
 from mistral_eval.stats import Interval, mean_of
-from mistral_eval.suite.registry import BENCHMARKS, Benchmark, Group
-
-GROUP_TITLES: Final[dict[Group, str]] = {
-    "mmlu": "MMLU",
-    "knowledge": "Knowledge",
-    "reasoning": "Reasoning (5 of 8)",
-    "code": "Code",
-    "maths": "Math",
-}
-SIZED: Final[tuple[Group, ...]] = ("mmlu", "reasoning", "knowledge")
+from mistral_eval.suite.benchmark import Benchmark, Group
+from mistral_eval.suite.suites import FIGURE_4, FIGURE_5, columns_of
 
 
 def build_sections(
@@ -127,7 +118,7 @@ def group_interval(row: RowView, columns: Sequence[Benchmark], group: Group) -> 
     value.
     """
     by_id = {column.id: cell for column, cell in zip(columns, row.cells, strict=True)}
-    cells = [by_id.get(known.id, CellView()) for known in BENCHMARKS if known.group == group]
+    cells = [by_id.get(known.id, CellView()) for known in columns_of(group)]
     parts = []
     for cell in cells:
         if cell.value is None or cell.mark:
@@ -147,33 +138,38 @@ def figure_4(rows: Sequence[RowView], columns: Sequence[Benchmark]) -> Section:
             return text
         return f"{points(interval.value)} [{points(interval.low)}, {points(interval.high)}]"
 
+    means = [
+        f"{FIGURE_4[group]} of {_joined(group)}" for group in ("knowledge", "code", "maths")
+    ]
     return Section(
         "Groups of the paper's figure 4",
-        ("Model", *GROUP_TITLES.values()),
-        _per_group(rows, columns, tuple(GROUP_TITLES), words),
+        ("Model", *FIGURE_4.values()),
+        _per_group(rows, columns, tuple(FIGURE_4), words),
         (
+            f"Plain means of columns: {', '.join(means)}, as in the paper's bars.",
             (
-                "Plain means of columns: Knowledge of NQ and TriviaQA, Code of HumanEval and MBPP, "
-                "Math of MATH and GSM8K, as in the paper's bars."
-            ),
-            (
-                "Reasoning is the mean of HellaSwag, WinoG, PIQA, Arc-e and Arc-c; the paper's bar "
+                f"Reasoning is the mean of {_joined('reasoning')}; the paper's bar "
                 "also holds SIQA, OpenbookQA and CommonsenseQA, so the two are not the same number."
             ),
         ),
     )
 
 
+def _joined(group: Group) -> str:
+    *most, last = (column.column for column in columns_of(group))
+    return f"{', '.join(most)} and {last}"
+
+
 def figure_5(
     rows: Sequence[RowView], columns: Sequence[Benchmark], known: Sequence[Baseline]
 ) -> Section:
     """Return, per row, the size of the Llama 2 model with the same score, as in figure 5."""
-    titles = tuple(GROUP_TITLES[group] for group in SIZED)
-    scales: dict[Group, Anchors] = {group: anchors(known, group) for group in SIZED}
+    titles = tuple(FIGURE_4[group] for group in FIGURE_5)
+    scales: dict[Group, Anchors] = {group: anchors(known, group) for group in FIGURE_5}
     body = []
     for row in rows:
         if row.is_model:
-            found = {group: group_interval(row, columns, group) for group in SIZED}
+            found = {group: group_interval(row, columns, group) for group in FIGURE_5}
             body.append(
                 (
                     row.label,

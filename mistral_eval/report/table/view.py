@@ -11,7 +11,7 @@ from typing import Final, Literal
 from mistral_eval.errors import UsageError
 from mistral_eval.report.baselines import PAPER, Baseline, PublishedCell
 from mistral_eval.report.table.model import Cell, RunScores, TableOptions
-from mistral_eval.suite.registry import Benchmark
+from mistral_eval.suite.benchmark import Benchmark
 
 MISSING: Final = "—"
 OTHER_PROTOCOL: Final = "†"
