@@ -21,7 +21,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS)
 # One process a core, each with one thread: twice as fast as one process with a thread a core.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
-SOURCES := mistral_eval tests benchmarks
+SOURCES := mistral_eval tests benchmarks tools
 
 .PHONY: demo test quick check fix bench clean
 

@@ -30,7 +30,7 @@ from mistral_eval.native.tree import build_tree
 from mistral_eval.run.planning import requests_of
 from mistral_eval.run.questions import Asking, load_benchmarks
 from mistral_eval.run.rescoring import NoEngine
-from mistral_eval.suite.registry import SUITES
+from mistral_eval.suite.suites import SUITES
 
 STEPS = ("requests", "scores", "prompts")
 MIB = 1 << 20

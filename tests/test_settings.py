@@ -15,7 +15,7 @@ from mistral_eval.settings import (
     parse_pairs,
     parse_tasks,
 )
-from mistral_eval.suite.registry import BENCHMARKS
+from mistral_eval.suite.suites import paper_benchmarks
 
 
 def test_benchmarks_come_in_the_papers_order_and_once():
@@ -23,7 +23,7 @@ def test_benchmarks_come_in_the_papers_order_and_once():
 
 
 def test_paper_is_all_twelve():
-    assert parse_tasks("paper") == tuple(benchmark.id for benchmark in BENCHMARKS)
+    assert parse_tasks("paper") == tuple(benchmark.id for benchmark in paper_benchmarks())
 
 
 @pytest.mark.parametrize(

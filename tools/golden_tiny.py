@@ -1,9 +1,8 @@
-"""What `--model tiny` answers to some of the sample's requests.
+"""Write what `--model tiny` answers to some of the sample's requests: `python tools/golden_tiny.py`.
 
-`python tests/harness/make_golden.py` writes tests/golden/tiny.json, which test_golden.py compares
-with: of each multiple-choice benchmark the log-likelihoods of a few questions, of each other one
-the first greedy ids after a few prompts.
-Run it when the tiny model or a prompt was changed on purpose, and say so in the commit.
+tests/golden/tiny.json holds, for the paper's suite, the log-likelihoods of a few questions of each
+multiple-choice benchmark and the first greedy ids after a few prompts of each other one. Run this
+when the tiny model or a prompt was changed on purpose, and say so in the commit.
 """
 
 import json
@@ -16,9 +15,9 @@ from mistral_eval.data import make_source
 from mistral_eval.engines.lm_eval_model import MistralLM
 from mistral_eval.engines.open_native import open_native
 from mistral_eval.run.questions import Asking, LoadedBenchmark, load_benchmarks
-from mistral_eval.suite.registry import BENCHMARKS
+from mistral_eval.suite.suites import PAPER
 
-FILE: Final = Path(__file__).resolve().parents[1] / "golden" / "tiny.json"
+FILE: Final = Path(__file__).resolve().parents[1] / "tests" / "golden" / "tiny.json"
 QUESTIONS: Final = 4
 PROMPTS: Final = 2
 TOKENS: Final = 16
@@ -47,9 +46,9 @@ def answer() -> dict[str, Any]:
     backend = open_native("tiny", device="cpu")
     asking = Asking(make_source("sample"), None, None, unpinned=False)
     answers: dict[str, Any] = {"model": backend.fingerprint}
-    for loaded in load_benchmarks([benchmark.id for benchmark in BENCHMARKS], asking):
+    for loaded in load_benchmarks(PAPER, asking):
         name = loaded.benchmark.id
-        if loaded.task.OUTPUT_TYPE == "multiple_choice":
+        if loaded.benchmark.kind == "score":
             answers[name] = _scores(MistralLM(backend), loaded)
         else:
             answers[name] = _ids(backend, loaded)

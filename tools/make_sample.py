@@ -1,81 +1,82 @@
-"""Make the bundled sample: `python -m mistral_eval.data.make_sample DIR` writes `data/sample/`.
+"""Write the bundled sample: `python tools/make_sample.py DIR`, where DIR holds whole test sets.
 
-DIR holds the whole test sets. 16 questions a benchmark, spread evenly over the test set: the same
-ones on every machine. MMLU: two of each of eight subjects, with those subjects' five dev rows.
-MATH: over its seven subjects. HellaSwag's are taken from rows that have the hub's every field,
-markup included.
+A benchmark's sample has 16 questions, evenly spaced over the test set, so that every machine
+chooses the same ones. Where shots are rows (`shots_by`), it has two questions of each of eight
+groups and those groups' shots.
 """
 
 import json
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import pyarrow.parquet as pq
+
 from mistral_eval.data.sources import SAMPLE
-from mistral_eval.data.task_file import data_spec
+from mistral_eval.data.task_file import DataSpec, data_spec
 from mistral_eval.suite.registry import BY_ID
 
 QUESTIONS: Final = 16
-SUBJECTS: Final = 8
-HELLASWAG: Final = "hellaswag/raw1000"
+GROUPS: Final = 8
+# The whole set lacks the hub's markup in most rows; this part of it is complete.
+OTHER_FOLDERS: Final = {"hellaswag": "hellaswag/raw1000"}
 
 Table = list[dict[str, Any]]
 
 
 def spread(count: int, size: int) -> list[int]:
-    """`count` places of `size`, each in the middle of its share."""
+    """Return `count` places of `size`, each in the middle of its share."""
     return [(2 * place + 1) * size // (2 * count) for place in range(count)]
 
 
-def main(folder: str) -> None:
-    """Write every benchmark's sample, replacing what was there."""
-    shutil.rmtree(SAMPLE, ignore_errors=True)
-    whole = Path(folder)
+def write_sample(benchmark: str, whole: Path, target: Path = SAMPLE) -> None:
+    """Write one benchmark's sample, replacing its files."""
+    for file, rows in _sample_of(data_spec(benchmark), whole).items():
+        path = target / f"{file}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        path.write_text("".join(lines), encoding="utf-8")
+
+
+def main(folder: str, target: Path = SAMPLE) -> None:
+    """Write every benchmark's sample."""
     for benchmark in BY_ID:
-        for file, rows in _sample_of(benchmark, whole).items():
-            target = SAMPLE / f"{file}.jsonl"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-            target.write_text("".join(lines), encoding="utf-8")
+        write_sample(benchmark, Path(folder), target)
 
 
-def _sample_of(benchmark: str, whole: Path) -> Mapping[str, Table]:
-    """The benchmark's files below the sample folder, and their rows."""
-    spec = data_spec(benchmark)
+def _sample_of(spec: DataSpec, whole: Path) -> Mapping[str, Table]:
+    """Return the benchmark's files below the sample folder, and their rows."""
     split = spec.splits[0]
-    target = spec.folders[0]
-    if benchmark == "mmlu":
-        return _mmlu(whole / "mmlu" / "all")
-    if benchmark == "hellaswag":
-        return {f"{target}/{split}": _evenly(_read(whole / HELLASWAG / f"{split}.parquet"))}
-    files = [f"{target.format(config=config)}/{split}" for config in spec.configs]
-    tables = [_read(whole / f"{file}.parquet") for file in files]
+    folders = [spec.folders[0].format(config=config) for config in spec.configs]
+    if spec.shots_by:
+        return _grouped(spec, folders[0], whole)
+    other = OTHER_FOLDERS.get(spec.benchmark)
+    tables = [_read(whole / (other or folder) / f"{split}.parquet") for folder in folders]
     places = [(index, row) for index, table in enumerate(tables) for row in table]
-    chosen = _evenly(places)
-    return {file: [row for index, row in chosen if files[index] == file] for file in files}
+    chosen = _evenly(places, QUESTIONS)
+    return {
+        f"{folder}/{split}": [row for index, row in chosen if folders[index] == folder]
+        for folder in folders
+    }
 
 
-def _mmlu(folder: Path) -> Mapping[str, Table]:
-    test, dev = _read(folder / "test.parquet"), _read(folder / "dev.parquet")
-    names = list(dict.fromkeys(row["subject"] for row in test))
-    subjects = [names[place] for place in spread(SUBJECTS, len(names))]
+def _grouped(spec: DataSpec, folder: str, whole: Path) -> Mapping[str, Table]:
+    asked, solved = (_read(whole / folder / f"{split}.parquet") for split in spec.splits)
+    names = _evenly(list(dict.fromkeys(row[spec.shots_by] for row in asked)), GROUPS)
     chosen: Table = []
-    for subject in subjects:
-        rows = [row for row in test if row["subject"] == subject]
-        chosen += [rows[place] for place in spread(QUESTIONS // SUBJECTS, len(rows))]
-    shots = [row for row in dev if row["subject"] in subjects]
-    return {"mmlu/all/test": chosen, "mmlu/all/dev": shots}
+    for name in names:
+        rows = [row for row in asked if row[spec.shots_by] == name]
+        chosen += _evenly(rows, QUESTIONS // GROUPS)
+    shots = [row for row in solved if row[spec.shots_by] in names]
+    return {f"{folder}/{spec.splits[0]}": chosen, f"{folder}/{spec.splits[1]}": shots}
 
 
-def _evenly(rows: Sequence[Any]) -> list[Any]:
-    return [rows[place] for place in spread(QUESTIONS, len(rows))]
+def _evenly(rows: Sequence[Any], count: int) -> list[Any]:
+    return [rows[place] for place in spread(count, len(rows))]
 
 
 def _read(file: Path) -> Table:
-    import pyarrow.parquet as pq
-
     rows: Table = pq.read_table(file).to_pylist()
     return rows
 
