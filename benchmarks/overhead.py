@@ -32,7 +32,7 @@ from mistral_eval.engines.random import RandomBackend
 from mistral_eval.record.journal import Journal
 from mistral_eval.run.judging import judge_benchmark
 from mistral_eval.run.questions import Asking, load_benchmarks
-from mistral_eval.suite.judge import JudgeContext
+from mistral_eval.suite.benchmark import JudgeContext
 
 BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
 SPLITS = ("test", "validation", "dev")

@@ -31,7 +31,17 @@ ROOMS = {
     "engines": {"native", "model", "answers"},
     "record": {"answers", "suite"},
     "report": {"record", "suite", "answers", "data"},
-    "run": {"record", "engines", "suite", "native", "answers", "data", "sandbox", "model", "report"},
+    "run": {
+        "record",
+        "engines",
+        "suite",
+        "native",
+        "answers",
+        "data",
+        "sandbox",
+        "model",
+        "report",
+    },
     "bench": {"report", "native", "model"},
     "cli": {"run", "report", "bench", "record", "engines", "suite", "data", "sandbox"},
 }

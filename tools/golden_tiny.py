@@ -1,4 +1,4 @@
-"""Write what `--model tiny` answers to some of the sample's requests: `python tools/golden_tiny.py`.
+"""Write what `--model tiny` answers to some sample requests: `python tools/golden_tiny.py`.
 
 tests/golden/tiny.json holds, for the paper's suite, the log-likelihoods of a few questions of each
 multiple-choice benchmark and the first greedy ids after a few prompts of each other one. Run this
@@ -31,10 +31,12 @@ class Kept:
         self.keys: list[bytes] = []
 
     def lookup(self, keys: list[bytes]) -> dict[bytes, Any]:
+        """Note the keys that are asked for; none is known."""
         self.keys = keys
         return {}
 
     def put(self, key: bytes, reply: Any) -> None:
+        """Keep a reply."""
         self.replies[key] = reply
 
     def flush(self) -> None:

@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="folder of whole test sets")
     parser.add_argument("--footnote", required=True, help="what is known of the rows")
     parser.add_argument(
-        "--pin", help='the copy\'s name; "hub" if it equals the hub\'s rows (default: NAME-copy)'
+        "--pin", help="the copy's name; \"hub\" if it equals the hub's rows (default: NAME-copy)"
     )
     asked = parser.parse_args()
     make_sample.write_sample(asked.name, Path(asked.data))

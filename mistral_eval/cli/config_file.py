@@ -62,8 +62,7 @@ def _content(path: Path) -> Mapping[str, Any]:
         )
     if not isinstance(content, dict):
         raise UsageError(
-            f"{path} should map option names to values, like 'seed: 1', but holds "
-            f"{_kind(content)}."
+            f"{path} should map option names to values, like 'seed: 1', but holds {_kind(content)}."
         )
     return content
 

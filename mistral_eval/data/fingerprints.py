@@ -13,8 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-from mistral_eval.data.task_file import DataSpec
 from mistral_eval.data.rows import Row
+from mistral_eval.data.task_file import DataSpec
 from mistral_eval.errors import DataError
 
 PINS: Final = Path(__file__).resolve().parent / "fingerprints.json"
@@ -92,9 +92,7 @@ def identify(
         if pin.sha256 == found:
             return pin
     if is_from_hub and not any(pin.is_hub for pin in known):
-        note = (
-            f"the rows the hub gave (sha256 {found[:12]}); never compared with a pinned copy."
-        )
+        note = f"the rows the hub gave (sha256 {found[:12]}); never compared with a pinned copy."
         return Fingerprint(found, UNCHECKED, note)
     if unpinned:
         note = f"test set not identified (sha256 {found[:12]})."

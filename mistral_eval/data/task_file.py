@@ -131,7 +131,11 @@ class _Loader(yaml.SafeLoader):
     """Reads `!function pkg.name` as the text `pkg.name`."""
 
 
-_Loader.add_constructor("!function", lambda loader, node: str(loader.construct_scalar(node)))
+def _name_of(loader: _Loader, node: yaml.ScalarNode) -> str:
+    return str(loader.construct_scalar(node))
+
+
+_Loader.add_constructor("!function", _name_of)
 
 
 @cache

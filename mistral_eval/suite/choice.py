@@ -17,7 +17,7 @@ from mistral_eval.suite.benchmark import DEFAULT, Benchmark, Doc, Gold, Group, J
 MARKUP: Final = re.compile(r"\[.*?\]")
 
 
-def choice(  # noqa: PLR0913  the fields of a benchmark
+def choice(
     name: str, column: str, group: Group, cell: str, *, gold: Callable[[Doc], Gold], title: str
 ) -> Benchmark:
     """Make a multiple-choice benchmark.
@@ -42,7 +42,7 @@ def choice(  # noqa: PLR0913  the fields of a benchmark
     )
 
 
-def _judge(  # noqa: PLR0913  bound by `choice`
+def _judge(
     name: str,
     cell: str,
     read_gold: Callable[[Doc], Gold],

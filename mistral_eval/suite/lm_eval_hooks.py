@@ -22,9 +22,10 @@ Metrics: TypeAlias = dict[str, object]
 def __getattr__(name: str) -> Callable[..., Any]:
     """Make the function of one benchmark: `filter_<id>` or `results_<id>`."""
     role, _, benchmark = name.partition("_")
-    makers = {"filter": filter_for, "results": results_for}
-    if role in makers and benchmark in BY_ID:
-        return makers[role](BY_ID[benchmark])
+    if role == "filter" and benchmark in BY_ID:
+        return filter_for(BY_ID[benchmark])
+    if role == "results" and benchmark in BY_ID:
+        return results_for(BY_ID[benchmark])
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

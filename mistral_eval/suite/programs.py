@@ -19,7 +19,7 @@ from mistral_eval.suite.benchmark import (
 Make: TypeAlias = Callable[[Doc, str], completions.Program]
 
 
-def program(  # noqa: PLR0913  the fields of a benchmark
+def program(
     name: str,
     column: str,
     *,

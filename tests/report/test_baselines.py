@@ -36,7 +36,9 @@ def by_id(everything: tuple[Baseline, ...], name: str) -> Baseline:
 
 
 def printed(baseline: Baseline) -> list[str]:
-    return [baseline.cells[b.id].text if b.id in baseline.cells else "-" for b in paper_benchmarks()]
+    return [
+        baseline.cells[b.id].text if b.id in baseline.cells else "-" for b in paper_benchmarks()
+    ]
 
 
 def test_the_papers_table_2_is_there_to_the_digit(everything):

@@ -16,7 +16,7 @@ from mistral_eval.run.questions import Asking, load_benchmarks
 from mistral_eval.run.run import run_suite
 from mistral_eval.run.watching import AnswerWatch
 from mistral_eval.settings import RunSettings
-from mistral_eval.suite.judge import JudgeContext
+from mistral_eval.suite.benchmark import JudgeContext
 
 CHOICES = ("mmlu", "hellaswag", "winogrande", "piqa", "arc_easy", "arc_challenge")
 TEXTS = ("nq", "triviaqa", "gsm8k")

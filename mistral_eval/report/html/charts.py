@@ -40,9 +40,7 @@ def short(name: str) -> str:
     return flat if len(flat) <= LABEL else f"{flat[: LABEL - 1]}…"
 
 
-def groups_chart(
-    rows: Sequence[RowView], columns: Sequence[Benchmark], group: Group
-) -> str | None:
+def groups_chart(rows: Sequence[RowView], columns: Sequence[Benchmark], group: Group) -> str | None:
     """One group of the paper's figure 4 as bars; None where no row has the whole group."""
     found = [(row, group_interval(row, columns, group)) for row in rows]
     scored = [(row, interval) for row, interval in found if interval is not None]

@@ -151,7 +151,9 @@ def _figures(view: TableView) -> Iterator[str]:
         yield _folded("Figure 4 as a table", section_html(section))
     else:
         yield '<p class="about">No run has all benchmarks of a group of figure 4.</p>'
-    sizes = [_figure(FIGURE_4[g], charts.sizes_chart(rows, view.columns, known, g)) for g in FIGURE_5]
+    sizes = [
+        _figure(FIGURE_4[g], charts.sizes_chart(rows, view.columns, known, g)) for g in FIGURE_5
+    ]
     yield "<h3>The paper's figure 5: the size of Llama 2 with the same score</h3>"
     yield f'<div class="figures">{"".join(sizes)}</div>'
     yield _folded("Figure 5 as a table", section_html(figure_5(rows, view.columns, known)))

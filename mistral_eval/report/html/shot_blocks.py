@@ -1,5 +1,6 @@
 """Few-shot blocks told from the questions they precede, each kept once."""
 
+
 class Blocks:
     """The distinct texts before the questions of a benchmark.
 

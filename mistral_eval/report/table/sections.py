@@ -138,9 +138,7 @@ def figure_4(rows: Sequence[RowView], columns: Sequence[Benchmark]) -> Section:
             return text
         return f"{points(interval.value)} [{points(interval.low)}, {points(interval.high)}]"
 
-    means = [
-        f"{FIGURE_4[group]} of {_joined(group)}" for group in ("knowledge", "code", "maths")
-    ]
+    means = [f"{FIGURE_4[group]} of {_joined(group)}" for group in ("knowledge", "code", "maths")]
     return Section(
         "Groups of the paper's figure 4",
         ("Model", *FIGURE_4.values()),

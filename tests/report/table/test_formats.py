@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
-from tests.report.table.conftest import limited_run, whole_run
 
 from mistral_eval.errors import UsageError
 from mistral_eval.report.baselines import load_baselines, select
@@ -18,6 +17,7 @@ from mistral_eval.report.table import FORMATS, TableOptions, render_table
 from mistral_eval.report.table.latex_table import escape as latex_escape
 from mistral_eval.report.table.markdown_table import escape as markdown_escape
 from mistral_eval.suite.suites import paper_benchmarks
+from tests.report.table.conftest import limited_run, whole_run
 
 BASELINES = load_baselines()
 PAPER = select(["paper"], BASELINES)

@@ -7,11 +7,11 @@ from html.parser import HTMLParser
 
 import pytest
 from markdown_it import MarkdownIt  # rich brings it
-from tests.report.table.conftest import limited_run, whole_run
 
 from mistral_eval.report.baselines import load_baselines, select
 from mistral_eval.report.table import TableOptions, render_table
 from mistral_eval.suite.suites import paper_benchmarks
+from tests.report.table.conftest import limited_run, whole_run
 
 HOSTILE = "<script>a|b</script> **x** $\\input{/etc/passwd}$ & 100% _y_ `c` [l](javascript:1) ~^ #"
 PAPER = select(["paper"], load_baselines())

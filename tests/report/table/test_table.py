@@ -3,7 +3,6 @@
 import re
 
 import pytest
-from tests.report.table.conftest import limited_run, oracle_run, whole_run
 
 from mistral_eval.errors import UsageError
 from mistral_eval.report.baselines import load_baselines, select
@@ -12,6 +11,7 @@ from mistral_eval.report.table.build import build_view
 from mistral_eval.report.table.view import points, signed
 from mistral_eval.suite.registry import BY_ID
 from mistral_eval.suite.suites import paper_benchmarks
+from tests.report.table.conftest import limited_run, oracle_run, whole_run
 
 BASELINES = load_baselines()
 PAPER = select(["paper"], BASELINES)
@@ -92,7 +92,8 @@ class TestOtherProtocols:
     def test_single_sample_maths_is_marked_and_explained(self):
         table = view(select(["card"], BASELINES))
         marks = {
-            c.column: cell.mark for c, cell in zip(paper_benchmarks(), table.rows[0].cells, strict=True)
+            c.column: cell.mark
+            for c, cell in zip(paper_benchmarks(), table.rows[0].cells, strict=True)
         }
         assert {"MATH", "GSM8K"} == {name for name, mark in marks.items() if mark}
         assert any("† " in note and "not a vote of four" in note for note in table.notes)
