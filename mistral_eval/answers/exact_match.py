@@ -1,4 +1,4 @@
-"""Short free-form answers (NQ, TriviaQA): exact match with any gold answer after normalising.
+"""Short free-form answers: exact match with any gold answer after normalising.
 
 Source: the normalisation of SQuAD 1.1's `evaluate-v1.1.py` (Rajpurkar et al. 2016), in the order
 LLaMA's authors describe; `docs/scoring.md` says where Unicode goes beyond it.
@@ -31,7 +31,7 @@ def normalise(text: str) -> str:
 def judge(text: str, golds: Sequence[str]) -> Verdict:
     """Judge a reply that was already cut (see `cut`) against all accepted answers.
 
-    A gold answer that normalises to nothing (`---`, `A+`; two NQ questions have only such) is
+    A gold answer that normalises to nothing (`---`, `A+`; two real questions have no other) is
     compared as a stripped raw string, in lower case: else a reply of `the` would equal it. An empty
     reply is `no_answer`.
     """

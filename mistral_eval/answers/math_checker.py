@@ -1,4 +1,4 @@
-"""Questions of MATH and GSM8K: read every sample, let the samples vote, judge the winner.
+"""Maths questions: read every sample, let the samples vote, judge the winner.
 
 The cell is the vote (maj@k); the mean over single samples stands beside it, as in Mistral's card.
 """
@@ -12,10 +12,10 @@ from mistral_eval.answers.math_pool import MathChecker, Pair
 from mistral_eval.answers.verdict import Outcome, QuestionVerdict, Verdict
 from mistral_eval.answers.votes import Vote, vote
 
-__all__ = ["MathChecker", "judge_gsm8k", "judge_math"]
+__all__ = ["MathChecker", "judge_formulas", "judge_numbers"]
 
 
-def judge_math(
+def judge_formulas(
     replies: Sequence[Sequence[str]],
     golds: Sequence[str],
     checker: MathChecker,
@@ -24,7 +24,7 @@ def judge_math(
     mean_metric: str = "maj@1",
     on_done: Callable[[int, int], None] | None = None,
 ) -> list[QuestionVerdict]:
-    r"""Judge MATH questions.
+    r"""Judge questions whose answers are formulas.
 
     Args:
         replies: The samples of each question, cut at the stops.
@@ -48,7 +48,7 @@ def judge_math(
     ]
 
 
-def judge_gsm8k(
+def judge_numbers(
     replies: Sequence[Sequence[str]],
     golds: Sequence[str],
     *,
@@ -56,7 +56,7 @@ def judge_gsm8k(
     mean_metric: str = "maj@1",
     flexible_metric: str = "maj@8_flexible",
 ) -> list[QuestionVerdict]:
-    """Judge GSM8K questions: the vote over strictly read numbers is the verdict.
+    """Judge questions whose answers are numbers: the vote over strictly read ones decides.
 
     Args:
         replies: The samples of each question, cut at the stops.

@@ -102,7 +102,7 @@ class _Worker:
 
 
 class MathChecker:
-    """Compares answers of MATH in killable processes; a context manager.
+    """Compares formulas in killable processes; a context manager.
 
     Args:
         workers: Number of processes; None is one per core this process may use.

@@ -1,4 +1,4 @@
-"""Numbers in replies (GSM8K): read the answer and compare it exactly, as text, without floats.
+"""Numbers in replies: read the answer and compare it exactly, as text, without floats.
 
 `strict` reads the number after "The answer is", as Wei et al. 2022's chain-of-thought prompt
 teaches; `flexible` reads the last number of the reply, as lm-eval's filter of that name does.

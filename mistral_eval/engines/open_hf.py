@@ -1,8 +1,8 @@
 """A model reference to lm-eval's `hf` model, with the two repairs Mistral's tokenizer needs.
 
 BOS is asked for, or a folder whose tokenizer forgets it would score without. lm-eval decodes a
-continuation alone, which loses the space its first piece stands for (HumanEval 1.2 % instead of
-27 %): it is decoded behind an anchor here, and the anchor cut off.
+continuation alone, which loses the space its first piece stands for (one pass@1 was 1.2 % instead
+of 27 %): it is decoded behind an anchor here, and the anchor cut off.
 """
 
 import hashlib

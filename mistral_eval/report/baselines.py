@@ -16,6 +16,7 @@ from typing import Final
 from mistral_eval.errors import BaselineError, UsageError
 from mistral_eval.report.json_fields import Fields
 from mistral_eval.suite.registry import BY_ID
+from mistral_eval.suite.suites import SUITES
 
 PAPER: Final = "mistral-paper-table2"
 ALIASES: Final = MappingProxyType(
@@ -118,8 +119,8 @@ class Baseline:
         modality: "Pretrained", "Finetuned" or "Instruct".
         parameters_b: Parameters in billions.
         source: Where the numbers were printed.
-        cells: Benchmark id of the suite -> number.
-        other: Anything else printed there, e.g. "boolq" or "nq:0-shot".
+        cells: Benchmark id of the paper's suite -> number.
+        other: Everything else printed there: other benchmarks, other counts of shots.
     """
 
     id: str
@@ -236,8 +237,8 @@ def _baseline(entry: Fields, group: str, title: str, source: Source, protocol: F
         modality=entry.text("modality"),
         parameters_b=entry.number("parameters_b"),
         source=source,
-        cells={name: cell for name, cell in cells.items() if name in BY_ID},
-        other={name: cell for name, cell in cells.items() if name not in BY_ID},
+        cells={name: cell for name, cell in cells.items() if name in SUITES["paper"]},
+        other={name: cell for name, cell in cells.items() if name not in SUITES["paper"]},
     )
 
 

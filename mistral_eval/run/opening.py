@@ -39,7 +39,11 @@ def check_device(settings: RunSettings) -> None:
         choose_device(settings.device)
 
 
-def open_backend(settings: RunSettings, loaded: Sequence[LoadedBenchmark], talk: Talk) -> Opened:
+def open_backend(
+    settings: RunSettings,
+    loaded: Sequence[LoadedBenchmark],  # noqa: ARG001  an opener may need it
+    talk: Talk,
+) -> Opened:
     """Open the engine that `settings` asks for; `auto` is native where it can be, else hf.
 
     Raises:

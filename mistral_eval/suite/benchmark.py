@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mistral_eval.data.task_file import TaskFile
 
 Doc: TypeAlias = Mapping[str, Any]
-Group = Literal["mmlu", "knowledge", "reasoning", "comprehension", "code", "maths"]
+Group: TypeAlias = str
 Score: TypeAlias = tuple[float, bool]
 
 

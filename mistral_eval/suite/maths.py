@@ -21,14 +21,14 @@ def _math(doc: Doc) -> Gold:
     return Gold((answer,) if answer else (), solution=doc["solution"])
 
 
-def _judge_math(
+def _judge_formulas(
     docs: Sequence[Doc], replies: Sequence[Sequence[str]], context: JudgeContext = DEFAULT
 ) -> list[QuestionVerdict]:
     """Vote over equivalent formulas; all comparisons go through one checker."""
     golds = [_math(doc).texts[0] for doc in docs]
     replies = cut_at_stops(MATH.id, replies)
     with math_checker.MathChecker(workers=context.workers) as checker:
-        return math_checker.judge_math(replies, golds, checker, on_done=context.on_done)
+        return math_checker.judge_formulas(replies, golds, checker, on_done=context.on_done)
 
 
 def _math_oracle(doc: Doc, right: bool) -> str:  # noqa: FBT001
@@ -45,14 +45,14 @@ def _gsm8k(doc: Doc) -> Gold:
     return Gold(texts, solution=doc["answer"])
 
 
-def _judge_gsm8k(
+def _judge_numbers(
     docs: Sequence[Doc],
     replies: Sequence[Sequence[str]],
     context: JudgeContext = DEFAULT,  # noqa: ARG001  nothing here runs elsewhere
 ) -> list[QuestionVerdict]:
     """Vote over numbers."""
     golds = [_gsm8k(doc).texts[0] for doc in docs]
-    return math_checker.judge_gsm8k(cut_at_stops(GSM8K.id, replies), golds)
+    return math_checker.judge_numbers(cut_at_stops(GSM8K.id, replies), golds)
 
 
 def _gsm8k_oracle(doc: Doc, right: bool) -> str:  # noqa: FBT001
@@ -65,7 +65,7 @@ MATH: Final = Benchmark(
     "maths",
     "maj@4",
     gold=_math,
-    judge=_judge_math,
+    judge=_judge_formulas,
     oracle=_math_oracle,
     title=lambda doc: str(doc["problem"]),
     judged_late=True,
@@ -76,7 +76,7 @@ GSM8K: Final = Benchmark(
     "maths",
     "maj@8",
     gold=_gsm8k,
-    judge=_judge_gsm8k,
+    judge=_judge_numbers,
     oracle=_gsm8k_oracle,
     title=lambda doc: str(doc["question"]),
 )

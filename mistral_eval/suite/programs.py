@@ -105,7 +105,7 @@ def _mbpp_oracle(doc: Doc, right: bool) -> str:  # noqa: FBT001
 HUMANEVAL: Final = program(
     "humaneval",
     "HumanEval",
-    make=completions.humaneval_program,
+    make=completions.continued_program,
     gold=_humaneval,
     oracle=_humaneval_oracle,
     title="entry_point",
@@ -113,7 +113,7 @@ HUMANEVAL: Final = program(
 MBPP: Final = program(
     "mbpp",
     "MBPP",
-    make=completions.mbpp_program,
+    make=completions.whole_program,
     gold=_mbpp,
     oracle=_mbpp_oracle,
     title="prompt",

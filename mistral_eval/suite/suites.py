@@ -45,14 +45,18 @@ CONTRADICTIONS: Final = (
     (
         NQ,
         ("mistral-7b", "llama2-13b"),
-        "the paper's caption says that Mistral 7B beats LLaMA 2 13B on all metrics; its table has "
-        "28.8 against 29.0.",
+        (
+            "the paper's caption says that Mistral 7B beats LLaMA 2 13B on all metrics; its table "
+            "has 28.8 against 29.0."
+        ),
     ),
     (
         MMLU,
         ("mistral-7b",),
-        "a standard 5-shot run gives about 62.5 for Mistral 7B, above the paper's 60.1; Mistral's "
-        "later papers print 62.5 themselves.",
+        (
+            "a standard 5-shot run gives about 62.5 for Mistral 7B, above the paper's 60.1; "
+            "Mistral's later papers print 62.5 themselves."
+        ),
     ),
 )
 

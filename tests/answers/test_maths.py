@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from mistral_eval.answers.latex.boxed import Equality
-from mistral_eval.answers.math_checker import judge_gsm8k, judge_math
+from mistral_eval.answers.math_checker import judge_formulas, judge_numbers
 from mistral_eval.answers.math_pool import MathChecker
 from mistral_eval.answers.verdict import Outcome
 
@@ -40,7 +40,7 @@ def said(*answers: str | None) -> list[str]:
 )
 def test_math_votes_over_equivalent_answers(checker, answers, gold, outcome, answer, mean):
     """Equivalent answers vote together; unreadable ones do not vote; ties go to the first."""
-    (judged,) = judge_math([said(*answers)], [gold], checker)
+    (judged,) = judge_formulas([said(*answers)], [gold], checker)
 
     assert (outcome, answer) == (judged.verdict.outcome, judged.verdict.answer)
     assert {"maj@4": float(outcome == "correct"), "maj@1": mean} == dict(judged.metrics)
@@ -49,7 +49,7 @@ def test_math_votes_over_equivalent_answers(checker, answers, gold, outcome, ans
 
 def test_the_gold_of_math_is_the_last_box_of_the_solution(checker):
     """A whole solution may be given as gold, and the metrics' names chosen."""
-    (judged,) = judge_math(
+    (judged,) = judge_formulas(
         [said("24")],
         [r"Since \boxed{2} is wrong, \boxed{24}."],
         checker,
@@ -64,7 +64,7 @@ def test_a_comparison_that_timed_out_is_counted_as_wrong_and_shown_apart():
     """A hanging comparison with the gold makes `timeout`; the other question is not harmed."""
     hanging = "((x^{5000})^{5000})^{5000}"
     with MathChecker(workers=2, limit_seconds=0.3) as checker:
-        first, second = judge_math([said(hanging), said("4")], ["x^2", "4"], checker)
+        first, second = judge_formulas([said(hanging), said("4")], ["x^2", "4"], checker)
 
     assert (first.verdict.outcome, first.metrics["maj@4"]) == (Outcome.TIMEOUT, 0.0)
     assert (second.verdict.outcome, second.metrics["maj@4"]) == (Outcome.CORRECT, 1.0)
@@ -79,7 +79,7 @@ class _Dying(MathChecker):
 
 def test_a_comparison_that_broke_off_is_shown_as_timeout_with_its_reason():
     """A checker that died is no verdict on the answer: it counts as wrong and says why."""
-    (judged,) = judge_math([said("4")], ["5"], _Dying())
+    (judged,) = judge_formulas([said("4")], ["5"], _Dying())
 
     assert (judged.verdict.outcome, "broke off" in judged.verdict.reason) == (Outcome.TIMEOUT, True)
 
@@ -95,7 +95,7 @@ def test_the_votes_of_math_8_samples(checker, shared):
             questions.append((list(group.output), f"\\boxed{{{group.gold.iloc[0]}}}", right))
 
     replies, golds, published = zip(*questions, strict=True)
-    judged = [question.verdict.is_correct for question in judge_math(replies, golds, checker)]
+    judged = [question.verdict.is_correct for question in judge_formulas(replies, golds, checker)]
 
     assert len(questions) > 90
     assert list(published) == judged
@@ -114,7 +114,7 @@ def test_the_votes_of_math_8_samples(checker, shared):
 )
 def test_gsm8k_votes_over_strict_numbers_and_records_flexible_ones(replies, outcome, metrics):
     """The strict vote is the cell; the flexible vote and the single samples stand beside it."""
-    (judged,) = judge_gsm8k([replies], ["She makes 9 * 2 = 18.\n#### 18"])
+    (judged,) = judge_numbers([replies], ["She makes 9 * 2 = 18.\n#### 18"])
 
     assert outcome == judged.verdict.outcome
     assert dict(zip(["maj@8", "maj@1", "maj@8_flexible"], metrics, strict=True)) == judged.metrics
@@ -122,5 +122,5 @@ def test_gsm8k_votes_over_strict_numbers_and_records_flexible_ones(replies, outc
 
 def test_a_question_without_samples_has_no_answer(checker):
     """No samples, no vote, and no division by zero."""
-    assert judge_math([[]], ["1"], checker)[0].verdict.outcome is Outcome.NO_ANSWER
-    assert {0.0} == set(judge_gsm8k([[]], ["1"])[0].metrics.values())
+    assert judge_formulas([[]], ["1"], checker)[0].verdict.outcome is Outcome.NO_ANSWER
+    assert {0.0} == set(judge_numbers([[]], ["1"])[0].metrics.values())

@@ -108,7 +108,7 @@ def test_the_command_line_wins_wherever_the_file_is_named(asked, tmp_path):
         ("c.yaml", "engine: {a: 1}", "engine should be text, but is a mapping"),
         ("c.yaml", "data: yes", "data should be text, but is True"),
         ("c.yaml", "batch-tokens: 1\nbatch_tokens: 2", "'batch_tokens' is there twice"),
-        ("c.yaml", "- mmlu", "should map option names to values, like 'tasks: mmlu', but holds a"),
+        ("c.yaml", "- mmlu", "should map option names to values, like 'seed: 1', but holds a"),
         ("c.yaml", "", "but holds nothing"),
         ("c.yaml", "a: [", "should be YAML, but is not"),
         ("c.json", "{", "should be JSON, but is not"),

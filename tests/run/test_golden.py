@@ -20,7 +20,7 @@ def found():
 
 
 def test_the_model_is_the_one_the_numbers_were_made_with(found, expected):
-    """If this fails alone, a fingerprint changed; run tools/golden_tiny.py and look at its difference."""
+    """If this fails alone, a fingerprint changed; see what tools/golden_tiny.py changes."""
     assert found["model"] == expected["model"]
 
 

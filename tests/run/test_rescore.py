@@ -108,7 +108,7 @@ def test_a_changed_verdict_function_changes_the_scores_and_the_old_files_stay(fi
     folder = finish("winogrande", "gsm8k", **CHANCE)
     before = run_json(folder)
     old = {f.name: f.read_bytes() for f in folder.iterdir() if f.name.startswith(("res", "sam"))}
-    true_judge = maths.judge_gsm8k
+    true_judge = maths.judge_numbers
 
     def generous(*arguments: Any) -> list[Any]:
         return [
@@ -120,7 +120,7 @@ def test_a_changed_verdict_function_changes_the_scores_and_the_old_files_stay(fi
             for question in true_judge(*arguments)
         ]
 
-    monkeypatch.setattr(maths, "judge_gsm8k", generous)
+    monkeypatch.setattr(maths, "judge_numbers", generous)
     after = again(folder)
 
     assert before["scores"]["gsm8k"]["value"] < after["scores"]["gsm8k"]["value"] == 100.0

@@ -32,9 +32,7 @@ class Gold(LM):
 @pytest.mark.sandbox
 def test_stock_lm_eval_runs_every_benchmark_and_reports_our_metrics(monkeypatch):
     """Every metric of every file arrives, and is 1.0 for a model that knows the gold."""
-    monkeypatch.setattr(
-        "mistral_eval.suite.lm_eval_hooks.from_hub", dataset_from(make_source("sample"))
-    )
+    monkeypatch.setattr(lm_eval_hooks, "from_hub", dataset_from(make_source("sample")))
     results = simple_evaluate(
         model=Gold(),
         tasks=list(BY_ID),
@@ -59,9 +57,7 @@ def test_the_folder_alone_is_tasks_and_no_group():
 @pytest.mark.slow
 def test_a_benchmark_of_ours_replaces_the_stock_one(monkeypatch):
     """Also MMLU, which lm-eval knows as a group of 57 tasks."""
-    monkeypatch.setattr(
-        "mistral_eval.suite.lm_eval_hooks.from_hub", dataset_from(make_source("sample"))
-    )
+    monkeypatch.setattr(lm_eval_hooks, "from_hub", dataset_from(make_source("sample")))
     manager = TaskManager(include_path=str(tasks_folder()))
     loaded = manager.load(["mmlu", "piqa"])
     assert list(loaded["tasks"]) == ["mmlu", "piqa"]

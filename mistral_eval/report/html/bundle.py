@@ -1,7 +1,7 @@
 """The questions of several runs, merged, shared and compressed for the report's browser.
 
-lm-eval's samples files repeat the few-shot block for every choice of every question: 190 MB for
-MMLU. Here each block is stored once, a question once for all runs, in chunks of a few hundred
+lm-eval's samples files repeat the few-shot block for every choice of every question, up to
+190 MB. Here each block is stored once, a question once for all runs, in chunks of a few hundred
 kilobytes that the page inflates when it needs them.
 """
 

@@ -31,9 +31,9 @@ SIZE_METHOD: Final = (
         f"{' and '.join(column.column for column in columns_of('knowledge'))} for Llama 2 70B."
     ),
     (
-        f"The paper prints {FIGURE_4[FIGURE_5[0]]} 23B, Reasoning 38B (over eight benchmarks, here five) and Knowledge "
-        "13B for Mistral 7B and does not state its method; Meta's own 68.9 for Llama 2 70B, in the "
-        "place of 69.9, would give its 23B."
+        f"The paper prints {FIGURE_4[FIGURE_5[0]]} 23B, Reasoning 38B (over eight benchmarks, "
+        "here five) and Knowledge 13B for Mistral 7B and does not state its method; Meta's own "
+        "68.9 for Llama 2 70B, in the place of 69.9, would give its 23B."
     ),
 )
 

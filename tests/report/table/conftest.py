@@ -16,7 +16,7 @@ def limited_run() -> RunScores:
     """16 questions of each benchmark; unread replies, a timeout and single-sample means."""
     cells = {}
     for i, b in enumerate(paper_benchmarks()):
-        votes = b.metric.startswith("maj")
+        votes = b.cell.startswith("maj")
         cells[b.id] = Cell.counted(
             i % 7,
             16,

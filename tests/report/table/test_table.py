@@ -9,8 +9,7 @@ from mistral_eval.report.baselines import load_baselines, select
 from mistral_eval.report.table import Cell, RunScores, TableOptions, render_table
 from mistral_eval.report.table.build import build_view
 from mistral_eval.report.table.view import points, signed
-from mistral_eval.suite.registry import BY_ID
-from mistral_eval.suite.suites import paper_benchmarks
+from mistral_eval.suite.suites import SUITES, paper_benchmarks
 from tests.report.table.conftest import limited_run, oracle_run, whole_run
 
 BASELINES = load_baselines()
@@ -103,7 +102,7 @@ class TestOtherProtocols:
         for baseline in BASELINES:
             text = render_table([baseline], [], "md")
             for name, cell in (*baseline.cells.items(), *baseline.other.items()):
-                if name.partition(":")[0] in BY_ID:
+                if name.partition(":")[0] in SUITES["paper"]:
                     assert cell.text in text, (baseline.id, name)
 
 

@@ -52,7 +52,7 @@ class App {
     $("subject").value = this.state.s;
   }
 
-  /** Follow the address: `#q=mmlu/12&b=mmlu&v=w&t=words`. */
+  /** Follow the address: `#q=NAME/12&b=NAME&v=w&t=words`. */
   read() {
     const text = location.hash.slice(1);
     if (!text.includes("=")) return this.go({}, false);

@@ -58,7 +58,7 @@ class Questions {
     return benchmark.verdicts[run][number - benchmark.base];
   }
 
-  /** A question's name in a link, "mmlu/12". */
+  /** A question's name in a link, "NAME/12". */
   link(number) {
     const benchmark = this.benchmarkOf(number);
     const place = number - benchmark.base;
