@@ -1,6 +1,7 @@
 """What the table says: evidence, marks, best, notes and sections."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -8,7 +9,8 @@ from mistral_eval.errors import UsageError
 from mistral_eval.report.baselines import load_baselines, select
 from mistral_eval.report.table import Cell, RunScores, TableOptions, render_table
 from mistral_eval.report.table.build import build_view
-from mistral_eval.report.table.view import points, signed
+from mistral_eval.report.table.view import MISSING, points, signed
+from mistral_eval.suite.registry import BY_ID
 from mistral_eval.suite.suites import SUITES, paper_benchmarks
 from tests.report.table.conftest import limited_run, oracle_run, whole_run
 
@@ -246,3 +248,21 @@ class TestLabels:
     def test_signs(self):
         assert [signed(x) for x in (1.21, -0.4, 0.04, -0.04)] == ["+1.2", "-0.4", "0.0", "0.0"]
         assert points(49.36) == "49.4"
+
+
+class TestOtherBenchmarks:
+    """A benchmark outside the paper's suite has a column where a run has it, and only there."""
+
+    def test_the_paper_s_table_has_the_paper_s_columns(self):
+        assert set(BY_ID) > set(SUITES["paper"])
+        assert [column.id for column in view().columns] == list(SUITES["paper"])
+        assert [column.id for column in view(runs=[oracle_run()]).columns] == list(SUITES["paper"])
+
+    def test_a_run_s_other_benchmark_stands_after_them(self):
+        other = next(one for one in BY_ID.values() if one.id not in SUITES["paper"])
+        cell = Cell.counted(10, 16, other.n, data_fingerprint="sample")
+        run = replace(oracle_run(), cells={other.id: cell})
+        found = view(runs=[run], delta_to="Mistral 7B", groups=True, sizes=True)
+        assert [column.id for column in found.columns] == [*SUITES["paper"], other.id]
+        assert found.rows[-1].cells[-1].text == "62.5"
+        assert {row.cells[-1].text for row in found.rows[:-1]} == {MISSING}
