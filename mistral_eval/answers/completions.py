@@ -1,6 +1,6 @@
-"""Turn HumanEval and MBPP replies into programs with checks for the sandbox.
+"""Turn replies into programs to be judged: what runs, and what decides.
 
-Sources: Chen et al. 2021 (HumanEval, pass@k), Austin et al. 2021 (MBPP).
+Sources: Chen et al. 2021 (pass@k), Austin et al. 2021.
 """
 
 import ast
@@ -27,11 +27,11 @@ class Program:
     names: tuple[str, ...] = ()
 
 
-def humaneval_program(problem: Mapping[str, object], reply: str) -> Program:
-    """Combine the prompt, the reply as its continuation, and the problem's own test.
+def continued_program(problem: Mapping[str, object], reply: str) -> Program:
+    """Join a prompt and the reply that continues it; the problem's own test decides.
 
-    The test may use helpers from the prompt (tasks 32, 38 and 50). The checker takes them from the
-    data set's prompt, never from the reply.
+    The test may use helpers of the prompt (Chen et al.'s tasks 32, 38 and 50): the judge takes them
+    from the data set's prompt, never from the reply.
 
     Args:
         problem: A row with task_id, prompt, test and entry_point.
@@ -47,8 +47,8 @@ def humaneval_program(problem: Mapping[str, object], reply: str) -> Program:
     )
 
 
-def mbpp_program(row: Mapping[str, object], reply: str) -> Program:
-    """Combine the reply, the row's imports or set-up code, and all its asserts.
+def whole_program(row: Mapping[str, object], reply: str) -> Program:
+    """Take the reply as a whole program, then the row's set-up code; all its asserts decide.
 
     Args:
         row: A row of the sanitized config (task_id, test_imports, test_list) or of the full one
@@ -117,8 +117,8 @@ def _imports(code: str) -> str:
 def _program_names(checks: tuple[str, ...], setup: str) -> tuple[str, ...]:
     """Return the names that the checks expect the program (or the set-up) to define.
 
-    These are the names that the checks read but neither define nor import, without built-ins. If
-    none remain, the built-in names that are called are meant: task 126 tests a function `sum`.
+    They are those that the checks read and nobody else defines. Austin et al.'s task 126 tests a
+    function named `sum`: if no such name is left, the built-in functions that are called are meant.
     """
     nodes = [node for check in checks for node in ast.walk(ast.parse(check))]
     names = [node for node in nodes if isinstance(node, ast.Name)]

@@ -1,4 +1,4 @@
-"""Short free-form answers (NQ, TriviaQA): exact match with any gold answer after normalisation.
+"""Short free-form answers: exact match with any gold answer after normalising.
 
 Source: the normalisation of SQuAD 1.1's `evaluate-v1.1.py` (Rajpurkar et al. 2016), in the order
 LLaMA's authors describe; `docs/scoring.md` lists the additions for Unicode.
@@ -31,9 +31,9 @@ def normalise(text: str) -> str:
 def match_any(text: str, golds: Sequence[str]) -> Verdict:
     """Compare a reply, already truncated by `cut`, with all gold answers.
 
-    A gold answer that normalises to the empty string (`---`, `A+`; two NQ questions have no other)
-    is compared as a stripped raw string in lower case: otherwise a reply of `the` would match it.
-    An empty reply is `no_answer`.
+    A gold answer that normalises to nothing (`---`, `A+`; two real questions have no other) is
+    compared as a stripped raw string, in lower case: else a reply of `the` would equal it. An empty
+    reply is `no_answer`.
     """
     answer = text.strip()
     if not answer:

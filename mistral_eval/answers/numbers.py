@@ -1,4 +1,4 @@
-"""Numbers in replies (GSM8K): extract the answer and compare it exactly, without floats.
+"""Numbers in replies: read the answer and compare it exactly, as text, without floats.
 
 `strict` extracts the number after "The answer is", the format of Wei et al. 2022's
 chain-of-thought prompt; `flexible` extracts the last number of the reply, like lm-eval's filter

@@ -71,7 +71,7 @@ def vote_on_formulas(
     mean_metric: str = "maj@1",
     on_done: Callable[[int, int], None] | None = None,
 ) -> list[QuestionVerdict]:
-    r"""Decide MATH questions by a vote over equivalent final answers.
+    r"""Decide questions by a vote over equivalent final answers.
 
     Args:
         replies: The samples of each question, truncated at the stops.
@@ -110,7 +110,7 @@ def vote_on_numbers(
     mean_metric: str = "maj@1",
     flexible_metric: str = "maj@8_flexible",
 ) -> list[QuestionVerdict]:
-    """Decide GSM8K questions by a vote over strictly read numbers.
+    """Decide questions by a vote over strictly read numbers.
 
     Args:
         replies: The samples of each question, truncated at the stops.

@@ -1,10 +1,10 @@
 """Rows of the test sets, wherever they come from, with fingerprints."""
 
-from mistral_eval.data.dataset_spec import DataSpec
 from mistral_eval.data.fingerprints import Fingerprint, fingerprint, identify, pins
-from mistral_eval.data.load import dataset_from, from_hub, load_benchmark_data
+from mistral_eval.data.load import dataset_from, load_benchmark_data
 from mistral_eval.data.rows import Row, Rows
 from mistral_eval.data.sources import Source, make_source
+from mistral_eval.data.task_file import DataSpec
 
 __all__ = [
     "DataSpec",
@@ -14,7 +14,6 @@ __all__ = [
     "Source",
     "dataset_from",
     "fingerprint",
-    "from_hub",
     "identify",
     "load_benchmark_data",
     "make_source",

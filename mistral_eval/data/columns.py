@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from mistral_eval.data.dataset_spec import DataSpec
 from mistral_eval.data.rows import Row
+from mistral_eval.data.task_file import DataSpec
 from mistral_eval.errors import DataError
 
 

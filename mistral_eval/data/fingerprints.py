@@ -1,4 +1,4 @@
-"""Which test set is this? A sha256 over what prompt and scorer read, and the names we know.
+"""Identify a test set: a sha256 over what prompt and judge read, and the names of known copies.
 
 Two copies with the same fingerprint ask the same questions and accept the same answers, whatever
 file format, extra columns or row groups they came with. The pins are in `fingerprints.json`; how
@@ -13,10 +13,9 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-from mistral_eval.data.dataset_spec import DataSpec
 from mistral_eval.data.rows import Row
+from mistral_eval.data.task_file import DataSpec
 from mistral_eval.errors import DataError
-from mistral_eval.suite.registry import BY_ID
 
 PINS: Final = Path(__file__).resolve().parent / "fingerprints.json"
 UNPINNED: Final = "unpinned"
@@ -25,10 +24,13 @@ UNCHECKED: Final = "hub-unchecked"
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """A test set's identity: the hash, the name it is known by, and what to say under a table.
+    """A test set's identity.
 
-    `footnote` is a sentence; `is_hub` says that the rows were compared with the hub's and equal;
-    `commit` is the hub's, of rows that just came from there, where that is known.
+    Attributes:
+        sha256: The hash of the rows.
+        name: The name it is known by; "hub" if the rows were compared with the hub's and equal.
+        footnote: A sentence for the table's notes, to stand after the benchmark's title.
+        commit: The hub's commit, if the rows were just loaded from there and it is known.
     """
 
     sha256: str
@@ -72,13 +74,13 @@ def identify(
 ) -> Fingerprint:
     """Find the rows' name among the pins.
 
-    The hub's own rows of HellaSwag, TriviaQA and MBPP were not at hand when the pins were made:
-    what the hub gives for these is used, and the footnote says that nobody has compared it.
+    The hub's own rows of some benchmarks were not available when the pins were made: what the hub
+    gives for these is used, and the footnote says that it was never compared.
 
     Args:
         spec: the benchmark's data.
         splits: its rows, by split.
-        unpinned: go on with rows that nobody has pinned; the footnote says so.
+        unpinned: accept rows that nobody has pinned; the footnote says so.
         is_from_hub: whether the rows were just loaded from the hub.
 
     Raises:
@@ -90,13 +92,10 @@ def identify(
         if pin.sha256 == found:
             return pin
     if is_from_hub and not any(pin.is_hub for pin in known):
-        note = (
-            f"{_column(spec)}: the rows the hub gave (sha256 {found[:12]}); never compared with "
-            "a pinned copy."
-        )
+        note = f"the rows the hub gave (sha256 {found[:12]}); never compared with a pinned copy."
         return Fingerprint(found, UNCHECKED, note)
     if unpinned:
-        note = f"{_column(spec)}: test set not identified (sha256 {found[:12]})."
+        note = f"test set not identified (sha256 {found[:12]})."
         return Fingerprint(found, UNPINNED, note)
     names = ", ".join(f"{pin.name} (sha256 {pin.sha256[:12]})" for pin in known) or "none"
     hint = (
@@ -108,8 +107,3 @@ def identify(
         f"The rows of {spec.benchmark} should have a pinned fingerprint, {names}, but have "
         f"sha256 {found[:12]}.{hint} Check where they come from; --data-unpinned goes on."
     )
-
-
-def _column(spec: DataSpec) -> str:
-    """The benchmark's name in the table; a task of the user's own has its id alone."""
-    return BY_ID[spec.benchmark].column if spec.benchmark in BY_ID else spec.benchmark

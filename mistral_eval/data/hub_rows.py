@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mistral_eval.data.columns import column_paths, pick, require_columns
-from mistral_eval.data.dataset_spec import DataSpec
 from mistral_eval.data.rows import Row
+from mistral_eval.data.task_file import DataSpec
 from mistral_eval.errors import HubError
 
 COMMIT = re.compile(r"[0-9a-f]{40}")

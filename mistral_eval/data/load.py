@@ -1,17 +1,14 @@
-"""Load a benchmark's rows from any source, checked; and the functions that lm-eval calls."""
+"""Load a benchmark's rows from any source, and check them."""
 
-import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from mistral_eval.data.dataset_spec import DataSpec
 from mistral_eval.data.fingerprints import Fingerprint, identify
 from mistral_eval.data.row_checks import check_rows, check_shots
-from mistral_eval.data.rows import Rows, with_siblings
+from mistral_eval.data.rows import Row, Rows, with_siblings
 from mistral_eval.data.sources import Source, read_split
-
-SHOTS_PER_GROUP = 5  # MMLU's; the only benchmark whose shots come from its data
+from mistral_eval.data.task_file import DataSpec, task_file
 
 
 def load_benchmark_data(spec: DataSpec, source: Source) -> dict[str, Rows]:
@@ -29,7 +26,8 @@ def load_benchmark_data(spec: DataSpec, source: Source) -> dict[str, Rows]:
         rows, commit = read_split(spec, source, split)
         check_rows(spec, split, rows)
         splits[split] = Rows(rows, spec.columns, commit)
-    check_shots(spec, splits, SHOTS_PER_GROUP)
+    if spec.shots_by is not None:
+        check_shots(spec, splits, task_file(spec.benchmark).num_fewshot)
     return with_siblings(splits)
 
 
@@ -38,18 +36,22 @@ def dataset_from(
     *,
     unpinned: bool = False,
     noticed: Callable[[str, Fingerprint], None] | None = None,
+    check: Callable[[str, Mapping[str, Sequence[Row]]], None] | None = None,
 ) -> Callable[..., dict[str, Rows]]:
-    """A function for a task's `custom_dataset` that reads from `source` instead of the hub.
+    """Return a function for a task's `custom_dataset` that reads from `source`.
 
     Args:
-        source: where rows come from.
-        unpinned: go on with rows whose fingerprint is not pinned.
-        noticed: told (benchmark, fingerprint) of what was loaded.
+        source: Where rows come from.
+        unpinned: Accept rows whose fingerprint is not pinned.
+        noticed: Called with (benchmark, fingerprint) once rows are loaded.
+        check: Called with (benchmark, rows by split), to refuse rows without a right answer.
     """
 
     def load(**kwargs: Any) -> dict[str, Rows]:
         spec = DataSpec.from_kwargs(kwargs)
         splits = load_benchmark_data(spec, source)
+        if check:
+            check(spec.benchmark, splits)
         is_hub = source.kind == "hub"
         identity = identify(spec, splits, unpinned=unpinned, is_from_hub=is_hub)
         if noticed:
@@ -57,17 +59,3 @@ def dataset_from(
         return splits
 
     return load
-
-
-def from_hub(**kwargs: Any) -> dict[str, Rows]:
-    """What the YAML files name: the hub's rows, for whoever runs them with stock lm-eval.
-
-    lm-eval passes the task's `metadata` and `dataset_kwargs` together. Rows that are not pinned
-    are used, with a warning: stock lm-eval has no flag to allow them.
-    """
-
-    def notice(_: str, identity: Fingerprint) -> None:
-        log = logging.getLogger(__name__)
-        log.log(logging.INFO if identity.is_hub else logging.WARNING, "%s", identity.footnote)
-
-    return dataset_from(Source("hub"), unpinned=True, noticed=notice)(**kwargs)

@@ -1,14 +1,13 @@
-"""What must hold of rows before a question is asked: kinds, ids, golds, and the shots' rows."""
+"""Check rows before a question is asked: kinds of values, ids, and the shots' rows."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
-from mistral_eval.data.dataset_spec import DataSpec
 from mistral_eval.data.rows import Row
+from mistral_eval.data.task_file import DataSpec
 from mistral_eval.errors import DataError
-from mistral_eval.suite.golds import check_gold
 
 _KINDS: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = MappingProxyType(
     {
@@ -17,6 +16,7 @@ _KINDS: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = MappingProxyTyp
             "an integer",
             lambda value: isinstance(value, int) and not isinstance(value, bool),
         ),
+        "boolean": ("true or false", lambda value: isinstance(value, bool)),
         "texts": (
             "a list of texts",
             lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value),
@@ -26,10 +26,10 @@ _KINDS: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = MappingProxyTyp
 
 
 def check_rows(spec: DataSpec, split: str, rows: Sequence[Row]) -> None:
-    """Refuse rows that could not be asked or scored.
+    """Refuse rows that could not be asked.
 
     Raises:
-        DataError: no rows, a value of the wrong kind, a repeated id, or a gold that cannot be read.
+        DataError: There are no rows, a value is of the wrong kind, or an id is repeated.
     """
     if not rows:
         raise DataError(
@@ -38,7 +38,6 @@ def check_rows(spec: DataSpec, split: str, rows: Sequence[Row]) -> None:
         )
     for place, row in enumerate(rows):
         _check_kinds(spec, split, place, row)
-        check_gold(spec.benchmark, row, f"{spec.benchmark}, split {split}, row {place},")
     if spec.id_column is not None:
         _check_ids(spec, split, rows)
 
@@ -66,13 +65,12 @@ def _check_ids(spec: DataSpec, split: str, rows: Sequence[Row]) -> None:
 
 
 def check_shots(spec: DataSpec, splits: Mapping[str, Sequence[Row]], shots: int) -> None:
-    """Each group of questions (an MMLU subject) needs its own solved examples.
+    """Check that each value of `shots_by` has enough solved examples of its own.
 
     Raises:
-        DataError: a group has fewer than `shots` rows in the second split.
+        DataError: A value has fewer than `shots` rows in the second split.
     """
-    if spec.shots_by is None:
-        return
+    assert spec.shots_by is not None, spec
     asked, solved = spec.splits[:2]
     have = Counter(row[spec.shots_by] for row in splits[solved])
     for group in dict.fromkeys(row[spec.shots_by] for row in splits[asked]):

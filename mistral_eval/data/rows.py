@@ -14,7 +14,7 @@ class Rows(Sequence[Row]):
 
     Args:
         rows: one dict per row, all with the same keys.
-        columns: the columns' names and kinds (see `spec.KINDS`).
+        columns: the columns' names and kinds (see `DataSpec`).
         commit: the hub's commit that they are of, where that is known.
     """
 
@@ -53,7 +53,7 @@ class Rows(Sequence[Row]):
 
 
 def with_siblings(splits: Mapping[str, Rows]) -> dict[str, Rows]:
-    """Let each split find the others (MMLU's shots are the `dev` rows beside `test`)."""
+    """Let each split find the others, in the order of `DataSpec.splits`."""
     together = dict(splits)
     for rows in together.values():
         rows.splits = together

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from mistral_eval.data.columns import column_paths, pick, require_columns
-from mistral_eval.data.dataset_spec import DataSpec
 from mistral_eval.data.hub_rows import rows_from_hub
 from mistral_eval.data.rows import Row
+from mistral_eval.data.task_file import DataSpec
 from mistral_eval.errors import DataError
 
 SAMPLE: Final = Path(__file__).resolve().parent / "sample"

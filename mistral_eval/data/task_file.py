@@ -1,15 +1,130 @@
-"""A benchmark's YAML file as plain data, without lm-eval: functions stay names."""
+"""A benchmark's YAML file: read without lm-eval, checked, and the one definition of its data."""
 
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
-from mistral_eval.data.dataset_spec import DataSpec
 from mistral_eval.errors import TaskError
 from mistral_eval.locations import tasks_folder
+
+Kind = Literal["text", "integer", "boolean", "texts"]
+
+
+class _Checked(BaseModel):
+    """Frozen; keys that only lm-eval reads are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=False)
+
+
+class DataSpec(_Checked):
+    """A YAML file's `dataset_kwargs` and `metadata`, which lm-eval passes to a loader as one.
+
+    Attributes:
+        benchmark: The task's name.
+        path: The hub's data set id.
+        configs: The hub's configurations, read one after the other; None is the default one.
+        revision: The hub's branch, tag or commit.
+        folders: Folders below `--data DIR`, of which the first that exists is read; `{config}` is
+            replaced by each configuration.
+        splits: The splits to read: the questions', then the shots' where they come from data.
+        columns: The columns that prompt, judge and record read, with their kinds.
+            "answer.aliases" is a field of a column.
+        questions: Questions in the full test set.
+        stratum: The column within which a bootstrap resamples, or None.
+        id_column: The column that identifies a question, or None for the row number.
+        shots_by: The column whose value a question shares with its shots, or None.
+    """
+
+    benchmark: str
+    path: str
+    configs: tuple[str | None, ...]
+    revision: str
+    folders: tuple[str, ...]
+    splits: Annotated[tuple[str, ...], Field(min_length=1)]
+    columns: Mapping[str, Kind]
+    questions: PositiveInt
+    stratum: str | None
+    id_column: str | None = None
+    shots_by: str | None = None
+
+    @classmethod
+    def from_kwargs(cls, kwargs: Mapping[str, Any]) -> "DataSpec":
+        """Check what lm-eval passes to a loader.
+
+        Raises:
+            TaskError: A key is missing or has a wrong value.
+        """
+        try:
+            return cls.model_validate(kwargs)
+        except ValidationError as error:
+            raise _task_error(f"tasks/{kwargs.get('benchmark', '?')}.yaml", error) from None
+
+    @property
+    def top_columns(self) -> list[str]:
+        """The columns without the fields below them."""
+        return list(dict.fromkeys(column.partition(".")[0] for column in self.columns))
+
+
+class Generation(_Checked):
+    """What ends a generated reply."""
+
+    until: tuple[str, ...] = ()
+
+
+class Metric(_Checked):
+    """One metric of a question; `aggregation` is "mean" or the name of a function."""
+
+    metric: str
+    aggregation: str
+
+
+class TaskFile(_Checked):
+    """What the package reads of a YAML file; lm-eval reads the rest.
+
+    Attributes:
+        task: The task's name.
+        output_type: Whether choices are scored or replies generated.
+        num_fewshot: Solved examples before the question.
+        repeats: Replies drawn per question.
+        metric_list: The metrics of a question.
+        doc_to_text: The prompt's template, or the name of the function that makes it.
+        unsafe_code: Whether judging runs code that the model wrote.
+        generation_kwargs: How replies are generated.
+        data: `dataset_kwargs` and `metadata`.
+    """
+
+    task: str
+    output_type: Literal["multiple_choice", "generate_until"]
+    num_fewshot: NonNegativeInt
+    repeats: PositiveInt
+    metric_list: Annotated[tuple[Metric, ...], Field(min_length=1)]
+    doc_to_text: str
+    unsafe_code: bool = False
+    generation_kwargs: Generation = Generation()
+    data: DataSpec
+
+    @model_validator(mode="before")
+    @classmethod
+    def _join(cls, content: dict[str, Any]) -> dict[str, Any]:
+        parts = (content.get(key) or {} for key in ("metadata", "dataset_kwargs"))
+        return {**content, "data": {key: value for part in parts for key, value in part.items()}}
+
+    @property
+    def metrics(self) -> list[str]:
+        """The names of the metrics of a question."""
+        return [listed.metric for listed in self.metric_list]
 
 
 class _Loader(yaml.SafeLoader):
@@ -25,19 +140,19 @@ _Loader.add_constructor("!function", _name_of)
 
 @cache
 def read_task(benchmark: str) -> Mapping[str, Any]:
-    """All that `tasks/<benchmark>.yaml` says.
+    """Return everything in `tasks/<benchmark>.yaml`.
 
     Raises:
-        TaskError: there is no such file, or it is not a YAML mapping.
+        TaskError: There is no such file, or it is not a YAML mapping.
     """
     return read_task_file(tasks_folder() / f"{benchmark}.yaml")
 
 
 def read_task_file(file: Path) -> Mapping[str, Any]:
-    """All that a benchmark's YAML file says.
+    """Return everything in a benchmark's YAML file.
 
     Raises:
-        TaskError: there is no such file, or it is not a YAML mapping.
+        TaskError: There is no such file, or it is not a YAML mapping.
     """
     try:
         content = yaml.load(file.read_text(encoding="utf-8"), _Loader)  # noqa: S506  a SafeLoader
@@ -53,10 +168,35 @@ def read_task_file(file: Path) -> Mapping[str, Any]:
     return content
 
 
-def data_spec(benchmark: str) -> DataSpec:
-    """Where this benchmark's rows are, and which columns count.
+@cache
+def task_file(benchmark: str) -> TaskFile:
+    """Return the checked content of `tasks/<benchmark>.yaml`.
 
     Raises:
-        TaskError: there is no such benchmark, or its `dataset_kwargs` are incomplete.
+        TaskError: There is no such file, or a key is missing or has a wrong value.
     """
-    return DataSpec.from_kwargs(read_task(benchmark).get("dataset_kwargs") or {})
+    try:
+        return TaskFile.model_validate(read_task(benchmark))
+    except ValidationError as error:
+        raise _task_error(f"tasks/{benchmark}.yaml", error) from None
+
+
+def data_spec(benchmark: str) -> DataSpec:
+    """Return the description of a benchmark's data.
+
+    Raises:
+        TaskError: There is no such file, or a key is missing or has a wrong value.
+    """
+    return task_file(benchmark).data
+
+
+def _task_error(file: str, error: ValidationError) -> TaskError:
+    """Say of each wrong key what is expected and what was found."""
+    parts = []
+    for one in error.errors():
+        key = ".".join(str(part) for part in one["loc"] if part != "data")
+        if one["type"] == "missing":
+            parts.append(f"{key} is missing")
+        else:
+            parts.append(f"{key} is {one['input']!r} ({one['msg'][0].lower()}{one['msg'][1:]})")
+    return TaskError(f"{file} is not a complete task: {'; '.join(parts)}. Correct the file.")

@@ -82,7 +82,7 @@ def _prepare(name: str, task: Any, settings: RunSettings) -> None:
     if getattr(task, "UNSAFE_CODE", False) and not settings.unsafe_code:
         raise SandboxError(
             f"The stock task {name} runs generated code without isolation. Use this suite's "
-            "humaneval or mbpp, or give --unsafe-code."
+            "a benchmark of ours that runs them, or give --unsafe-code."
         )
     shots = task.get_config("num_fewshot")
     if shots is None or (shots != 0 and settings.num_fewshot is not None):  # 0 is the task's word

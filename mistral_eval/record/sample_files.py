@@ -41,7 +41,7 @@ def sample_files(run: Mapping[str, Any], folder: Path) -> dict[str, Path]:
 
 
 def read_rows(file: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a samples file one at a time: MMLU's file has 190 MB.
+    """The rows of a samples file, one at a time: a file can have 190 MB.
 
     Raises:
         OutputError: A line is not a question with its verdict; the sentence names the line.

@@ -29,6 +29,7 @@ from pydantic.dataclasses import dataclass
 
 from mistral_eval.errors import BaselineError, UsageError, as_found, complaint
 from mistral_eval.suite.registry import BY_ID
+from mistral_eval.suite.suites import SUITES
 
 PAPER: Final = "mistral-paper-table2"
 ALIASES: Final = MappingProxyType(
@@ -166,11 +167,11 @@ class Baseline(Entry):
 
     Attributes:
         id: "<group>/<model>", e.g. "mistral-paper-table2/llama2-7b".
-        cells: Benchmark id of the suite -> number.
         group: The publication's short name; the file's stem.
         group_title: The publication's name in words.
         source: Where the numbers were printed.
-        other: Anything else printed there, e.g. "boolq" or "nq:0-shot".
+        cells: Benchmark id of the paper's suite -> number.
+        other: Everything else printed there: other benchmarks, other counts of shots.
     """
 
     group: str
@@ -326,9 +327,9 @@ def _baseline(file: Path, table: Publication, entry: Entry) -> Baseline:
         name=entry.name,
         modality=entry.modality,
         parameters_b=entry.parameters_b,
-        cells={name: cell for name, cell in entry.cells.items() if name in BY_ID},
+        cells={name: cell for name, cell in entry.cells.items() if name in SUITES["paper"]},
         group=table.group,
         group_title=table.title,
         source=table.source,
-        other={name: cell for name, cell in entry.cells.items() if name not in BY_ID},
+        other={name: cell for name, cell in entry.cells.items() if name not in SUITES["paper"]},
     )

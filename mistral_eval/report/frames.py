@@ -119,7 +119,7 @@ def _score_rows(run: RunScores, name: str) -> Iterator[tuple[Any, ...]]:
         known = BY_ID.get(benchmark)
         counts = (cell.n, cell.n_total, cell.correct, cell.no_answer, cell.timeout, cell.limited)
         where = (cell.data_fingerprint, run.path)
-        main = (known.metric if known else "score", True, cell.value, cell.low, cell.high)
+        main = (known.cell if known else "score", True, cell.value, cell.low, cell.high)
         yield (*about, benchmark, *main, *counts, *where)
         for metric, value in cell.secondary.items():
             other = (metric, False, value, None, None)

@@ -1,16 +1,16 @@
 """From replies to verdicts, metrics and the cell of the table."""
 
+import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-from lm_eval.api.metrics import mean, mean_stderr
 
 from mistral_eval.answers.verdict import Outcome, QuestionVerdict
 from mistral_eval.record.run_folder import QuestionRecord
 from mistral_eval.record.scores import Cell
 from mistral_eval.run.questions import LoadedBenchmark, Question
-from mistral_eval.suite.judge import JudgeContext, judge
+from mistral_eval.suite.benchmark import JudgeContext
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Judged:
         secondary = {
             name: 100 * self.metrics[key]
             for key, name in names.items()
-            if name != benchmark.metric and not name.endswith("_stderr")
+            if name != benchmark.cell and not name.endswith("_stderr")
         }
         return Cell.counted(
             outcomes.count(Outcome.CORRECT),
@@ -62,7 +62,7 @@ class Judged:
         if self.is_unguarded:
             notes.append(f"{benchmark.column}: programs ran without isolation (--unsafe-code)")
         if not (fingerprint.is_hub or fingerprint.name == "sample"):
-            notes.append(fingerprint.footnote)
+            notes.append(f"{benchmark.column}: {fingerprint.footnote}")
         return tuple(notes)
 
 
@@ -73,17 +73,16 @@ def judge_benchmark(
 
     Args:
         loaded: the benchmark as it was asked.
-        replies: per question, what `judge` wants: (logprob, is_greedy) of each choice, or the
-            text of each sample.
+        replies: per question, (logprob, is_greedy) of each choice or the text of each sample.
         context: how generated programs may be run.
     """
     docs = [dict(question.doc) for question in loaded.questions]
-    verdicts = judge(loaded.benchmark.id, docs, replies, context=context)
+    verdicts = loaded.benchmark.judge(docs, replies, context)
     records = tuple(
         _record(loaded, question, answers, verdict)
         for question, answers, verdict in zip(loaded.questions, replies, verdicts, strict=True)
     )
-    unguarded = context.unsafe and loaded.benchmark.group == "code"
+    unguarded = context.unsafe and loaded.benchmark.runs_programs
     metrics = _aggregate(loaded, verdicts)
     return Judged(loaded, records, metrics, _by_stratum(records), unguarded)
 
@@ -111,13 +110,15 @@ def _record(
 
 def _aggregate(loaded: LoadedBenchmark, verdicts: Sequence[QuestionVerdict]) -> dict[str, float]:
     """Each metric over all questions, with lm-eval's standard error where it is a mean."""
-    how = loaded.task.aggregation()
+    aggregate = loaded.task.aggregation()
     metrics: dict[str, float] = {}
-    for name in verdicts[0].metrics:
-        values = [verdict.metrics[name] for verdict in verdicts]
-        metrics[f"{name},{loaded.judged_by}"] = float(how[name](values))
-        if how[name] is mean and len(values) > 1:
-            metrics[f"{name}_stderr,{loaded.judged_by}"] = float(mean_stderr(values))
+    for listed in loaded.benchmark.task.metric_list:
+        name = listed.metric
+        values: list[Any] = [verdict.metrics[name] for verdict in verdicts]
+        metrics[f"{name},{loaded.judged_by}"] = float(aggregate[name](values))
+        if listed.aggregation == "mean" and len(values) > 1:
+            error = statistics.stdev(values) / math.sqrt(len(values))
+            metrics[f"{name}_stderr,{loaded.judged_by}"] = error
     return metrics
 
 

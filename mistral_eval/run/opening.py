@@ -1,16 +1,14 @@
 """Opening the engine that answers a run's requests."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from mistral_eval.console import Talk
-from mistral_eval.data.task_file import read_task
 from mistral_eval.engines.interface import Engine, Request
 from mistral_eval.engines.names import engine_class
 from mistral_eval.errors import UnsupportedError, UsageError
-from mistral_eval.run.questions import LoadedBenchmark, gold_choice
+from mistral_eval.run.questions import LoadedBenchmark
 from mistral_eval.settings import MODEL_FREE, RunSettings
-from mistral_eval.suite.oracle_replies import oracle_reply
+from mistral_eval.suite.registry import BY_ID
 
 
 def check_engine(settings: RunSettings) -> None:
@@ -22,15 +20,15 @@ def check_engine(settings: RunSettings) -> None:
     """
     name = "native" if settings.engine == "auto" else settings.engine
     can = engine_class(name).can
-    for benchmark in map(read_task, settings.own_tasks):
+    for benchmark in (BY_ID[name] for name in settings.own_tasks):
         missing = ""
-        if benchmark["output_type"] == "multiple_choice" and not can.scores:
+        if benchmark.kind == "score" and not can.scores:
             missing = "log-likelihoods"
-        elif benchmark["repeats"] > 1 and not can.samples:
+        elif benchmark.samples > 1 and not can.samples:
             missing = "independent samples"
         if missing:
             raise UsageError(
-                f"--engine {name} cannot give the {missing} that {benchmark['task']} needs. Choose "
+                f"--engine {name} cannot give the {missing} that {benchmark.id} needs. Choose "
                 "another engine, or leave the benchmark out."
             )
     if settings.stock_tasks and not can.any_text:
@@ -70,13 +68,8 @@ class Golds:
 
     def __init__(self, loaded: Sequence[LoadedBenchmark]) -> None:
         self._loaded = {one.benchmark.id: one for one in loaded}
-        self._docs: dict[tuple[str, int], Mapping[str, Any]] = {}
 
     def __call__(self, request: Request, right: bool) -> str | int:  # noqa: FBT001 - the question
         """Return the text to reply, or the index of the choice to make likely."""
         loaded = self._loaded[request.benchmark]
-        doc = loaded.task.eval_docs[request.doc_id]
-        if request.kind == "generate":
-            return oracle_reply(request.benchmark, doc, right)
-        choices = len(loaded.task.doc_to_choice(doc))
-        return (gold_choice(loaded.task, doc) + (0 if right else 1)) % choices
+        return loaded.benchmark.oracle(loaded.task.eval_docs[request.doc_id], right)

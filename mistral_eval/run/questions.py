@@ -1,22 +1,26 @@
 """From a benchmark's YAML file and rows to the requests lm-eval would build."""
 
 import logging
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from lm_eval.api.samplers import ContextSampler
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks._yaml_loader import load_yaml
 
-from mistral_eval.data import Fingerprint, Source, dataset_from
+from mistral_eval.data import Fingerprint, Row, Rows, Source, dataset_from
 from mistral_eval.engines.interface import GenerationSettings, Kind, Request
 from mistral_eval.engines.lm_eval_model import FEWSHOT_SEED, request_of, settings_of
+from mistral_eval.errors import TaskError
 from mistral_eval.locations import tasks_folder
 from mistral_eval.run.limits import choose
 from mistral_eval.run.templates import compile_templates_once
 from mistral_eval.settings import Limit, RunSettings
-from mistral_eval.suite.registry import BY_ID, Benchmark
+from mistral_eval.suite.benchmark import Benchmark
+from mistral_eval.suite.registry import BY_ID, check_golds
 
 
 @dataclass(slots=True)
@@ -69,7 +73,7 @@ class LoadedBenchmark:
 
     def stratum(self, doc: Mapping[str, Any]) -> str | None:
         """The subject of a question, or None where the benchmark has none."""
-        column = self.task.config.metadata.get("stratum")
+        column = self.benchmark.stratum
         return None if column is None else str(doc[column])
 
 
@@ -77,7 +81,7 @@ class LoadedBenchmark:
 class Asking:
     """What decides the questions of a run, apart from the benchmark.
 
-    `revisions` are the hub's branches, tags or commits by benchmark, where not the task file's.
+    `revisions` maps a benchmark to the hub's branch, tag or commit that replaces its YAML file's.
     """
 
     source: Source
@@ -115,7 +119,10 @@ def _load(benchmark: Benchmark, asking: Asking) -> LoadedBenchmark:
     config: dict[str, Any] = {
         **load_yaml(tasks_folder() / f"{benchmark.id}.yaml", resolve_func=True),
         "custom_dataset": dataset_from(
-            asking.source, unpinned=asking.unpinned, noticed=recognised.__setitem__
+            asking.source,
+            unpinned=asking.unpinned,
+            noticed=recognised.__setitem__,
+            check=check_golds,
         ),
     }
     if asking.num_fewshot is not None:
@@ -149,6 +156,51 @@ def _question(loaded: LoadedBenchmark, doc_id: int, doc: Mapping[str, Any]) -> Q
     return Question(doc_id, doc, requests)
 
 
-def gold_choice(task: ConfigurableTask, doc: Mapping[str, Any]) -> int:
-    """Return the index of the right choice of a multiple-choice question."""
-    return int(task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc))
+def shot_rows(rows: Rows) -> Sequence[Row]:
+    """Return the rows of the shots' split, which a YAML file's `fewshot_config` names.
+
+    lm-eval shows a sampler the question only if the shots' split is the test split. Therefore the
+    YAML file states the test split, and this function swaps in the other one.
+    """
+    return list(rows.splits.values())[1]
+
+
+class MatchingShots(ContextSampler):
+    """A few-shot sampler that takes the first rows whose column `by` equals the question's."""
+
+    by: str
+
+    def __init__(self, df: Sequence[Row] | None = None, **kwargs: Any) -> None:
+        super().__init__(df, **kwargs)
+        self._groups: dict[object, list[Row]] = defaultdict(list)
+        for row in df or ():
+            self._groups[row[self.by]].append(row)
+
+    def sample(
+        self,
+        n: int,
+        eval_doc: Mapping[str, Any] | None = None,
+        df: Sequence[Row] | None = None,  # noqa: ARG002  lm-eval's signature
+        **_: Any,
+    ) -> Sequence[Row]:
+        """Return the first `n` matching rows, in order.
+
+        Raises:
+            TaskError: Fewer than `n` rows match.
+        """
+        value = eval_doc[self.by] if eval_doc else None
+        rows = self._groups.get(value, [])
+        if len(rows) < n:
+            raise TaskError(
+                f"The {self.by} {value} should have {n} solved examples, but has {len(rows)}. "
+                f"Ask for at most {len(rows)} shots with --num-fewshot."
+            )
+        return rows[:n]
+
+
+def __getattr__(name: str) -> type[MatchingShots]:
+    """Make the sampler that a YAML file names: `shots_by_<column>`."""
+    by = name.removeprefix("shots_by_")
+    if by == name:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return type(name, (MatchingShots,), {"by": by})

@@ -27,8 +27,8 @@ from mistral_eval.run.verifying import is_verified, verify
 from mistral_eval.run.watching import AnswerWatch, JudgeWatch
 from mistral_eval.sandbox import Isolation, probe
 from mistral_eval.settings import RunSettings
-from mistral_eval.suite.judge import JudgeContext
-from mistral_eval.suite.registry import BENCHMARKS
+from mistral_eval.suite.benchmark import JudgeContext
+from mistral_eval.suite.registry import BY_ID
 from mistral_eval.suite.task_names import check_shots
 
 
@@ -147,13 +147,12 @@ def isolation_for(settings: RunSettings) -> Isolation | None:
     Raises:
         SandboxError: They cannot be, which is said before anything is loaded.
     """
-    codes = {benchmark.id for benchmark in BENCHMARKS if benchmark.group == "code"}
-    wanted = [name for name in settings.tasks if name in codes]
+    wanted = [name for name in settings.own_tasks if BY_ID[name].runs_programs]
     if not wanted:
         return None
     isolation = probe(settings.sandbox)
     if not isolation.available and not settings.unsafe_code:
-        others = ",".join(name for name in settings.tasks if name not in codes)
+        others = ",".join(name for name in settings.tasks if name not in wanted)
         rest = f"--tasks {others} still runs; " if others else ""
         raise SandboxError(
             f"{' and '.join(wanted)} run programs that the model wrote, and this machine cannot "

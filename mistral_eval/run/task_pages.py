@@ -9,6 +9,7 @@ from rich.text import Text
 from mistral_eval.errors import UsageError, nearest
 from mistral_eval.locations import tasks_folder
 from mistral_eval.suite.registry import BENCHMARKS, BY_ID
+from mistral_eval.suite.suites import SUITES
 
 RULE = "-" * 27  # before and after a prompt: its last line break is seen
 PROTOCOL_KEYS = (
@@ -29,9 +30,9 @@ PROTOCOL_KEYS = (
 
 
 def suite_listing() -> RenderableType:
-    """The twelve benchmarks, a line each, in the paper's order."""
-    table = Table(title="The paper's suite (--tasks paper)", box=None, pad_edge=False)
-    for name in ("task", "column", "questions", "shots", "the cell is"):
+    """Every benchmark, one per line."""
+    table = Table(title="Benchmarks", box=None, pad_edge=False)
+    for name in ("task", "column", "questions", "shots", "the cell is", "suites"):
         table.add_column(name, justify="right" if name in ("questions", "shots") else "left")
     for benchmark in BENCHMARKS:
         table.add_row(
@@ -39,7 +40,8 @@ def suite_listing() -> RenderableType:
             benchmark.column,
             str(benchmark.n),
             str(benchmark.shots),
-            benchmark.metric,
+            benchmark.cell,
+            ", ".join(name for name, members in SUITES.items() if benchmark.id in members),
         )
     return Group(table, Text("\nOne in full: mistral-eval tasks NAME. The files: tasks --path."))
 
@@ -59,7 +61,7 @@ def task_page(name: str) -> str:
     config: dict[str, Any] = loaded.task.dump_config()
     lines = [f"{loaded.benchmark.column}  ({tasks_folder() / f'{name}.yaml'})", ""]
     lines += [f"{key}: {config[key]!r}" for key in PROTOCOL_KEYS if key in config]
-    lines.append(f"the cell: {loaded.benchmark.metric} over {loaded.benchmark.n} questions")
+    lines.append(f"the cell: {loaded.benchmark.cell} over {loaded.benchmark.n} questions")
     first = loaded.questions[0].requests
     lines += ["", "First prompt of the sample:", RULE, first[0].context, RULE]
     if loaded.kind == "score":

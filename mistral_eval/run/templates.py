@@ -1,7 +1,7 @@
 """One Jinja template compiled once.
 
 lm-eval's `apply_template` compiles its template at each use: once per question and once more per
-shot, which for MMLU's 14042 five-shot questions takes longer than everything else together. The
+shot, which for 14042 five-shot questions takes longer than everything else together. The
 replacement renders the same text from the same environment.
 """
 

@@ -1,1 +1,1 @@
-"""The benchmarks: what each asks, which answer is right, how it is judged; and the suites."""
+"""The benchmarks: what each asks, which answer is right and how replies are judged; the suites."""

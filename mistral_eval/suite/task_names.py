@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from mistral_eval.errors import UsageError, nearest
 from mistral_eval.settings import STOCK_PREFIX, RunSettings
-from mistral_eval.suite.registry import BY_ID, SUITES
+from mistral_eval.suite.registry import BY_ID
+from mistral_eval.suite.suites import SUITES
 
 
 def parse_tasks(text: str) -> tuple[str, ...]:

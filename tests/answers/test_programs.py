@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mistral_eval.answers.completions import (
-    humaneval_program,
-    mbpp_program,
+    continued_program,
     pass_at_k,
     program_verdict,
+    whole_program,
 )
 from mistral_eval.answers.verdict import Outcome
 
@@ -30,7 +30,7 @@ ROW = {
 
 
 def test_a_humaneval_reply_continues_the_prompt():
-    program = humaneval_program(PROBLEM, "    return s\n")
+    program = continued_program(PROBLEM, "    return s\n")
 
     assert program.source == PROBLEM["prompt"] + "    return s\n"
     assert program.checks == (PROBLEM["test"], "check(decode_cyclic)")
@@ -38,14 +38,14 @@ def test_a_humaneval_reply_continues_the_prompt():
 
 
 def test_the_checker_of_humaneval_sees_the_prompt_and_nothing_of_the_reply():
-    program = humaneval_program(PROBLEM, "    return 'reply'\n")
+    program = continued_program(PROBLEM, "    return 'reply'\n")
 
     assert program.context == PROBLEM["prompt"]
     assert "reply" not in "".join(program.checks)
 
 
 def test_the_untrusted_part_of_mbpp_holds_no_assert():
-    program = mbpp_program(ROW, "def volume(r): return 0")
+    program = whole_program(ROW, "def volume(r): return 0")
 
     assert program.source == "def volume(r): return 0"
     assert program.setup == "import math"
@@ -53,25 +53,25 @@ def test_the_untrusted_part_of_mbpp_holds_no_assert():
 
 
 def test_the_names_of_mbpp_come_from_the_asserts():
-    assert mbpp_program(ROW, "").names == ("volume",)
+    assert whole_program(ROW, "").names == ("volume",)
 
 
 def test_a_function_named_like_a_built_in_is_the_programs():
     row = {"task_id": 126, "test_imports": [], "test_list": ["assert sum(10,15) == 6"]}
 
-    assert mbpp_program(row, "").names == ("sum",)
+    assert whole_program(row, "").names == ("sum",)
 
 
 def test_built_in_functions_around_the_call_stay_the_checkers():
     row = {"task_id": 2, "test_imports": [], "test_list": ["assert set(f((3,))) == set((3,))"]}
 
-    assert mbpp_program(row, "").names == ("f",)
+    assert whole_program(row, "").names == ("f",)
 
 
 def test_set_up_code_of_the_full_config_runs_after_the_reply_and_its_names_are_the_programs():
     setup = "import copy\nroot = Node(1)\nroot.left = Node(2)"
     row = {"task_id": 367, "test_setup_code": setup, "test_list": ["assert f(copy.copy(root))"]}
-    program = mbpp_program(row, "class Node: ...")
+    program = whole_program(row, "class Node: ...")
 
     assert (program.setup, program.context) == (setup, "import copy")
     assert set(program.names) == {"f", "root"}

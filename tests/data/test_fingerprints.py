@@ -15,6 +15,7 @@ NAMES = {
     "hellaswag": "hellaswag-reconstructed",
     "triviaqa": "triviaqa-dpr",
     "mbpp": "mbpp-release",
+    "boolq": "boolq-export",
 }
 
 
@@ -49,7 +50,10 @@ def test_one_changed_value_is_an_error_that_names_both(benchmark):
             if below:
                 owner, key = owner[name], below
             value = owner[key]
-            owner[key] = value + 1 if isinstance(value, int) else value + type(value)("!")
+            if isinstance(value, bool):
+                owner[key] = not value
+            else:
+                owner[key] = value + 1 if isinstance(value, int) else value + type(value)("!")
             found = fingerprint(spec, tampered)
             assert real != found, (split, column)
             with pytest.raises(DataError) as raised:

@@ -23,8 +23,11 @@ def test_features_are_the_top_columns():
 
 def test_an_incomplete_data_description_is_refused():
     kwargs = dict(read_task("piqa")["dataset_kwargs"])
-    with pytest.raises(TaskError, match="calls its column goal 'number'"):
+    kwargs |= read_task("piqa")["metadata"]
+    assert DataSpec.from_kwargs(kwargs) == data_spec("piqa")
+    expected = r"tasks/piqa.yaml .* columns.goal is 'number' \(input should be 'text', 'integer'"
+    with pytest.raises(TaskError, match=expected):
         DataSpec.from_kwargs({**kwargs, "columns": {"goal": "number"}})
-    del kwargs["splits"]
-    with pytest.raises(TaskError, match=r"piqa should say .* but splits is missing"):
+    del kwargs["splits"], kwargs["questions"]
+    with pytest.raises(TaskError, match=r"splits is missing; questions is missing\. Correct"):
         DataSpec.from_kwargs(kwargs)

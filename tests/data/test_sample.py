@@ -2,9 +2,10 @@
 
 from collections import Counter
 
+import make_sample
 import pytest
 
-from mistral_eval.data import load_benchmark_data, make_sample, make_source
+from mistral_eval.data import load_benchmark_data, make_source
 from mistral_eval.data.sources import SAMPLE
 from mistral_eval.data.task_file import data_spec
 from mistral_eval.suite.registry import BY_ID
@@ -41,9 +42,8 @@ def test_the_sample_s_rows_are_rows_of_the_test_set(shared, benchmark):
         assert all(row in everything for row in sample[split])
 
 
-def test_the_program_makes_the_sample_again(shared, tmp_path, monkeypatch):
-    monkeypatch.setattr(make_sample, "SAMPLE", tmp_path)
-    make_sample.main(str(shared / "data"))
+def test_the_program_makes_the_sample_again(shared, tmp_path):
+    make_sample.main(str(shared / "data"), tmp_path)
     made = {file.relative_to(tmp_path): file.read_bytes() for file in tmp_path.rglob("*.jsonl")}
     ours = {file.relative_to(SAMPLE): file.read_bytes() for file in SAMPLE.rglob("*.jsonl")}
     assert ours == made

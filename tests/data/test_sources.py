@@ -7,10 +7,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mistral_eval.data import load_benchmark_data, make_source
+from mistral_eval.data import dataset_from, load_benchmark_data, make_source
 from mistral_eval.data.sources import SAMPLE, Source
 from mistral_eval.data.task_file import data_spec
 from mistral_eval.errors import DataError, HubError
+from mistral_eval.suite.registry import check_golds
 
 PIQA = {"goal": "open a jar", "sol1": "twist", "sol2": "shout", "label": 0}
 ARC = {
@@ -33,8 +34,10 @@ def write(folder: Path, file: str, rows: list[dict]) -> Source:
 
 
 def error_of(benchmark: str, source: Source) -> str:
+    """What is said when a run loads the rows."""
+    load = dataset_from(source, unpinned=True, check=check_golds)
     with pytest.raises(DataError) as raised:
-        load_benchmark_data(data_spec(benchmark), source)
+        load(**data_spec(benchmark).model_dump())
     return str(raised.value)
 
 

@@ -13,7 +13,8 @@ from mistral_eval.run.run import run_suite
 from mistral_eval.run.watching import JudgeRow
 from mistral_eval.sandbox import run_programs
 from mistral_eval.settings import RunSettings
-from mistral_eval.suite.judge import JudgeContext, judge
+from mistral_eval.suite.benchmark import JudgeContext
+from mistral_eval.suite.registry import BY_ID
 
 
 class Watcher(Talk):
@@ -59,7 +60,7 @@ def test_programs_are_reported_one_by_one(sandbox):
     context = JudgeContext(sandbox, on_done=lambda *counts: told.append(counts), workers=2)
     rows = [{"task_id": n, "test_imports": [], "test_list": ["assert f() == 1"]} for n in range(5)]
     replies = [["def f(): return 1", "def f(): return 2"]] * 5
-    found = judge("mbpp", rows, replies, context=context)
+    found = BY_ID["mbpp"].judge(rows, replies, context)
 
     assert told == [(done, 10) for done in range(1, 11)]
     assert [verdict.metrics["pass@1"] for verdict in found] == [0.5] * 5
@@ -70,7 +71,7 @@ def test_comparisons_of_formulas_are_reported():
     context = JudgeContext(on_done=lambda *counts: told.append(counts), workers=2)
     rows = [{"solution": rf"\boxed{{{n}}}", "answer": str(n), "problem": ""} for n in range(6)]
     replies = [[rf"The final answer is \frac{{{2 * n + 2}}}{{2}}"] for n in range(6)]
-    judge("math", rows, replies, context=context)
+    BY_ID["math"].judge(rows, replies, context)
 
     assert told[-1] == (6, 6)
     assert len({done for done, _ in told}) > 2

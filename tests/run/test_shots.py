@@ -1,16 +1,16 @@
-"""MMLU's shots belong to the question's subject, or there are none."""
+"""Shots that come from rows belong to the question's subject, or there are none."""
 
 import pytest
 
 from mistral_eval.data.rows import Rows, with_siblings
 from mistral_eval.errors import TaskError
-from mistral_eval.run.shots import SubjectShots, dev_rows
+from mistral_eval.run.questions import shot_rows, shots_by_subject
 
 DEV = [{"subject": subject, "question": str(n)} for n in range(3) for subject in ("law", "art")]
 
 
 def test_the_first_rows_of_the_subject_come_in_order():
-    sampler = SubjectShots(DEV, rnd=1)
+    sampler = shots_by_subject(DEV, rnd=1)
     chosen = sampler.sample(2, eval_doc={"subject": "art", "question": "new"})
     assert [(row["subject"], row["question"]) for row in chosen] == [("art", "0"), ("art", "1")]
     assert sampler.sample(0, eval_doc={"subject": "art"}) == []
@@ -18,7 +18,7 @@ def test_the_first_rows_of_the_subject_come_in_order():
 
 def test_the_seed_changes_nothing():
     question = {"subject": "law", "question": "new"}
-    draws = [SubjectShots(DEV).set_rnd(seed).sample(3, eval_doc=question) for seed in (0, 1234)]
+    draws = [shots_by_subject(DEV).set_rnd(seed).sample(3, eval_doc=question) for seed in (0, 1234)]
     assert draws[0] == draws[1]
 
 
@@ -26,10 +26,10 @@ def test_the_seed_changes_nothing():
 def test_too_few_examples_are_an_error_that_names_the_subject(question):
     subject = question["subject"] if question else None
     with pytest.raises(TaskError, match=f"The subject {subject} should have 4"):
-        SubjectShots(DEV).sample(4, eval_doc=question)
+        shots_by_subject(DEV).sample(4, eval_doc=question)
 
 
 def test_the_dev_rows_stand_beside_the_test_rows():
     columns = {"subject": "text", "question": "text"}
     splits = with_siblings({"test": Rows(DEV[:1], columns), "dev": Rows(DEV, columns)})
-    assert list(dev_rows(splits["test"])) == DEV
+    assert list(shot_rows(splits["test"])) == DEV

@@ -1,7 +1,5 @@
 """Where there is no isolation nothing runs, unless that is asked for; and how that is found out."""
 
-import importlib
-
 import pytest
 
 from mistral_eval.answers.completions import Program
@@ -100,9 +98,7 @@ class TestChoice:
             kinds.append(settings["isolation"].kind)
             return run_programs(programs, **settings)
 
-        # The package has a function of the module's name.
-        module = importlib.import_module("mistral_eval.suite.judge")
-        monkeypatch.setattr(module, "run_programs", watch)
+        monkeypatch.setattr("mistral_eval.suite.programs.run_programs", watch)
         where = ("--data", "sample", "-o", tmp_path, "--sandbox", isolation.kind, "--json")
         code, out, _ = cli("run", "-t", "mbpp", "--engine", "oracle", "-L", "2", *where)
         (folder,) = (tmp_path / "oracle").iterdir()

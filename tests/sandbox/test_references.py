@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from mistral_eval.answers.completions import humaneval_program, mbpp_program
+from mistral_eval.answers.completions import continued_program, whole_program
 from mistral_eval.sandbox import Status
 
 pytestmark = pytest.mark.sandbox
@@ -19,26 +19,26 @@ def passed(results):
 
 def test_all_164_humaneval_references_pass(shared, isolation, run_under):
     problems = rows(shared, "humaneval/openai_humaneval")
-    programs = [humaneval_program(p, p["canonical_solution"]) for p in problems]
+    programs = [continued_program(p, p["canonical_solution"]) for p in problems]
 
     assert passed(run_under(programs, isolation)) == 164
 
 
 def test_all_257_sanitized_mbpp_references_pass(shared, isolation, run_under):
-    programs = [mbpp_program(row, row["code"]) for row in rows(shared, "mbpp/sanitized")]
+    programs = [whole_program(row, row["code"]) for row in rows(shared, "mbpp/sanitized")]
 
     assert passed(run_under(programs, isolation)) == 257
 
 
 def test_all_500_mbpp_references_of_the_full_config_pass(shared, best_isolation, run_under):
-    programs = [mbpp_program(row, row["code"]) for row in rows(shared, "mbpp/full")]
+    programs = [whole_program(row, row["code"]) for row in rows(shared, "mbpp/full")]
 
     assert passed(run_under(programs, best_isolation)) == 500
 
 
 def test_no_empty_reply_passes(shared, best_isolation, run_under):
     problems = rows(shared, "humaneval/openai_humaneval")
-    programs = [humaneval_program(problem, "") for problem in problems]
-    programs += [mbpp_program(row, "") for row in rows(shared, "mbpp/sanitized")]
+    programs = [continued_program(problem, "") for problem in problems]
+    programs += [whole_program(row, "") for row in rows(shared, "mbpp/sanitized")]
 
     assert passed(run_under(programs, best_isolation)) == 0

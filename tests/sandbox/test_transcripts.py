@@ -9,7 +9,7 @@ import dataclasses
 import pandas as pd
 import pytest
 
-from mistral_eval.answers.completions import humaneval_program, mbpp_program
+from mistral_eval.answers.completions import continued_program, whole_program
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.slow]
 
@@ -43,7 +43,7 @@ def test_humaneval_transcripts_agree(shared, best_isolation, run_under):
     problems = {row["task_id"]: row for row in data.to_dict("records")}
     rows = pd.read_parquet(shared / "transcripts/humaneval.parquet").to_dict("records")
     programs = [
-        dataclasses.replace(humaneval_program(problems[r["item_id"]], ""), source=r["output"])
+        dataclasses.replace(continued_program(problems[r["item_id"]], ""), source=r["output"])
         for r in rows
     ]
     results = run_under(programs, best_isolation)
@@ -65,7 +65,7 @@ def test_mbpp_transcripts_agree(shared, best_isolation, run_under):
         task = int(row["item_id"].split("/")[1])
         asserts = [ast.unparse(statement) for statement in wrapper.body]
         problem = {"task_id": task, "test_setup_code": setups[task], "test_list": asserts}
-        programs.append(mbpp_program(problem, row["output"]))
+        programs.append(whole_program(problem, row["output"]))
     results = run_under(programs, best_isolation)
 
     assert len(rows) == 1500

@@ -7,51 +7,48 @@ happens to be right: each would show here, without a model.
 import pytest
 
 from mistral_eval.data import load_benchmark_data, make_source
-from mistral_eval.data.task_file import data_spec, read_task
-from mistral_eval.errors import TaskError
-from mistral_eval.suite.judge import judge
-from mistral_eval.suite.oracle_replies import oracle_reply
+from mistral_eval.suite.benchmark import Benchmark
 from mistral_eval.suite.registry import BENCHMARKS
-
-GENERATED = [b for b in BENCHMARKS if not b.metric.startswith("acc")]
-PROGRAMS = ("humaneval", "mbpp")
 
 
 def marked(benchmarks):
-    marks = {name: [pytest.mark.sandbox] for name in PROGRAMS}
-    return [pytest.param(b, id=b.id, marks=marks.get(b.id, [])) for b in benchmarks]
+    return [
+        pytest.param(b, id=b.id, marks=[pytest.mark.sandbox] if b.runs_programs else [])
+        for b in benchmarks
+    ]
 
 
-def correct(benchmark: str, source: str, *, right: bool) -> tuple[int, int]:
+def reply(benchmark: Benchmark, doc: dict, *, right: bool) -> list:
+    """What the oracle engine answers: the same text each time, or one likely choice."""
+    said = benchmark.oracle(doc, right)
+    if benchmark.kind == "generate":
+        return [said] * benchmark.samples
+    return [(-1.0 if n == said else -1e6, False) for n in range(len(benchmark.gold(doc).texts))]
+
+
+def correct(benchmark: Benchmark, source: str, *, right: bool) -> tuple[int, int]:
     """How many of all questions the oracle's replies get right."""
-    spec = data_spec(benchmark)
+    spec = benchmark.task.data
     docs = list(load_benchmark_data(spec, make_source(source))[spec.splits[0]])
-    samples = read_task(benchmark)["repeats"]
-    replies = [[oracle_reply(benchmark, doc, right)] * samples for doc in docs]
-    verdicts = judge(benchmark, docs, replies)
+    verdicts = benchmark.judge(docs, [reply(benchmark, doc, right=right) for doc in docs])
     return sum(verdict.verdict.is_correct for verdict in verdicts), len(docs)
 
 
-@pytest.mark.parametrize("benchmark", marked(GENERATED))
+@pytest.mark.parametrize("benchmark", marked(BENCHMARKS))
 def test_the_oracle_is_right_and_wrong_on_the_whole_sample(benchmark):
-    assert correct(benchmark.id, "sample", right=True) == (16, 16)
-    assert correct(benchmark.id, "sample", right=False) == (0, 16)
+    assert correct(benchmark, "sample", right=True) == (16, 16)
+    assert correct(benchmark, "sample", right=False) == (0, 16)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("benchmark", marked(GENERATED))
+@pytest.mark.parametrize("benchmark", marked(BENCHMARKS))
 def test_the_oracle_is_right_on_the_whole_test_set(benchmark, shared):
-    found = correct(benchmark.id, str(shared / "data"), right=True)
+    found = correct(benchmark, str(shared / "data"), right=True)
     assert found == (benchmark.n, benchmark.n)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("benchmark", marked(GENERATED))
+@pytest.mark.parametrize("benchmark", marked(BENCHMARKS))
 def test_the_oracle_is_wrong_on_the_whole_test_set(benchmark, shared):
-    found = correct(benchmark.id, str(shared / "data"), right=False)
+    found = correct(benchmark, str(shared / "data"), right=False)
     assert found == (0, benchmark.n)
-
-
-def test_the_oracle_has_no_text_for_a_likelihood():
-    with pytest.raises(TaskError, match="not to 'mmlu'"):
-        oracle_reply("mmlu", {}, right=True)

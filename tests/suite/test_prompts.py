@@ -1,8 +1,8 @@
 """What the model sees: golden files, stock lm-eval's view, and no question among its own shots."""
 
 import re
-from pathlib import Path
 
+import golden_prompts
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,12 +10,11 @@ from lm_eval.tasks import TaskManager
 
 from mistral_eval.data import dataset_from, make_source
 from mistral_eval.locations import tasks_folder
-from mistral_eval.run import golden
-from mistral_eval.suite import hellaswag
-from mistral_eval.suite.choices import CHOICES
-from mistral_eval.suite.registry import BY_ID
+from mistral_eval.suite import choice
+from mistral_eval.suite.registry import BENCHMARKS, BY_ID
 
-GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "prompts"
+CHOICES = [one.id for one in BENCHMARKS if one.kind == "score"]
+GOLDEN = golden_prompts.FOLDER
 ASKS = {
     "mmlu": lambda doc: f"{doc['question']}\nA. {doc['choices'][0]}\n",
     "nq": lambda doc: f"Q: {doc['question']}?\n",
@@ -28,9 +27,9 @@ ASKS = {
 
 @pytest.mark.parametrize("benchmark", BY_ID)
 def test_the_first_request_is_the_golden_one(benchmark):
-    """`python -m mistral_eval.run.golden tests/golden/prompts` writes the files again."""
+    """`python tools/golden_prompts.py` writes the files again."""
     expected = (GOLDEN / f"{benchmark}.txt").read_bytes().decode("utf-8")
-    assert golden.golden(benchmark, golden.Tokenizer.v1()) == expected
+    assert golden_prompts.golden(benchmark, golden_prompts.Tokenizer.v1()) == expected
 
 
 def test_there_is_a_golden_file_for_each_benchmark_and_no_other():
@@ -40,11 +39,13 @@ def test_there_is_a_golden_file_for_each_benchmark_and_no_other():
 @pytest.mark.parametrize("benchmark", BY_ID)
 def test_stock_lm_eval_builds_the_same_first_requests(benchmark, sample_task, monkeypatch):
     """Its task manager, its loader, its templates; only the hub's rows come from the sample."""
-    monkeypatch.setattr("mistral_eval.data.from_hub", dataset_from(make_source("sample")))
+    monkeypatch.setattr(
+        "mistral_eval.suite.lm_eval_hooks.from_hub", dataset_from(make_source("sample"))
+    )
     manager = TaskManager(include_path=str(tasks_folder()), include_defaults=False)
     task = manager.load([benchmark])["tasks"][benchmark]
     task.build_all_requests(limit=1)
-    ours = golden.requests_of(sample_task(benchmark), 0)
+    ours = golden_prompts.requests_of(sample_task(benchmark), 0)
     assert [(i.request_type, i.args, i.idx, i.repeats) for i in task.instances] == [
         (i.request_type, i.args, i.idx, i.repeats) for i in ours
     ]
@@ -117,9 +118,9 @@ def test_a_question_mark_is_added_where_there_is_none(sample_task):
 def same_choices(task, benchmark):
     """The judge reads the choices and the gold that lm-eval was told."""
     for doc in task.eval_docs:
-        choices = CHOICES[benchmark](doc)
+        gold = BY_ID[benchmark].gold(doc)
         target = task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc)
-        assert (list(choices.texts), choices.gold) == (task.doc_to_choice(doc), target)
+        assert (list(gold.texts), gold.index) == (task.doc_to_choice(doc), target)
 
 
 @pytest.mark.parametrize("benchmark", CHOICES)
@@ -136,7 +137,7 @@ def test_winogrande_scores_the_rest_of_the_sentence_after_each_option(sample_tas
     """Context and continuation give the sentence again, stray spaces at the blank aside."""
     task = sample_task("winogrande")
     for place, doc in enumerate(task.eval_docs):
-        first, second = golden.requests_of(task, place)
+        first, second = golden_prompts.requests_of(task, place)
         for request, option in ((first, doc["option1"]), (second, doc["option2"])):
             whole = "".join(request.args)
             assert " ".join(whole.split()) == " ".join(doc["sentence"].replace("_", option).split())
@@ -151,8 +152,8 @@ def test_hellaswag_texts_are_cleaned_as_lm_eval_does(shared):
     rows = pq.read_table(shared / "data/hellaswag/raw1000/validation.parquet").to_pylist()
     for row in rows:
         context = row["ctx_a"] + " " + row["ctx_b"].capitalize()
-        assert hellaswag.question(row) == preprocess(row["activity_label"] + ": " + context)
-        assert hellaswag.endings(row) == [preprocess(ending) for ending in row["endings"]]
+        assert choice.hellaswag_question(row) == preprocess(row["activity_label"] + ": " + context)
+        assert choice.hellaswag_endings(row) == [preprocess(ending) for ending in row["endings"]]
     assert sum("[" in "".join(row["endings"]) for row in rows) > 50
 
 
@@ -164,7 +165,7 @@ def test_any_text_is_cleaned_as_lm_eval_does(text):
     """Brackets open, closed or nested, spaces in any number, markup at either end."""
     from lm_eval.tasks.hellaswag.utils import preprocess
 
-    assert hellaswag.clean(text) == preprocess(text)
+    assert choice.clean(text) == preprocess(text)
 
 
 def test_humaneval_keeps_the_prompt_s_last_line_break(sample_task):

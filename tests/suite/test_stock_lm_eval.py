@@ -8,8 +8,7 @@ from lm_eval.tasks import TaskManager
 from mistral_eval.data import dataset_from, make_source
 from mistral_eval.data.task_file import read_task
 from mistral_eval.locations import tasks_folder
-from mistral_eval.suite.choices import CHOICES
-from mistral_eval.suite.oracle_replies import oracle_reply
+from mistral_eval.suite import lm_eval_hooks
 from mistral_eval.suite.registry import BY_ID
 
 
@@ -17,7 +16,7 @@ class Gold(LM):
     """A model that knows the gold of every question."""
 
     def loglikelihood(self, requests):
-        golds = [CHOICES[request.task_name](request.doc).gold for request in requests]
+        golds = [BY_ID[request.task_name].oracle(request.doc, True) for request in requests]
         return [
             (0.0 if r.idx == gold else -1e6, True) for r, gold in zip(requests, golds, strict=True)
         ]
@@ -26,14 +25,14 @@ class Gold(LM):
         raise NotImplementedError
 
     def generate_until(self, requests):
-        return [oracle_reply(request.task_name, request.doc, right=True) for request in requests]
+        return [BY_ID[request.task_name].oracle(request.doc, True) for request in requests]
 
 
 @pytest.mark.slow
 @pytest.mark.sandbox
-def test_stock_lm_eval_runs_all_twelve_and_reports_our_metrics(monkeypatch):
+def test_stock_lm_eval_runs_every_benchmark_and_reports_our_metrics(monkeypatch):
     """Every metric of every file arrives, and is 1.0 for a model that knows the gold."""
-    monkeypatch.setattr("mistral_eval.data.from_hub", dataset_from(make_source("sample")))
+    monkeypatch.setattr(lm_eval_hooks, "from_hub", dataset_from(make_source("sample")))
     results = simple_evaluate(
         model=Gold(),
         tasks=list(BY_ID),
@@ -49,7 +48,7 @@ def test_stock_lm_eval_runs_all_twelve_and_reports_our_metrics(monkeypatch):
         assert {key: results[benchmark].get(key) for key in expected} == expected, benchmark
 
 
-def test_the_folder_alone_is_twelve_tasks_and_no_group():
+def test_the_folder_alone_is_tasks_and_no_group():
     manager = TaskManager(include_path=str(tasks_folder()), include_defaults=False)
     assert sorted(manager.all_tasks) == sorted(BY_ID)
     assert manager.all_groups == []
@@ -58,7 +57,7 @@ def test_the_folder_alone_is_twelve_tasks_and_no_group():
 @pytest.mark.slow
 def test_a_benchmark_of_ours_replaces_the_stock_one(monkeypatch):
     """Also MMLU, which lm-eval knows as a group of 57 tasks."""
-    monkeypatch.setattr("mistral_eval.data.from_hub", dataset_from(make_source("sample")))
+    monkeypatch.setattr(lm_eval_hooks, "from_hub", dataset_from(make_source("sample")))
     manager = TaskManager(include_path=str(tasks_folder()))
     loaded = manager.load(["mmlu", "piqa"])
     assert list(loaded["tasks"]) == ["mmlu", "piqa"]

@@ -9,7 +9,6 @@ from mistral_eval.errors import TaskError
 from mistral_eval.locations import tasks_folder
 from mistral_eval.suite.registry import BENCHMARKS, BY_ID
 
-CHOICES = ("mmlu", "hellaswag", "winogrande", "piqa", "arc_easy", "arc_challenge")
 DECIDING = {
     "task", "dataset_path", "dataset_name", "custom_dataset", "dataset_kwargs", "test_split",
     "output_type", "num_fewshot", "description", "doc_to_text", "doc_to_target",
@@ -41,6 +40,7 @@ DATA = {
     "mbpp": ("google-research-datasets/mbpp", "sanitized", "test"),
     "math": ("EleutherAI/hendrycks_math", None, "test"),
     "gsm8k": ("openai/gsm8k", "main", "test"),
+    "boolq": ("google/boolq", None, "validation"),
 }
 
 
@@ -55,21 +55,22 @@ def test_a_file_writes_out_what_decides_a_score(benchmark):
     assert set(task) >= DECIDING
     assert "include" not in task
     assert task["task"] == benchmark.id
-    deciding = {"doc_to_choice"} if benchmark.id in CHOICES else {"generation_kwargs"}
+    deciding = {"doc_to_choice"} if benchmark.kind == "score" else {"generation_kwargs"}
     assert set(task) >= deciding
     assert all(set(m) == {"metric", "aggregation", "higher_is_better"} for m in task["metric_list"])
 
 
 @pytest.mark.parametrize("benchmark", BENCHMARKS, ids=lambda benchmark: benchmark.id)
 def test_a_file_agrees_with_the_suite(benchmark):
+    """What one of the two states, the other does not repeat."""
     task = read_task(benchmark.id)
     metadata = task["metadata"]
-    assert metadata["column"] == benchmark.column
-    assert metadata["questions"] == benchmark.n
-    assert metadata["cell"] == benchmark.metric
-    assert benchmark.metric in [metric["metric"] for metric in task["metric_list"]]
-    assert task["num_fewshot"] == benchmark.shots
-    assert (metadata["stratum"] is None) == (benchmark.strata is None)
+    assert set(metadata) == {"version", "questions", "stratum"}
+    assert benchmark.cell in [metric["metric"] for metric in task["metric_list"]]
+    assert (benchmark.n, benchmark.stratum) == (metadata["questions"], metadata["stratum"])
+    assert (benchmark.shots, benchmark.samples) == (task["num_fewshot"], task["repeats"])
+    assert list(benchmark.stops) == task.get("generation_kwargs", {}).get("until", [])
+    assert benchmark.stratum is None or benchmark.stratum in benchmark.task.data.columns
 
 
 @pytest.mark.parametrize("benchmark", BY_ID)

@@ -1,7 +1,7 @@
-r"""Find the final answer of a MATH solution, and compare two answers for equivalence.
+r"""Final answers of maths solutions: find one in a reply, and say whether two are equivalent.
 
 Source: the answer format of Minerva's 4-shot prompt (Lewkowycz et al. 2022) and the \boxed answers
-of MATH (Hendrycks et al. 2021). `docs/scoring.md` specifies what counts as equal.
+of Hendrycks et al. 2021. `docs/scoring.md` says what counts as equal.
 """
 
 import re
@@ -46,7 +46,7 @@ def final_answer(text: str) -> str | None:
 
 
 def boxed_answer(solution: str) -> str | None:
-    r"""Return the content of the last \boxed of a text, the format of MATH's gold solutions."""
+    r"""Return the content of the last \boxed of a text, as gold solutions have it."""
     boxes = _boxes(solution)
     return max(boxes)[1] if boxes else None
 

@@ -6,7 +6,7 @@ Source: the string rules of Hendrycks et al. 2021 (`math_equivalence.py`) and of
 
 import re
 
-MAX_CHARS = 2000  # no gold answer of MATH has more than 120; longer texts must match exactly
+MAX_CHARS = 2000  # no gold answer has more than 120; longer texts compare as they are
 
 _UNICODE = str.maketrans(
     {

@@ -1,8 +1,8 @@
 """The questions of several runs, merged, deduplicated and compressed for the report's browser.
 
-lm-eval's samples files repeat the few-shot block for every choice of every question: 190 MB for
-MMLU. Here each block is stored once, and each question once for all runs, in chunks of a few
-hundred kilobytes that the page inflates on demand.
+lm-eval's samples files repeat the few-shot block for every choice of every question, up to
+190 MB. Here each block is stored once, a question once for all runs, in chunks of a few hundred
+kilobytes that the page inflates when it needs them.
 """
 
 import base64
@@ -18,28 +18,13 @@ from typing import Any, Final
 from mistral_eval.record.comparison import QuestionOutcome
 from mistral_eval.record.sample_files import outcome_of, read_rows
 from mistral_eval.report.html.shot_blocks import Blocks
-from mistral_eval.suite.choices import CHOICES
-from mistral_eval.suite.golds import TEXTS
+from mistral_eval.suite.benchmark import Benchmark
 from mistral_eval.suite.registry import BY_ID
 
 CHUNK_CHARACTERS: Final = 300_000
 LETTERS: Final = {"correct": "c", "wrong": "w", "no_answer": "n", "timeout": "t"}
 ABSENT: Final = "-"
-DIGITS: Final = 4  # of a log-likelihood: more than the precision of bfloat16
-TITLES: Final = {
-    "mmlu": "question",
-    "hellaswag": "ctx_a",
-    "winogrande": "sentence",
-    "piqa": "goal",
-    "arc_easy": "question",
-    "arc_challenge": "question",
-    "nq": "question",
-    "triviaqa": "question",
-    "humaneval": "entry_point",
-    "mbpp": "prompt",
-    "math": "problem",
-    "gsm8k": "question",
-}
+DIGITS: Final = 4  # of a log-likelihood: more than bfloat16 resolves
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +68,8 @@ def bundle(benchmark: str, files: Sequence[Path | None]) -> Bundle:
     Raises:
         OutputError: A file is damaged.
     """
-    blocks = Blocks("" if benchmark == "humaneval" else TITLES.get(benchmark, ""))
+    known = BY_ID.get(benchmark)
+    blocks = Blocks()
     merged: dict[str, _Question] = {}
     seen: dict[str, int] = {}
     outcomes: list[dict[str, QuestionOutcome] | None] = []
@@ -94,10 +80,10 @@ def bundle(benchmark: str, files: Sequence[Path | None]) -> Bundle:
             mine[str(row["doc_id"])] = outcome
             key = f"{row['doc_id']} {outcome.digest}"
             if key not in merged:
-                merged[key] = _new(benchmark, row, seen, blocks)
+                merged[key] = _new(known, row, seen, blocks)
             question = merged[key]
             _pad(question, run)
-            question.answers.append(_answer(benchmark, row))
+            question.answers.append(_answer(known, row))
             question.letters.append(LETTERS[row["verdict"]["outcome"]])
         outcomes.append(mine if file else None)
     questions = list(merged.values())
@@ -121,52 +107,49 @@ def _pad(question: _Question, run: int) -> None:
     question.letters += [ABSENT] * missing
 
 
-def _new(benchmark: str, row: Mapping[str, Any], seen: dict[str, int], blocks: Blocks) -> _Question:
-    """Return a question's part that is common to all runs: title, prompt, choices, golds."""
+def _new(
+    known: Benchmark | None, row: Mapping[str, Any], seen: dict[str, int], blocks: Blocks
+) -> _Question:
+    """A question's part that no run changes: title, prompt, choices, golds, reference."""
     name = str(row["doc_id"])
     seen[name] = seen.get(name, 0) + 1
     arguments = list(row["arguments"].values())
     doc = row["doc"]
     first = str(arguments[0]["arg_0"])
-    block, rest = blocks.split(first, doc)
+    title = known.title(doc).strip() if known else ""
+    block, rest = blocks.split(first, title if known and known.shots else "")
     more: dict[str, Any] = {}
     if _is_choice(row):
         more["c"] = [str(part["arg_1"]) for part in arguments]
         contexts = [str(part["arg_0"]) for part in arguments]
         if len(set(contexts)) > 1:
             more["d"] = contexts
-        if benchmark in CHOICES:
-            more["i"] = CHOICES[benchmark](doc).gold
-    else:
-        more |= _golds(benchmark, row)
-    if benchmark not in CHOICES and benchmark not in TEXTS:
-        more["g"] = [str(row["target"])]
-    title = str(doc.get(TITLES.get(benchmark, ""), "") or rest).strip()
+    more |= _golds(known, doc) if known else {"g": [str(row["target"])]}
+    title = title or rest.strip()
     name = name if seen[name] == 1 else f"{name}~{seen[name]}"
     return _Question(name, str(row.get("stratum") or ""), [name, title[:200], block, rest, more])
 
 
-def _golds(benchmark: str, row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what answers are compared with: accepted texts, or a program's checks."""
-    if benchmark not in TEXTS:
-        return {}
-    golds = TEXTS[benchmark](row["doc"])
-    if BY_ID[benchmark].group == "code":
-        joined = {"j": 1} if benchmark == "humaneval" else {}
-        return {"k": "\n".join(golds), "s": str(row["target"]), **joined}
-    if benchmark == "math":
-        return {"s": str(row["target"])}
-    return {"g": golds, **({"s": str(row["doc"]["answer"])} if benchmark == "gsm8k" else {})}
+def _golds(known: Benchmark, doc: Mapping[str, Any]) -> dict[str, Any]:
+    """What an answer is compared with: a choice, accepted texts, or a program's checks."""
+    gold = known.gold(doc)
+    if gold.index is not None:
+        return {"i": gold.index}
+    solution = {"s": gold.solution} if gold.solution else {}
+    if known.runs_programs:
+        joined = {"j": 1} if known.continues_prompt else {}
+        return {"k": "\n".join(gold.texts), **solution, **joined}
+    return {"g": list(gold.texts), **solution}
 
 
-def _answer(benchmark: str, row: Mapping[str, Any]) -> list[Any]:
-    """Return one run's answer: [verdict, answer, reason, samples, log-likelihoods]."""
+def _answer(known: Benchmark | None, row: Mapping[str, Any]) -> list[Any]:
+    """What one run made of a question: [verdict, answer, reason, samples, log-likelihoods]."""
     verdict = row["verdict"]
     letter = LETTERS[verdict["outcome"]]
     if _is_choice(row):
         logprobs = [_rounded(float(choice[0][0])) for choice in row["resps"]]
-        if benchmark in CHOICES:  # the index of the chosen text suffices
-            texts = CHOICES[benchmark](row["doc"]).texts
+        if known:  # the chosen text's place says it all, its reason too
+            texts = known.gold(row["doc"]).texts
             return [letter, texts.index(verdict["answer"]), "", [], logprobs]
         return [letter, verdict["answer"], verdict["reason"], [], logprobs]
     replies = row["resps"][0]
@@ -212,7 +195,7 @@ def _index(
     return {
         "id": benchmark,
         "name": known.column if known else benchmark,
-        "normalised": known is not None and known.metric == "acc_norm",
+        "normalised": known is not None and known.cell == "acc_norm",
         "n": len(questions),
         "ids": _ids([question.id for question in questions]),
         "strata": list(_lengths(question.stratum for question in questions)),

@@ -1,4 +1,4 @@
-"""The report's figures: the paper's figures 4 and 5, MMLU by subject, differences of two runs."""
+"""The report's figures: the paper's figures 4 and 5, scores by subject, differences of two runs."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -12,10 +12,11 @@ from mistral_eval.record.scores import one_line
 from mistral_eval.report.baselines import Baseline
 from mistral_eval.report.html.svg import INK, LINE, PAPER, QUIET, RUNS, draw, variable
 from mistral_eval.report.table.scale import anchors
-from mistral_eval.report.table.sections import GROUP_TITLES, group_interval
+from mistral_eval.report.table.sections import group_interval
 from mistral_eval.report.table.view import RowView, column_of, points
 from mistral_eval.stats import Interval, wilson
-from mistral_eval.suite.registry import BENCHMARKS, Group
+from mistral_eval.suite.benchmark import Benchmark, Group
+from mistral_eval.suite.suites import FIGURE_4
 
 WIDTH: Final = 4.7  # inches: text stays readable on a phone
 LABEL: Final = 30  # characters
@@ -33,9 +34,9 @@ def short(name: str) -> str:
     return flat if len(flat) <= LABEL else f"{flat[: LABEL - 1]}…"
 
 
-def groups_chart(rows: Sequence[RowView], group: Group) -> str | None:
+def groups_chart(rows: Sequence[RowView], columns: Sequence[Benchmark], group: Group) -> str | None:
     """Draw one group of the paper's figure 4 as bars; None if no row has the whole group."""
-    scored = _scored(rows, group)
+    scored = _scored(rows, columns, group)
     if not scored:
         return None
     colors = color_of(rows)
@@ -53,19 +54,25 @@ def groups_chart(rows: Sequence[RowView], group: Group) -> str | None:
         axes.set_xlim(0, 108)
         axes.set_xticks(range(0, 101, 25))
 
-    title = GROUP_TITLES[group]
+    title = FIGURE_4[group]
     said = "; ".join(f"{row.label} {points(interval.value)}" for row, interval in scored)
     size = (WIDTH, 0.5 + 0.27 * len(scored))
     return draw(f"figure-4-{group}", f"{title}: {said}", size, paint)
 
 
-def sizes_chart(rows: Sequence[RowView], known: Sequence[Baseline], group: Group) -> str | None:
+def sizes_chart(
+    rows: Sequence[RowView],
+    columns: Sequence[Benchmark],
+    known: Sequence[Baseline],
+    group: Group,
+) -> str | None:
     """Draw the paper's figure 5 for one group: score against Llama 2's size; None without rows.
 
     Llama 2's own rows are the curve; the other models are placed on it.
     """
     scale = anchors(known, group)
-    scored = _scored([row for row in rows if row.is_model and "llama2" not in row.id], group)
+    placed = [row for row in rows if row.is_model and "llama2" not in row.id]
+    scored = _scored(placed, columns, group)
     if not scored or len(scale.sizes) < 2:
         return None
     colors = color_of(rows)
@@ -103,7 +110,7 @@ def sizes_chart(rows: Sequence[RowView], known: Sequence[Baseline], group: Group
         axes.margins(x=0.06, y=0.14)
         axes.set_ylabel("score, %", fontsize=9)
 
-    title = f"{GROUP_TITLES[group]}: scores against the size of Llama 2"
+    title = f"{FIGURE_4[group]}: scores against the size of Llama 2"
     return draw(f"figure-5-{group}", title, (WIDTH, 2.9), paint)
 
 
@@ -116,7 +123,7 @@ def subjects_chart(
         names: The runs' labels.
         strata: Per run, subject -> (correct, asked).
         colors: The runs' colours.
-        task: "mmlu" or "math".
+        task: the benchmark's id.
     """
     first = {name: wilson(*counts) for name, counts in strata[0].items()}
     order = sorted(first, key=lambda name: first[name].value)
@@ -188,7 +195,9 @@ def _name_rows(axes: Axes, labels: Sequence[str]) -> None:
     axes.spines["bottom"].set_color(LINE)
 
 
-def _scored(rows: Sequence[RowView], group: Group) -> list[tuple[RowView, Interval]]:
+def _scored(
+    rows: Sequence[RowView], columns: Sequence[Benchmark], group: Group
+) -> list[tuple[RowView, Interval]]:
     """Return the rows that have the whole group, each with its mean."""
-    found = ((row, group_interval(row, BENCHMARKS, group)) for row in rows)
+    found = ((row, group_interval(row, columns, group)) for row in rows)
     return [(row, interval) for row, interval in found if interval is not None]

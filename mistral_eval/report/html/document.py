@@ -16,9 +16,10 @@ from mistral_eval.report.table import published_rows
 from mistral_eval.report.table.compared import comparison_sections
 from mistral_eval.report.table.html_table import STYLE, html_fragment, section_html
 from mistral_eval.report.table.scale import ANCHOR_IDS
-from mistral_eval.report.table.sections import GROUP_TITLES, SIZED, figure_4, figure_5, reproduced
+from mistral_eval.report.table.sections import figure_4, figure_5, reproduced
 from mistral_eval.report.table.view import Section, TableView, column_of
-from mistral_eval.suite.registry import BENCHMARKS
+from mistral_eval.suite.registry import BY_ID
+from mistral_eval.suite.suites import FIGURE_4, FIGURE_5
 
 SCRIPTS: Final = ("text.js", "store.js", "filter.js", "list.js", "detail.js", "app.js")
 FIGURE_ROWS: Final = (
@@ -26,7 +27,6 @@ FIGURE_ROWS: Final = (
     "mistral-paper-table2/llama2-13b",
     "mistral-paper-table2/mistral-7b",
 )
-WITH_SUBJECTS: Final = ("mmlu", "math")
 CONTENTS: Final = {
     "scores": "Scores",
     "figures": "Figures",
@@ -108,7 +108,7 @@ def _sections(content: Content) -> Iterator[tuple[str, str]]:
     yield "figures", _section("figures", *_figures(content.view))
     if content.comparisons or content.refusal:
         yield "comparison", _section("comparison", *_comparison(content))
-    subjects = [_subjects(content, task) for task in WITH_SUBJECTS]
+    subjects = [_subjects(content, task) for task in BY_ID]
     if any(subjects):
         yield "subjects", _section("subjects", f'<div class="figures">{"".join(subjects)}</div>')
     yield "questions", _static("browser.html")
@@ -135,24 +135,26 @@ def _reproduced(view: TableView) -> Iterator[str]:
     (paper,) = published_rows([FIGURE_ROWS[-1]])
     for row in view.rows:
         if row.run is not None and row.is_model:
-            yield _folded(reproduced(row.run, row.label, paper, BENCHMARKS))
+            yield _folded(reproduced(row.run, row.label, paper, view.columns))
 
 
 def _figures(view: TableView) -> Iterator[str]:
     """Yield the paper's figures 4 and 5 with these runs, and their numbers as tables."""
     known = published_rows(ANCHOR_IDS)
     rows = [row for row in view.rows if row.id in FIGURE_ROWS or row.kind == "run"]
-    bars = [_figure(GROUP_TITLES[g], charts.groups_chart(rows, g)) for g in GROUP_TITLES]
+    bars = [_figure(FIGURE_4[g], charts.groups_chart(rows, view.columns, g)) for g in FIGURE_4]
     if any(bars):
         yield "<h3>The paper's figure 4: group means, 95 % intervals on runs</h3>"
         yield f'<div class="figures">{"".join(bars)}</div>'
-        yield _folded(figure_4(rows, BENCHMARKS), "Figure 4 as a table")
+        yield _folded(figure_4(rows, view.columns), "Figure 4 as a table")
     else:
         yield '<p class="about">No run has all benchmarks of a group of figure 4.</p>'
-    sizes = [_figure(GROUP_TITLES[g], charts.sizes_chart(rows, known, g)) for g in SIZED]
+    sizes = [
+        _figure(FIGURE_4[g], charts.sizes_chart(rows, view.columns, known, g)) for g in FIGURE_5
+    ]
     yield "<h3>The paper's figure 5: the size of Llama 2 with the same score</h3>"
     yield f'<div class="figures">{"".join(sizes)}</div>'
-    yield _folded(figure_5(rows, BENCHMARKS, known), "Figure 5 as a table")
+    yield _folded(figure_5(rows, view.columns, known), "Figure 5 as a table")
 
 
 def _comparison(content: Content) -> Iterator[str]:

@@ -126,7 +126,7 @@ def protocols(run: Mapping[str, Any], name: str) -> Section:
         rows.append(
             (
                 column_of(task),
-                known.metric if known else MISSING,
+                known.cell if known else MISSING,
                 _text(shots),
                 str(run.get("protocol", {}).get(task, MISSING))[:16],
                 " ".join(filter(None, (_text(data.get("name")), (data.get("commit") or "")[:12]))),

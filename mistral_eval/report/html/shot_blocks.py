@@ -1,8 +1,5 @@
 """Few-shot blocks told from the questions they precede, each kept once."""
 
-from collections.abc import Mapping
-from typing import Any
-
 
 class Blocks:
     """The distinct texts before the questions of a benchmark.
@@ -11,15 +8,16 @@ class Blocks:
     or at the line they begin on. What cannot be cut is shown whole.
     """
 
-    def __init__(self, column: str) -> None:
-        """`column` of a row holds the question's words; "" where none is known."""
+    def __init__(self) -> None:
         self.texts: list[str] = []
-        self._column = column
         self._places: dict[str, int] = {}
 
-    def split(self, prompt: str, doc: Mapping[str, Any]) -> tuple[int, str]:
-        """The block's number (-1: no block), and the rest of the prompt."""
-        end = self._end(prompt, str(doc.get(self._column, "")).strip())
+    def split(self, prompt: str, words: str) -> tuple[int, str]:
+        """The block's number (-1: no block), and the rest of the prompt.
+
+        `words` are the question's, or "" where none are known or no shots come before it.
+        """
+        end = self._end(prompt, words)
         if end <= 0:
             return -1, prompt
         block = prompt[:end]

@@ -1,6 +1,7 @@
 """The paper's table from published numbers and runs, in six formats."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +17,8 @@ from mistral_eval.report.table.notes import build_notes
 from mistral_eval.report.table.rich_table import RichTable
 from mistral_eval.report.table.sections import build_sections
 from mistral_eval.report.table.view import TableOptions, TableView, build_rows
+from mistral_eval.suite.registry import BENCHMARKS
+from mistral_eval.suite.suites import PAPER as PAPER_SUITE
 
 _RENDERERS: Final[dict[str, Callable[[TableView], Any]]] = {
     "rich": RichTable,
@@ -44,10 +47,16 @@ def build_view(
 ) -> TableView:
     """Return the table's content before any format: published rows, then runs, notes, sections.
 
+    A benchmark that is not among the options' columns has one behind them if a run has its score.
+
     Raises:
         UsageError: An option names a row that does not exist.
     """
     options = options or TableOptions()
+    measured = {name for run in runs for name in run.cells}
+    others = [one for one in BENCHMARKS if one.id in measured and one.id not in PAPER_SUITE]
+    columns = tuple(dict.fromkeys((*options.benchmarks, *others)))
+    options = replace(options, benchmarks=columns)
     rows = build_rows(baselines, runs, options)
     return TableView(
         _title(baselines, runs),

@@ -24,7 +24,7 @@ def json_table(view: TableView) -> str:
                 "name": benchmark.column,
                 "n": benchmark.n,
                 "shots": benchmark.shots,
-                "metric": benchmark.metric,
+                "metric": benchmark.cell,
                 "group": benchmark.group,
             }
             for benchmark in view.columns
@@ -58,7 +58,7 @@ def _row(row: RowView, view: TableView) -> dict[str, Any]:
     apart = {
         name: _published(cell)
         for name, cell in (*row.published.cells.items(), *row.published.other.items())
-        if not cell.fits_column(name)
+        if name not in cells or not cell.fits_column(name)
     }
     about |= {"modality": row.modality, "publication": row.published.group_title}
     return about | {"source": asdict(row.published.source), "cells": cells, "apart": apart}

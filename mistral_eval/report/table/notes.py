@@ -6,7 +6,9 @@ from typing import Final
 from mistral_eval.record.scores import Cell, RunScores, run_labels
 from mistral_eval.report.baselines import PAPER, Baseline
 from mistral_eval.report.table.view import OTHER_PROTOCOL, TableOptions, points
-from mistral_eval.suite.registry import BY_ID, Benchmark
+from mistral_eval.suite.benchmark import Benchmark
+from mistral_eval.suite.registry import BY_ID
+from mistral_eval.suite.suites import CONTRADICTIONS
 
 NOT_A_MODEL: Final[Mapping[str, str]] = {
     "oracle": "the oracle answers with the gold: a check of the scorers, not a model",
@@ -52,26 +54,18 @@ def build_notes(
 def _protocol(columns: Sequence[Benchmark]) -> str:
     kinds: dict[str, list[str]] = {}
     for column in columns:
-        kinds.setdefault(f"{column.shots}-shot, {SCORING[column.metric]}", []).append(column.column)
+        kinds.setdefault(f"{column.shots}-shot, {SCORING[column.cell]}", []).append(column.column)
     listed = "; ".join(f"{', '.join(names)} {kind}" for kind, names in kinds.items())
     return f"Protocol: {listed}."
 
 
 def _contradictions(baselines: Sequence[Baseline], columns: Sequence[Benchmark]) -> list[str]:
     shown = {baseline.id for baseline in baselines}
-    ids = {column.id for column in columns}
-    notes = []
-    if "nq" in ids and {f"{PAPER}/mistral-7b", f"{PAPER}/llama2-13b"} <= shown:
-        notes.append(
-            "NQ: the paper's caption says that Mistral 7B beats LLaMA 2 13B on all metrics; "
-            "its table has 28.8 against 29.0."
-        )
-    if "mmlu" in ids and f"{PAPER}/mistral-7b" in shown:
-        notes.append(
-            "MMLU: a standard 5-shot run gives about 62.5 for Mistral 7B, above the paper's 60.1; "
-            "Mistral's later papers print 62.5 themselves."
-        )
-    return notes
+    return [
+        f"{benchmark.column}: {sentence}"
+        for benchmark, models, sentence in CONTRADICTIONS
+        if benchmark in columns and {f"{PAPER}/{model}" for model in models} <= shown
+    ]
 
 
 def _sources(baselines: Sequence[Baseline]) -> list[str]:

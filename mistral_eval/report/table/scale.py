@@ -12,7 +12,8 @@ from typing import Final
 
 from mistral_eval.report.baselines import Baseline
 from mistral_eval.stats import Interval
-from mistral_eval.suite.registry import BENCHMARKS, Group
+from mistral_eval.suite.benchmark import Group
+from mistral_eval.suite.suites import FIGURE_4, FIGURE_5, columns_of
 
 ANCHOR_IDS: Final = (
     "mistral-paper-table2/llama2-7b",
@@ -25,11 +26,14 @@ SIZE_METHOD: Final = (
         "Llama 2 7B and 13B (Mistral 7B paper) and 70B (Mixtral paper), all from Mistral's own "
         "pipeline; no extrapolation below or above."
     ),
-    "Knowledge ends at 13B: Mistral never printed 5-shot NQ and TriviaQA for Llama 2 70B.",
     (
-        "The paper prints MMLU 23B, Reasoning 38B (over eight benchmarks, here five) and Knowledge "
-        "13B for Mistral 7B and does not state its method; Meta's own 68.9 for Llama 2 70B, in the "
-        "place of 69.9, would give its 23B."
+        "Knowledge ends at 13B: Mistral never printed 5-shot "
+        f"{' and '.join(column.column for column in columns_of('knowledge'))} for Llama 2 70B."
+    ),
+    (
+        f"The paper prints {FIGURE_4[FIGURE_5[0]]} 23B, Reasoning 38B (over eight benchmarks, "
+        "here five) and Knowledge 13B for Mistral 7B and does not state its method; Meta's own "
+        "68.9 for Llama 2 70B, in the place of 69.9, would give its 23B."
     ),
 )
 
@@ -60,7 +64,7 @@ def anchors(known: Sequence[Baseline], group: Group) -> Anchors:
 
     A publication that lacks one of them under this protocol is omitted.
     """
-    wanted = [column.id for column in BENCHMARKS if column.group == group]
+    wanted = [column.id for column in columns_of(group)]
     points = []
     for baseline in known:
         cells = [baseline.cells.get(name) for name in wanted]

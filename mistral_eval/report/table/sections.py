@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Final
 
 from mistral_eval.errors import UsageError
 from mistral_eval.record.scores import RunScores, run_labels
@@ -19,16 +18,8 @@ from mistral_eval.report.table.view import (
     signed,
 )
 from mistral_eval.stats import Interval, mean_of
-from mistral_eval.suite.registry import BENCHMARKS, Benchmark, Group
-
-GROUP_TITLES: Final[dict[Group, str]] = {
-    "mmlu": "MMLU",
-    "knowledge": "Knowledge",
-    "reasoning": "Reasoning (5 of 8)",
-    "code": "Code",
-    "maths": "Math",
-}
-SIZED: Final[tuple[Group, ...]] = ("mmlu", "reasoning", "knowledge")
+from mistral_eval.suite.benchmark import Benchmark, Group
+from mistral_eval.suite.suites import FIGURE_4, FIGURE_5, columns_of
 
 
 def build_sections(
@@ -127,7 +118,7 @@ def group_interval(row: RowView, columns: Sequence[Benchmark], group: Group) -> 
     Published numbers have no interval: both ends equal the value.
     """
     by_id = {column.id: cell for column, cell in zip(columns, row.cells, strict=True)}
-    cells = [by_id.get(known.id, CellView()) for known in BENCHMARKS if known.group == group]
+    cells = [by_id.get(known.id, CellView()) for known in columns_of(group)]
     parts = []
     for cell in cells:
         if cell.value is None or cell.mark:
@@ -146,31 +137,34 @@ def figure_4(rows: Sequence[RowView], columns: Sequence[Benchmark]) -> Section:
             return f"{interval.value:.2f}"
         return f"{points(interval.value)} [{points(interval.low)}, {points(interval.high)}]"
 
+    means = [f"{FIGURE_4[group]} of {_joined(group)}" for group in ("knowledge", "code", "maths")]
     return Section(
         "Groups of the paper's figure 4",
-        ("Model", *GROUP_TITLES.values()),
-        _per_group(rows, columns, dict.fromkeys(GROUP_TITLES, words)),
+        ("Model", *FIGURE_4.values()),
+        _per_group(rows, columns, dict.fromkeys(FIGURE_4, words)),
         (
+            f"Plain means of columns: {', '.join(means)}, as in the paper's bars.",
             (
-                "Plain means of columns: Knowledge of NQ and TriviaQA, Code of HumanEval and MBPP, "
-                "Math of MATH and GSM8K, as in the paper's bars."
-            ),
-            (
-                "Reasoning is the mean of HellaSwag, WinoG, PIQA, Arc-e and Arc-c; the paper's bar "
+                f"Reasoning is the mean of {_joined('reasoning')}; the paper's bar "
                 "also holds SIQA, OpenbookQA and CommonsenseQA, so the two are not the same number."
             ),
         ),
     )
 
 
+def _joined(group: Group) -> str:
+    *most, last = (column.column for column in columns_of(group))
+    return f"{', '.join(most)} and {last}"
+
+
 def figure_5(
     rows: Sequence[RowView], columns: Sequence[Benchmark], known: Sequence[Baseline]
 ) -> Section:
     """Return, per row, the size of the Llama 2 model with the same score, as in figure 5."""
-    sizes = {group: partial(size_words, scale=anchors(known, group)) for group in SIZED}
+    sizes = {group: partial(size_words, scale=anchors(known, group)) for group in FIGURE_5}
     return Section(
         "Llama 2 size with the same score (the paper's figure 5)",
-        ("Model", *(GROUP_TITLES[group] for group in SIZED)),
+        ("Model", *(FIGURE_4[group] for group in FIGURE_5)),
         _per_group([row for row in rows if row.is_model], columns, sizes),
         SIZE_METHOD,
     )

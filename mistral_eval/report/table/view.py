@@ -11,7 +11,9 @@ from typing import Final, Literal
 from mistral_eval.errors import UsageError
 from mistral_eval.record.scores import Cell, RunScores, run_labels
 from mistral_eval.report.baselines import PAPER, Baseline, PublishedCell
-from mistral_eval.suite.registry import BENCHMARKS, BY_ID, Benchmark
+from mistral_eval.suite.benchmark import Benchmark
+from mistral_eval.suite.registry import BY_ID
+from mistral_eval.suite.suites import paper_benchmarks
 
 MISSING: Final = "—"
 OTHER_PROTOCOL: Final = "†"
@@ -29,7 +31,7 @@ class TableOptions:
         sizes: Whether the Llama 2 sizes of the paper's figure 5 are added.
     """
 
-    benchmarks: tuple[Benchmark, ...] = BENCHMARKS
+    benchmarks: tuple[Benchmark, ...] = paper_benchmarks()
     delta_to: str | None = None
     reproduced: str | None = None
     groups: bool = False

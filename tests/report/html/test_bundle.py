@@ -91,6 +91,6 @@ def test_any_text_survives_packing_and_cannot_end_its_element(value):
 
 @given(st.text(), st.text(min_size=1), st.text())
 def test_splitting_a_prompt_loses_nothing(before, words, after):
-    blocks = Blocks("words")
-    place, rest = blocks.split(before + words + after, {"words": words})
+    blocks = Blocks()
+    place, rest = blocks.split(before + words + after, words)
     assert (blocks.texts[place] if place >= 0 else "") + rest == before + words + after

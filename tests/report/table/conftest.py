@@ -3,7 +3,7 @@
 import pytest
 
 from mistral_eval.record.scores import Cell, RunScores
-from mistral_eval.suite.registry import BENCHMARKS
+from mistral_eval.suite.suites import paper_benchmarks
 
 RIGHT = {
     "mmlu": 8700, "hellaswag": 8134, "winogrande": 940, "piqa": 1511, "arc_easy": 1912,
@@ -15,8 +15,8 @@ RIGHT = {
 def limited_run() -> RunScores:
     """16 questions of each benchmark; unread replies, a timeout and single-sample means."""
     cells = {}
-    for i, b in enumerate(BENCHMARKS):
-        votes = b.metric.startswith("maj")
+    for i, b in enumerate(paper_benchmarks()):
+        votes = b.cell.startswith("maj")
         cells[b.id] = Cell.counted(
             i % 7,
             16,
@@ -40,14 +40,14 @@ def whole_run(name: str = "mistralai/Mistral-7B-v0.1", **changes: object) -> Run
             secondary={"acc_macro": 62.75} if b.id == "mmlu" else {},
             notes=("never checked against the hub",) if b.id == "hellaswag" else (),
         )
-        for b in BENCHMARKS
+        for b in paper_benchmarks()
     }
     about = {"path": "results/m/b", "model": name, "seed": 0, "engine": "native"}
     return RunScores(name=name, date="2026-01-03", cells=cells, **(about | changes))
 
 
 def oracle_run() -> RunScores:
-    cells = {b.id: Cell.counted(b.n, b.n, b.n, data_fingerprint="hub") for b in BENCHMARKS}
+    cells = {b.id: Cell.counted(b.n, b.n, b.n, data_fingerprint="hub") for b in paper_benchmarks()}
     return RunScores("oracle", "results/o/c", "oracle", 0, "oracle", "2026-01-04", cells)
 
 

@@ -11,7 +11,7 @@ from markdown_it import MarkdownIt  # rich brings it
 from mistral_eval.report.baselines import load_baselines, select
 from mistral_eval.report.table import render_table
 from mistral_eval.report.table.view import TableOptions
-from mistral_eval.suite.registry import BENCHMARKS
+from mistral_eval.suite.suites import paper_benchmarks
 from tests.report.table.conftest import limited_run, whole_run
 
 HOSTILE = "<script>a|b</script> **x** $\\input{/etc/passwd}$ & 100% _y_ `c` [l](javascript:1) ~^ #"
@@ -59,7 +59,7 @@ def test_markdown_renders_table_2_to_the_digit():
     (table,) = in_markdown(render_table(PAPER, [], "md")).tables
     assert [row[0] for row in table] == ["Model", *(b.name for b in PAPER)]
     assert [row[2:] for row in table[1:]] == [
-        [b.cells[c.id].text for c in BENCHMARKS] for b in PAPER
+        [b.cells[c.id].text for c in paper_benchmarks()] for b in PAPER
     ]
 
 

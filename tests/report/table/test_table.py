@@ -1,6 +1,7 @@
 """What the table says: evidence, marks, best, notes and sections."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -8,8 +9,9 @@ from mistral_eval.errors import UsageError
 from mistral_eval.record.scores import Cell, RunScores
 from mistral_eval.report.baselines import load_baselines, select
 from mistral_eval.report.table import build_view, render_table
-from mistral_eval.report.table.view import TableOptions, points, signed
-from mistral_eval.suite.registry import BENCHMARKS, BY_ID
+from mistral_eval.report.table.view import MISSING, TableOptions, points, signed
+from mistral_eval.suite.registry import BY_ID
+from mistral_eval.suite.suites import SUITES, paper_benchmarks
 from tests.report.table.conftest import limited_run, oracle_run, whole_run
 
 BASELINES = load_baselines()
@@ -48,7 +50,7 @@ class TestBest:
         best = {
             column.column: row.label
             for row in view().rows
-            for column, cell in zip(BENCHMARKS, row.cells, strict=True)
+            for column, cell in zip(paper_benchmarks(), row.cells, strict=True)
             if cell.best
         }
         assert len(best) == 12
@@ -88,7 +90,8 @@ class TestOtherProtocols:
     def test_single_sample_maths_is_marked_and_explained(self):
         table = view(select(["card"], BASELINES))
         marks = {
-            c.column: cell.mark for c, cell in zip(BENCHMARKS, table.rows[0].cells, strict=True)
+            c.column: cell.mark
+            for c, cell in zip(paper_benchmarks(), table.rows[0].cells, strict=True)
         }
         assert {"MATH", "GSM8K"} == {name for name, mark in marks.items() if mark}
         assert any("† " in note and "not a vote of four" in note for note in table.notes)
@@ -98,7 +101,7 @@ class TestOtherProtocols:
         for baseline in BASELINES:
             text = render_table([baseline], [], "md")
             for name, cell in (*baseline.cells.items(), *baseline.other.items()):
-                if name.partition(":")[0] in BY_ID:
+                if name.partition(":")[0] in SUITES["paper"]:
                     assert cell.text in text, (baseline.id, name)
 
 
@@ -211,7 +214,7 @@ class TestSections:
         ) == ("49.30", "27.15", "20.15")  # fmt: skip
 
     def test_a_group_with_a_missing_column_is_not_shown(self):
-        columns = tuple(b for b in BENCHMARKS if b.id != "piqa")
+        columns = tuple(b for b in paper_benchmarks() if b.id != "piqa")
         (section,) = view(groups=True, benchmarks=columns).sections
         assert {"—"} == {row[3] for row in section.rows}
 
@@ -242,3 +245,21 @@ class TestLabels:
     def test_signs(self):
         assert [signed(x) for x in (1.21, -0.4, 0.04, -0.04)] == ["+1.2", "-0.4", "0.0", "0.0"]
         assert points(49.36) == "49.4"
+
+
+class TestOtherBenchmarks:
+    """A benchmark outside the paper's suite has a column where a run has it, and only there."""
+
+    def test_the_paper_s_table_has_the_paper_s_columns(self):
+        assert set(BY_ID) > set(SUITES["paper"])
+        assert [column.id for column in view().columns] == list(SUITES["paper"])
+        assert [column.id for column in view(runs=[oracle_run()]).columns] == list(SUITES["paper"])
+
+    def test_a_run_s_other_benchmark_stands_after_them(self):
+        other = next(one for one in BY_ID.values() if one.id not in SUITES["paper"])
+        cell = Cell.counted(10, 16, other.n, data_fingerprint="sample")
+        run = replace(oracle_run(), cells={other.id: cell})
+        found = view(runs=[run], delta_to="Mistral 7B", groups=True, sizes=True)
+        assert [column.id for column in found.columns] == [*SUITES["paper"], other.id]
+        assert found.rows[-1].cells[-1].text == "62.5"
+        assert {row.cells[-1].text for row in found.rows[:-1]} == {MISSING}

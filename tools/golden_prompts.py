@@ -1,8 +1,8 @@
-"""What the model is asked first, byte for byte: `python -m mistral_eval.run.golden FOLDER`.
+"""Write the golden prompts: `python tools/golden_prompts.py [BENCHMARK…]`.
 
-Writes one file per benchmark: the requests of the sample's first question, and the token ids around
-the border between context and continuation under Mistral's v1 tokenizer. The tests compare with
-them, so that no byte of a prompt changes unseen.
+A benchmark's file holds the requests of the sample's first question, and the token ids around the
+border between context and continuation under Mistral's v1 tokenizer. A test compares them, so that
+no byte of a prompt changes unnoticed.
 """
 
 import json
@@ -16,11 +16,11 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks._yaml_loader import load_yaml
 
-from mistral_eval.data.load import dataset_from
-from mistral_eval.data.sources import Source, make_source
+from mistral_eval.data import Source, dataset_from, make_source
 from mistral_eval.locations import tasks_folder
 from mistral_eval.suite.registry import BY_ID
 
+FOLDER: Final = Path(__file__).resolve().parents[1] / "tests" / "golden" / "prompts"
 BEFORE: Final = 6
 AFTER: Final = 8
 RULE: Final = "-" * 20
@@ -129,13 +129,13 @@ def _border(context: str, continuation: str, tokenizer: Tokenizer) -> str:
     return f"  … {tokenizer.show(before[-BEFORE:])} | {tokenizer.show(after[:AFTER])}{dots}"
 
 
-def main(folder: str) -> None:
-    """Write all golden files into `folder`."""
+def write(*benchmarks: str) -> None:
+    """Write the golden files of these benchmarks, or of all."""
     tokenizer = Tokenizer.v1()
-    for benchmark in BY_ID:
-        target = Path(folder) / f"{benchmark}.txt"
+    for benchmark in benchmarks or BY_ID:
+        target = FOLDER / f"{benchmark}.txt"
         target.write_text(golden(benchmark, tokenizer), encoding="utf-8", newline="")
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    write(*sys.argv[1:])

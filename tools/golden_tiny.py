@@ -1,4 +1,4 @@
-"""What `--model tiny` answers to some of the sample's requests.
+"""Write what `--model tiny` answers to some sample requests: `python tools/golden_tiny.py`.
 
 `python tests/run/make_golden.py` writes tests/golden/tiny.json, which test_golden.py compares
 with: of each multiple-choice benchmark the log-likelihoods of a few questions, of each other one
@@ -16,9 +16,9 @@ from mistral_eval.engines.interface import GenerationSettings
 from mistral_eval.engines.lm_eval_model import ask
 from mistral_eval.engines.native import NativeEngine, open_native
 from mistral_eval.run.questions import Asking, LoadedBenchmark, load_benchmarks
-from mistral_eval.suite.registry import BENCHMARKS
+from mistral_eval.suite.suites import PAPER
 
-FILE: Final = Path(__file__).resolve().parents[1] / "golden" / "tiny.json"
+FILE: Final = Path(__file__).resolve().parents[1] / "tests" / "golden" / "tiny.json"
 QUESTIONS: Final = 4
 PROMPTS: Final = 2
 TOKENS: Final = 16
@@ -29,7 +29,7 @@ def answer() -> dict[str, Any]:
     engine = open_native("tiny", device="cpu")
     asking = Asking(make_source("sample"), None, None, unpinned=False)
     answers: dict[str, Any] = {"model": engine.identity.fingerprint}
-    for loaded in load_benchmarks([benchmark.id for benchmark in BENCHMARKS], asking):
+    for loaded in load_benchmarks(PAPER, asking):
         name = loaded.benchmark.id
         score_or_generate = _scores if loaded.kind == "score" else _ids
         answers[name] = score_or_generate(engine, loaded)

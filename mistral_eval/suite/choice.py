@@ -1,0 +1,154 @@
+"""Multiple choice: the likelihood of each choice, plain or per character.
+
+The YAML files state the choices and the right one for lm-eval in `doc_to_choice` and
+`doc_to_target` (`doc_to_text` where the choices stand in the context); a test compares the two on
+every question.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Final
+
+from mistral_eval.answers import likelihoods
+from mistral_eval.answers.verdict import QuestionVerdict
+from mistral_eval.suite.benchmark import DEFAULT, Benchmark, Doc, Gold, Group, JudgeContext, Score
+
+MARKUP: Final = re.compile(r"\[.*?\]")
+
+
+def choice(
+    name: str, column: str, group: Group, cell: str, *, gold: Callable[[Doc], Gold], title: str
+) -> Benchmark:
+    """Make a multiple-choice benchmark.
+
+    Args:
+        name: The task's name.
+        column: The column's title.
+        group: The bar of figure 4.
+        cell: "acc" for the plain likelihood, "acc_norm" for the likelihood per character.
+        gold: Read the choices and the index of the right one from a row; -1 where there is none.
+        title: The row's column by which the report calls a question.
+    """
+    return Benchmark(
+        name,
+        column,
+        group,
+        cell,
+        gold=gold,
+        judge=partial(_judge, name, cell, gold),
+        oracle=partial(_oracle, gold),
+        title=lambda doc: str(doc[title]),
+    )
+
+
+def _judge(
+    name: str,
+    cell: str,
+    read_gold: Callable[[Doc], Gold],
+    docs: Sequence[Doc],
+    replies: Sequence[Sequence[Score]],
+    context: JudgeContext = DEFAULT,  # noqa: ARG001  nothing here runs elsewhere
+) -> list[QuestionVerdict]:
+    """Compute every metric of the YAML file; the verdict is that of the table's cell."""
+    from mistral_eval.data.task_file import task_file
+
+    task = task_file(name)
+    verdicts = []
+    for doc, scores in zip(docs, replies, strict=True):
+        gold = read_gold(doc)
+        index = -1 if gold.index is None else gold.index
+        logprobs = [logprob for logprob, _greedy in scores]
+        plain = likelihoods.pick_choice(logprobs, gold.texts, index, "none")
+        metrics: dict[str, object] = {"acc": float(plain.is_correct)}
+        verdict = plain
+        if "acc_norm" in task.metrics:
+            normalised = likelihoods.pick_choice(logprobs, gold.texts, index, "characters")
+            metrics["acc_norm"] = float(normalised.is_correct)
+            verdict = normalised if cell == "acc_norm" else plain
+        if "acc_macro" in task.metrics:
+            metrics["acc_macro"] = (doc[str(task.data.stratum)], float(plain.is_correct))
+        verdicts.append(QuestionVerdict(verdict, metrics=metrics))
+    return verdicts
+
+
+def _oracle(gold: Callable[[Doc], Gold], doc: Doc, right: bool) -> int:  # noqa: FBT001
+    """Return the right choice, or the one after it."""
+    found = gold(doc)
+    assert found.index is not None, doc
+    return found.index if right else (found.index + 1) % len(found.texts)
+
+
+def _index(label: str, labels: Sequence[str]) -> int:
+    return labels.index(label) if label in labels else -1
+
+
+def _mmlu(doc: Doc) -> Gold:
+    return Gold(("A", "B", "C", "D"), doc["answer"] if len(doc["choices"]) == 4 else -1)
+
+
+def clean(text: str) -> str:
+    """Remove WikiHow's markup: ` [title]` becomes a full stop, other `[…]` go, spaces halve once.
+
+    Equal to lm-eval 0.4.13's `hellaswag/utils.py`, so that scores compare with everybody's.
+    """
+    text = text.strip().replace(" [title]", ". ")
+    return MARKUP.sub("", text).replace("  ", " ")
+
+
+def hellaswag_question(doc: Doc) -> str:
+    """Return `{activity_label}: {ctx_a} {ctx_b}`, `ctx_b` in lower case after its first letter."""
+    return clean(f"{doc['activity_label']}: {doc['ctx_a']} {doc['ctx_b'].capitalize()}")
+
+
+def hellaswag_endings(doc: Doc) -> list[str]:
+    """Return the four endings, cleaned."""
+    return [clean(ending) for ending in doc["endings"]]
+
+
+def _hellaswag(doc: Doc) -> Gold:
+    return Gold(tuple(hellaswag_endings(doc)), _index(doc["label"], ("0", "1", "2", "3")))
+
+
+def _winogrande(doc: Doc) -> Gold:
+    before, blank, _ = doc["sentence"].partition("_")
+    texts = (before + doc["option1"], before + doc["option2"])
+    return Gold(texts, _index(doc["answer"], ("1", "2")) if blank else -1)
+
+
+def _piqa(doc: Doc) -> Gold:
+    return Gold((doc["sol1"], doc["sol2"]), doc["label"])
+
+
+def _arc(doc: Doc) -> Gold:
+    texts, labels = doc["choices"]["text"], doc["choices"]["label"]
+    return Gold(tuple(texts), _index(doc["answerKey"], labels[: len(texts)]))
+
+
+def _boolq(doc: Doc) -> Gold:
+    return Gold(("no", "yes"), int(doc["answer"]))
+
+
+MMLU: Final = choice("mmlu", "MMLU", "mmlu", "acc", gold=_mmlu, title="question")
+HELLASWAG: Final = choice(
+    "hellaswag", "HellaSwag", "reasoning", "acc_norm", gold=_hellaswag, title="ctx_a"
+)
+WINOGRANDE: Final = choice(
+    "winogrande", "WinoG", "reasoning", "acc", gold=_winogrande, title="sentence"
+)
+PIQA: Final = choice("piqa", "PIQA", "reasoning", "acc_norm", gold=_piqa, title="goal")
+ARC_EASY: Final = choice("arc_easy", "Arc-e", "reasoning", "acc_norm", gold=_arc, title="question")
+ARC_CHALLENGE: Final = choice(
+    "arc_challenge", "Arc-c", "reasoning", "acc_norm", gold=_arc, title="question"
+)
+BOOLQ: Final = choice("boolq", "BoolQ", "comprehension", "acc", gold=_boolq, title="question")
+
+BENCHMARKS: Final = (
+    MMLU,
+    HELLASWAG,
+    WINOGRANDE,
+    PIQA,
+    ARC_EASY,
+    ARC_CHALLENGE,
+    BOOLQ,
+)

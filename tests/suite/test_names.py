@@ -1,0 +1,76 @@
+"""No file outside the suite's own places names a benchmark, so that adding one touches no other."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from mistral_eval.suite.registry import BENCHMARKS, BY_ID
+
+PACKAGE = Path(__file__).resolve().parents[2] / "mistral_eval"
+TASKS = PACKAGE.parent / "tasks"
+OWN = ("suite/", "data/sample/", "data/fingerprints.json", "data/LICENSE-DATA")
+TEXT = {".py", ".md", ".json", ".js", ".css", ".html", ".toml", ".yaml", ".txt", ""}
+# `math` is also a module of Python and an English word: quoted, in a list, or as a column's title.
+ORDINARY = re.compile(r"(?<!\w)(?:[\"'`]math[\"'`]|math,\w|\w,math\b|MATH)(?!\w)")
+STDLIB = re.compile(r"\"binascii\", \"math\", \"pyexpat\"")  # a list of Python's own modules
+
+
+def names(text: str, known=tuple(BY_ID)) -> list[str]:
+    """The benchmarks that a text names, by id in any case; underscores do not hide one."""
+    ids = sorted((name for name in known if name != "math"), key=len, reverse=True)
+    found = re.findall(rf"(?<![a-z0-9])(?:{'|'.join(ids)})(?![a-z0-9])", text, re.IGNORECASE)
+    return found + ORDINARY.findall(STDLIB.sub("", text))
+
+
+def files() -> list[Path]:
+    return [
+        file
+        for file in sorted(PACKAGE.rglob("*"))
+        if file.is_file()
+        and file.suffix in TEXT
+        and not str(file.relative_to(PACKAGE)).startswith(OWN)
+    ]
+
+
+@pytest.mark.parametrize("file", files(), ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_no_other_file_names_a_benchmark(file):
+    assert names(file.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'help="paper, or names such as mmlu,gsm8k"',
+        "MMLU's shots",
+        'if name == "math":',
+        "def gsm8k_filter(): ...",
+        "--tasks math,piqa",
+        "judge_nq(replies)",
+        "as HumanEval does",
+        "MATH solutions",
+    ],
+)
+def test_a_name_is_seen_in_help_sentences_and_code(text):
+    assert names(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["import math", "math.fsum(values)", "math_checker", "the math is simple", "unique"]
+)
+def test_ordinary_words_are_no_names(text):
+    assert names(text) == []
+
+
+def test_a_benchmark_is_known_to_few_files():
+    """Its YAML file, its object, its pins and its licence; the paper's twelve also to the suite."""
+    everything = [*PACKAGE.rglob("*.*"), PACKAGE / "data" / "LICENSE-DATA", *TASKS.iterdir()]
+    texts = [
+        file.read_text(encoding="utf-8")
+        for file in everything
+        if file.is_file() and file.suffix in TEXT and "sample" not in file.parts
+    ]
+    for benchmark in BENCHMARKS:
+        word = re.compile(rf"(?<![a-z0-9_]){benchmark.id}(?![a-z0-9_])")
+        knowing = [text for text in texts if word.search(text)]
+        assert benchmark.id == "math" or len(knowing) <= 4, benchmark.id

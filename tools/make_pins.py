@@ -1,0 +1,44 @@
+"""Print the fingerprints of a test set: `python tools/make_pins.py DIR [BENCHMARK…]`.
+
+Use it for another copy of a test set, such as the hub's own: add its hash to
+`mistral_eval/data/fingerprints.json` with a name and a footnote.
+"""
+
+import json
+import sys
+
+from mistral_eval.data import fingerprint, load_benchmark_data, make_source
+from mistral_eval.data.fingerprints import PINS
+from mistral_eval.data.task_file import data_spec
+from mistral_eval.suite.registry import BY_ID
+
+SAMPLE_FOOTNOTE = (
+    "16 real questions that ship with the package; a check that all parts work, not a score."
+)
+
+
+def hash_of(benchmark: str, source: str) -> str:
+    """Return the fingerprint of a benchmark's rows from `source`, as --data names it."""
+    spec = data_spec(benchmark)
+    return fingerprint(spec, load_benchmark_data(spec, make_source(source)))
+
+
+def write_pins(benchmark: str, folder: str, name: str, footnote: str) -> None:
+    """Pin the rows of `folder` under `name`, and the bundled sample."""
+    pins = json.loads(PINS.read_text(encoding="utf-8"))
+    pins[benchmark] = [
+        {"name": name, "sha256": hash_of(benchmark, folder), "footnote": footnote},
+        {"name": "sample", "sha256": hash_of(benchmark, "sample"), "footnote": SAMPLE_FOOTNOTE},
+    ]
+    text = json.dumps(pins, indent=2, ensure_ascii=False) + "\n"
+    PINS.write_text(text, encoding="utf-8")
+
+
+def main(source: str, *benchmarks: str) -> None:
+    """Write benchmark to sha256 as JSON on stdout."""
+    found = {benchmark: hash_of(benchmark, source) for benchmark in benchmarks or BY_ID}
+    sys.stdout.write(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,85 @@
+"""Write the bundled sample: `python tools/make_sample.py DIR`, where DIR holds whole test sets.
+
+A benchmark's sample has 16 questions, evenly spaced over the test set, so that every machine
+chooses the same ones. Where shots are rows (`shots_by`), it has two questions of each of eight
+groups and those groups' shots.
+"""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow.parquet as pq
+
+from mistral_eval.data.sources import SAMPLE
+from mistral_eval.data.task_file import DataSpec, data_spec
+from mistral_eval.suite.registry import BY_ID
+
+QUESTIONS: Final = 16
+GROUPS: Final = 8
+# The whole set lacks the hub's markup in most rows; this part of it is complete.
+OTHER_FOLDERS: Final = {"hellaswag": "hellaswag/raw1000"}
+
+Table = list[dict[str, Any]]
+
+
+def spread(count: int, size: int) -> list[int]:
+    """Return `count` places of `size`, each in the middle of its share."""
+    return [(2 * place + 1) * size // (2 * count) for place in range(count)]
+
+
+def write_sample(benchmark: str, whole: Path, target: Path = SAMPLE) -> None:
+    """Write one benchmark's sample, replacing its files."""
+    for file, rows in _sample_of(data_spec(benchmark), whole).items():
+        path = target / f"{file}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        path.write_text("".join(lines), encoding="utf-8")
+
+
+def main(folder: str, target: Path = SAMPLE) -> None:
+    """Write every benchmark's sample."""
+    for benchmark in BY_ID:
+        write_sample(benchmark, Path(folder), target)
+
+
+def _sample_of(spec: DataSpec, whole: Path) -> Mapping[str, Table]:
+    """Return the benchmark's files below the sample folder, and their rows."""
+    split = spec.splits[0]
+    folders = [spec.folders[0].format(config=config) for config in spec.configs]
+    if spec.shots_by:
+        return _grouped(spec, folders[0], whole)
+    other = OTHER_FOLDERS.get(spec.benchmark)
+    tables = [_read(whole / (other or folder) / f"{split}.parquet") for folder in folders]
+    places = [(index, row) for index, table in enumerate(tables) for row in table]
+    chosen = _evenly(places, QUESTIONS)
+    return {
+        f"{folder}/{split}": [row for index, row in chosen if folders[index] == folder]
+        for folder in folders
+    }
+
+
+def _grouped(spec: DataSpec, folder: str, whole: Path) -> Mapping[str, Table]:
+    asked, solved = (_read(whole / folder / f"{split}.parquet") for split in spec.splits)
+    names = _evenly(list(dict.fromkeys(row[spec.shots_by] for row in asked)), GROUPS)
+    chosen: Table = []
+    for name in names:
+        rows = [row for row in asked if row[spec.shots_by] == name]
+        chosen += _evenly(rows, QUESTIONS // GROUPS)
+    shots = [row for row in solved if row[spec.shots_by] in names]
+    return {f"{folder}/{spec.splits[0]}": chosen, f"{folder}/{spec.splits[1]}": shots}
+
+
+def _evenly(rows: Sequence[Any], count: int) -> list[Any]:
+    return [rows[place] for place in spread(count, len(rows))]
+
+
+def _read(file: Path) -> Table:
+    rows: Table = pq.read_table(file).to_pylist()
+    return rows
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

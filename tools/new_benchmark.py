@@ -1,0 +1,33 @@
+"""Write what a new benchmark needs beside its YAML file and its object.
+
+python tools/new_benchmark.py NAME --data DIR --footnote "where DIR's rows come from"
+
+DIR holds the whole test set in the hub's columns. Written are 16 sample rows, the fingerprints of
+both, and the golden prompt, which is to be read before it is committed.
+"""
+
+import argparse
+from pathlib import Path
+
+import golden_prompts
+import make_pins
+import make_sample
+
+
+def main() -> None:
+    """Read the command line and write the three."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", help="the task's name, as in tasks/NAME.yaml and the registry")
+    parser.add_argument("--data", required=True, help="folder of whole test sets")
+    parser.add_argument("--footnote", required=True, help="what is known of the rows")
+    parser.add_argument(
+        "--pin", help="the copy's name; \"hub\" if it equals the hub's rows (default: NAME-copy)"
+    )
+    asked = parser.parse_args()
+    make_sample.write_sample(asked.name, Path(asked.data))
+    make_pins.write_pins(asked.name, asked.data, asked.pin or f"{asked.name}-copy", asked.footnote)
+    golden_prompts.write(asked.name)
+
+
+if __name__ == "__main__":
+    main()
