@@ -26,9 +26,8 @@ from mistral_eval.model.load.layout import hf_name
 from mistral_eval.model.tiny import tiny_tokenizer_file
 from mistral_eval.model.tokenizers.export_tokenizer import save_tokenizer
 from mistral_eval.model.tokenizers.tokenizer import load_tokenizer
-from mistral_eval.native.calibrate import random_weights
-from mistral_eval.native.matrix_rate import matrix_rate
-from mistral_eval.native.runner import NativeEngine
+from mistral_eval.native.calibrate import matrix_rate, random_weights
+from mistral_eval.native.runner import ModelRunner
 
 # TFLOP/s of dense 16-bit products by the data sheets, by what torch calls the card; first match
 SHEETS = (("H200", 989), ("H100 PCIe", 756), ("H100 NVL", 835), ("H100", 989), ("A100", 312))
@@ -123,7 +122,7 @@ def open_both(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> 
     weights = random_weights(config, dtype, device)
     file = tiny_tokenizer_file()
     tokenizer = load_tokenizer(file, expected_vocab=config.vocab_size)
-    engine = NativeEngine(config, weights, n_words=tokenizer.n_words, eos_id=tokenizer.eos_id)
+    engine = ModelRunner(config, weights, n_words=tokenizer.n_words, eos_id=tokenizer.eos_id)
     native = NativeBackend(engine, tokenizer, config.context_len, "random weights")
     model = _hf_model(config, {hf_name(name): tensor for name, tensor in weights.items()})
     hf = HFLM(pretrained=model, tokenizer=_hf_tokenizer(file), batch_size=1, add_bos_token=True)

@@ -36,10 +36,9 @@ from mistral_eval.model.config import ModelConfig
 from mistral_eval.model.load.weights import DTYPES
 from mistral_eval.model.tiny import tiny_tokenizer_file
 from mistral_eval.model.tokenizers.tokenizer import load_tokenizer
-from mistral_eval.native.calibrate import random_weights
-from mistral_eval.native.matrix_rate import matrix_rate
+from mistral_eval.native.calibrate import matrix_rate, random_weights
 from mistral_eval.native.requests import ScoreRequest
-from mistral_eval.native.runner import NativeEngine
+from mistral_eval.native.runner import ModelRunner
 from mistral_eval.run.rescoring import NoEngine
 
 CPU = torch.device("cpu")
@@ -108,15 +107,15 @@ def requests_of(config: ModelConfig, data: str, count: int) -> list[ScoreRequest
     return [backend.prepare("score", Ask(one)).request for asked in questions for one in asked]
 
 
-def open_engine(config: ModelConfig, dtype: torch.dtype, batch_tokens: int | None) -> NativeEngine:
+def open_engine(config: ModelConfig, dtype: torch.dtype, batch_tokens: int | None) -> ModelRunner:
     """The engine with random weights; EOS plays no part in scoring."""
     weights = random_weights(config, dtype, CPU)
-    return NativeEngine(
+    return ModelRunner(
         config, weights, n_words=config.vocab_size, eos_id=2, batch_tokens=batch_tokens
     )
 
 
-def timed_pass(engine: NativeEngine, requests: list[ScoreRequest], clock: Clock) -> float:
+def timed_pass(engine: ModelRunner, requests: list[ScoreRequest], clock: Clock) -> float:
     """Seconds of scoring all requests."""
     start = clock()
     for _ in engine.score(requests):
@@ -153,7 +152,7 @@ def measure(shape: str, dtype: str, chosen: argparse.Namespace) -> Line:
     )
 
 
-def print_profile(engine: NativeEngine, requests: list[ScoreRequest]) -> None:
+def print_profile(engine: ModelRunner, requests: list[ScoreRequest]) -> None:
     """Where one pass spends its time: torch's operators by their own CPU time, and the rest.
 
     The rest is Python, NumPy and the way into torch; the profiler makes each call dearer, so it is

@@ -60,8 +60,8 @@ class Prepared:
 class Counts:
     """What a backend saw and did; the harness writes it to run.json.
 
-    `engine` holds the native engine's counters (`engine.stats.Stats`): tokens computed, unique
-    tokens, tokens without sharing, seconds.
+    `engine` holds the native engine's counters (`native.requests.Counters`): tokens computed,
+    unique tokens, tokens without sharing, seconds.
     """
 
     truncated: int = 0

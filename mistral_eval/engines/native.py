@@ -15,12 +15,11 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from mistral_eval.engines.interface import Ask, Counts, Kind, Prepared, ReplyRecord
 from mistral_eval.engines.stops import Stops, until_of
 from mistral_eval.errors import EngineError, RequestError
-from mistral_eval.model.tokenizers.prefix_encoder import PrefixEncoder
-from mistral_eval.model.tokenizers.stream import continuation_text
+from mistral_eval.model.tokenizers.incremental import PrefixEncoder, continuation_text
 from mistral_eval.model.tokenizers.tokenizer import Tokenizer
 from mistral_eval.native.requests import (
-    Engine,
     GenerateRequest,
+    Runner,
     Sampling,
     ScoreRequest,
     Stopping,
@@ -46,7 +45,7 @@ class NativeBackend:
         info: what lm-eval's results say of a model: its parameters, dtype and context length.
     """
 
-    engine: Engine
+    engine: Runner
     tokenizer: Tokenizer
     context_len: int
     model_fingerprint: str

@@ -9,12 +9,12 @@ from mistral_eval.engines.native import NativeBackend
 from mistral_eval.errors import EngineError, UsageError
 from mistral_eval.model.load.checkpoint import Checkpoint, load_checkpoint
 from mistral_eval.model.load.hub import resolve_model
+from mistral_eval.model.load.weights import choose_dtype
 from mistral_eval.model.tiny import make_tiny, tiny_tokenizer_file
 from mistral_eval.model.tokenizers.tokenizer import load_tokenizer
-from mistral_eval.native.runner import NativeEngine
+from mistral_eval.native.runner import ModelRunner
 
 TINY = "tiny"
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def open_native(
@@ -52,7 +52,7 @@ def open_native(
         file = resolve_model(pretrained, revision=revision, say=say)
         checkpoint = load_checkpoint(
             file,
-            dtype=DTYPES[dtype] if dtype in DTYPES else "auto",  # noqa: SIM401 - mypy
+            dtype=dtype,
             device=where,
             overrides=model_args,
         )
@@ -62,7 +62,7 @@ def open_native(
         surplus = checkpoint.config.vocab_size - tokenizer.n_words
         notes = (*notes, f"{surplus} embedding rows without a token, never predicted")
     weight = checkpoint.weights["tok_embeddings.weight"]
-    engine = NativeEngine(
+    engine = ModelRunner(
         checkpoint.config,
         checkpoint.weights,
         n_words=tokenizer.n_words,
@@ -88,7 +88,7 @@ def open_native(
 def tiny_model(dtype: str, device: torch.device) -> Checkpoint:
     """The tiny model where and as it is wanted; `auto` is float32, as it is made."""
     made = make_tiny()
-    kind = DTYPES.get(dtype, torch.float32)
+    kind = choose_dtype(dtype, torch.float32, None, device)
     return replace(made, weights={name: w.to(device, kind) for name, w in made.weights.items()})
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mistral_eval.answers.stop_strings import cut
-from mistral_eval.model.tokenizers.stream import StreamText
+from mistral_eval.model.tokenizers.incremental import StreamText
 from mistral_eval.model.tokenizers.tokenizer import Tokenizer
 
 

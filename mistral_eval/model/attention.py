@@ -9,8 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from mistral_eval.model.window import additive_mask, visible
-
 
 class Attend(Protocol):
     """Attention of one forward pass: keeps the new keys and values, answers the queries.
@@ -95,3 +93,30 @@ class SequencesAttend:
             seen = visible(positions, positions, window)
             self._masks[length, window] = additive_mask(seen, self._dtype)
         return self._masks[length, window]
+
+
+def visible(query_positions: Tensor, key_positions: Tensor, window: int | None) -> Tensor:
+    """Which keys each query sees, for queries and keys of one sequence.
+
+    Args:
+        query_positions: absolute positions, (n,).
+        key_positions: absolute positions, (s,); -1 marks an empty slot, seen by nobody.
+        window: number of keys seen, the query's own included; None for all.
+
+    Returns:
+        Booleans, (n, s).
+    """
+    queries, keys = query_positions[:, None], key_positions[None, :]
+    seen = (keys <= queries) & (keys >= 0)
+    return seen if window is None else seen & (keys > queries - window)
+
+
+def first_visible(position: int, window: int | None) -> int:
+    """The smallest position that a query at `position` sees."""
+    return 0 if window is None else max(0, position - window + 1)
+
+
+def additive_mask(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """Booleans as what is added to attention scores: 0 where seen, -inf where not."""
+    mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
+    return mask.masked_fill_(~seen, float("-inf"))

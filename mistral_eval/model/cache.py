@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from mistral_eval.model.attention import attention
+from mistral_eval.model.attention import additive_mask, attention, first_visible, visible
 from mistral_eval.model.config import ModelConfig
-from mistral_eval.model.window import additive_mask, first_visible, visible
 
 _TILE = 256  # queries; fewer read the window's keys more often, more see further than they need
 

@@ -1,6 +1,6 @@
-"""Writing a checkpoint as a folder: Hugging Face's format, or Mistral's own.
+"""Write a checkpoint to a folder in Hugging Face's format or Mistral's.
 
-`--engine hf --model tiny` needs a folder transformers can load; the tests need both.
+`--engine hf --model tiny` needs a folder that transformers can load; the tests need both formats.
 """
 
 import json
@@ -14,14 +14,9 @@ from safetensors.torch import save_file
 
 from mistral_eval.errors import CheckpointError
 from mistral_eval.model.config import ModelConfig
-from mistral_eval.model.load.checkpoint import (
-    HF_INDEX,
-    HF_SINGLE,
-    RAW_PICKLE,
-    RAW_SAFETENSORS,
-    Checkpoint,
-)
+from mistral_eval.model.load.checkpoint import Checkpoint
 from mistral_eval.model.load.layout import hf_name, interleaved_from_half_split, is_rotated
+from mistral_eval.model.load.stored import HF_INDEX, HF_SINGLE, RAW_PICKLE, RAW_SAFETENSORS
 from mistral_eval.model.tokenizers.export_tokenizer import save_tokenizer
 
 
@@ -35,20 +30,20 @@ def save_hf(
     """Write config.json and safetensors (and a SentencePiece tokenizer) for transformers.
 
     Args:
-        checkpoint: what to write, in the dtype it is in.
-        folder: made where it is not there.
-        tokenizer_file: a tokenizer.model to copy, and to convert into a tokenizer.json.
-        max_shard_bytes: write shards with an index, a new one beyond this size; else one file.
+        checkpoint: written in its dtype, which config.json names in `dtype`.
+        folder: created if it does not exist.
+        tokenizer_file: a tokenizer.model to copy, and to convert to a tokenizer.json.
+        max_shard_bytes: write an index and shards of at most this size; None writes one file.
 
     Returns:
         `folder`.
 
     Raises:
-        CheckpointError: windows of several sizes, which config.json cannot say.
+        CheckpointError: the windows have several sizes, which config.json cannot express.
     """
     folder.mkdir(parents=True, exist_ok=True)
     first = next(iter(checkpoint.weights.values()))
-    fields = _hf_fields(checkpoint.config) | {"torch_dtype": str(first.dtype).split(".")[1]}
+    fields = _hf_fields(checkpoint.config) | {"dtype": str(first.dtype).removeprefix("torch.")}
     _write_json(folder / "config.json", fields)
     tensors = {hf_name(name): _plain(tensor) for name, tensor in checkpoint.weights.items()}
     if max_shard_bytes is None:
@@ -69,7 +64,7 @@ def save_raw(
 ) -> Path:
     """Write params.json and consolidated.safetensors (or .00.pth) as mistral-inference reads them.
 
-    wq and wk are put back into RoPE's interleaved layout.
+    wq and wk are converted back to RoPE's interleaved layout.
 
     Returns:
         `folder`.
@@ -91,12 +86,12 @@ def save_raw(
 
 
 def _hf_fields(config: ModelConfig) -> dict[str, Any]:
-    """config.json: mistral where all layers are alike, ministral where only some slide."""
+    """Return config.json's fields: ministral if only some layers have a window, else mistral."""
     windows = {window for window in config.sliding_window if window is not None}
     if len(windows) > 1:
         raise CheckpointError(
-            "config.json can say one sliding_window for all layers that slide, and this model has "
-            f"{sorted(windows)}: write params.json's format instead."
+            "config.json can hold one sliding_window for all layers, and this model has "
+            f"{sorted(windows)}: write Mistral's format (params.json) instead."
         )
     is_mixed = bool(windows) and None in config.sliding_window
     fields = {
@@ -127,7 +122,7 @@ def _hf_fields(config: ModelConfig) -> dict[str, Any]:
 
 
 def _raw_fields(config: ModelConfig) -> dict[str, Any]:
-    """params.json; no sliding_window where there is none."""
+    """Return params.json's fields; without a window there is no field sliding_window."""
     names = ("dim", "n_layers", "head_dim", "hidden_dim", "n_heads", "n_kv_heads", "norm_eps")
     fields = {name: getattr(config, name) for name in (*names, "vocab_size", "rope_theta")}
     fields["max_seq_len"] = config.context_len
@@ -142,7 +137,7 @@ def _raw_fields(config: ModelConfig) -> dict[str, Any]:
 
 
 def _save_shards(tensors: Mapping[str, torch.Tensor], folder: Path, max_bytes: int) -> None:
-    """Fill one shard after the other in the order given, then write the index."""
+    """Write shards in the given order, then the index."""
     shards: list[dict[str, torch.Tensor]] = [{}]
     room = max_bytes
     for name, tensor in tensors.items():
@@ -161,10 +156,10 @@ def _save_shards(tensors: Mapping[str, torch.Tensor], folder: Path, max_bytes: i
 
 
 def _plain(tensor: torch.Tensor) -> torch.Tensor:
-    """A contiguous CPU tensor, as safetensors wants it."""
+    """Return a contiguous CPU tensor, as safetensors requires."""
     return tensor.detach().cpu().contiguous()
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Indented JSON with a final line break."""
+    """Write indented JSON with a final line break."""
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -13,11 +13,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mistral_eval.model.attention import attention
+from mistral_eval.model.attention import additive_mask, attention, first_visible, visible
 from mistral_eval.model.config import ModelConfig
-from mistral_eval.model.device import sent
+from mistral_eval.model.memory import sent
 from mistral_eval.model.transformer import Transformer
-from mistral_eval.model.window import additive_mask, first_visible, visible
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,8 @@ import torch
 from mistral_eval.errors import TokenizerError
 from mistral_eval.model.config import ModelConfig
 from mistral_eval.model.load.checkpoint import Checkpoint
-from mistral_eval.model.load.checkpoint_digest import model_fingerprint, tensor_digest
 from mistral_eval.model.load.layout import expected_shapes
+from mistral_eval.model.load.weights import model_fingerprint, tensor_digest
 
 TINY_CONFIG = ModelConfig(
     dim=64,

@@ -4,16 +4,17 @@ Time is linear in the number of layers, so two points give the whole model's; it
 be there, nor fit in memory.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
+from typing import Final
 
 import torch
 
 from mistral_eval.model.config import ModelConfig
 from mistral_eval.model.load.layout import expected_shapes
 from mistral_eval.native.requests import GenerateRequest, ScoreRequest
-from mistral_eval.native.runner import NativeEngine
+from mistral_eval.native.runner import ModelRunner
 from mistral_eval.native.tree import build_tree
 from mistral_eval.native.work import Place, Work
 
@@ -21,6 +22,8 @@ _SCORED = 1024  # unique tokens of the scoring sample, more or less
 _PROMPT = 512  # tokens of a prompt in the decoding sample
 _STEPS = (1, 3)  # decoding steps whose difference is timed
 _NO_EOS = -1
+_SMALLEST: Final = 256
+_LARGEST: Final = {"cpu": 2048, "cuda": 8192}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,7 @@ def calibrate(
         config = replace(
             place.config, n_layers=layers, sliding_window=place.config.sliding_window[:1] * layers
         )
-        engine = NativeEngine(
+        engine = ModelRunner(
             config,
             random_weights(config, place.dtype, place.device),
             n_words=n_words,
@@ -106,7 +109,7 @@ def _decode_sample(requests: Sequence[GenerateRequest], place: Place) -> list[Ge
     ]
 
 
-def _score_seconds(engine: NativeEngine, sample: list[ScoreRequest]) -> float:
+def _score_seconds(engine: ModelRunner, sample: list[ScoreRequest]) -> float:
     """Per token computed; the second of two passes, when everything is in place."""
     if not sample:
         prompt = tuple(range(3, 3 + min(_SCORED, engine.model.config.context_len - 1)))
@@ -117,7 +120,7 @@ def _score_seconds(engine: NativeEngine, sample: list[ScoreRequest]) -> float:
     return seconds / tokens
 
 
-def _decode_seconds(engine: NativeEngine, sample: list[GenerateRequest]) -> float:
+def _decode_seconds(engine: ModelRunner, sample: list[GenerateRequest]) -> float:
     """Per token drawn: the difference between a long and a short generation."""
     if not sample:
         return 0.0
@@ -128,7 +131,7 @@ def _decode_seconds(engine: NativeEngine, sample: list[GenerateRequest]) -> floa
     return max(0.0, spent[2] - spent[1]) / (len(sample) * (_STEPS[1] - _STEPS[0]))
 
 
-def _timed(engine: NativeEngine, call: object) -> float:
+def _timed(engine: ModelRunner, call: object) -> float:
     assert callable(call)
     if engine.model.device.type == "cuda":
         torch.cuda.synchronize(engine.model.device)
@@ -137,3 +140,48 @@ def _timed(engine: NativeEngine, call: object) -> float:
     if engine.model.device.type == "cuda":
         torch.cuda.synchronize(engine.model.device)
     return perf_counter() - started
+
+
+def matrix_rate(
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    seconds: float = 0.5,
+    clock: Callable[[], float] = perf_counter,
+) -> float:
+    """FLOP a second of square products, the best of those that fit in the time.
+
+    They begin small and double, so that a machine that is slow in this dtype does not take longer
+    than `seconds`, a single smallest product apart.
+
+    Args:
+        dtype: of the matrices.
+        device: where they are multiplied.
+        seconds: how long to go on, about.
+        clock: seconds.
+
+    Returns:
+        The rate; 0.0 where the device cannot hold the smallest of the matrices.
+    """
+    size, best, begin = _SMALLEST, 0.0, clock()
+    largest = _LARGEST.get(device.type, _SMALLEST)
+    while True:
+        try:
+            left = torch.randn(size, size, device=device).to(dtype)
+        except torch.OutOfMemoryError:  # the model fills the device: smaller products have to do
+            return best
+        spent = float("inf")
+        while True:
+            start = clock()
+            torch.mm(left, left)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            spent = min(spent, clock() - start)
+            rest = seconds - (clock() - begin)
+            grows = size < largest and 16 * spent < rest  # eight times the work, and its matrix
+            if grows or spent > rest:
+                break
+        best = max(best, 2 * size**3 / max(spent, 1e-9))
+        if not grows:
+            return best
+        size *= 2

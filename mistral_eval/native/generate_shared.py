@@ -7,22 +7,79 @@ sample that has ended goes one step too far, and what it drew there is dropped.
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from mistral_eval.model.device import sent
+from mistral_eval.model.memory import HostCopy, sent
 from mistral_eval.model.shared_cache import CellsAttend, Piece, PrefillAttend, Room, SharedCache
 from mistral_eval.model.transformer import Transformer
-from mistral_eval.native.counters import Stats
 from mistral_eval.native.flops import Flops
-from mistral_eval.native.generate import Drawn, Running
 from mistral_eval.native.prompts import Cluster, Question, cluster_prompts
-from mistral_eval.native.requests import WHOLE, GenerateReply, GenerateRequest, Turn
-from mistral_eval.native.sampling import Sampler
+from mistral_eval.native.requests import (
+    WHOLE,
+    Counters,
+    GenerateReply,
+    GenerateRequest,
+    Turn,
+    not_finite,
+)
+from mistral_eval.native.sampling import Draw, Sampler
 
 Replies = Iterator[tuple[int, GenerateReply]]
+
+
+@dataclass(slots=True)
+class Running:
+    """A request under way and what it has generated so far."""
+
+    index: int
+    request: GenerateRequest
+    ids: list[int] = field(default_factory=list)
+
+    def draw(self, unread: int = 0) -> Draw:
+        """What names the noise of its next token, `unread` more being on their way."""
+        return Draw(self.request.sampling, self.request.key, len(self.ids) + unread)
+
+    def take(self, token: int, eos_id: int) -> GenerateReply | None:
+        """Add a token; the reply, if generation ends with it."""
+        if token == eos_id:
+            return GenerateReply(tuple(self.ids), "eos")
+        self.ids.append(token)
+        if self.request.is_done is not None and self.request.is_done(self.ids):
+            return GenerateReply(tuple(self.ids), "stop")
+        if len(self.ids) == self.request.max_tokens:
+            return GenerateReply(tuple(self.ids), "length")
+        return None
+
+
+class Drawn:
+    """The next token of some requests, drawn on the device; the host reads it when it needs it.
+
+    On CUDA the copy to the host is queued behind the drawing, so that reading waits for this step
+    alone and not for what was queued after it.
+    """
+
+    def __init__(self, sampler: Sampler, logits: Tensor, draws: Sequence[Draw]) -> None:
+        """Draw one token for each row of logits, float32 (B, n_words)."""
+        is_finite = logits.sum(dim=1).isfinite()
+        if not logits.is_cuda and not bool(is_finite.all()):  # from such a row nothing is drawn
+            logits = torch.where(is_finite[:, None], logits, 0.0)
+        self.tokens = sampler.draw(logits, draws)  # (B,), int64
+        self._copy = HostCopy(torch.stack([self.tokens, is_finite.to(torch.int64)]))
+
+    def read(self, running: Sequence["Running"], is_live: Sequence[bool]) -> list[int]:
+        """The tokens, one for each running request; those of requests that ended mean nothing.
+
+        Raises:
+            EngineError: a live request's logit was NaN or infinite; names it.
+        """
+        tokens, finite = self._copy.read().tolist()
+        for item, is_finite, lives in zip(running, finite, is_live, strict=True):
+            if lives and not is_finite:
+                raise not_finite("generate", item.index)
+        return list(tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +117,7 @@ class SharedGenerator:
         model: Transformer,
         eos_id: int,
         budget: Budget,
-        stats: Stats,
+        stats: Counters,
         *,
         reads_late: bool | None = None,
     ) -> None:

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mistral_eval.model.device import HostCopy, sent
+from mistral_eval.model.memory import HostCopy, sent
 from mistral_eval.model.transformer import Transformer
-from mistral_eval.native.request_checks import not_finite
-from mistral_eval.native.requests import ScoreReply, ScoreRequest
+from mistral_eval.native.requests import ScoreReply, ScoreRequest, not_finite
 
 _ROWS_AT_ONCE = 256
 # Float32 logits held at once on a CPU, 2 MB: its second-level cache holds them, so that the passes

@@ -8,10 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mistral_eval.model.attention import Attend, attention
-from mistral_eval.model.device import sent
+from mistral_eval.model.attention import Attend, additive_mask, attention
+from mistral_eval.model.memory import sent
 from mistral_eval.model.transformer import Transformer
-from mistral_eval.model.window import additive_mask
 from mistral_eval.native.pack import Bools, Group, Pack
 from mistral_eval.native.pack_batches import CPU_COSTS, Batch, Block, Costs, cut_batches
 

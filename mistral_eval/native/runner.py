@@ -15,17 +15,18 @@ from mistral_eval.errors import EngineError, ResourceError
 from mistral_eval.model.config import ModelConfig
 from mistral_eval.model.transformer import Transformer
 from mistral_eval.native.budget import cached_tokens, pass_tokens, peak_bytes
-from mistral_eval.native.counters import Stats
 from mistral_eval.native.generate_shared import Budget, SharedGenerator
 from mistral_eval.native.prompts import unique_tokens
-from mistral_eval.native.request_checks import check_generate_requests, check_score_requests
 from mistral_eval.native.requests import (
+    Counters,
     GenerateReply,
     GenerateRequest,
     ScoreReply,
     ScoreRequest,
     Stopping,
     Turn,
+    check_generate_requests,
+    check_score_requests,
     never,
 )
 from mistral_eval.native.score_tree import score_tree
@@ -75,7 +76,7 @@ class _Answer(Protocol[Request_contra, Reply_co]):
     ) -> Iterator[tuple[int, Reply_co]]: ...
 
 
-class NativeEngine:
+class ModelRunner:
     """Scores and generates with our transformer, on the device and in the dtype of its weights.
 
     `stopping` is asked before each forward pass; once it says yes, replies that are complete come,
@@ -113,7 +114,7 @@ class NativeEngine:
             )
         self.batch_tokens = batch_tokens
         self.eos_id = eos_id
-        self.stats = Stats()
+        self.stats = Counters()
         self.stopping: Stopping = never
 
     def score(

@@ -13,7 +13,7 @@ from hashlib import blake2b
 import torch
 from torch import Tensor
 
-from mistral_eval.model.device import sent
+from mistral_eval.model.memory import sent
 from mistral_eval.native.requests import Sampling
 
 _MASK_31 = 0x7FFFFFFF

@@ -8,16 +8,14 @@ import numpy as np
 import torch
 
 from mistral_eval.errors import EngineError
-from mistral_eval.model.device import sent
+from mistral_eval.model.memory import sent
 from mistral_eval.model.transformer import Transformer
-from mistral_eval.native.counters import Stats
 from mistral_eval.native.flops import Flops
 from mistral_eval.native.head import Asked, Tally, TokenLogprobs, token_logprobs
 from mistral_eval.native.pack import Bools, Pack, cut_packs
 from mistral_eval.native.pack_attention import Stack, make_attend
-from mistral_eval.native.request_checks import not_finite
-from mistral_eval.native.requests import WHOLE, ScoreReply, ScoreRequest, Turn
-from mistral_eval.native.score import score_plain
+from mistral_eval.native.plain import score_plain
+from mistral_eval.native.requests import WHOLE, Counters, ScoreReply, ScoreRequest, Turn, not_finite
 from mistral_eval.native.tree import Ints, TokenTree, build_tree
 
 # Tokens of a group, where nobody chooses: small groups waste less mask, large ones need fewer calls
@@ -29,7 +27,7 @@ def score_tree(
     model: Transformer,
     requests: Sequence[ScoreRequest],
     batch_tokens: int,
-    stats: Stats,
+    stats: Counters,
     group_tokens: int | None = None,
     *,
     turn: Turn = WHOLE,
@@ -113,7 +111,7 @@ class _Walk:
             raise _named(self.model, self.requests, asked) from None
 
 
-def _count(stats: Stats, tree: TokenTree) -> None:
+def _count(stats: Counters, tree: TokenTree) -> None:
     stats.score_unique += len(tree.tokens)
     stats.score_naive += tree.naive_tokens
 

@@ -4,8 +4,8 @@ from typing import Any, Final
 
 from mistral_eval.engines.interface import Backend
 from mistral_eval.engines.native import NativeBackend
-from mistral_eval.native.matrix_rate import matrix_rate
-from mistral_eval.native.runner import NativeEngine
+from mistral_eval.native.calibrate import matrix_rate
+from mistral_eval.native.runner import ModelRunner
 
 MEASURED_FROM: Final = 20.0  # seconds of work; a shorter run does not pay for measuring the machine
 
@@ -18,7 +18,7 @@ def speed_of(backend: Backend) -> dict[str, Any] | None:
         was computed) as a share of `matrix_flop_per_second`, the rate of square products in the
         model's dtype on its device (None where the run was too short to measure it).
     """
-    if not (isinstance(backend, NativeBackend) and isinstance(backend.engine, NativeEngine)):
+    if not (isinstance(backend, NativeBackend) and isinstance(backend.engine, ModelRunner)):
         return None
     stats, model = backend.engine.stats, backend.engine.model
     is_long = stats.score_seconds + stats.generate_seconds >= MEASURED_FROM

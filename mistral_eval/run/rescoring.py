@@ -16,8 +16,8 @@ from lm_eval.api.model import LM
 from mistral_eval.console import Talk
 from mistral_eval.engines.interface import Backend, Kind, Prepared, ReplyRecord
 from mistral_eval.errors import JournalError, OutputError
-from mistral_eval.native.counters import Stats
 from mistral_eval.native.requests import (
+    Counters,
     GenerateReply,
     GenerateRequest,
     ScoreReply,
@@ -126,7 +126,7 @@ class NoEngine:
     """An engine that answers nothing: every reply must come from the journal."""
 
     def __init__(self) -> None:
-        self.stats = Stats()
+        self.stats = Counters()
         self.stopping: Stopping = never
 
     def score(

@@ -13,21 +13,21 @@ from mistral_eval.engines.interface import Ask, Backend, Counts, Kind, Prepared,
 from mistral_eval.engines.lm_eval_model import MistralLM
 from mistral_eval.engines.native import NativeBackend
 from mistral_eval.errors import EngineError, UsageError
-from mistral_eval.native.plain_twin import PlainTwin
+from mistral_eval.native.plain import PlainTwin
 from mistral_eval.native.requests import GenerateReply
-from mistral_eval.native.runner import NativeEngine
+from mistral_eval.native.runner import ModelRunner
 from mistral_eval.record.journal import request_key
 
 Asked = tuple[Kind, Ask]
 
 
-def native_engine(backend: Backend) -> NativeEngine:
+def native_engine(backend: Backend) -> ModelRunner:
     """The engine whose plain path can check a run.
 
     Raises:
         UsageError: the run is another engine's.
     """
-    if isinstance(backend, NativeBackend) and isinstance(backend.engine, NativeEngine):
+    if isinstance(backend, NativeBackend) and isinstance(backend.engine, ModelRunner):
         return backend.engine
     raise UsageError(
         "--verify compares the native engine with its own plain path, and this model runs on the "

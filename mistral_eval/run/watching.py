@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from mistral_eval.engines.interface import Ask, Backend, Kind, ReplyRecord
 from mistral_eval.engines.native import DEFAULT_MAX_TOKENS, NativeBackend
-from mistral_eval.native.counters import Stats
+from mistral_eval.native.requests import Counters
 from mistral_eval.progress import Board, Phase, Work
 from mistral_eval.progress import Judge as JudgeOne
 from mistral_eval.run.questions import LoadedBenchmark
@@ -121,7 +121,7 @@ class AnswerWatch:
         limit = int(settings.get("max_gen_toks", DEFAULT_MAX_TOKENS))
         return limit if self._is_native else limit * CHARACTERS_A_TOKEN
 
-    def _work(self, stats: Stats | None) -> Work:
+    def _work(self, stats: Counters | None) -> Work:
         """The native engine counts tokens as it goes; of others the characters are known."""
         if stats is None:
             return Work(

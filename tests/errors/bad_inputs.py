@@ -244,12 +244,12 @@ CATALOGUE = [
     Bad(
         "checkpoint: truncated weights",
         checkpoint(cut("model.safetensors")),
-        "is not a whole safetensors file",
+        "is not a complete safetensors file",
     ),
     Bad(
         "checkpoint: weights of a few bytes",
         checkpoint(write("model.safetensors", b"no")),
-        "is not a whole safetensors file",
+        "is not a complete safetensors file",
     ),
     Bad(
         "checkpoint: NaN in a tensor",
@@ -308,9 +308,11 @@ CATALOGUE = [
     Bad(
         "checkpoint: a pickle of code",
         raw(pickled(Path("no weights"))),
-        "is not a whole torch.save file",
+        "is not a complete torch.save file",
     ),
-    Bad("checkpoint: a pickle of a list", raw(pickled([1, 2])), "is not a whole torch.save file"),
+    Bad(
+        "checkpoint: a pickle of a list", raw(pickled([1, 2])), "is not a complete torch.save file"
+    ),
     Bad("checkpoint: params.json cut", raw(cut("params.json")), "params.json is not JSON"),
     Bad(
         "tokenizer: none",

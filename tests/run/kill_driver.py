@@ -169,7 +169,7 @@ def watch(phases: Phases, log: int) -> None:
 
     NativeBackend.answer = answering
     for owner, name in (
-        *((opening, name) for name in ("tiny_model", "load_tokenizer", "NativeEngine")),
+        *((opening, name) for name in ("tiny_model", "load_tokenizer", "ModelRunner")),
         *((running, name) for name in ("load_benchmarks", "judge_benchmark")),
         (Transformer, "hidden"),
         *((journal, name) for name in ("open_file", "append")),
