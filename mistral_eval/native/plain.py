@@ -226,12 +226,7 @@ class PlainTwin:
     ) -> bool:
         """Return whether rounding decides between the tokens, or whether top-p keeps one."""
         model, sampling = self._model, request.sampling
-        tokens = torch.tensor((*request.prompt, *drawn), device=model.device)
-        places = torch.arange(len(tokens), device=model.device)
-        attend = SequencesAttend(
-            [len(tokens)], model.config.sliding_window, model.dtype, model.device
-        )
-        logits = model.logits(model.hidden(tokens, places, attend)[-1:])[0]
+        logits = model.logits(_hidden(model, [(*request.prompt, *drawn)])[-1:])[0]
         slack = 2 * tolerance(model.dtype, 1)  # both logits have an error
         if sampling.temperature == 0:
             return bool((logits[ours] - logits[plain]).abs() <= slack)

@@ -18,8 +18,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mistral_eval.data.sources import SAMPLE
-from mistral_eval.model.export import save_hf, save_raw
+from mistral_eval.model.export import save_hf
 from mistral_eval.model.tiny import make_tiny, tiny_tokenizer_file
+from tests.checkpoints import save_raw
 
 SMALL = ("run", "-t", "winogrande", "--data", "sample", "-L", "2")
 Make = Callable[[Path], Sequence[object]]

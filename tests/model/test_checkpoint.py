@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 
 from mistral_eval.bench.shapes import read_subject
 from mistral_eval.model.config import ModelConfig
-from mistral_eval.model.export import save_hf, save_raw
+from mistral_eval.model.export import save_hf
 from mistral_eval.model.load.checkpoint import Checkpoint, load_checkpoint
 from mistral_eval.model.load.layout import (
     expected_shapes,
@@ -22,6 +22,7 @@ from mistral_eval.model.load.layout import (
 )
 from mistral_eval.model.load.outline import read_outline
 from mistral_eval.model.tiny import tiny_tokenizer_file
+from tests.checkpoints import save_raw, save_sharded
 
 SMALL = ModelConfig(
     dim=32,
@@ -58,7 +59,7 @@ def assert_same(expected: Checkpoint, actual: Checkpoint) -> None:
 def writers():
     return {
         "hf": save_hf,
-        "hf sharded": lambda c, f: save_hf(c, f, max_shard_bytes=10_000),
+        "hf sharded": lambda c, f: save_sharded(c, f, 10_000),
         "raw": save_raw,
         "raw pickle": lambda c, f: save_raw(c, f, as_pickle=True),
     }
@@ -87,7 +88,7 @@ def test_every_format_gives_back_the_same_model_and_fingerprint(tmp_path, config
 
 
 def test_sharding_really_made_several_files(tmp_path):
-    loaded = load_checkpoint(save_hf(random_checkpoint(), tmp_path, max_shard_bytes=10_000))
+    loaded = load_checkpoint(save_sharded(random_checkpoint(), tmp_path, 10_000))
 
     names = [file.name for file in loaded.files]
 

@@ -12,10 +12,11 @@ from safetensors.torch import load_file, save_file
 from mistral_eval.errors import CheckpointError, ResourceError, UsageError
 from mistral_eval.model import memory
 from mistral_eval.model.config import ModelConfig
-from mistral_eval.model.export import save_hf, save_raw
+from mistral_eval.model.export import save_hf
 from mistral_eval.model.load import weights
 from mistral_eval.model.load.checkpoint import Checkpoint, load_checkpoint
 from mistral_eval.model.load.layout import expected_shapes
+from tests.checkpoints import save_raw, save_sharded
 
 CONFIG = ModelConfig(
     dim=8,
@@ -147,7 +148,7 @@ def test_quantised_tensors_are_sent_to_hf(hf):
 
 
 def test_a_missing_shard_is_named(checkpoint, tmp_path):
-    folder = save_hf(checkpoint, tmp_path / "m", max_shard_bytes=500)
+    folder = save_sharded(checkpoint, tmp_path / "m", 500)
     shard = sorted(folder.glob("model-*.safetensors"))[1]
     shard.unlink()
 
@@ -158,7 +159,7 @@ def test_a_missing_shard_is_named(checkpoint, tmp_path):
 
 
 def test_a_shard_of_another_model_is_an_error(checkpoint, tmp_path):
-    folder = save_hf(checkpoint, tmp_path / "m", max_shard_bytes=500)
+    folder = save_sharded(checkpoint, tmp_path / "m", 500)
     first, second, *_ = sorted(folder.glob("model-*.safetensors"))
     shutil.copyfile(second, first)
 
@@ -166,14 +167,14 @@ def test_a_shard_of_another_model_is_an_error(checkpoint, tmp_path):
 
 
 def test_an_index_without_a_map_is_an_error(checkpoint, tmp_path):
-    folder = save_hf(checkpoint, tmp_path / "m", max_shard_bytes=500)
+    folder = save_sharded(checkpoint, tmp_path / "m", 500)
     (folder / "model.safetensors.index.json").write_text("{}")
 
     assert "should have a weight_map" in message(folder)
 
 
 def test_shards_without_an_index_ask_for_it(checkpoint, tmp_path):
-    folder = save_hf(checkpoint, tmp_path / "m", max_shard_bytes=500)
+    folder = save_sharded(checkpoint, tmp_path / "m", 500)
     (folder / "model.safetensors.index.json").unlink()
 
     assert "holds shards and no model.safetensors.index.json" in message(folder)

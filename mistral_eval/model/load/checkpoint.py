@@ -86,11 +86,11 @@ def load_checkpoint(
     name = str(chosen).removeprefix("torch.")
     if kinds != [name]:
         notes = (*notes, f"weights stored as {', '.join(kinds)}, run in {name}")
-    weights = read_weights(source, config, chosen, device)
+    weights, digests = read_weights(source, config, chosen, device)
     return Checkpoint(
         config,
-        weights.tensors,
-        model_fingerprint(config, weights.digests),
+        weights,
+        model_fingerprint(config, digests),
         files,
         (*found.notes, *notes),
     )

@@ -4,6 +4,7 @@ A missing or unknown field that may change the result is an error.
 Sources: mistral-inference args.py and transformer.py; Meta's llama model.py.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,20 +16,8 @@ from mistral_eval.model.load.fields import USE_HF, Fields, with_overrides
 MISTRAL_CONTEXT_LEN = 32768
 
 # ModelConfig's name -> params.json name, for every field `--model-args` may set.
-NAMES = {
-    "dim": "dim",
-    "n_layers": "n_layers",
-    "head_dim": "head_dim",
-    "hidden_dim": "hidden_dim",
-    "n_heads": "n_heads",
-    "n_kv_heads": "n_kv_heads",
-    "norm_eps": "norm_eps",
-    "vocab_size": "vocab_size",
-    "rope_theta": "rope_theta",
-    "context_len": "max_seq_len",
-    "sliding_window": "sliding_window",
-    "tied_embeddings": "tied_embeddings",
-}
+NAMES = {field.name: field.name for field in dataclasses.fields(ModelConfig)}
+NAMES["context_len"] = "max_seq_len"
 _KNOWN = frozenset(NAMES.values()) | {
     *("_sliding_window", "multiple_of", "ffn_dim_multiplier", "max_batch_size", "model_type"),
 }

@@ -10,21 +10,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mistral_eval.errors import CheckpointError, UsageError
+from mistral_eval.errors import CheckpointError, TokenizerError, UsageError
 
 USE_HF = "run it with `--engine hf`"
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object in `path`; raise CheckpointError if it holds anything else."""
+def read_json(
+    path: Path, kind: type[CheckpointError | TokenizerError] = CheckpointError
+) -> dict[str, Any]:
+    """Return the JSON object in `path`; raise `kind` if it holds anything else."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(
-            f"{path} is not JSON ({error}): copy or download the file again."
-        ) from error
+        raise kind(f"{path} is not JSON ({error}): copy or download the file again.") from error
     if not isinstance(value, dict):
-        raise CheckpointError(f"{path} should hold a JSON object and holds {type(value).__name__}.")
+        found = type(value).__name__
+        raise kind(f"{path} should hold a JSON object and holds {found}: copy the file again.")
     return value
 
 

@@ -86,7 +86,8 @@ def resolve_model(
         raise HubError(sentence_for(error, ref, revision)) from error
     remote = [RemoteFile(f.rfilename, f.size or 0) for f in found.siblings or []]
     wanted = files_to_fetch(ref, remote)
-    missing = [file for file in wanted if not _is_cached(ref, file.name, found.sha)]
+    cached = {f.name: try_to_load_from_cache(ref, f.name, revision=found.sha) for f in wanted}
+    missing = [file for file in wanted if not isinstance(cached[file.name], str)]
     _announce(ref, missing, say or _to_stderr)
     return _download(ref, revision, wanted)
 
@@ -123,11 +124,6 @@ def files_to_fetch(ref: str, files: Iterable[RemoteFile]) -> list[RemoteFile]:
 def small_files() -> list[str]:
     """Return patterns for a repository's configuration and tokenizer files."""
     return [*sorted(_SMALL), "tokenizer.model*", "tekken.json", "tokenizer.json"]
-
-
-def _is_cached(ref: str, name: str, commit: str | None) -> bool:
-    """Return whether the cache holds this file of this commit."""
-    return isinstance(try_to_load_from_cache(ref, name, revision=commit), str)
 
 
 def _announce(ref: str, missing: list[RemoteFile], say: Callable[[str], None]) -> None:

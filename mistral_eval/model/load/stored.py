@@ -7,6 +7,7 @@ can run code.
 import pickle
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,18 +60,8 @@ def open_safetensors(file: Path) -> dict[str, StoredTensor]:
         if dtype is None:
             raise _not_float(file, name, header.get_dtype())
         shape = tuple(header.get_shape())
-        found[name] = StoredTensor(file, shape, dtype, _reader(handle, name))
+        found[name] = StoredTensor(file, shape, dtype, partial(handle.get_tensor, name))
     return found
-
-
-def _reader(handle: Any, name: str) -> Callable[[], torch.Tensor]:
-    """Return a function that reads one tensor through an open handle."""
-
-    def read() -> torch.Tensor:
-        tensor: torch.Tensor = handle.get_tensor(name)
-        return tensor
-
-    return read
 
 
 def open_index(index: Path) -> tuple[dict[str, StoredTensor], tuple[Path, ...]]:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -40,14 +40,6 @@ class Source:
     def error(self, sentence: str) -> CheckpointError:
         """Return a CheckpointError whose sentence begins with the folder."""
         return CheckpointError(f"{self.folder}: {sentence}")
-
-
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """Tensors by our names, in RoPE's half-split layout, and the digest of each as stored."""
-
-    tensors: dict[str, torch.Tensor] = field(default_factory=dict)
-    digests: dict[str, str] = field(default_factory=dict)
 
 
 def check_tensors(source: Source, config: ModelConfig) -> None:
@@ -123,9 +115,10 @@ def choose_dtype(
 
 def read_weights(
     source: Source, config: ModelConfig, dtype: torch.dtype, device: torch.device
-) -> Weights:
+) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Read every tensor once, in the order of the files.
 
+    Return tensors by our names, in RoPE's half-split layout, and the digest of each as stored.
     Beside the result at most one tensor is in memory; the kernel can drop the pages of the files.
 
     Raises:
@@ -141,18 +134,19 @@ def read_weights(
     name = str(dtype).removeprefix("torch.")
     require_memory(count * dtype.itemsize, device, f"{source.folder.name} in {name}")
     ours_by_name = {source.name(ours): ours for ours in shapes}
-    weights = Weights()
+    tensors: dict[str, torch.Tensor] = {}
+    digests: dict[str, str] = {}
     for name, stored in source.tensors.items():
         if name in ours_by_name:
             ours = ours_by_name[name]
             tensor = stored.read()
             if is_rotated(ours) and not source.is_hf:
                 tensor = half_split_from_interleaved(tensor, config.head_dim)
-            weights.digests[ours] = tensor_digest(tensor)
-            weights.tensors[ours] = _converted(source, name, tensor, dtype, device)
-    _check_tied(source, config, weights.digests["tok_embeddings.weight"])
+            digests[ours] = tensor_digest(tensor)
+            tensors[ours] = _converted(source, name, tensor, dtype, device)
+    _check_tied(source, config, digests["tok_embeddings.weight"])
     # in the order of computation, independent of the files' order
-    return Weights({ours: weights.tensors[ours] for ours in shapes}, weights.digests)
+    return {ours: tensors[ours] for ours in shapes}, digests
 
 
 def _converted(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mistral_eval.errors import TokenizerError
+from mistral_eval.model.load.fields import read_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ def read_special_tokens(folder: Path) -> SpecialTokens:
     """Read the files that exist; what they leave open is the tokenizer file's.
 
     Raises:
-        TokenizerError: a file is not JSON.
+        TokenizerError: a file is not a JSON object.
     """
     config = _read(folder / "tokenizer_config.json")
     names = _read(folder / "special_tokens_map.json")
@@ -65,10 +66,4 @@ def _text(value: Any) -> str | None:
 
 def _read(file: Path) -> dict[str, Any]:
     """Return the JSON object of a file; an empty one if there is none."""
-    if not file.is_file():
-        return {}
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise TokenizerError(f"{file} is not JSON ({error}): copy or download it again.") from error
-    return value if isinstance(value, dict) else {}
+    return read_json(file, TokenizerError) if file.is_file() else {}

@@ -98,7 +98,12 @@ def _choose_file(path: Path) -> Path:
     """Return the tokenizer file to read."""
     if path.is_file():
         return path
-    names = ["tokenizer.model", *_versions(path), "tekken.json", "tokenizer.json"]
+    versions = sorted(
+        (file.name for file in path.glob("tokenizer.model.v*")),
+        key=lambda name: (len(name), name),
+        reverse=True,
+    )
+    names = ["tokenizer.model", *versions, "tekken.json", "tokenizer.json"]
     found = [path / name for name in names if (path / name).is_file()]
     if not found:
         raise TokenizerError(
@@ -106,12 +111,6 @@ def _choose_file(path: Path) -> Path:
             "copy the tokenizer of the model there."
         )
     return found[0]
-
-
-def _versions(path: Path) -> list[str]:
-    """Return names of versioned SentencePiece files, the highest version first."""
-    names = [file.name for file in path.glob("tokenizer.model.v*")]
-    return sorted(names, key=lambda name: (len(name), name), reverse=True)
 
 
 def _open(file: Path) -> Tokenizer:

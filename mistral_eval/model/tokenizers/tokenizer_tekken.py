@@ -18,6 +18,9 @@ class TekkenTokenizer:
     """
 
     tekkenizer: Any
+    bos_id: int
+    eos_id: int
+    n_words: int
     fingerprint: str
     has_cuts: bool
     kind: ClassVar[str] = "tekken"
@@ -39,27 +42,11 @@ class TekkenTokenizer:
                 f"{file} is not a tekken.json that mistral-common can read "
                 f"({type(error).__name__}: {str(error)[:120]}): copy or download it again."
             ) from error
-        digest = tokenizer_fingerprint(
-            file, tekkenizer.bos_id, tekkenizer.eos_id, tekkenizer.n_words
-        )
+        numbers = (tekkenizer.bos_id, tekkenizer.eos_id, tekkenizer.n_words)
+        digest = tokenizer_fingerprint(file, *numbers)
         # mistral-common has no public name for the model; without it texts are encoded whole
         model = getattr(tekkenizer, "_model", None)
-        return cls(tekkenizer, digest, getattr(model, "_pat_str", None) in SPLITS)
-
-    @property
-    def bos_id(self) -> int:
-        """Id of `<s>`."""
-        return int(self.tekkenizer.bos_id)
-
-    @property
-    def eos_id(self) -> int:
-        """Id of `</s>`."""
-        return int(self.tekkenizer.eos_id)
-
-    @property
-    def n_words(self) -> int:
-        """Number of ids, special ones included."""
-        return int(self.tekkenizer.n_words)
+        return cls(tekkenizer, *numbers, digest, getattr(model, "_pat_str", None) in SPLITS)
 
     def encode(self, text: str, bos: bool) -> list[int]:  # noqa: FBT001 - the protocol's form
         """Encode a text; tekken prepends nothing to it."""
