@@ -4,7 +4,7 @@ Time is linear in the number of layers, so one and two layers of random weights 
 whole model. Its weights need not exist, nor fit in memory.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Final
@@ -116,7 +116,7 @@ def _score_seconds(engine: ModelRunner, sample: list[ScoreRequest]) -> float:
         sample = [ScoreRequest(prompt, (3,))]
     tokens = len(build_tree(sample).tokens)
     for _ in range(2):
-        seconds = _timed(engine, lambda: list(engine.score(sample)))
+        seconds = _timed(engine, engine.score(sample))
     return seconds / tokens
 
 
@@ -127,15 +127,16 @@ def _decode_seconds(engine: ModelRunner, sample: list[GenerateRequest]) -> float
     spent = []
     for steps in (_STEPS[0], *_STEPS):
         longer = [replace(request, max_tokens=steps) for request in sample]
-        spent.append(_timed(engine, lambda longer=longer: list(engine.generate(longer))))
+        spent.append(_timed(engine, engine.generate(longer)))
     return max(0.0, spent[2] - spent[1]) / (len(sample) * (_STEPS[1] - _STEPS[0]))
 
 
-def _timed(engine: ModelRunner, call: Callable[[], object]) -> float:
+def _timed(engine: ModelRunner, replies: Iterator[object]) -> float:
+    """Return the seconds it takes to compute all replies, which are generated lazily."""
     if engine.model.device.type == "cuda":
         torch.cuda.synchronize(engine.model.device)
     started = perf_counter()
-    call()
+    list(replies)
     if engine.model.device.type == "cuda":
         torch.cuda.synchronize(engine.model.device)
     return perf_counter() - started

@@ -66,8 +66,12 @@ class GenerateReply:
     finish: Literal["eos", "stop", "length"]
 
 
-# Called before each forward pass; True tells a runner to end. Once True, it stays True.
-Stopping = Callable[[], bool]
+class Stopping(Protocol):
+    """Tells a runner whether to end before its next forward pass."""
+
+    def __call__(self) -> bool:
+        """Return True to stop; once True, it stays True."""
+        ...
 
 
 def never() -> bool:
