@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from mistral_eval.model.config import ModelConfig
 from mistral_eval.model.export import save_hf
 from mistral_eval.model.load.checkpoint import Checkpoint
-from mistral_eval.model.load.layout import interleaved_from_half_split, is_rotated
+from mistral_eval.model.load.layout import hf_name, interleaved_from_half_split, is_rotated
 from mistral_eval.model.load.stored import HF_INDEX, HF_SINGLE, RAW_PICKLE, RAW_SAFETENSORS
 
 
@@ -69,7 +69,9 @@ def save_sharded(
     save_hf(checkpoint, folder, tokenizer_file=tokenizer_file)
     shards: list[dict[str, torch.Tensor]] = [{}]
     room = max_bytes
-    for name, tensor in load_file(folder / HF_SINGLE).items():
+    tensors = load_file(folder / HF_SINGLE)
+    for name in map(hf_name, checkpoint.weights):
+        tensor = tensors[name]
         if tensor.nbytes > room and shards[-1]:
             shards.append({})
             room = max_bytes
