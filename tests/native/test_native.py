@@ -194,7 +194,7 @@ def test_logits_that_are_not_finite_are_an_error_that_names_the_request(
 
 
 def test_a_budget_of_no_tokens_is_refused(make_engine):
-    with pytest.raises(EngineError, match="budget"):
+    with pytest.raises(EngineError, match="--batch-tokens should be 1 or more and is 0"):
         make_engine(0)
 
 
