@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-from mistral_eval.model.attention import Attend, attention
+from mistral_eval.model.attention import Attend, additive_mask, attention
 from mistral_eval.model.shared_cache import Partial, merged, partial
-from mistral_eval.model.window import additive_mask
 from mistral_eval.native.pack import Pack
 from mistral_eval.native.pack_attention import GroupwiseAttend, Stack, make_attend
 from mistral_eval.native.tree import Ints, TokenTree

@@ -24,9 +24,8 @@ from mistral_eval.model.load.layout import hf_name
 from mistral_eval.model.tiny import tiny_tokenizer_file
 from mistral_eval.model.tokenizers.export_tokenizer import save_tokenizer
 from mistral_eval.model.tokenizers.tokenizer import load_tokenizer
-from mistral_eval.native.calibrate import random_weights
-from mistral_eval.native.matrix_rate import matrix_rate
-from mistral_eval.native.runner import NativeEngine as ModelRunner
+from mistral_eval.native.calibrate import matrix_rate, random_weights
+from mistral_eval.native.runner import ModelRunner
 
 # TFLOP/s of dense 16-bit products from the data sheets, by torch's name of the card; first match
 SHEETS = (("H200", 989), ("H100 PCIe", 756), ("H100 NVL", 835), ("H100", 989), ("A100", 312))

@@ -36,10 +36,9 @@ from mistral_eval.model.config import ModelConfig
 from mistral_eval.model.load.weights import DTYPES
 from mistral_eval.model.tiny import tiny_tokenizer_file
 from mistral_eval.model.tokenizers.tokenizer import load_tokenizer
-from mistral_eval.native.calibrate import random_weights
-from mistral_eval.native.matrix_rate import matrix_rate
+from mistral_eval.native.calibrate import matrix_rate, random_weights
 from mistral_eval.native.requests import ScoreRequest
-from mistral_eval.native.runner import NativeEngine
+from mistral_eval.native.runner import ModelRunner
 
 CPU = torch.device("cpu")
 WIDE = replace(
@@ -107,15 +106,15 @@ def requests_of(config: ModelConfig, data: str, count: int) -> list[ScoreRequest
     return [encoder.encode(one).work for asked in questions for one in asked]
 
 
-def open_engine(config: ModelConfig, dtype: torch.dtype, batch_tokens: int | None) -> NativeEngine:
+def open_engine(config: ModelConfig, dtype: torch.dtype, batch_tokens: int | None) -> ModelRunner:
     """The engine with random weights; EOS plays no part in scoring."""
     weights = random_weights(config, dtype, CPU)
-    return NativeEngine(
+    return ModelRunner(
         config, weights, n_words=config.vocab_size, eos_id=2, batch_tokens=batch_tokens
     )
 
 
-def timed_pass(engine: NativeEngine, requests: list[ScoreRequest], clock: Clock) -> float:
+def timed_pass(engine: ModelRunner, requests: list[ScoreRequest], clock: Clock) -> float:
     """Return the seconds that scoring all requests takes."""
     start = clock()
     for _ in engine.score(requests):
@@ -152,7 +151,7 @@ def measure(shape: str, dtype: str, chosen: argparse.Namespace) -> Line:
     )
 
 
-def print_profile(engine: NativeEngine, requests: list[ScoreRequest]) -> None:
+def print_profile(engine: ModelRunner, requests: list[ScoreRequest]) -> None:
     """Print where one pass spends its time: torch's operators by self CPU time, and the rest.
 
     The rest is Python, NumPy and torch's dispatch; the profiler makes each call slower, so it is an

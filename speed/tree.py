@@ -27,7 +27,7 @@ from mistral_eval.model.load.outline import read_outline
 from mistral_eval.native.calibrate import random_weights
 from mistral_eval.native.prompts import unique_tokens
 from mistral_eval.native.requests import GenerateRequest, ScoreRequest
-from mistral_eval.native.runner import NativeEngine
+from mistral_eval.native.runner import ModelRunner
 from mistral_eval.native.tree import build_tree
 from mistral_eval.run.planning import requests_of
 from mistral_eval.run.questions import Asking, load_benchmarks
@@ -122,7 +122,7 @@ def compute(data: str) -> None:
     print("| scores of | requests | computed | unique | ratio | seconds |")
     print("| :-- | --: | --: | --: | --: | --: |")
     for name, scores in asked.items():
-        engine = NativeEngine(THIN, weights, n_words=32000, eos_id=2)
+        engine = ModelRunner(THIN, weights, n_words=32000, eos_id=2)
         begin = perf_counter()
         answered = sum(1 for _ in engine.score(scores))
         stats, seconds = engine.stats, perf_counter() - begin

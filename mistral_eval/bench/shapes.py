@@ -7,13 +7,11 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from mistral_eval.errors import CheckpointError, UsageError, nearest
+from mistral_eval.errors import UsageError, nearest
 from mistral_eval.model.config import ModelConfig
 from mistral_eval.model.load.checkpoint import load_checkpoint
-from mistral_eval.model.load.config_hf import from_hf_config
-from mistral_eval.model.load.config_params import from_params_json
-from mistral_eval.model.load.fields import read_json
 from mistral_eval.model.load.layout import expected_shapes
+from mistral_eval.model.load.outline import folder_dtype, read_config
 from mistral_eval.model.load.weights import DTYPES
 from mistral_eval.model.tiny import TINY_CONFIG
 from mistral_eval.native.calibrate import random_weights
@@ -116,20 +114,8 @@ def read_subject(shape: str, dtype: str, device: torch.device) -> Subject:
 
 
 def _checkpoint(folder: Path, dtype: str, device: torch.device) -> Subject:
-    """Return the shape of a checkpoint, with its weights if the folder holds them."""
-    if (folder / "config.json").is_file():
-        values = read_json(folder / "config.json")
-        found = from_hf_config(values, {})
-        stored = DTYPES.get(str(values.get("dtype") or values.get("torch_dtype")), torch.bfloat16)
-    elif (folder / "params.json").is_file():
-        found, stored = from_params_json(read_json(folder / "params.json"), {}), torch.bfloat16
-    else:
-        raise CheckpointError(
-            f"{folder} should hold config.json or params.json and holds neither: give a "
-            f"checkpoint's folder, or one of {', '.join(SHAPES)}."
-        )
-    if stored == torch.float16 and device.type == "cpu":
-        stored = torch.float32
+    """The shape of a checkpoint; its weights count if they lie beside its configuration."""
+    found = read_config(folder, {}, instead=f"or one of {', '.join(SHAPES)}")
     config, notes = found.config, list(found.notes)
     if config.vocab_size == -1:
         config = replace(config, vocab_size=_USUAL_VOCABULARY)
@@ -140,7 +126,7 @@ def _checkpoint(folder: Path, dtype: str, device: torch.device) -> Subject:
     return Subject(
         folder.resolve().name,
         config,
-        DTYPES.get(dtype, stored),
+        folder_dtype(folder, dtype, found, device),
         folder if has_weights else None,
         tuple(notes),
     )

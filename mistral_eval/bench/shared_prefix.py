@@ -11,12 +11,10 @@ from mistral_eval.bench.cases import BenchSettings
 from mistral_eval.bench.measure import Clock
 from mistral_eval.model.attention import Attend
 from mistral_eval.model.transformer import Transformer
-from mistral_eval.native.counters import Stats
-from mistral_eval.native.generate import PlainGenerator
 from mistral_eval.native.generate_shared import SharedGenerator
-from mistral_eval.native.requests import GenerateRequest, Sampling, ScoreRequest
+from mistral_eval.native.plain import PlainGenerator, score_plain
+from mistral_eval.native.requests import Counters, GenerateRequest, Sampling, ScoreRequest
 from mistral_eval.native.runner import default_batch_tokens, generation_budget
-from mistral_eval.native.score import score_plain
 from mistral_eval.native.score_tree import score_tree
 
 PROMPT = 1024  # tokens: about a few-shot prompt of the paper's suite
@@ -79,7 +77,7 @@ def measure_prefix(model: Counted, settings: BenchSettings) -> list[Shared]:
     room = generation_budget(model.config, model.dtype, model.device, budget)
     ways: list[tuple[str, bool, Callable[[], object]]] = [
         ("score", False, lambda: list(score_plain(model, scores, budget))),
-        ("score", True, lambda: list(score_tree(model, scores, budget, Stats()))),
+        ("score", True, lambda: list(score_tree(model, scores, budget, Counters()))),
         (
             "generate",
             False,
@@ -90,7 +88,7 @@ def measure_prefix(model: Counted, settings: BenchSettings) -> list[Shared]:
         (
             "generate",
             True,
-            lambda: list(SharedGenerator(model, _NO_EOS, room, Stats()).run(drawn)),
+            lambda: list(SharedGenerator(model, _NO_EOS, room, Counters()).run(drawn)),
         ),
     ]
     return [

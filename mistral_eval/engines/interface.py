@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol, Self, TypeAlias
 
 from mistral_eval.answers.stop_strings import cut
 from mistral_eval.errors import EngineError
-from mistral_eval.native.counters import Stats
+from mistral_eval.native.requests import Counters
 from mistral_eval.settings import RunSettings
 
 Kind = Literal["score", "rolling", "generate"]
@@ -258,7 +258,7 @@ class Engine(Encoder, Protocol):
     """
 
     can: Capabilities = Capabilities()
-    counters: Stats | None = None  # tokens computed so far, where the engine counts them
+    counters: Counters | None = None  # tokens computed so far, where the engine counts them
 
     @classmethod
     def open(cls, settings: RunSettings, gold: Gold, say: Say) -> "Engine":

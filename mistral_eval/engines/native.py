@@ -29,12 +29,16 @@ from mistral_eval.engines.interface import (
 from mistral_eval.errors import EngineError, RequestError, UsageError
 from mistral_eval.model.load.checkpoint import Checkpoint, load_checkpoint
 from mistral_eval.model.load.hub import resolve_model
+from mistral_eval.model.load.weights import choose_dtype
 from mistral_eval.model.tiny import make_tiny, tiny_tokenizer_file
-from mistral_eval.model.tokenizers.prefix_encoder import PrefixEncoder
-from mistral_eval.model.tokenizers.stream import StreamText, continuation_text
+from mistral_eval.model.tokenizers.incremental import (
+    PrefixEncoder,
+    StreamText,
+    continuation_text,
+)
 from mistral_eval.model.tokenizers.tokenizer import Tokenizer, load_tokenizer
-from mistral_eval.native.matrix_rate import matrix_rate
-from mistral_eval.native.plain_twin import PlainTwin
+from mistral_eval.native.calibrate import matrix_rate
+from mistral_eval.native.plain import PlainTwin
 from mistral_eval.native.requests import (
     GenerateReply,
     GenerateRequest,
@@ -43,16 +47,11 @@ from mistral_eval.native.requests import (
     truncate_left,
     truncate_prompt,
 )
-from mistral_eval.native.runner import NativeEngine as ModelRunner
+from mistral_eval.native.runner import ModelRunner
 from mistral_eval.settings import RunSettings
 
 VERSION: Final = "1"  # part of the reply's key: raise it when the engine's numbers change
 TINY: Final = "tiny"
-DTYPES: Final = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
 MEASURED_FROM: Final = 20.0  # seconds of work; measuring the machine does not pay for a shorter run
 
 
@@ -350,7 +349,7 @@ def open_native(
         file = resolve_model(pretrained, revision=revision, say=say)
         checkpoint = load_checkpoint(
             file,
-            dtype=DTYPES[dtype] if dtype in DTYPES else "auto",  # noqa: SIM401 - mypy
+            dtype=dtype,
             device=where,
             overrides=model_args,
         )
@@ -389,7 +388,7 @@ def open_native(
 def tiny_model(dtype: str, device: torch.device) -> Checkpoint:
     """Make the tiny model on a device; `auto` is float32, as it is made."""
     made = make_tiny()
-    kind = DTYPES.get(dtype, torch.float32)
+    kind = choose_dtype(dtype, torch.float32, None, device)
     return replace(made, weights={name: w.to(device, kind) for name, w in made.weights.items()})
 
 

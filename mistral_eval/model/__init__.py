@@ -1,1 +1,1 @@
-"""Ids -> logits: a Mistral in plain torch; knows nothing of text, tasks or lm-eval."""
+"""Compute logits from token ids: a Mistral in plain torch, its loaders and its tokenizers."""

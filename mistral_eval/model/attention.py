@@ -1,6 +1,7 @@
-"""Grouped-query attention, and the seam through which a caller decides what a query sees.
+"""Grouped-query attention, the masks of a sliding window, and the interface to its callers.
 
-Source: GQA (arXiv 2305.13245). Query head h reads key and value head h // (n_heads / n_kv_heads).
+Sources: GQA (arXiv 2305.13245): query head h reads key head h // (n_heads / n_kv_heads). Mistral 7B
+paper, section 2.1: with a window W, query i sees the W keys j with i - W < j <= i.
 """
 
 from typing import Protocol
@@ -9,32 +10,30 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from mistral_eval.model.window import additive_mask, visible
-
 
 class Attend(Protocol):
-    """Attention of one forward pass: keeps the new keys and values, answers the queries.
+    """Attention of one forward pass: stores new keys and values and answers the queries.
 
-    The transformer runs its linear layers over all tokens of a pack at once and knows nothing of
-    sequences; whoever calls it passes an `Attend` that does.
+    The transformer runs its linear layers over all tokens of a pack and does not know how they form
+    sequences; its caller passes an `Attend` that does.
     """
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Rotated q (T, n_heads, head_dim), k and v (T, n_kv_heads, head_dim) -> q's shape."""
+        """Attend with rotated q (T, n_heads, D), k and v (T, n_kv_heads, D); return q's shape."""
         ...
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Softmax attention of n queries over s keys.
+    """Compute softmax attention of n queries over s keys.
 
-    The query heads that share a key head become the "heads" of a batch of key heads, so that keys
-    and values are read in place, never repeated.
+    Key heads are the batch and the query heads that share one its heads, so that keys and values
+    are read in place and not repeated.
 
     Args:
         q: (n, n_heads, head_dim).
         k: (n_kv_heads, s, head_dim), any strides.
         v: as k.
-        mask: what is added to the scores, (n, s); None is causal, which asks for s == n.
+        mask: added to the scores, (n, s); None is causal and needs s == n.
 
     Returns:
         (n, n_heads, head_dim)
@@ -56,7 +55,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Te
 
 
 class SequencesAttend:
-    """Several whole sequences side by side, each seeing only itself: the plain path."""
+    """Several whole sequences in one pack, each seeing only itself: the plain path."""
 
     def __init__(
         self,
@@ -65,14 +64,14 @@ class SequencesAttend:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        """`dtype` and `device` are those of queries and keys."""
+        """Take the windows by layer, and dtype and device of queries and keys."""
         self._lengths = lengths
         self._windows = windows
         self._masks: dict[tuple[int, int], Tensor] = {}
         self._device, self._dtype = device, dtype
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attention within each sequence."""
+        """Compute attention within each sequence."""
         window = self._windows[layer]
         parts = zip(*(torch.split(x, self._lengths) for x in (q, k, v)), strict=True)
         return torch.cat(
@@ -95,3 +94,30 @@ class SequencesAttend:
             seen = visible(positions, positions, window)
             self._masks[length, window] = additive_mask(seen, self._dtype)
         return self._masks[length, window]
+
+
+def visible(query_positions: Tensor, key_positions: Tensor, window: int | None) -> Tensor:
+    """Compute which keys each query sees, for queries and keys of one sequence.
+
+    Args:
+        query_positions: absolute positions, (n,).
+        key_positions: absolute positions, (s,); -1 marks an empty slot, which no query sees.
+        window: number of keys seen, the query's own included; None for all.
+
+    Returns:
+        Booleans, (n, s).
+    """
+    queries, keys = query_positions[:, None], key_positions[None, :]
+    seen = (keys <= queries) & (keys >= 0)
+    return seen if window is None else seen & (keys > queries - window)
+
+
+def first_visible(position: int, window: int | None) -> int:
+    """Return the smallest position that a query at `position` sees."""
+    return 0 if window is None else max(0, position - window + 1)
+
+
+def additive_mask(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """Convert booleans to a mask added to attention scores: 0 where seen, else -inf."""
+    mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
+    return mask.masked_fill_(~seen, float("-inf"))

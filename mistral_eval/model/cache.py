@@ -1,6 +1,6 @@
-"""The rolling buffer cache: position p of a sequence lives in slot p mod W.
+"""The rolling buffer cache: position p of a sequence is stored in slot p mod W.
 
-Source: Mistral 7B paper, section 2.2; mistral-inference `cache.py` for chunked prefill, where a
+Sources: Mistral 7B paper, section 2.2; mistral-inference `cache.py` for chunked prefill, where a
 chunk attends to the buffer and to itself before it overwrites the buffer.
 """
 
@@ -11,27 +11,25 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from mistral_eval.model.attention import attention
+from mistral_eval.model.attention import additive_mask, attention, first_visible, visible
 from mistral_eval.model.config import ModelConfig
-from mistral_eval.model.window import additive_mask, first_visible, visible
 
-_TILE = 256  # queries; fewer read the window's keys more often, more see further than they need
+_TILE = 256  # queries: smaller tiles reread the window's keys, larger ones compute masked scores
 
 
 class RollingCache:
     """Keys and values of `rows` sequences; a layer with a window keeps W slots of each.
 
-    Keys are stored rotated, so they never move. `lengths` says how many tokens went through each
-    row; `clear` makes a row empty again.
+    Keys are stored rotated, so they never move. `lengths` counts the tokens of each row.
     """
 
     def __init__(
         self, config: ModelConfig, rows: int, length: int, like: Tensor, *, rolling: bool = True
     ) -> None:
-        """Room for `length` tokens a row, fewer where the window allows; device as `like`.
+        """Allocate `length` tokens per row, or the window if smaller; dtype and device as `like`.
 
-        Without `rolling` every layer keeps all tokens, and sees no more of them than its window:
-        the full cache that the rolling buffer is measured against.
+        Without `rolling` every layer stores all tokens and still sees only its window. That is the
+        full cache with which bench compares the rolling buffer.
         """
         self.windows = config.sliding_window
         self.sizes = [length if w is None or not rolling else min(w, length) for w in self.windows]
@@ -43,25 +41,25 @@ class RollingCache:
 
     @property
     def n_bytes(self) -> int:
-        """Memory of all buffers, in bytes."""
+        """Size of all buffers in bytes."""
         return sum(x.nbytes for x in (*self.keys, *self.values))
 
     def clear(self, row: int) -> None:
-        """Forget a row's sequence."""
+        """Empty a row."""
         self.lengths[row] = 0
 
     def prefill(self, row: int, count: int, tile: int = _TILE) -> "ChunkAttend":
-        """The next `count` tokens of one row, `tile` of them in one attention call at most."""
+        """Return the attention for a row's next `count` tokens, at most `tile` queries per call."""
         return ChunkAttend(self, row, count, tile)
 
     def step(self, rows: list[int]) -> "StepAttend":
-        """One more token of each of these rows."""
+        """Return the attention for one more token of each of these rows."""
         return StepAttend(self, rows)
 
 
 @dataclass(frozen=True, slots=True)
 class _Tile:
-    """Neighbouring queries of a chunk: its rows, the first position they see, and their mask."""
+    """Consecutive queries of a chunk: rows, the first position they see, and their mask."""
 
     rows: slice
     low: int
@@ -69,11 +67,11 @@ class _Tile:
 
 
 class ChunkAttend:
-    """A chunk of one sequence: sees the buffer and itself, and goes into the buffer.
+    """A chunk of one sequence: it attends to the buffer and to itself, and is stored.
 
-    Where the buffer still has room the chunk is written first and seen in place. Else it would
-    overwrite what its first queries see, so it is written last. Past the window the queries are
-    answered in tiles, so that each pays for W keys and a tile's, not for W and a chunk's.
+    If the buffer has room, the chunk is stored first and read in place. Otherwise it would
+    overwrite keys that its first queries see, so it is stored last. Beyond the window, queries are
+    computed in tiles, which cost W keys and a tile each instead of W and a chunk.
 
     Example: W = 3, 4 tokens cached, chunk of 2. The slots hold positions [3, 1, 2]; the queries
     are positions 4 and 5. Query 4 sees keys 2, 3, 4 and query 5 sees 3, 4, 5; afterwards the slots
@@ -88,11 +86,11 @@ class ChunkAttend:
         self._tiles = {window: self._cut(window, tile) for window in set(cache.windows)}
 
     def finish(self) -> None:
-        """Count the tokens, once all layers have seen them."""
+        """Update the row's length after all layers."""
         self._cache.lengths[self._row] = self._end
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attention over the buffer and the chunk's own keys, which are stored."""
+        """Compute attention over the buffer and the chunk; store the chunk's keys and values."""
         size = self._cache.sizes[layer]
         tiles = self._tiles[self._cache.windows[layer]]
         own_k, own_v = k.transpose(0, 1), v.transpose(0, 1)  # (Hkv, t, D)
@@ -117,7 +115,7 @@ class ChunkAttend:
         tiles: Sequence[_Tile],
         size: int | None = None,
     ) -> Tensor:
-        """Tile by tile; column 0 holds position 0, or the oldest of a buffer of `size` slots."""
+        """Attend tile by tile; key 0 is position 0, or the oldest of a buffer of `size` slots."""
         first = 0 if size is None else self._past - min(self._past, size)
         out = torch.empty_like(q)
         for tile in tiles:
@@ -127,7 +125,7 @@ class ChunkAttend:
         return out
 
     def _joined(self, stored: Tensor, own: Tensor) -> Tensor:
-        """The buffer in the order of positions, then the chunk: (Hkv, filled + t, D)."""
+        """Return the buffer in the order of positions, then the chunk: (Hkv, filled + t, D)."""
         size = stored.shape[1]
         if self._past < size:
             return torch.cat([stored[:, : self._past], own], dim=1)
@@ -135,7 +133,7 @@ class ChunkAttend:
         return torch.cat([stored[:, oldest:], stored[:, :oldest], own], dim=1)
 
     def _cut(self, window: int | None, tile: int) -> list[_Tile]:
-        """Tiles where the window hides keys, else one; tiles that look alike share a mask."""
+        """Return tiles, a single one if the window hides nothing; equal tiles share a mask."""
         if window is None or self._end <= window:
             tile = self._end - self._past
         masks: dict[tuple[int, int], Tensor] = {}
@@ -151,32 +149,32 @@ class ChunkAttend:
         return tiles
 
     def _mask(self, before: int, count: int, window: int | None) -> Tensor:
-        """Of `count` queries, over `before` older keys and their own: (count, before + count)."""
+        """Return the mask of `count` queries over `before` older keys and their own."""
         cache = self._cache
         keys = torch.arange(before + count, device=cache.device)
         if window is not None and before + count > window:
             return additive_mask(visible(keys[before:], keys, window), cache.dtype)
         mask = torch.zeros(count, before + count, dtype=cache.dtype, device=cache.device)
-        own = visible(keys[before:], keys[before:], None)  # all that is older is seen by all
+        own = visible(keys[before:], keys[before:], None)  # every query sees all older keys
         mask[:, before:] = additive_mask(own, cache.dtype)
         return mask
 
 
 @dataclass(frozen=True, slots=True)
 class _View:
-    """What a step sees in layers of one window: slots from `low` on, and the mask."""
+    """The slots that a step sees in layers with one window: from `low` on, with a mask."""
 
     low: int
     mask: Tensor  # (B, 1, 1, slots seen)
 
 
 class StepAttend:
-    """One token of each of several sequences: written first, then seen with the filled slots."""
+    """One token of each of several sequences: it is stored, then attends to the filled slots."""
 
     def __init__(self, cache: RollingCache, rows: list[int]) -> None:
         self._cache = cache
         self._rows = torch.tensor(rows, device=cache.device)
-        # Neighbouring rows are read in place; others have to be gathered, a copy of all they hold.
+        # Adjacent rows are read in place; others are gathered, which copies all their keys.
         adjacent = rows == list(range(rows[0], rows[0] + len(rows)))
         self._read = slice(rows[0], rows[0] + len(rows)) if adjacent else self._rows
         self._lengths = [cache.lengths[row] for row in rows]
@@ -186,12 +184,12 @@ class StepAttend:
         self._views = {window: self._view(window, size) for window, size in kinds}
 
     def finish(self) -> None:
-        """Count the tokens, once all layers have seen them."""
+        """Update the rows' lengths after all layers."""
         for row in self._counted:
             self._cache.lengths[row] += 1
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attention of each row's one query, (B, n_heads, head_dim), over its own slots."""
+        """Compute attention of one query per row, (B, n_heads, head_dim), over the row's slots."""
         keys, values = self._cache.keys[layer], self._cache.values[layer]
         slots = self.positions % self._cache.sizes[layer]
         keys[self._rows, :, slots] = k
@@ -200,7 +198,7 @@ class StepAttend:
         seen = slice(view.low, view.low + view.mask.shape[-1])
         batch, n_heads, head_dim = q.shape
         out = scaled_dot_product_attention(
-            q.view(batch, k.shape[1], -1, head_dim),  # (B, Hkv, rep, D): rep queries a key head
+            q.view(batch, k.shape[1], -1, head_dim),  # (B, Hkv, rep, D): rep queries per key head
             keys[self._read][:, :, seen],
             values[self._read][:, :, seen],
             attn_mask=view.mask,
@@ -208,8 +206,8 @@ class StepAttend:
         return out.reshape(batch, n_heads, head_dim)
 
     def _view(self, window: int | None, size: int) -> _View:
-        # A buffer of the window's size holds nothing older: a filled slot is a visible one. A
-        # longer one (a full cache) holds position p in slot p, and its first slots may be too old.
+        # In a buffer of the window's size every filled slot is visible. A full cache stores
+        # position p in slot p, and its first slots may be outside the window.
         filled = torch.tensor([min(length + 1, size) for length in self._lengths])
         oldest = [0 if size == window else first_visible(n, window) for n in self._lengths]
         low = min(oldest)

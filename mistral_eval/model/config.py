@@ -1,10 +1,12 @@
-"""The shape of a model, in the words of Mistral's params.json.
+"""The shape of a model, with the field names of Mistral's params.json.
 
 Sources: Mistral 7B paper (arXiv 2310.06825) table 1; mistral-inference `args.py`; the fields of
 Hugging Face's `config.json` for `MistralForCausalLM` and `LlamaForCausalLM`.
 """
 
 from dataclasses import dataclass
+
+import torch
 
 from mistral_eval.errors import CheckpointError
 
@@ -13,9 +15,8 @@ from mistral_eval.errors import CheckpointError
 class ModelConfig:
     """Everything that decides a logit, apart from the weights.
 
-    `sliding_window` holds one entry per layer: the number of keys a query sees, itself included
-    (query i sees keys j with i - W < j <= i), or None for all. `context_len` is the longest
-    sequence the model is run on, in tokens.
+    `sliding_window` has one entry W per layer: query i sees the W keys j with i - W < j <= i, or
+    all keys j <= i where W is None. `context_len` is the longest sequence in tokens.
     """
 
     dim: int
@@ -32,10 +33,11 @@ class ModelConfig:
     tied_embeddings: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse shapes no attention can have.
+        """Check that the shape is one attention can have.
 
         Raises:
-            CheckpointError: heads that do not divide, an odd head_dim, or windows for other layers.
+            CheckpointError: n_heads is no multiple of n_kv_heads, head_dim is odd, or the number
+                of windows is not n_layers.
         """
         if self.n_heads % self.n_kv_heads:
             raise CheckpointError(
@@ -44,7 +46,7 @@ class ModelConfig:
             )
         if self.head_dim % 2:
             raise CheckpointError(
-                f"head_dim should be even, as RoPE turns pairs, and is {self.head_dim}: "
+                f"head_dim should be even, because RoPE rotates pairs, and is {self.head_dim}: "
                 "check the model's configuration file."
             )
         if len(self.sliding_window) != self.n_layers:
@@ -56,10 +58,15 @@ class ModelConfig:
 
 @dataclass(frozen=True, slots=True)
 class ConfigFile:
-    """What a configuration file says, and what its reader should know about how it was read.
+    """The content of a configuration file.
 
-    `config.vocab_size` is -1 where the file leaves it to the embedding's rows (Meta's Llama).
+    Attributes:
+        config: the model's shape; `vocab_size` is -1 where the file leaves it to the number of
+            embedding rows (Meta's Llama).
+        notes: sentences for the user about values that were assumed or ignored.
+        dtype: the dtype the file names for the weights; None where it names none we can read.
     """
 
     config: ModelConfig
     notes: tuple[str, ...] = ()
+    dtype: torch.dtype | None = None

@@ -1,4 +1,4 @@
-"""Whether memory can hold what is about to be loaded, asked before anything is read.
+"""Memory of host and devices: how much is free, and copies that do not wait.
 
 Sources: /proc/meminfo (MemAvailable), cgroup v2 memory.max, torch.cuda.mem_get_info.
 """
@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from mistral_eval.errors import ResourceError
 
@@ -15,7 +16,7 @@ GIB = 1 << 30
 
 
 def available_memory(device: torch.device) -> int | None:
-    """Bytes that can still be had on `device`; None where the platform does not say."""
+    """Return the free bytes on `device`; None if the platform does not tell."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     if device.type != "cpu":
@@ -25,10 +26,10 @@ def available_memory(device: torch.device) -> int | None:
 
 
 def require_memory(needed: int, device: torch.device, what: str) -> None:
-    """Stop before memory runs out.
+    """Check that `needed` bytes are free on `device`.
 
     Raises:
-        ResourceError: `device` has less than `needed` bytes free; `what` opens the sentence.
+        ResourceError: fewer are free; the sentence begins with `what`.
     """
     free = available_memory(device)
     if free is not None and needed > free:
@@ -39,7 +40,7 @@ def require_memory(needed: int, device: torch.device, what: str) -> None:
 
 
 def _machine_memory() -> int | None:
-    """MemAvailable on Linux, all of the memory on another POSIX system."""
+    """Return MemAvailable on Linux, the total memory on other POSIX systems."""
     meminfo = Path("/proc/meminfo")
     if meminfo.is_file():
         for line in meminfo.read_text(encoding="ascii").splitlines():
@@ -52,7 +53,7 @@ def _machine_memory() -> int | None:
 
 
 def memory_limit(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """A container's limit in bytes; None where there is none."""
+    """Return a container's memory limit in bytes; None if there is none."""
     try:
         limit = (folder / "memory.max").read_text(encoding="ascii").strip()
     except OSError:
@@ -61,7 +62,7 @@ def memory_limit(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
 
 
 def _cgroup_memory(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """What a container's limit leaves, file pages that can be dropped not counted as used."""
+    """Return the bytes below a container's limit; droppable file pages count as free."""
     limit = memory_limit(folder)
     try:
         used = int((folder / "memory.current").read_text(encoding="ascii"))
@@ -72,3 +73,34 @@ def _cgroup_memory(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
         return None
     pages = dict(zip(stat[::2], stat[1::2], strict=False))
     return max(0, limit - used + int(pages.get("inactive_file", "0")))
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a host tensor to `device` without waiting; return the tensor itself on the host.
+
+    On CUDA a copy from or to pageable memory waits for all queued work; one from or to pinned
+    memory is queued.
+    """
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+class HostCopy:
+    """A tensor being copied to the host; reading waits for it but not for later work."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        """Start the copy."""
+        self._host = tensor
+        self._event: torch.cuda.Event | None = None
+        if tensor.is_cuda:
+            self._host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            self._host.copy_(tensor, non_blocking=True)
+            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._event.record()
+
+    def read(self) -> Tensor:
+        """Return the tensor on the host."""
+        if self._event is not None:
+            self._event.synchronize()
+        return self._host

@@ -1,8 +1,8 @@
-"""Keys and values in three levels: a root for all, a tail per question, a ring per sample.
+"""Cache keys and values in three levels: a root for all, a tail per question, a ring per sample.
 
-What is shared is stored once and attended to in place. Each level gives a partial softmax; the
-parts are merged by their maxima and sums, as FlashAttention (arXiv 2205.14135) merges blocks. The
-rings are rolling buffers: in a layer with a window a long generation costs W slots, no more.
+Shared tokens are stored once and read in place. Each level gives a partial softmax; the parts are
+merged by their maxima and sums, as FlashAttention (arXiv 2205.14135) merges blocks. Rings are
+rolling buffers, so a layer with a window W needs at most W slots per sample.
 """
 
 from collections.abc import Sequence
@@ -13,16 +13,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mistral_eval.model.attention import attention
+from mistral_eval.model.attention import additive_mask, attention, first_visible, visible
 from mistral_eval.model.config import ModelConfig
-from mistral_eval.model.device import sent
+from mistral_eval.model.memory import sent
 from mistral_eval.model.transformer import Transformer
-from mistral_eval.model.window import additive_mask, first_visible, visible
 
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """How much a cache holds: questions, samples of each, and tokens of each level."""
+    """Size of a cache: questions, samples per question, and tokens of each level."""
 
     questions: int
     samples: int
@@ -32,7 +31,7 @@ class Room:
 
 
 def cache_bytes(config: ModelConfig, room: Room, dtype: torch.dtype) -> int:
-    """Memory of the cache with this room, in bytes: keys and values of all layers."""
+    """Return the bytes of a cache of this size: keys and values of all layers."""
     shared = room.root + room.questions * room.tail
     cells = room.questions * room.samples
     rings = (room.new if w is None else min(w, room.new) for w in config.sliding_window)
@@ -43,7 +42,7 @@ def cache_bytes(config: ModelConfig, room: Room, dtype: torch.dtype) -> int:
 class SharedCache:
     """Storage of the three levels, filled by `PrefillAttend` and `CellsAttend`.
 
-    A sample lives in *cell* `question * room.samples + sample`. Keys are rotated. Per layer: root
+    A sample has the *cell* `question * room.samples + sample`. Keys are rotated. Per layer: root
     (Hkv, root, D), tails (questions, Hkv, tail, D), rings (cells, Hkv, min(W, new), D).
     """
 
@@ -66,7 +65,7 @@ class SharedCache:
         self.new_lengths = torch.zeros(self.n_cells, dtype=torch.int64)
 
     def start_question(self, question: int, length: int) -> None:
-        """A new question takes the place of an old one: its tail has `length` tokens."""
+        """Replace a question by a new one whose tail has `length` tokens."""
         self.tail_lengths[question] = length
         cells = slice(question * self.room.samples, (question + 1) * self.room.samples)
         self.new_lengths[cells] = 0
@@ -74,7 +73,7 @@ class SharedCache:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A run of tokens to prefill: of a question's tail, or of the root where `question` is None."""
+    """A run of tokens to prefill, of a question's tail, or of the root if `question` is None."""
 
     question: int | None
     start: int
@@ -82,7 +81,7 @@ class Piece:
 
 
 class PrefillAttend:
-    """Pieces side by side: each sees the root, its tail up to itself, and is stored there."""
+    """Several pieces in one pack; each attends to the root and its tail, and is stored."""
 
     def __init__(self, cache: SharedCache, pieces: Sequence[Piece]) -> None:
         self._cache = cache
@@ -91,7 +90,7 @@ class PrefillAttend:
         self.positions = torch.cat([self._positions(piece) for piece in pieces])
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Store each piece's keys and values, then answer its queries."""
+        """Store each piece's keys and values, then compute its attention."""
         window = self._cache.windows[layer]
         out, row = torch.empty_like(q), 0
         for piece, mask in zip(self._pieces, self._masks[window], strict=True):
@@ -105,7 +104,7 @@ class PrefillAttend:
         return out
 
     def _stored(self, piece: Piece, layer: int, which: int, new: Tensor) -> Tensor:
-        """Write new keys (which 0) or values (1); all that the piece may see, (Hkv, s, D)."""
+        """Store new keys (`which` 0) or values (1); return all the piece may see, (Hkv, s, D)."""
         end = piece.start + piece.count
         root = self._cache.root[layer][which]
         own = root if piece.question is None else self._cache.tails[layer][which][piece.question]
@@ -131,7 +130,7 @@ class PrefillAttend:
 
 
 class Partial(NamedTuple):
-    """Softmax attention over some of the keys, not yet divided by the sum of weights."""
+    """Softmax attention over some of the keys, before division by the sum of weights."""
 
     out: Tensor  # (cells, Hkv, rep, D), float32
     top: Tensor  # largest score, (cells, Hkv, rep, 1)
@@ -139,7 +138,7 @@ class Partial(NamedTuple):
 
 
 def partial(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Partial:
-    """Scaled queries (..., n, D) over keys (..., s, D); a row that sees nothing weighs nothing."""
+    """Attend with scaled queries (..., n, D) to keys (..., s, D); an empty row has weight 0."""
     scores = torch.matmul(q, k.transpose(-1, -2)).float()
     if mask is not None:
         scores += mask
@@ -150,7 +149,7 @@ def partial(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Partial:
 
 
 def merged(left: Partial, right: Partial) -> Partial:
-    """Attention over the keys of both."""
+    """Merge attention over two disjoint sets of keys."""
     top = torch.maximum(left.top, right.top)
     a, b = (left.top - top).exp_(), (right.top - top).exp_()
     return Partial(left.out * a + right.out * b, top, left.total * a + right.total * b)
@@ -158,7 +157,7 @@ def merged(left: Partial, right: Partial) -> Partial:
 
 @dataclass(frozen=True, slots=True)
 class _Masks:
-    """What is added to the scores of each level; None where every key is seen."""
+    """Masks added to the scores of each level; None if every key is seen."""
 
     root: Tensor | None  # (cells * rep, root)
     tail: Tensor  # (questions, 1, samples * rep, longest tail in use)
@@ -166,10 +165,10 @@ class _Masks:
 
 
 class CellsAttend:
-    """One more token of each of some cells: stored in its ring, answered by all three levels."""
+    """One more token of some cells: it is stored in its ring and attends to all three levels."""
 
     def __init__(self, cache: SharedCache, cells: Sequence[int], repeats: int) -> None:
-        """`cells` rise; `repeats` is n_heads / n_kv_heads."""
+        """Take ascending `cells`; `repeats` is n_heads / n_kv_heads."""
         self._cache = cache
         self._cells = torch.tensor(cells)
         self._repeats = repeats
@@ -181,14 +180,14 @@ class CellsAttend:
         self._rows = sent(self._cells, cache.device)
         written = cache.new_lengths[self._cells]
         self._slots = {size: sent(written % size, cache.device) for size in set(cache.ring_sizes)}
-        self._is_full = len(cells) == cache.n_cells  # then cells are in order: sorted, distinct
+        self._is_full = len(cells) == cache.n_cells  # then `cells` is 0, 1, 2, ...
 
     def finish(self) -> None:
-        """Count the tokens, once all layers have seen them."""
+        """Update the cells' lengths after all layers."""
         self._cache.new_lengths[self._cells] += 1
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """(B, n_heads, D) queries of the cells; all cells are computed, the others' are dropped."""
+        """Compute attention of the cells' queries, (B, n_heads, D), on a grid of all cells."""
         cache, shape = self._cache, q.shape
         size = cache.ring_sizes[layer]
         masks = self._masks[cache.windows[layer], size]
@@ -210,14 +209,14 @@ class CellsAttend:
         return (out if self._is_full else out[self._rows]).reshape(shape).to(q.dtype)
 
     def _root(self, layer: int, grouped: Tensor, mask: Tensor | None) -> Partial:
-        """All cells' queries in one product with the root's keys."""
+        """Attend to the root with all cells' queries in one product."""
         cells, heads, repeats, head_dim = grouped.shape
         q = grouped.transpose(0, 1).reshape(heads, cells * repeats, head_dim)
         parts = partial(q, *self._cache.root[layer], mask)
         return Partial(*(x.view(heads, cells, repeats, -1).transpose(0, 1) for x in parts))
 
     def _tails(self, layer: int, grouped: Tensor, mask: Tensor) -> Partial:
-        """The samples of a question in one product with its tail's keys."""
+        """Attend to each question's tail with all its samples in one product."""
         cells, heads, repeats, head_dim = grouped.shape
         room = self._cache.room
         split = (room.questions, room.samples, heads, repeats, -1)
@@ -237,7 +236,7 @@ class CellsAttend:
         in_tail = in_tail.expand(-1, room.samples, -1)
         root = None
         if window is not None:
-            low = (self._at - window).view(room.questions, room.samples, 1)  # keys above are seen
+            low = (self._at - window).view(room.questions, room.samples, 1)  # later keys are seen
             in_tail = in_tail & (tail + room.root > low)
             if int(low.max()) >= 0:
                 root = torch.arange(room.root) > low.view(-1, 1)

@@ -1,8 +1,8 @@
 """`--model tiny`: a Mistral of a few million random parameters, the same on every machine.
 
 The numbers are the raw stream of the Philox generator (Salmon et al. 2011), whose bits NumPy
-guarantees, turned to uniform floats by exact arithmetic; normal deviates would pass through
-library functions that may change. Its tokenizer is Mistral's real v1, out of mistral-common.
+guarantees, converted to uniform floats by exact arithmetic; normal deviates would depend on library
+functions that may change. Its tokenizer is Mistral's v1 from mistral-common.
 """
 
 from importlib.resources import files
@@ -14,8 +14,8 @@ import torch
 from mistral_eval.errors import TokenizerError
 from mistral_eval.model.config import ModelConfig
 from mistral_eval.model.load.checkpoint import Checkpoint
-from mistral_eval.model.load.checkpoint_digest import model_fingerprint, tensor_digest
 from mistral_eval.model.load.layout import expected_shapes
+from mistral_eval.model.load.weights import model_fingerprint, tensor_digest
 
 TINY_CONFIG = ModelConfig(
     dim=64,
@@ -30,16 +30,16 @@ TINY_CONFIG = ModelConfig(
     context_len=8192,
     sliding_window=(4096,) * 4,
 )
-# Standard deviation of a projection's output for inputs of unit variance. Above 1 in attention, so
-# that a query prefers some keys; the logits' 2.5 makes choices differ by several nats.
+# Standard deviation of a projection's output for inputs of unit variance. In attention it is above
+# 1, so that a query prefers some keys; 2.5 for logits makes choices differ by several nats.
 _GAIN = {"wq": 2.0, "wk": 2.0, "output": 2.5}
-# The row of EOS is longer than the others, so that a reply ends after some 80 tokens, not at the
-# limit: a demo is quick, and the end of a text is exercised.
+# The row of EOS is scaled up so that a reply ends after about 80 tokens rather than at the limit: a
+# demo is quick, and EOS is tested.
 _EOS_ID, _EOS_GAIN = 2, np.float32(2.0)
 
 
 def make_tiny(seed: int = 0) -> Checkpoint:
-    """The tiny model of this seed, in float32 on the CPU; takes a fraction of a second."""
+    """Return the tiny model of this seed, in float32 on the CPU, within a fraction of a second."""
     stream = np.random.Philox(key=seed)
     weights = {
         name: _draw(stream, name, shape) for name, shape in expected_shapes(TINY_CONFIG).items()
@@ -50,22 +50,22 @@ def make_tiny(seed: int = 0) -> Checkpoint:
 
 
 def tiny_tokenizer_file() -> Path:
-    """Mistral's v1 tokenizer.model, as mistral-common ships it.
+    """Return the path of Mistral's v1 tokenizer.model in mistral-common.
 
     Raises:
-        TokenizerError: mistral-common no longer ships it.
+        TokenizerError: mistral-common does not contain it.
     """
     path = Path(str(files("mistral_common") / "data" / "tokenizer.model.v1"))
     if not path.is_file():
         raise TokenizerError(
-            f"mistral-common should ship {path.name} in {path.parent} and does not: "
-            "install mistral-common 1.8 or later again."
+            f"mistral-common should contain {path.name} in {path.parent} and does not: "
+            "reinstall mistral-common 1.8 or later."
         )
     return path
 
 
 def _draw(stream: np.random.Philox, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-    """One tensor: ones for a norm, else uniform with the gain of its kind."""
+    """Return one tensor: ones for a norm, else uniform with the gain of its kind."""
     if len(shape) == 1:
         return torch.ones(shape)
     count = shape[0] * shape[1]

@@ -1,7 +1,9 @@
 """The Mistral transformer in plain torch: token ids and positions in, hidden states or logits out.
 
-Source: Mistral 7B paper, section 2; names from mistral-inference. Grouped-query attention,
-SwiGLU, RMSNorm, rotary embedding; what a query may see is the business of an `Attend`.
+Sources: Mistral 7B paper, section 2, with names of mistral-inference; RoFormer (arXiv 2104.09864)
+for rotary embedding. It has grouped-query attention, SwiGLU and RMSNorm; an `Attend` decides what a
+query sees. Rotary pairs are adjacent, as in mistral-inference: rotating them as complex numbers is
+one pass over memory, where half-split pairs take eight.
 """
 
 import math
@@ -18,21 +20,20 @@ from mistral_eval.errors import CheckpointError
 from mistral_eval.model.attention import Attend
 from mistral_eval.model.config import ModelConfig
 from mistral_eval.model.load.layout import expected_shapes, interleaved_from_half_split
-from mistral_eval.model.rope import RotaryTable, Rotation
 
 _FEW_ROWS = 48
-_LIBRARY: Final = torch.ops.mkldnn  # what torch's compiler calls; there are no public names
+_LIBRARY: Final = torch.ops.mkldnn  # oneDNN operators of torch's compiler; they are not public
 
 
 class Workspace:
-    """Memory for what a pass computes on its way, the same for every layer and every pack.
+    """Buffers for intermediate results, reused by every layer and every pack.
 
-    Memory fresh from the allocator is in no cache: on a CPU with bfloat16 products in hardware,
-    products that write to the same buffers are a third faster.
+    Newly allocated memory is not in the CPU's caches: with bfloat16 products in hardware, writing
+    to the same buffers is a third faster.
     """
 
     def __init__(self, config: ModelConfig, like: Tensor, size: int) -> None:
-        """Room for `size` tokens, in the dtype and on the device of `like`."""
+        """Allocate buffers for `size` tokens, in the dtype and on the device of `like`."""
         heads = config.n_heads + 2 * config.n_kv_heads
 
         def room(*shape: int, dtype: torch.dtype = like.dtype) -> Tensor:
@@ -49,7 +50,7 @@ class Workspace:
         self.wide = room(0 if self.is_wide else wide, dtype=torch.float32)
 
     def first(self, count: int) -> "Workspace":
-        """The part of it that `count` tokens take."""
+        """Return the workspace of `count` tokens: views of the buffers' first rows."""
         part = copy(self)
         for name, value in vars(self).items():
             if isinstance(value, Tensor):
@@ -57,9 +58,9 @@ class Workspace:
         return part
 
     def norm(self, weight: Tensor, eps: float) -> Tensor:
-        """RMSNorm of `x`, into `normed`.
+        """Write RMSNorm of `x` to `normed` and return it.
 
-        It divides by the root of the mean square, in float32, then multiplies by `weight`.
+        Divide by the root mean square in float32, then multiply by `weight`.
         """
         wide = self.x if self.is_wide else self.in_float32(*self.x.shape).copy_(self.x)
         norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
@@ -69,15 +70,50 @@ class Workspace:
         return self.normed.copy_(wide.mul_(scale)).mul_(weight)
 
     def in_float32(self, *shape: int) -> Tensor:
-        """Room for so much in float32, for as long as one step takes; not where all is float32."""
+        """Return float32 scratch memory of this shape, valid until the next call (half dtypes)."""
         return self.wide.view(-1)[: math.prod(shape)].view(shape)
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
-    """One block's weights, linear ones as transposed views, (in, out).
+class Rotation:
+    """The rotation of some tokens, complex64, (T, 1, head_dim / 2)."""
 
-    `wqkv` joins wq, wk and wv, those of queries and keys with each rotated pair side by side.
+    turn: Tensor
+
+    def __call__(self, x: Tensor, space: Tensor) -> None:
+        """Rotate queries or keys in place, computing in float32.
+
+        Args:
+            x: (T, heads, head_dim).
+            space: x itself if it is float32, else float32 scratch memory of its shape.
+        """
+        wide = x if space is x else space.copy_(x)
+        pairs = torch.view_as_complex(wide.view(*wide.shape[:-1], -1, 2))  # (T, heads, D / 2)
+        pairs.mul_(self.turn)
+        if wide is not x:
+            x.copy_(wide)
+
+
+class RotaryTable:
+    """The rotations of positions 0 ... `length` - 1, computed once in float32."""
+
+    def __init__(self, head_dim: int, theta: float, length: int, device: torch.device) -> None:
+        """Compute angles: position p and pair d have p * theta ** (-2 d / head_dim)."""
+        exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim
+        positions = torch.arange(length, dtype=torch.float32, device=device)
+        angles = torch.outer(positions, 1.0 / theta**exponents)  # (length, head_dim / 2)
+        self._turns = torch.polar(torch.ones_like(angles), angles)
+
+    def at(self, positions: Tensor) -> Rotation:
+        """Return the rotation of tokens at these positions, (T,)."""
+        return Rotation(self._turns[positions][:, None])
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One block's weights; matrices are transposed views, (in, out).
+
+    `wqkv` joins wq, wk and wv; in wq and wk the two rows of each rotary pair are adjacent.
     """
 
     attention_norm: Tensor
@@ -92,17 +128,17 @@ class Layer:
 def _check(config: ModelConfig, weights: Mapping[str, Tensor]) -> None:
     for name, shape in expected_shapes(config).items():
         if name not in weights:
-            raise CheckpointError(f"the model needs a tensor {name}, the checkpoint has none")
+            raise CheckpointError(f"expected a tensor {name}, found none: check the checkpoint")
         found = tuple(weights[name].shape)
         if found != shape:
             raise CheckpointError(f"tensor {name}: expected shape {shape}, found {found}")
 
 
 class Transformer:
-    """A decoder whose weights, dtype and device are those of the tensors it is given."""
+    """A decoder with the given weights, on their device and in their dtype."""
 
     def __init__(self, config: ModelConfig, weights: Mapping[str, Tensor], n_words: int) -> None:
-        """`n_words` is the number of ids the tokenizer has: rows of the LM head beyond are cut.
+        """Build the model; LM head rows beyond the tokenizer's `n_words` ids are dropped.
 
         Raises:
             CheckpointError: a tensor is missing or has another shape, or `n_words` exceeds the
@@ -143,12 +179,12 @@ class Transformer:
 
     @torch.inference_mode()
     def hidden(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
-        """Run a pack of tokens through all layers and the last norm.
+        """Run a pack of tokens through all layers and the final norm.
 
         Args:
-            tokens: ids, (T,); how they form sequences is known to `attend` alone.
+            tokens: ids, (T,); only `attend` knows how they form sequences.
             positions: each token's position in its sequence, (T,), below `context_len`.
-            attend: attention and cache.
+            attend: attention with its cache.
 
         Returns:
             Hidden states, (T, dim), ready for `logits`.
@@ -162,7 +198,7 @@ class Transformer:
         return space.norm(self._norm, self.config.norm_eps).clone()
 
     def release(self) -> None:
-        """Let go of the workspace, which is as large as the largest pass so far."""
+        """Free the workspace, which has the size of the largest pass so far."""
         self._space = Workspace(self.config, self._embeddings, 0)
 
     def _room_for(self, count: int) -> Workspace:
@@ -172,18 +208,18 @@ class Transformer:
 
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
-        """LM head over the rows that are asked for: (R, dim) -> float32 (R, n_words)."""
+        """Apply the LM head: (R, dim) -> float32 (R, n_words)."""
         return _head(hidden, self._output)
 
     def logit_tiles(self, hidden: Tensor, words: int) -> Iterator[tuple[int, Tensor]]:
-        """The same logits, `words` columns at a time, each with its first word's id."""
+        """Yield the same logits in tiles of `words` columns, each with its first column's id."""
         for first in range(0, self.n_words, words):
             yield first, _head(hidden, self._output[first : first + words])
 
     def _attention(
         self, n: int, layer: Layer, space: Workspace, rotation: Rotation, attend: Attend
     ) -> Tensor:
-        """What the output projection wo mixes, (T, n_heads * head_dim)."""
+        """Return the input of the output projection wo, (T, n_heads * head_dim)."""
         config = self.config
         h = space.norm(layer.attention_norm, config.norm_eps)
         qkv = torch.mm(h, layer.wqkv, out=space.qkv).view(len(h), -1, config.head_dim)
@@ -194,7 +230,7 @@ class Transformer:
         return attend(n, q, k, v).flatten(1)
 
     def _feed_forward(self, layer: Layer, space: Workspace) -> Tensor:
-        """What the down projection w2 mixes, (T, hidden_dim)."""
+        """Return the input of the down projection w2, (T, hidden_dim)."""
         h = space.norm(layer.ffn_norm, self.config.norm_eps)
         gate = torch.mm(h, layer.w1, out=space.gate)
         silu(gate, inplace=True)
@@ -204,32 +240,32 @@ class Transformer:
 
 
 def _head(hidden: Tensor, output: Tensor) -> Tensor:
-    """Products of hidden states, (R, dim), with the words of `output`, (words, dim), in float32.
+    """Multiply hidden states, (R, dim), with `output`, (words, dim); return float32 (R, words).
 
-    With few rows a CPU spends its time on the words' weights, and reads them faster on the left.
+    With few rows a CPU spends its time reading `output`, and reads a left operand faster.
     """
-    is_known = hidden.dtype in (torch.float32, torch.bfloat16)  # where that was measured
+    is_known = hidden.dtype in (torch.float32, torch.bfloat16)  # the dtypes that were measured
     if len(hidden) < _FEW_ROWS and is_known and _is_in_library(hidden):
         return torch.mm(output, hidden.t()).t().float().contiguous()
     return linear(hidden, output).float()
 
 
 def _multiplied(gate: Tensor, h: Tensor, w: Tensor) -> Tensor:
-    """Gate times the product of h, (T, in), and w, (in, out), which is rounded only then."""
+    """Return gate * (h @ w) of h, (T, in), and w, (in, out), rounded once at the end."""
     fused: Tensor = _LIBRARY._linear_pointwise.binary(h, gate, w.t(), None, "mul")  # noqa: SLF001
     return fused
 
 
 def is_fused(like: Tensor) -> bool:
-    """Whether a product and a multiplication beside it are one, which writes to fresh memory.
+    """Return whether to fuse a matrix product with an elementwise one, which allocates its result.
 
-    As one they are faster in bfloat16 where oneDNN takes it, and slower in float32.
+    Fused they are faster in bfloat16 if oneDNN supports it, and slower in float32.
     """
     return like.dtype == torch.bfloat16 and _is_in_library(like)
 
 
 def _is_in_library(like: Tensor) -> bool:
-    """Whether oneDNN itself multiplies matrices of this dtype on this processor."""
+    """Return whether oneDNN multiplies matrices of this dtype on this processor."""
     return (
         like.device.type == "cpu"
         and torch._C._get_mkldnn_enabled()  # noqa: SLF001 - mypy cannot read the public flag

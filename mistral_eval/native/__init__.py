@@ -1,1 +1,1 @@
-"""Requests -> replies, in token ids only; knows nothing of text, tasks or lm-eval."""
+"""Answer requests in token ids; this room knows nothing of text, tasks or lm-eval."""

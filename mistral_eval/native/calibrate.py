@@ -1,44 +1,47 @@
-"""Seconds a token on this machine, from one and two layers of random weights of a model's shape.
+"""Measure this machine: seconds per token of a model, and FLOP per second of matrix products.
 
-Time is linear in the number of layers, so two points give the whole model's; its weights need not
-be there, nor fit in memory.
+Time is linear in the number of layers, so one and two layers of random weights give the time of the
+whole model. Its weights need not exist, nor fit in memory.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
+from typing import Final
 
 import torch
 
 from mistral_eval.model.config import ModelConfig
 from mistral_eval.model.load.layout import expected_shapes
 from mistral_eval.native.requests import GenerateRequest, ScoreRequest
-from mistral_eval.native.runner import NativeEngine
+from mistral_eval.native.runner import ModelRunner
 from mistral_eval.native.tree import build_tree
 from mistral_eval.native.work import Place, Work
 
-_SCORED = 1024  # unique tokens of the scoring sample, more or less
+_SCORED = 1024  # tokens of the scoring sample, about
 _PROMPT = 512  # tokens of a prompt in the decoding sample
 _STEPS = (1, 3)  # decoding steps whose difference is timed
 _NO_EOS = -1
+_SMALLEST: Final = 256
+_LARGEST: Final = {"cpu": 2048, "cuda": 8192}
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Seconds of each token computed while scoring (or prefilling), and of each drawn one."""
+    """Seconds per token computed while scoring or prefilling, and per token generated."""
 
     score: float
     decode: float
 
     def seconds(self, work: Work) -> float:
-        """An estimate of the time `work` takes, replies going on to their limits."""
+        """Estimate the seconds `work` takes if every reply has its maximum length."""
         return work.unique * self.score + work.decode_most * self.decode
 
 
 def random_weights(
     config: ModelConfig, dtype: torch.dtype, device: torch.device, seed: int = 0
 ) -> dict[str, torch.Tensor]:
-    """Weights of a model's shape: norms of one, small normal matrices."""
+    """Return random weights of a model's shape: norms of one, small normal matrices."""
     generator = torch.Generator(device).manual_seed(seed)
     weights = {}
     for name, shape in expected_shapes(config).items():
@@ -56,7 +59,7 @@ def calibrate(
     place: Place,
     n_words: int,
 ) -> Rates:
-    """Time a few of the run's own requests through one layer, then two."""
+    """Time some of the run's own requests with one layer, then with two."""
     sample = _score_sample(scores)
     replies = _decode_sample(generations, place)
     timed = []
@@ -64,7 +67,7 @@ def calibrate(
         config = replace(
             place.config, n_layers=layers, sliding_window=place.config.sliding_window[:1] * layers
         )
-        engine = NativeEngine(
+        engine = ModelRunner(
             config,
             random_weights(config, place.dtype, place.device),
             n_words=n_words,
@@ -81,7 +84,7 @@ def calibrate(
 
 
 def _score_sample(requests: Sequence[ScoreRequest]) -> list[ScoreRequest]:
-    """Requests from all over the run until they have enough tokens of their own."""
+    """Pick requests evenly from the run until they have `_SCORED` tokens."""
     sample: list[ScoreRequest] = []
     size = 0
     step = max(1, len(requests) // 7)
@@ -95,7 +98,7 @@ def _score_sample(requests: Sequence[ScoreRequest]) -> list[ScoreRequest]:
 
 
 def _decode_sample(requests: Sequence[GenerateRequest], place: Place) -> list[GenerateRequest]:
-    """One of the run's prompts, continued by as many samples as stand side by side."""
+    """Return as many samples of the longest prompt as are decoded in one step."""
     longest = max(requests, key=lambda request: len(request.prompt), default=None)
     if longest is None:
         return []
@@ -106,34 +109,79 @@ def _decode_sample(requests: Sequence[GenerateRequest], place: Place) -> list[Ge
     ]
 
 
-def _score_seconds(engine: NativeEngine, sample: list[ScoreRequest]) -> float:
-    """Per token computed; the second of two passes, when everything is in place."""
+def _score_seconds(engine: ModelRunner, sample: list[ScoreRequest]) -> float:
+    """Return seconds per token computed, in the second of two passes (the first warms up)."""
     if not sample:
         prompt = tuple(range(3, 3 + min(_SCORED, engine.model.config.context_len - 1)))
         sample = [ScoreRequest(prompt, (3,))]
     tokens = len(build_tree(sample).tokens)
     for _ in range(2):
-        seconds = _timed(engine, lambda: list(engine.score(sample)))
+        seconds = _timed(engine, engine.score(sample))
     return seconds / tokens
 
 
-def _decode_seconds(engine: NativeEngine, sample: list[GenerateRequest]) -> float:
-    """Per token drawn: the difference between a long and a short generation."""
+def _decode_seconds(engine: ModelRunner, sample: list[GenerateRequest]) -> float:
+    """Return seconds per token drawn, from the difference of a long and a short generation."""
     if not sample:
         return 0.0
     spent = []
     for steps in (_STEPS[0], *_STEPS):
         longer = [replace(request, max_tokens=steps) for request in sample]
-        spent.append(_timed(engine, lambda longer=longer: list(engine.generate(longer))))
+        spent.append(_timed(engine, engine.generate(longer)))
     return max(0.0, spent[2] - spent[1]) / (len(sample) * (_STEPS[1] - _STEPS[0]))
 
 
-def _timed(engine: NativeEngine, call: object) -> float:
-    assert callable(call)
+def _timed(engine: ModelRunner, replies: Iterator[object]) -> float:
+    """Return the seconds it takes to compute all replies, which are generated lazily."""
     if engine.model.device.type == "cuda":
         torch.cuda.synchronize(engine.model.device)
     started = perf_counter()
-    call()
+    list(replies)
     if engine.model.device.type == "cuda":
         torch.cuda.synchronize(engine.model.device)
     return perf_counter() - started
+
+
+def matrix_rate(
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    seconds: float = 0.5,
+    clock: Callable[[], float] = perf_counter,
+) -> float:
+    """Return the best FLOP per second of square matrix products within a time limit.
+
+    Sizes start small and double, so that a slow machine exceeds `seconds` by at most one product of
+    the smallest size.
+
+    Args:
+        dtype: of the matrices.
+        device: where to multiply.
+        seconds: time limit, about.
+        clock: returns seconds.
+
+    Returns:
+        The rate; 0.0 if the smallest matrices do not fit in the device's memory.
+    """
+    size, best, begin = _SMALLEST, 0.0, clock()
+    largest = _LARGEST.get(device.type, _SMALLEST)
+    while True:
+        try:
+            left = torch.randn(size, size, device=device).to(dtype)
+        except torch.OutOfMemoryError:  # the model fills the device
+            return best
+        spent = float("inf")
+        while True:
+            start = clock()
+            torch.mm(left, left)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            spent = min(spent, clock() - start)
+            rest = seconds - (clock() - begin)
+            grows = size < largest and 16 * spent < rest  # 8 times the work, and a new matrix
+            if grows or spent > rest:
+                break
+        best = max(best, 2 * size**3 / max(spent, 1e-9))
+        if not grows:
+            return best
+        size *= 2

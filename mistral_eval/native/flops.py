@@ -1,7 +1,7 @@
-"""Useful arithmetic: what a model cannot do without, in FLOP (a multiplication and an addition: 2).
+"""Count useful arithmetic in FLOP; a multiplication with its addition counts 2.
 
-Linear layers, attention over the keys that count, the LM head over the rows that are asked for;
-norms, rotations and softmax are left out, as is usual, and so is what is computed and masked.
+Counted are linear layers, attention over visible keys, and the LM head over asked rows. Norms,
+rotations and softmax are left out, as usual, and so are masked scores.
 """
 
 from collections import Counter
@@ -19,10 +19,10 @@ class Flops:
     """FLOP of one model.
 
     Attributes:
-        linear: of a token, through the linear layers of all blocks.
-        key: of one key that one token attends to, in one layer, all heads.
-        row: of one row of logits.
-        windows: the windows of attention, each with the layers that have it.
+        linear: per token, the linear layers of all blocks.
+        key: per key that a token attends to, in one layer with all heads.
+        row: per row of logits.
+        windows: each attention window with the number of layers that have it.
     """
 
     linear: int
@@ -32,19 +32,19 @@ class Flops:
 
     @classmethod
     def of(cls, config: ModelConfig, n_words: int) -> "Flops":
-        """The model's; `n_words` are the ids it can predict."""
+        """Return the FLOP of a model that can predict `n_words` ids."""
         queries = config.n_heads * config.head_dim
         keys = config.n_kv_heads * config.head_dim
         weights = config.dim * (2 * queries + 2 * keys + 3 * config.hidden_dim)
         return cls(
             linear=2 * weights * config.n_layers,
-            key=4 * queries,  # with the query, and of the value
+            key=4 * queries,  # product with the query, and sum of values
             row=2 * config.dim * n_words,
             windows=tuple(Counter(config.sliding_window).items()),
         )
 
     def tokens(self, depths: Ints) -> int:
-        """Of tokens at these positions, (T,), each of which sees its sequence and itself."""
+        """Return the FLOP of tokens at these positions, (T,), each seeing its prefix and itself."""
         seen = depths + 1
         return self._sum(
             len(depths),
@@ -55,7 +55,7 @@ class Flops:
         )
 
     def span(self, start: int, stop: int) -> int:
-        """Of the tokens at positions `start` ... `stop - 1` of one sequence."""
+        """Return the FLOP of positions `start` ... `stop - 1` of one sequence."""
         keys = (
             layers * (_keys(stop, window) - _keys(start, window)) for window, layers in self.windows
         )
@@ -66,6 +66,6 @@ class Flops:
 
 
 def _keys(length: int, window: int | None) -> int:
-    """Keys that the first `length` tokens of a sequence see, in one layer."""
+    """Return how many keys the first `length` tokens of a sequence see in one layer."""
     inside = length if window is None else min(length, window)
     return inside * (inside + 1) // 2 + (length - inside) * (window or 0)

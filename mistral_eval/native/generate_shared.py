@@ -1,37 +1,94 @@
-"""Generation that shares: a few-shot block prefilled once, a question once for its samples.
+"""Generate with shared prompts: prefill a few-shot block once, and a question once for its samples.
 
 Continuous batching by question: when the last sample of a question has ended, the next question
-takes its place. On CUDA the host reads a step's tokens while the device computes the next step: a
-sample that has ended goes one step too far, and what it drew there is dropped.
+takes its place. On CUDA the host reads a step's tokens while the device computes the next step, so
+a finished sample runs one step too far, and that token is dropped.
 """
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from mistral_eval.model.device import sent
+from mistral_eval.model.memory import HostCopy, sent
 from mistral_eval.model.shared_cache import CellsAttend, Piece, PrefillAttend, Room, SharedCache
 from mistral_eval.model.transformer import Transformer
-from mistral_eval.native.counters import Stats
 from mistral_eval.native.flops import Flops
-from mistral_eval.native.generate import Drawn, Running
 from mistral_eval.native.prompts import Cluster, Question, cluster_prompts
-from mistral_eval.native.requests import WHOLE, GenerateReply, GenerateRequest, Turn
-from mistral_eval.native.sampling import Sampler
+from mistral_eval.native.requests import (
+    WHOLE,
+    Counters,
+    GenerateReply,
+    GenerateRequest,
+    Turn,
+    not_finite,
+)
+from mistral_eval.native.sampling import Draw, Sampler
 
 Replies = Iterator[tuple[int, GenerateReply]]
 
 
+@dataclass(slots=True)
+class Running:
+    """A request in progress and the ids it has generated so far."""
+
+    index: int
+    request: GenerateRequest
+    ids: list[int] = field(default_factory=list)
+
+    def draw(self, unread: int = 0) -> Draw:
+        """Return the draw of the next token, after `unread` tokens not yet read from the device."""
+        return Draw(self.request.sampling, self.request.key, len(self.ids) + unread)
+
+    def take(self, token: int, eos_id: int) -> GenerateReply | None:
+        """Append a token; return the reply if it ends the generation."""
+        if token == eos_id:
+            return GenerateReply(tuple(self.ids), "eos")
+        self.ids.append(token)
+        if self.request.is_done is not None and self.request.is_done(self.ids):
+            return GenerateReply(tuple(self.ids), "stop")
+        if len(self.ids) == self.request.max_tokens:
+            return GenerateReply(tuple(self.ids), "length")
+        return None
+
+
+class Drawn:
+    """The next token of some requests, drawn on the device and read by the host later.
+
+    On CUDA the copy to the host is queued right after the draw, so reading waits only for this
+    step and not for later ones.
+    """
+
+    def __init__(self, sampler: Sampler, logits: Tensor, draws: Sequence[Draw]) -> None:
+        """Draw one token for each row of logits, float32 (B, n_words)."""
+        is_finite = logits.sum(dim=1).isfinite()
+        if not logits.is_cuda and not bool(is_finite.all()):  # sampling needs finite rows
+            logits = torch.where(is_finite[:, None], logits, 0.0)
+        self.tokens = sampler.draw(logits, draws)  # (B,), int64
+        self._copy = HostCopy(torch.stack([self.tokens, is_finite.to(torch.int64)]))
+
+    def read(self, running: Sequence["Running"], is_live: Sequence[bool]) -> list[int]:
+        """Return one token per running request; ignore those of requests that have ended.
+
+        Raises:
+            EngineError: a logit of a live request is NaN or infinite; names the request.
+        """
+        tokens, finite = self._copy.read().tolist()
+        for item, is_finite, lives in zip(running, finite, is_live, strict=True):
+            if lives and not is_finite:
+                raise not_finite("generate", item.index)
+        return list(tokens)
+
+
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """How much goes through the model at once.
+    """Limits of generation.
 
     Attributes:
-        rows: sequences decoded side by side, at most.
-        tokens: prompt tokens of one forward pass, at most.
+        rows: sequences decoded in one step.
+        tokens: prompt tokens per forward pass.
         cached: tokens whose keys and values the tails and rings may hold.
     """
 
@@ -41,7 +98,7 @@ class Budget:
 
 
 def room_of(cluster: Cluster, max_tokens: Sequence[int], budget: Budget) -> Room:
-    """The cache that a cluster needs under a budget; `max_tokens` by the cluster's requests."""
+    """Return the cache size for a cluster within a budget; `max_tokens` by request index."""
     questions = cluster.questions
     samples = min(max(len(question.requests) for question in questions), budget.rows)
     tail = max(len(question.tail) for question in questions)
@@ -53,18 +110,18 @@ def room_of(cluster: Cluster, max_tokens: Sequence[int], budget: Budget) -> Room
 
 
 class SharedGenerator:
-    """Generates cluster after cluster; replies do not depend on the budget."""
+    """Generates one cluster of prompts after the other; replies do not depend on the budget."""
 
     def __init__(
         self,
         model: Transformer,
         eos_id: int,
         budget: Budget,
-        stats: Stats,
+        stats: Counters,
         *,
         reads_late: bool | None = None,
     ) -> None:
-        """`reads_late`: a step begins before the last one's tokens are read; None: on CUDA."""
+        """With `reads_late`, start a step before reading the last one's tokens; None: on CUDA."""
         self.reads_late = model.device.type == "cuda" if reads_late is None else reads_late
         self.model = model
         self.eos_id = eos_id
@@ -74,9 +131,9 @@ class SharedGenerator:
         self.sampler = Sampler(model.n_words, model.device)
 
     def run(self, requests: Sequence[GenerateRequest], turn: Turn = WHOLE) -> Replies:
-        """Replies as they end; a request for no tokens is answered at once, a known one never.
+        """Yield replies as generations end; requests for 0 tokens first, known ones never.
 
-        Where `turn` says to stop it ends before the next pass; replies under way are dropped.
+        When `turn.stopping` returns True, drop generations in progress.
         """
         wanted = [n for n, request in enumerate(requests) if request.max_tokens > 0]
         for n in set(range(len(requests))) - set(wanted) - set(turn.known):
@@ -89,16 +146,16 @@ class SharedGenerator:
 
 @dataclass(frozen=True, slots=True)
 class _Unread:
-    """Tokens that were drawn for the samples in some cells, and not read yet."""
+    """Tokens drawn for the samples in some cells and not read yet."""
 
     cells: list[int]
     running: list[Running]
     drawn: Drawn
-    places: frozenset[int]  # the cells again
+    places: frozenset[int]  # `cells` as a set
 
 
 class _ClusterRun:
-    """The prompts of one cluster: what waits, and what is active in which cell."""
+    """One cluster's generation: its waiting questions and the requests active in each cell."""
 
     def __init__(
         self, generator: SharedGenerator, cluster: Cluster, running: Sequence[Running], turn: Turn
@@ -120,7 +177,7 @@ class _ClusterRun:
         self._last = torch.zeros(self._cache.n_cells, dtype=torch.int64, device=self._model.device)
 
     def run(self) -> Replies:
-        """Prefill the root, then admit questions and step until all is answered."""
+        """Prefill the root, then admit questions and step until everything is answered."""
         self._prefill([Piece(None, 0, len(self._root))] if self._root else [], [self._root])
         room = self._cache.room
         while (self._waiting or self._active) and not self._is_stopping():
@@ -129,16 +186,17 @@ class _ClusterRun:
                 continue
             busy = {cell // room.samples for cell in self._active}
             free = [n for n in range(room.questions) if n not in busy]
-            # Entering in company keeps prefill packs large; a quarter is what may idle for it.
+            # Admitting several questions at once keeps prefill packs large; up to a quarter of the
+            # places may be idle for it.
             if self._waiting and 4 * len(free) >= min(room.questions, 4 * len(self._waiting)):
                 yield from self._read()
                 yield from self._admit(free[: len(self._waiting)])
             else:
                 yield from self._step()
-        yield from self._read()  # what ended samples drew in vain, or the pass before a stop
+        yield from self._read()  # surplus tokens of ended samples, or the pass before a stop
 
     def _goes_on(self) -> bool:
-        """Whether some sample needs more than the token that is on its way."""
+        """Return whether a sample needs more tokens than those not yet read."""
         return any(self._needs_more(cell) for cell in self._active)
 
     def _needs_more(self, cell: int) -> bool:
@@ -149,7 +207,7 @@ class _ClusterRun:
         return int(self._unread is not None and cell in self._unread.places)
 
     def _admit(self, places: list[int]) -> Replies:
-        """Prefill one waiting question for each place and draw its samples' first tokens."""
+        """Prefill a waiting question for each place and draw its samples' first tokens."""
         entering = [self._waiting.popleft() for _ in places]
         pieces = []
         for place, question in zip(places, entering, strict=True):
@@ -168,9 +226,9 @@ class _ClusterRun:
         yield from self._draw(self._model.logits(last)[rows], cells)
 
     def _prefill(self, pieces: Sequence[Piece], tokens: Sequence[tuple[int, ...]]) -> Tensor | None:
-        """Run pieces through the model in packs; the last hidden state of each, (pieces, dim).
+        """Run pieces through the model in packs; return their last hidden states, (pieces, dim).
 
-        None: it was told to stop before the last pack.
+        Return None if told to stop before the last pack.
         """
         states = []
         for pack in _packs(pieces, self._generator.budget.tokens):
@@ -194,7 +252,7 @@ class _ClusterRun:
         return torch.stack(states) if states else torch.empty(0)
 
     def _count(self, tokens: int, pieces: Sequence[Piece]) -> None:
-        """Count a pack of prompts; the tail of a question stands behind the root."""
+        """Count a pack of prompt tokens; a question's tail follows the root."""
         stats, flops = self._generator.stats, self._generator.flops
         stats.prompt_computed += tokens
         for piece in pieces:
@@ -211,7 +269,7 @@ class _ClusterRun:
         yield from self._draw(self._model.logits(hidden), cells)
 
     def _draw(self, logits: Tensor, cells: list[int]) -> Replies:
-        """Draw the cells' next tokens, then read those of the step before; or these, at once."""
+        """Draw the cells' next tokens; read the previous step's and, unless late, these too."""
         running = [self._active[cell] for cell in cells]
         unread = [self._count_unread(cell) for cell in cells]
         draws = [item.draw(count) for item, count in zip(running, unread, strict=True)]
@@ -223,7 +281,7 @@ class _ClusterRun:
             yield from self._read()
 
     def _read(self) -> Replies:
-        """Read what is unread; what a sample drew after its end is dropped."""
+        """Read tokens not yet read; drop those that a sample drew after its end."""
         unread, self._unread = self._unread, None
         if unread is None:
             return
@@ -244,14 +302,14 @@ class _ClusterRun:
                 yield item.index, reply
 
     def _count_reply(self, prompt: int, drawn: int) -> None:
-        """Count a reply's steps; its first token is its prompt's work, its last was not fed."""
+        """Count a reply's steps: the prefill gave its first token, and its last was not fed."""
         flops = self._generator.flops
         steps = flops.span(prompt, prompt + drawn - 1) + flops.row * (drawn - 1)
         self._generator.stats.generate_flop += steps
 
 
 def _packs(pieces: Sequence[Piece], tokens: int) -> Iterator[list[tuple[int, Piece]]]:
-    """Pieces, numbered, in packs of `tokens` at most; a piece that does not fit is cut."""
+    """Yield packs of at most `tokens` tokens of (index, piece); split pieces that do not fit."""
     pack: list[tuple[int, Piece]] = []
     room = tokens
     for n, piece in enumerate(pieces):

@@ -1,4 +1,4 @@
-"""From hidden states to what a score needs: log-probability and argmax, of asked rows alone."""
+"""Compute log-probability and argmax of asked tokens from hidden states."""
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -7,20 +7,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mistral_eval.model.device import HostCopy, sent
+from mistral_eval.model.memory import HostCopy, sent
 from mistral_eval.model.transformer import Transformer
-from mistral_eval.native.request_checks import not_finite
-from mistral_eval.native.requests import ScoreReply, ScoreRequest
+from mistral_eval.native.requests import ScoreReply, ScoreRequest, not_finite
 
 _ROWS_AT_ONCE = 256
-# Float32 logits held at once on a CPU, 2 MB: its second-level cache holds them, so that the passes
-# over them cost little beside the matrix product. CUDA takes all words.
+# Float32 logits computed at once on a CPU: 2 MB fit in its L2 cache, so the passes over them cost
+# little beside the matrix product. CUDA computes all words at once.
 _TILE = 256 * 2048
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One token of one request's continuation: which row of hidden states predicts it."""
+    """One token of a request's continuation, and the row of hidden states that predicts it."""
 
     row: int
     token: int
@@ -28,10 +27,9 @@ class Asked:
 
 
 class Tally:
-    """Sums the log-probabilities of each request and knows when the last token has come.
+    """Sums the log-probabilities of each request until its last token.
 
-    Sums are in float64 and in the order of the continuation, so that they do not depend on how
-    the tokens were packed.
+    Sums are in float64 and in the order of the continuation, so they do not depend on packing.
     """
 
     def __init__(self, requests: Sequence[ScoreRequest]) -> None:
@@ -40,7 +38,7 @@ class Tally:
         self._is_greedy = [True] * len(requests)
 
     def add(self, request: int, logprob: float, *, is_greedy: bool) -> ScoreReply | None:
-        """Count the next token of a request; its reply, once that was the last."""
+        """Add the next token of a request; return its reply after the last one."""
         self._sums[request] += logprob
         self._is_greedy[request] &= is_greedy
         self._missing[request] -= 1
@@ -51,16 +49,16 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprobs:
-    """Log-probabilities of asked tokens and whether each is an argmax (0 or 1), (2, A)."""
+    """Asked tokens; their log-probabilities and whether each is the argmax (0 or 1), (2, A)."""
 
     asked: Sequence[Asked]
     numbers: HostCopy
 
     def read(self) -> Iterator[tuple[Asked, float, bool]]:
-        """Each asked token, its log-probability, and whether it is its row's argmax.
+        """Yield each asked token, its log-probability, and whether it is its row's argmax.
 
         Raises:
-            EngineError: a logit was NaN or plus infinity; names the first request it touches.
+            EngineError: a logit is NaN or plus infinity; names the first request it affects.
         """
         logprobs, is_greedy = self.numbers.read()
         finite = logprobs.isfinite().tolist()
@@ -72,14 +70,14 @@ class TokenLogprobs:
 def token_logprobs(
     model: Transformer, hidden: Tensor, asked: Sequence[Asked]
 ) -> list[TokenLogprobs]:
-    """Log-probability of each asked token, and whether it is its row's argmax, block by block.
+    """Compute each asked token's log-probability and whether it is its row's argmax, in blocks.
 
-    A row that several tokens ask for goes through the LM head once. Log-softmax is in float32.
+    A row asked for by several tokens goes through the LM head once. Log-softmax is in float32.
 
     Args:
-        model: gives the LM head.
+        model: has the LM head.
         hidden: final hidden states of a pack, (T, dim).
-        asked: rows index `hidden` and never fall.
+        asked: sorted by `row`, an index into `hidden`.
     """
     rows = sorted({item.row for item in asked})
     blocks, done = [], 0
@@ -100,10 +98,10 @@ def token_logprobs(
 def _block(
     model: Transformer, states: Tensor, local: Tensor, tokens: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Log-probability of `tokens`, (A,), in rows `local` of `states`; whether each is the argmax.
+    """Return log-probability, (A,), of `tokens` in rows `local` of `states`, and if each is argmax.
 
-    The largest logit and the sum of exponentials are carried from tile to tile; of equal logits
-    the lowest id is the largest.
+    Running maximum and sum of exponentials are updated tile by tile (online softmax). Of equal
+    logits the lowest id is the argmax.
     """
     shape, device = len(states), states.device
     largest = torch.full((shape,), float("-inf"), device=device)

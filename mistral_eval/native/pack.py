@@ -1,10 +1,9 @@
-"""Cutting the tree into packs for one forward pass each, and a pack into groups of attention.
+"""Cut the prefix tree into packs, one per forward pass, and packs into groups for attention.
 
-A pack is a run of the depth-first order, so the tokens it needs from before lie on one path. What
-its queries may see lies in *slots*: those of the path first, by depth, then the pack's own tokens.
-A group is a run of a pack that is small enough for a mask of its own; its queries see ancestors
-outside the group, by depth, and the group's tokens. So attention costs group x (path + group),
-however wide the tree is.
+A pack is a run of the depth-first order, so the earlier tokens it needs lie on one path. The keys
+its queries may see are in *slots*: the path's by depth, then the pack's own tokens. A group is a
+run of a pack small enough for its own mask; its queries see ancestors outside the group, by depth,
+and tokens of the group. Attention thus costs group x (path + group), however wide the tree is.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,16 +20,16 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A run of a pack's rows that share a mask.
+    """A run of a pack's rows with one mask.
 
     Attributes:
         start: first row within the pack.
         end: row after the last.
         ancestors: slot of each ancestor of the first row, by depth, (a,).
-        shared: so many of them are ancestors of every row.
+        shared: the number of them that are ancestors of every row.
         depths: each row's position in its sequence, (n,).
-        related: row by row, (n, a + n): column i < a says whether the first row's ancestor i is
-            one of this row, column a + j whether row j of the group is its ancestor or itself.
+        related: (n, a + n): column i < a tells whether the first row's ancestor i is one of this
+            row, column a + j whether row j of the group is its ancestor or itself.
     """
 
     start: int
@@ -48,12 +47,11 @@ class Pack:
     Attributes:
         first: the first token.
         last: the token after the last.
-        base: depth of the first token: the slots below hold its ancestors, the pack's tokens
-            follow from here on.
-        groups: of attention.
-        keep_from: the slots below hold ancestors of the next pack's first token already.
-        keep_slots: its further ancestors, which the pack computes: slot `keep_slots[i]` moves to
-            `keep_from + i`.
+        base: depth of the first token; slots below hold its ancestors, the others the pack.
+        groups: the groups for attention.
+        keep_from: slots below already hold ancestors of the next pack's first token.
+        keep_slots: slots of its other ancestors, computed in this pack; slot `keep_slots[i]` moves
+            to `keep_from + i`.
     """
 
     first: int
@@ -64,15 +62,14 @@ class Pack:
     keep_slots: Ints
 
     def window(self, window: int | None) -> int | None:
-        """The same window, or None where it hides nothing from the pack's tokens."""
+        """Return the window, or None if it hides nothing from the pack's tokens."""
         deepest = max(int(group.depths.max()) for group in self.groups)
         return None if window is None or deepest < window else window
 
     def seen(self, group: Group, window: int | None) -> tuple[Ints, Bools]:
-        """Slots that a group's rows see in layers of `window`, (s,), and which row sees which.
+        """Return slots that a group's rows see, (s,), and which row sees which, (n, s).
 
-        They are the columns of the group's `related`, (n, s), without the first ones where the
-        window hides these from all rows.
+        These are the columns of `related`, without first ones that the window hides from all rows.
         """
         slots = np.concatenate([group.ancestors, self.base + np.arange(group.start, group.end)])
         if window is None:
@@ -86,10 +83,10 @@ class Pack:
 def cut_packs(
     tree: TokenTree, batch_tokens: int, group_tokens: int, wanted: Ints | None = None
 ) -> Iterator[Pack]:
-    """The tree in packs of `batch_tokens`, in depth-first order; each token in one pack.
+    """Yield the tree in packs of `batch_tokens` tokens, in depth-first order.
 
-    With `wanted`, (W,), tokens of the tree, the packs they do not need are left out; those that
-    remain are what they are without it.
+    With `wanted`, indices of tokens, (W,), skip the packs these tokens do not need; the others are
+    the same as without it.
     """
     total = len(tree.tokens)
     pieces = _pieces(tree, batch_tokens)
@@ -104,21 +101,21 @@ def cut_packs(
 
 
 def _pieces(tree: TokenTree, batch_tokens: int) -> Ints:
-    """Where a branch begins, or goes on in a new pack."""
+    """Return where a branch begins or continues in a new pack."""
     packs = np.arange(0, len(tree.tokens), batch_tokens)
     return np.unique(np.concatenate([tree.starts[:-1], packs]))
 
 
 def _needed(tree: TokenTree, pieces: Ints, batch_tokens: int, wanted: Ints) -> Bools:
-    """Which packs hold a wanted token, or an ancestor of a token of a needed pack, (packs,).
+    """Return which packs hold a wanted token or an ancestor of a needed pack's tokens, (packs,).
 
-    The ancestor of a token at depth d is the last token before it at that depth. So, walking
-    backwards, what is still looked for is one number: tokens of a depth below `limit`. All
-    ancestors of a pack's tokens outside it are those of its first.
+    A token's ancestor at depth d is the last token before it at that depth. So a backward walk
+    needs one number as state: it looks for tokens at depths below `limit`. All ancestors of a
+    pack's tokens outside the pack are ancestors of its first token.
 
-    Leaving packs out does not disturb the stack. An ancestor of a later token that was computed
-    before the gap is an ancestor of the token right behind the gap's beginning as well, for a
-    subtree is a run; and those are what the last pack before the gap leaves in its slots.
+    The stack stays valid when packs are skipped. A subtree is a run, so an ancestor before the gap
+    of a token after it is also an ancestor of the gap's first token; and those are what the last
+    pack before the gap keeps on the path.
     """
     needed = np.zeros(-(-len(tree.tokens) // batch_tokens), dtype=np.bool_)
     needed[wanted // batch_tokens] = True
@@ -134,21 +131,21 @@ def _needed(tree: TokenTree, pieces: Ints, batch_tokens: int, wanted: Ints) -> B
 
 
 def _pack(tree: TokenTree, cuts: list[int], group_tokens: int) -> Pack:
-    """The pack of the pieces that begin at `cuts`, whose last entry is its end."""
+    """Build the pack of the pieces that begin at `cuts`; the last entry is its end."""
     first, last = cuts[0], cuts[-1]
     base, ahead = int(tree.depths[first]), int(tree.depths[last]) if last < len(tree.depths) else 0
     path = np.arange(int(tree.depths[first:last].max()) + 1)  # slot of the path's token, by depth
     groups = tuple(
         _group(tree, bounds, path, first, base) for bounds in _bounds(tree, cuts, group_tokens)
     )
-    keep_from = int(np.searchsorted(path[:ahead] >= base, True))  # the path's own come first
+    keep_from = int(np.searchsorted(path[:ahead] >= base, True))  # slots of the path come first
     return Pack(first, last, base, groups, keep_from, path[keep_from:ahead])
 
 
 def _bounds(tree: TokenTree, cuts: list[int], group_tokens: int) -> Iterator[list[int]]:
-    """For each group where its pieces of branches begin, then where it ends.
+    """Yield for each group where its pieces of branches begin, then where it ends.
 
-    Long branches are cut; pieces are gathered while they fit and begin near the first one's depth.
+    Long branches are cut; pieces join a group while they fit and begin near the first one's depth.
     """
     bounds = [cuts[0]]
     for left, right in pairwise(cuts):
@@ -164,9 +161,9 @@ def _bounds(tree: TokenTree, cuts: list[int], group_tokens: int) -> Iterator[lis
 
 
 def _group(tree: TokenTree, bounds: Sequence[int], path: Ints, origin: int, base: int) -> Group:
-    """The group of the pieces that begin at `bounds`, whose last entry is its end.
+    """Build the group of the pieces that begin at `bounds`; the last entry is its end.
 
-    The pack begins with token `origin`, in slot `base`; `path` is carried forward.
+    The pack begins with token `origin`, in slot `base`; `path` is updated.
     """
     first, end = bounds[0], bounds[-1]
     ancestors = path[: int(tree.depths[first])].copy()

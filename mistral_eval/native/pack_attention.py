@@ -1,4 +1,4 @@
-"""Attention of one pack of the prefix tree: the plain form, and the one in few large calls."""
+"""Attention over one pack of the prefix tree: group by group, or in few large calls."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,28 +8,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mistral_eval.model.attention import Attend, attention
-from mistral_eval.model.device import sent
+from mistral_eval.model.attention import Attend, additive_mask, attention
+from mistral_eval.model.memory import sent
 from mistral_eval.model.transformer import Transformer
-from mistral_eval.model.window import additive_mask
 from mistral_eval.native.pack import Bools, Group, Pack
 from mistral_eval.native.pack_batches import CPU_COSTS, Batch, Block, Costs, cut_batches
 
-# The fused kernel that also gives the log-sum-exp of the scores; there is no public name for it.
+# The fused kernel that also returns the scores' log-sum-exp; torch has no public name for it.
 _KERNEL: Final = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # noqa: SLF001
 
 
 class Stack:
-    """Keys and values of the path from the root to the walk's place, by depth, for every layer.
+    """Keys and values of the path from the root to the current pack, by depth, for every layer.
 
-    Beside them one layer's slots, path and pack together, for as long as that layer attends.
+    It also holds one layer's slots, path and pack together, while that layer attends.
     """
 
     def __init__(self, model: Transformer, height: int, size: int) -> None:
-        """Room for paths of `height` tokens and packs of `size`; `stack_bytes` says how much."""
+        """Allocate for paths of `height` tokens and packs of `size` (see `stack_bytes`)."""
         config = model.config
         pair = (2, config.n_kv_heads, config.head_dim)
         like: Any = {"dtype": model.dtype, "device": model.device}
+        self.device, self.dtype = model.device, model.dtype
         self._path = torch.empty(config.n_layers, height, *pair, **like)
         self._slots = torch.empty(height + size, *pair, **like)
         self.windows = config.sliding_window
@@ -37,22 +37,12 @@ class Stack:
         self.repeats = config.n_heads // config.n_kv_heads
         self.width = config.n_heads * config.head_dim
 
-    @property
-    def device(self) -> torch.device:
-        """Where it lies."""
-        return self._path.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of keys and values."""
-        return self._path.dtype
-
     def fill(self, layer: int, base: int, k: Tensor, v: Tensor) -> Tensor:
-        """The slots of a layer, (base + n, 2, Hkv, D): of each the key, then the value.
+        """Return a layer's slots, (base + n, 2, Hkv, D), each with its key and value.
 
         Args:
-            layer: which.
-            base: tokens of the path.
+            layer: index of the layer.
+            base: number of tokens on the path.
             k: keys of the pack, (n, Hkv, D).
             v: values, as k.
         """
@@ -63,7 +53,7 @@ class Stack:
         return slots
 
     def keep(self, layer: int, first: int, slots: Tensor) -> None:
-        """Put the tokens that lie in `slots`, (m,), on the path, from depth `first` on."""
+        """Copy the tokens in `slots`, (m,), to the path, from depth `first` on."""
         if len(slots):
             torch.index_select(
                 self._slots, 0, slots, out=self._path[layer, first : first + len(slots)]
@@ -71,14 +61,14 @@ class Stack:
 
 
 def make_attend(stack: Stack, pack: Pack) -> Attend:
-    """The form that is fast on the stack's device."""
+    """Return the form of attention that is fast on the stack's device."""
     if stack.device.type != "cpu":
         return GroupwiseAttend(stack, pack)
     return BatchedAttend(stack, pack, CPU_COSTS.at_width(stack.width))
 
 
 class GroupwiseAttend:
-    """Group by group, each over its ancestors and itself, under a mask."""
+    """Attention group by group, each over its ancestors and itself, with a mask."""
 
     def __init__(self, stack: Stack, pack: Pack) -> None:
         self._stack, self._pack = stack, pack
@@ -88,7 +78,7 @@ class GroupwiseAttend:
         self._views = {window: views[kind] for window, kind in kinds.items()}
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Answer the queries; keep what the next pack sees."""
+        """Return attention, (T, n_heads, D); keep on the path what the next pack sees."""
         slots = self._stack.fill(layer, self._pack.base, k, v)
         out = torch.empty_like(q)
         views = self._views[self._stack.windows[layer]]
@@ -100,14 +90,14 @@ class GroupwiseAttend:
         return out
 
     def _view(self, group: Group, window: int | None) -> tuple[Tensor, Tensor]:
-        """The slots that a group sees, and its mask."""
+        """Return the slots that a group sees, and its mask."""
         slots, seen = self._pack.seen(group, window)
         return sent(torch.from_numpy(slots), self._stack.device), _added(seen, self._stack)
 
 
 @dataclass(frozen=True, slots=True)
 class _Prefix:
-    """A block's rows and the slots they all see, (C,): a slice where they lie in a row."""
+    """A block's rows and the slots they all see, (C,), as a slice if they are contiguous."""
 
     rows: slice
     slots: slice | Tensor
@@ -117,7 +107,7 @@ class _Prefix:
 class _Call:
     """A batch's call: rows (Hkv * G * m,), slots (G * s,), and the mask, (G, 1, m * rep, s).
 
-    Rows are those of all heads of the pack, one after the other.
+    Rows index the pack's rows of all heads, head after head.
     """
 
     rows: Tensor
@@ -127,14 +117,14 @@ class _Call:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """The calls of a layer, and where to find the answers to the pack's rows.
+    """The calls of a layer, and where to find the outputs of the pack's rows.
 
     Attributes:
-        prefixes: of blocks.
-        calls: of batches.
-        rows: where each of the pack's rows is among the batches' rows, (n,).
-        pieces: where it is, for each key head, among the batches' answers, which lie batch by
-            batch, in each head by head, (n * Hkv,).
+        prefixes: one per block.
+        calls: one per batch.
+        rows: index of each of the pack's rows among the batches' rows, (n,).
+        pieces: its index for each key head among the batches' outputs, which are ordered by batch,
+            then by head, (n * Hkv,).
     """
 
     prefixes: Sequence[_Prefix]
@@ -144,10 +134,10 @@ class _Plan:
 
 
 class BatchedAttend:
-    """In few calls: shared prefixes without a mask, the rest in batches, merged by log-sum-exp.
+    """Attention in few calls: shared prefixes unmasked, the rest in batches, merged by log-sum-exp.
 
-    The query heads that share a key head lie beside each other as so many more queries: the CPU's
-    kernel packs keys and values once for each head it is given.
+    Query heads that share a key head are passed as additional queries, because the CPU's kernel
+    packs keys and values once per head.
     """
 
     def __init__(self, stack: Stack, pack: Pack, costs: Costs) -> None:
@@ -158,7 +148,7 @@ class BatchedAttend:
         self._plans = {window: plans[kind] for window, kind in kinds.items()}
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Answer the queries; keep what the next pack sees."""
+        """Return attention, (T, n_heads, D); keep on the path what the next pack sees."""
         stack = self._stack
         plan = self._plans[stack.windows[layer]]
         slots = stack.fill(layer, self._pack.base, k, v)
@@ -169,7 +159,7 @@ class BatchedAttend:
             rows = prefix.rows
             above, weight = _kernel(folded[:, rows].flatten(1, 2)[None], slots[prefix.slots][None])
             above = above.reshape(folded[:, rows].shape).transpose(0, 1)  # (n, Hkv, rep, D)
-            # of the rest, most often the smaller one, which half formats round less: (n, rep, Hkv)
+            # weight of the rest, (n, rep, Hkv); most often the smaller one, so it rounds less
             share = torch.sigmoid(total[rows] - weight.reshape(total[rows].shape))
             share = share.transpose(1, 2)[..., None].to(out.dtype)
             torch.lerp(above, out[rows], share, out=out[rows])
@@ -177,7 +167,7 @@ class BatchedAttend:
         return out.view(q.shape)
 
     def _rest(self, plan: _Plan, folded: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
-        """What the batches give, (n, Hkv, rep, D), and its log-sum-exp, (n, rep, Hkv)."""
+        """Return the batches' output, (n, Hkv, rep, D), and log-sum-exp, (n, rep, Hkv)."""
         heads, _, repeats, head_dim = folded.shape
         outs, totals = [], []
         for call in plan.calls:
@@ -234,7 +224,7 @@ def _kernel(q: Tensor, slots: Tensor, mask: Tensor | None = None) -> tuple[Tenso
     """Attention of q (G, Hkv, n, D) over slots (G, s, 2, Hkv, D).
 
     Returns:
-        What is seen, (G, Hkv, n, D), and the log-sum-exp of the scores, (G, n, Hkv).
+        Output, (G, Hkv, n, D), and log-sum-exp of the scores, (G, n, Hkv).
     """
     keys, values = slots.permute(2, 0, 3, 1, 4)  # (G, Hkv, s, D)
     out, total = _KERNEL(q, keys, values, attn_mask=mask)

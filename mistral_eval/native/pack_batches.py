@@ -1,8 +1,8 @@
-"""How a pack's groups are put together for few attention calls: what is shared, what is left.
+"""Combine a pack's groups into few attention calls: blocks with a shared prefix, and batches.
 
-Neighbouring groups whose rows all see the same long prefix form a *block*: its queries attend to
-that prefix in one call without a mask. What a group sees beyond it, its own tokens and the path
-down to them, is answered in *batches* of groups of similar size, under masks.
+Neighbouring groups whose rows all see the same long prefix form a *block*, whose queries attend to
+that prefix in one call without a mask. What a group sees beyond the prefix (the rest of the path,
+and its own tokens) is computed in *batches* of groups of similar size, with masks.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,20 +16,19 @@ from mistral_eval.native.tree import Ints
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """What decides how groups are put together; the defaults were measured on a CPU, 512 wide.
+    """Costs that decide how groups are combined; defaults measured on a CPU at width 512.
 
-    A call for a prefix spares its keys the gathering and its rows the masks. What it costs in turn
-    is said in keys of such a prefix, counted once for each row that sees it.
+    The unit is one key seen by one row of a prefix. A prefix call saves gathering keys and masking
+    rows, at the cost of a call and of merging two partial results per row.
 
     Attributes:
-        merge: keys of a row that pay for merging its two parts.
-        call: keys of all rows together that pay for one call.
-        aligned: the number of keys is a multiple of it: kernels read them by vectors, and are an
-            eighth slower where some are left over.
-        gathered: keys of a batch at most; one group alone may have more, as many as its longest
-            path and itself.
-        row: keys that cost as much as a row of a batch does beside those it sees.
-        batch: keys of all rows together that cost as much as a batch's call.
+        merge: merging one row's two parts.
+        call: one prefix call.
+        aligned: numbers of keys are multiples of it, because kernels read keys by vectors and are
+            an eighth slower with a remainder.
+        gathered: maximum keys per batch; a single group may have more.
+        row: one row of a batch, apart from its keys.
+        batch: one batch's call.
     """
 
     merge: int = 96
@@ -40,16 +39,16 @@ class Costs:
     batch: int = 8192
 
     def at_width(self, width: int) -> "Costs":
-        """Those of queries so many numbers wide, heads times head_dim.
+        """Return the costs for queries of this width, n_heads * head_dim.
 
-        A call costs as much time, which is less beside keys that are dearer.
+        The time of a call is constant, and wider keys cost more, so it equals fewer keys.
         """
         call, batch = (cost * _WIDTH // width for cost in (self.call, self.batch))
         return replace(self, call=call, batch=batch)
 
 
 CPU_COSTS = Costs()
-_WIDTH = 512  # where they were measured
+_WIDTH = 512  # of the measurement
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +62,12 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Groups answered in one call, padded to equal sizes.
+    """Groups computed in one call, padded to equal sizes.
 
     Attributes:
-        rows: the pack's rows, (G, m); a group's padding repeats its first row.
-        is_row: what is no padding, (G, m).
-        slots: of the keys, (G, s).
+        rows: the pack's rows, (G, m); padding repeats a group's first row.
+        is_row: False for padding, (G, m).
+        slots: slots of the keys, (G, s).
         seen: whether a row sees a key, (G, m, s).
     """
 
@@ -80,7 +79,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class _Rest:
-    """What one group sees beyond its block's prefix: slots, (s,), and which row sees which."""
+    """Slots that a group sees beyond its block's prefix, (s,), and which row sees which, (n, s)."""
 
     group: Group
     slots: Ints
@@ -90,10 +89,10 @@ class _Rest:
 def cut_batches(
     pack: Pack, window: int | None, costs: Costs = CPU_COSTS
 ) -> tuple[list[Block], list[Batch]]:
-    """Blocks, in order, and batches, which hold each row once.
+    """Return blocks, in order, and batches, which hold each row once.
 
-    A row sees its block's prefix and, in its batch, what else it may see in layers of `window`.
-    Where the window hides keys from some row there are no prefixes.
+    A row sees its block's prefix and, in its batch, everything else visible in layers of `window`.
+    If the window hides keys from any row, there are no blocks.
     """
     window = pack.window(window)
     runs = _runs(pack.groups, costs) if window is None else [(pack.groups, 0)]
@@ -103,9 +102,9 @@ def cut_batches(
 
 
 def _runs(groups: Sequence[Group], costs: Costs) -> list[tuple[Sequence[Group], int]]:
-    """The pack's groups in runs, each with the length of its prefix, so that most is spared."""
-    best = [0]  # what the first so many groups spare
-    cuts: list[tuple[int, int]] = []  # where the last of their runs begins, and its prefix
+    """Split groups into runs, each with a prefix length, saving the most (dynamic programming)."""
+    best = [0]  # savings of the first n groups
+    cuts: list[tuple[int, int]] = []  # start of their last run, and its prefix length
     for end in range(1, len(groups) + 1):
         shared, rows = len(groups[end - 1].ancestors), 0
         best.append(best[-1])
@@ -139,16 +138,16 @@ def _beyond(pack: Pack, group: Group, prefix: int, window: int | None) -> _Rest:
 
 
 def _alike(rests: Sequence[_Rest], costs: Costs) -> Iterator[list[_Rest]]:
-    """The groups' rests in batches, so that padding and calls together cost least.
+    """Yield the rests in batches that minimise the cost of padding and calls.
 
-    A batch is a run of them in the order of their numbers of keys; the best last run is found for
-    the first rest, the first two, and so on.
+    A batch is a run of rests sorted by number of keys. Dynamic programming finds the best last run
+    of the first n rests for each n.
     """
     ordered = sorted(rests, key=lambda rest: -len(rest.slots))
     rows = np.array([len(rest.seen) for rest in ordered])
     keys = np.array([_padded(len(rest.slots), costs) for rest in ordered])
-    least = np.zeros(len(ordered) + 1)  # what the first so many cost
-    starts: list[int] = []  # where the last of their runs begins
+    least = np.zeros(len(ordered) + 1)  # cost of the first n rests
+    starts: list[int] = []  # start of their last run
     for end in range(1, len(ordered) + 1):
         sizes = np.arange(end, 0, -1)  # of the run that begins at 0, 1, ...
         most = np.maximum.accumulate(rows[:end][::-1])[::-1]
@@ -167,7 +166,7 @@ def _padded(keys: int, costs: Costs) -> int:
 
 
 def _batch(rests: Sequence[_Rest], costs: Costs) -> Batch:
-    """Rests side by side, the longest first; a padding row sees what the group's first sees."""
+    """Combine rests, the longest first; a padding row sees what its group's first row sees."""
     sizes = np.array([rest.group.end - rest.group.start for rest in rests])
     most, keys = int(sizes.max()), _padded(len(rests[0].slots), costs)
     rows = np.empty((len(rests), most), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Which prompts share what: a benchmark its few-shot block, the samples their question."""
+"""Group prompts by what they share: a benchmark's few-shot block, or a question's whole prompt."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -6,15 +6,15 @@ from itertools import pairwise
 
 from mistral_eval.native.requests import GenerateRequest
 
-# Neighbours belong to one benchmark when they share half of the shorter one, and more than BOS
-# and a word or two.
+# Sorted neighbours form one cluster if they share half of the shorter one, and more than BOS and a
+# word or two.
 _SHARED_PART = 0.5
 _SHARED_TOKENS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A distinct prompt behind its cluster's root, and the requests that continue it."""
+    """A distinct prompt without its cluster's root, and the requests that continue it."""
 
     tail: tuple[int, ...]
     requests: tuple[int, ...]
@@ -22,7 +22,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """Prompts that begin with the same `root` (empty where nothing long is shared)."""
+    """Prompts that begin with the same `root`, which is empty if they share little."""
 
     root: tuple[int, ...]
     questions: tuple[Question, ...]
@@ -31,12 +31,11 @@ class Cluster:
 def cluster_prompts(
     requests: Sequence[GenerateRequest], known: Collection[int] = ()
 ) -> list[Cluster]:
-    """Cluster the prompts by what they share; depends on the set of requests, not their order.
+    """Cluster prompts by their shared prefix, independently of the order of requests.
 
-    Requests in `known` shape the clusters and their roots, and are not in them.
-
-    A root is shorter than each of its prompts, so that every question has a token of its own, whose
-    logits begin its generations. Prompts that share little come together in one rootless cluster.
+    Requests in `known` count when roots are chosen but are left out of the result. A root is
+    shorter than each of its prompts, since the logits of a question's last own token start its
+    generations. Prompts that share little form one cluster without a root.
     """
     by_prompt: dict[tuple[int, ...], list[int]] = {}
     for n, request in enumerate(requests):
@@ -54,7 +53,7 @@ def cluster_prompts(
 
 
 def _without(clusters: Sequence[Cluster], known: Collection[int]) -> list[Cluster]:
-    """The clusters without these requests; a question or cluster without any is gone."""
+    """Remove known requests, then questions and clusters without requests."""
     left = []
     for cluster in clusters:
         questions = [
@@ -67,13 +66,13 @@ def _without(clusters: Sequence[Cluster], known: Collection[int]) -> list[Cluste
 
 
 def unique_tokens(requests: Sequence[GenerateRequest]) -> int:
-    """Tokens of the prefix tree of all prompts."""
+    """Count the tokens in the prefix tree of all prompts."""
     ordered = sorted({request.prompt for request in requests})
     return sum(len(right) - _shared(left, right) for left, right in pairwise([(), *ordered]))
 
 
 def _runs(ordered: list[tuple[int, ...]]) -> list[list[tuple[int, ...]]]:
-    """Sorted prompts, cut where neighbours share little."""
+    """Split sorted prompts where neighbours share little."""
     runs: list[list[tuple[int, ...]]] = []
     for left, right in pairwise([(), *ordered]):
         least = max(_SHARED_TOKENS, _SHARED_PART * min(len(left), len(right)))
@@ -85,7 +84,7 @@ def _runs(ordered: list[tuple[int, ...]]) -> list[list[tuple[int, ...]]]:
 
 
 def _shared(left: tuple[int, ...], right: tuple[int, ...]) -> int:
-    """Length of the longest common prefix. Of sorted prompts, first and last share the least."""
+    """Return the length of the longest common prefix."""
     for n, (a, b) in enumerate(zip(left, right, strict=False)):
         if a != b:
             return n

@@ -1,22 +1,20 @@
-"""The only currency between the adapter and an engine: requests and replies in token ids.
+"""Requests and replies in token ids, what a runner of them offers, and their validation.
 
-An engine is anything with the two methods of `Engine`. It yields `(index, reply)` pairs as soon
-as they are known, in any order, each index of the input exactly once, save those the caller says it
-knows; the caller writes each reply to the replies log before it counts. An engine that is told to
-stop ends after the pass in flight, with what that answers.
+A runner yields `(index, reply)` pairs as soon as they are known, in any order: each index of the
+input exactly once, except those the caller already knows. When told to stop, it ends after the
+current forward pass and yields the replies that pass completes.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, Protocol
 
-from mistral_eval.errors import EngineError
-from mistral_eval.native.counters import Stats
+from mistral_eval.errors import EngineError, RequestError
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreRequest:
-    """How likely is `continuation` after `context`? Both non-empty; BOS is in `context`."""
+    """Ask how likely `continuation` is after `context`; neither is empty, BOS is in `context`."""
 
     context: tuple[int, ...]
     continuation: tuple[int, ...]
@@ -24,7 +22,7 @@ class ScoreRequest:
 
 @dataclass(frozen=True, slots=True)
 class ScoreReply:
-    """Sum of natural-log probabilities (float32), and whether each token is the argmax."""
+    """Sum of natural-log probabilities of the tokens, and whether each one is the argmax."""
 
     logprob: float
     is_greedy: bool
@@ -32,7 +30,7 @@ class ScoreReply:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to draw: `temperature` 0 is greedy; `top_p` 1.0 and `top_k` 0 switch the cuts off."""
+    """Sampling settings; `temperature` 0 is greedy, `top_p` 1.0 and `top_k` 0 are off."""
 
     temperature: float = 0.0
     top_p: float = 1.0
@@ -41,12 +39,16 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class GenerateRequest:
-    """Continue `prompt` (with its BOS) for at most `max_tokens` tokens.
+    """Ask to continue `prompt` (with its BOS) for at most `max_tokens` tokens.
 
-    `key` names the draw ("<seed>|<benchmark>|<question id>|<sample index>"): the noise depends on
-    it, on the step and on the token id, and on nothing else. `is_done` sees the ids generated so
-    far after each step (EOS excluded) and says whether to stop: stop strings are text, and text is
-    the adapter's business.
+    Attributes:
+        prompt: token ids.
+        max_tokens: limit of new tokens.
+        sampling: settings.
+        key: "<seed>|<benchmark>|<question id>|<sample index>"; sampling noise depends only on it,
+            on the step and on the token id.
+        is_done: called after each step with the ids generated so far, EOS excluded; True ends the
+            generation. Stop strings are text, so the caller checks for them.
     """
 
     prompt: tuple[int, ...]
@@ -65,27 +67,27 @@ class GenerateReply:
 
 
 class Stopping(Protocol):
-    """Says whether an engine is to end before its next pass."""
+    """Tells a runner whether to end before its next forward pass."""
 
     def __call__(self) -> bool:
-        """Asked again and again; once it is yes it stays so."""
+        """Return True to stop; once True, it stays True."""
         ...
 
 
 def never() -> bool:
-    """Nobody wants the engine to stop."""
+    """Return False: do not stop."""
     return False
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """How an engine is to answer its requests, apart from what they ask.
+    """How to answer a list of requests.
 
     Attributes:
-        known: indices that are not answered; they shape how the work is cut.
-        again: these requests were counted before, and memory ran out.
-        stopping: asked before each pass; once it says yes, what was computed is read and the turn
-            ends early.
+        known: indices not to answer; they still take part in batching.
+        again: whether this is a retry after running out of memory, whose requests are already
+            counted as unique and naive tokens.
+        stopping: called before each pass; once True, computed results are read and the turn ends.
     """
 
     known: Collection[int] = ()
@@ -93,41 +95,80 @@ class Turn:
     stopping: Stopping = never
 
 
-WHOLE: Final = Turn()  # all is answered
+WHOLE: Final = Turn()  # answer everything
 
 
-class Engine(Protocol):
-    """Answers requests. Replies come in any order; each index of the input comes once.
+@dataclass(slots=True)
+class Counters:
+    """What a runner has computed, summed over its calls.
 
-    `known` holds the indices that the caller has a reply to: they shape how the work is cut, so
-    that a run that goes on computes what it would have computed undisturbed, and are not answered.
-    `stopping` is asked before each pass: once it says yes, the engine ends with what it has.
+    Attributes:
+        score_computed: tokens run through the model for scoring.
+        score_unique: tokens in the prefix trees of the score requests.
+        score_naive: tokens of the distinct sequences `(context + continuation)[:-1]`, which
+            lm-eval's `hf` model feeds; it merges requests that differ only in the last token.
+        prompt_computed: prompt tokens run through the model for generation.
+        prompt_unique: tokens in the prefix trees of the prompts.
+        prompt_naive: tokens of all prompts, one prompt per request, as `hf` feeds them.
+        generated: tokens drawn, EOS included.
+        score_flop: useful arithmetic of the computed scoring (see `flops`).
+        generate_flop: useful arithmetic of prompts and finished generations.
+        score_seconds: wall time spent scoring.
+        generate_seconds: wall time spent generating.
+        halvings: how often the device ran out of memory and the token budget was halved. Work lost
+            that way is repeated and counts twice as computed, once as unique.
+        peak_bytes: peak resident memory of the process.
+        peak_device_bytes: peak memory of tensors on a CUDA device; else 0.
+    """
+
+    score_computed: int = 0
+    score_unique: int = 0
+    score_naive: int = 0
+    prompt_computed: int = 0
+    prompt_unique: int = 0
+    prompt_naive: int = 0
+    generated: int = 0
+    score_flop: int = 0
+    generate_flop: int = 0
+    score_seconds: float = 0.0
+    generate_seconds: float = 0.0
+    halvings: int = 0
+    peak_bytes: int = 0
+    peak_device_bytes: int = 0
+
+
+class Runner(Protocol):
+    """Answers requests in token ids, in any order, each index of the input once.
+
+    `known` holds indices that the caller already has replies for. They are not answered but still
+    take part in batching, so a resumed run computes identical bits. `stopping` is called before
+    each pass; once it returns True, the runner ends with the replies it has.
     """
 
     stopping: Stopping
 
     @property
-    def stats(self) -> Stats:
-        """What was computed so far."""
+    def stats(self) -> Counters:
+        """Counters of all calls so far."""
         ...
 
     def score(
         self, requests: Sequence[ScoreRequest], known: Collection[int] = ()
     ) -> Iterator[tuple[int, ScoreReply]]:
-        """Log-likelihoods of continuations."""
+        """Yield (index, log-likelihood of the continuation)."""
         ...
 
     def generate(
         self, requests: Sequence[GenerateRequest], known: Collection[int] = ()
     ) -> Iterator[tuple[int, GenerateReply]]:
-        """Continuations of prompts."""
+        """Yield (index, continuation of the prompt)."""
         ...
 
 
 def truncate_left(request: ScoreRequest, max_length: int) -> tuple[ScoreRequest, bool]:
-    """A score request cut on the left as lm-eval cuts it, and whether it was cut.
+    """Truncate a score request on the left, as lm-eval does; return it and whether it changed.
 
-    A model is fed `(context + continuation)[-(max_length + 1):][:-1]`: at most `max_length`
+    The model is fed `(context + continuation)[-(max_length + 1):][:-1]`, at most `max_length`
     tokens, the last of which predicts the continuation's last token.
 
     Raises:
@@ -145,10 +186,12 @@ def truncate_left(request: ScoreRequest, max_length: int) -> tuple[ScoreRequest,
 
 
 def truncate_prompt(request: GenerateRequest, max_length: int) -> tuple[GenerateRequest, bool]:
-    """A generate request whose prompt leaves room for `max_tokens`, as lm-eval cuts it.
+    """Truncate a prompt on the left, as lm-eval does, so that `max_tokens` fit after it.
+
+    Return the request and whether it changed.
 
     Raises:
-        EngineError: `max_tokens` alone fills the context.
+        EngineError: `max_tokens` alone fill the context.
     """
     room = max_length - request.max_tokens
     if room < 1:
@@ -159,3 +202,85 @@ def truncate_prompt(request: GenerateRequest, max_length: int) -> tuple[Generate
     if len(request.prompt) <= room:
         return request, False
     return replace(request, prompt=request.prompt[-room:]), True
+
+
+def check_score_requests(requests: Sequence[ScoreRequest], context_len: int, n_words: int) -> None:
+    """Validate score requests; errors name the index of the request.
+
+    Raises:
+        EngineError: a context or continuation is empty, a sequence is longer than the model's
+            context, or an id is not in 0 ... n_words - 1.
+    """
+    checked = None  # the choices of a question are neighbours and share one tuple of ids
+    for n, request in enumerate(requests):
+        where = f"score request {n}"
+        if not request.context:
+            raise EngineError(f"{where} has an empty context: begin it with BOS")
+        if not request.continuation:
+            raise EngineError(f"{where} has an empty continuation: there is nothing to score")
+        fed = len(request.context) + len(request.continuation) - 1
+        if fed > context_len:
+            raise EngineError(
+                f"{where} feeds {fed} tokens, the model's context has {context_len}: "
+                "apply truncate_left first"
+            )
+        if request.context is not checked:
+            _check_ids(request.context, n_words, where)
+            checked = request.context
+        _check_ids(request.continuation, n_words, where)
+
+
+def check_generate_requests(
+    requests: Sequence[GenerateRequest], context_len: int, n_words: int
+) -> None:
+    """Validate generate requests; errors name the index of the request.
+
+    Raises:
+        EngineError: a prompt is empty, a number of tokens is negative, a sequence is longer than
+            the model's context, an id is unknown, or sampling settings are invalid.
+    """
+    for n, request in enumerate(requests):
+        where = f"generate request {n}"
+        if not request.prompt:
+            raise EngineError(f"{where} has an empty prompt: begin it with BOS")
+        if request.max_tokens < 0:
+            raise EngineError(f"{where} asks for {request.max_tokens} tokens; expected 0 or more")
+        if len(request.prompt) + request.max_tokens > context_len:
+            raise EngineError(
+                f"{where}: a prompt of {len(request.prompt)} and {request.max_tokens} new tokens "
+                f"exceed the model's context of {context_len}: apply truncate_prompt first"
+            )
+        _check_ids(request.prompt, n_words, where)
+        check_sampling(request.sampling)
+
+
+def check_sampling(sampling: Sampling) -> None:
+    """Validate sampling settings.
+
+    Raises:
+        EngineError: temperature is below 0, top_p outside (0, 1], or top_k below 0.
+    """
+    if sampling.temperature < 0 or not 0 < sampling.top_p <= 1 or sampling.top_k < 0:
+        raise EngineError(
+            "expected temperature >= 0, 0 < top_p <= 1 and top_k >= 0, found "
+            f"{sampling.temperature}, {sampling.top_p} and {sampling.top_k}"
+        )
+
+
+NOT_FINITE = (
+    "the model's logits are not finite; check the checkpoint's weights, or use a dtype with more "
+    "range (bfloat16 or float32 instead of float16)"
+)
+
+
+def not_finite(kind: str, index: int) -> RequestError:
+    """Return the error for a request with a logit that is NaN or infinite."""
+    return RequestError(kind, index, NOT_FINITE)
+
+
+def _check_ids(ids: Sequence[int], n_words: int, where: str) -> None:
+    lowest, highest = min(ids), max(ids)
+    if lowest < 0 or highest >= n_words:
+        raise EngineError(
+            f"{where}: expected ids in 0 ... {n_words - 1}, found {lowest} ... {highest}"
+        )

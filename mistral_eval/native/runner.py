@@ -1,7 +1,7 @@
-"""The native engine: our transformer behind the `Engine` protocol.
+"""Run score and generate requests on our transformer, in token ids.
 
-Replies do not depend on the order of the requests, on what stands beside them, or on
-`batch_tokens`, beyond the last bits of a float; and not at all on which of them are known.
+Replies do not depend on which requests are known, nor, beyond the last bits of a float, on the
+requests' order, on other requests, or on `batch_tokens`.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -15,37 +15,40 @@ from mistral_eval.errors import EngineError, ResourceError
 from mistral_eval.model.config import ModelConfig
 from mistral_eval.model.transformer import Transformer
 from mistral_eval.native.budget import cached_tokens, pass_tokens, peak_bytes
-from mistral_eval.native.counters import Stats
 from mistral_eval.native.generate_shared import Budget, SharedGenerator
 from mistral_eval.native.prompts import unique_tokens
-from mistral_eval.native.request_checks import check_generate_requests, check_score_requests
 from mistral_eval.native.requests import (
+    Counters,
     GenerateReply,
     GenerateRequest,
     ScoreReply,
     ScoreRequest,
     Stopping,
     Turn,
+    check_generate_requests,
+    check_score_requests,
     never,
 )
 from mistral_eval.native.score_tree import score_tree
 
 Request_contra = TypeVar("Request_contra", contravariant=True)
 Reply_co = TypeVar("Reply_co", covariant=True)
+Item = TypeVar("Item")
 
-_CACHED_A_TOKEN = 64  # keys and values that samples may hold, per token of the budget
-_TOKENS_A_ROW = 8  # a decoding step is cheap in tokens but not in memory: one row per 8 tokens
-# What is fastest where memory is no matter: enough rows for full-speed products, few enough for
-# the caches. Products in the half formats are faster and want more rows.
+_CACHED_A_TOKEN = 64  # tokens whose keys and values generation may cache, per token of the budget
+_TOKENS_A_ROW = 8  # a decoding step needs few tokens but much memory: one row per 8 tokens
+# Fastest where memory is ample: enough rows for full-speed products, few enough for the CPU's
+# caches. Products in half precision are faster and need more rows.
 _FAST_TOKENS = {"cpu": 1024, "cuda": 8192}
 _FEWEST_TOKENS = 64
 _HALVES = (torch.bfloat16, torch.float16)
 
 
 def default_batch_tokens(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> int:
-    """Tokens of one forward pass, where nobody chooses: what is fast, fewer where memory is short.
+    """Return the default number of tokens per forward pass: the fastest that fits in memory.
 
-    The memory is the machine's, not what is free now: a run that goes on cuts the same packs.
+    It depends on the machine's total memory rather than on what is free, so that a resumed run
+    uses the same packs.
     """
     tokens = _FAST_TOKENS.get(device.type, 1024)
     if device.type == "cpu" and dtype in _HALVES:
@@ -59,7 +62,7 @@ def default_batch_tokens(config: ModelConfig, dtype: torch.dtype, device: torch.
 def generation_budget(
     config: ModelConfig, dtype: torch.dtype, device: torch.device, batch_tokens: int
 ) -> Budget:
-    """What generation may hold at once: bounded by the token budget and by the free memory."""
+    """Return how much generation holds at once, bounded by `batch_tokens` and free memory."""
     return Budget(
         rows=max(1, batch_tokens // _TOKENS_A_ROW),
         tokens=batch_tokens,
@@ -68,19 +71,15 @@ def generation_budget(
 
 
 class _Answer(Protocol[Request_contra, Reply_co]):
-    """Answers what is not known under the engine's budget."""
+    """Answers the unknown requests within the runner's current budget."""
 
     def __call__(
         self, requests: Sequence[Request_contra], turn: Turn
     ) -> Iterator[tuple[int, Reply_co]]: ...
 
 
-class NativeEngine:
-    """Scores and generates with our transformer, on the device and in the dtype of its weights.
-
-    `stopping` is asked before each forward pass; once it says yes, replies that are complete come,
-    and no more.
-    """
+class ModelRunner:
+    """Scores and generates on the device and in the dtype of the weights: a `Runner`."""
 
     def __init__(
         self,
@@ -91,14 +90,14 @@ class NativeEngine:
         eos_id: int,
         batch_tokens: int | None = None,
     ) -> None:
-        """Take the weights as they are.
+        """Build the transformer from weights, which are not copied.
 
         Args:
             config: the model's shape.
-            weights: by Mistral's names, rotary layers in the half-split layout.
-            n_words: ids the tokenizer has; further rows of the LM head are never predicted.
+            weights: by our names, wq and wk in the half-split layout (see `load.layout`).
+            n_words: number of the tokenizer's ids; further rows of the LM head are never predicted.
             eos_id: ends a generation.
-            batch_tokens: tokens of one forward pass; None chooses by device and memory.
+            batch_tokens: tokens per forward pass; None chooses by device and memory.
 
         Raises:
             CheckpointError: a tensor is missing or has the wrong shape.
@@ -109,48 +108,37 @@ class NativeEngine:
             batch_tokens = default_batch_tokens(config, self.model.dtype, self.model.device)
         if batch_tokens < 1:
             raise EngineError(
-                f"expected a budget of 1 or more tokens a batch, found {batch_tokens}"
+                f"--batch-tokens should be 1 or more and is {batch_tokens}: give a larger number."
             )
         self.batch_tokens = batch_tokens
         self.eos_id = eos_id
-        self.stats = Stats()
+        self.stats = Counters()
         self.stopping: Stopping = never
 
     def score(
         self, requests: Sequence[ScoreRequest], known: Collection[int] = ()
     ) -> Iterator[tuple[int, ScoreReply]]:
-        """Log-likelihoods of continuations, save of `known` requests, which shape the packs.
+        """Score every request not in `known`.
+
+        Known requests still take part in batching, so a resumed run computes identical bits.
 
         Raises:
-            EngineError: a request that cannot be scored (all are checked first), or logits that
-                are not finite.
+            EngineError: a request is invalid (all are checked first), or logits are not finite.
         """
         check_score_requests(requests, self.model.config.context_len, self.model.n_words)
-        replies = self._sturdy(requests, known, self._scores)
-        started = perf_counter()
-        for reply in replies:
-            self.stats.score_seconds += perf_counter() - started
-            yield reply
-            started = perf_counter()
-        self._note_peak()
+        yield from self._timed(self._retrying(requests, known, self._scores), "score_seconds")
 
     def generate(
         self, requests: Sequence[GenerateRequest], known: Collection[int] = ()
     ) -> Iterator[tuple[int, GenerateReply]]:
-        """Continuations of prompts, save of `known` requests, which shape the clusters.
+        """Generate for every request not in `known`, which still take part in batching.
 
         Raises:
-            EngineError: a request that cannot be served (all are checked first), or logits that
-                are not finite.
+            EngineError: a request is invalid (all are checked first), or logits are not finite.
         """
         check_generate_requests(requests, self.model.config.context_len, self.model.n_words)
-        replies = self._sturdy(requests, known, self._generations)
-        started = perf_counter()
-        for reply in replies:
-            self.stats.generate_seconds += perf_counter() - started
-            yield reply
-            started = perf_counter()
-        self._note_peak()
+        replies = self._retrying(requests, known, self._generations)
+        yield from self._timed(replies, "generate_seconds")
 
     def _scores(
         self, requests: Sequence[ScoreRequest], turn: Turn
@@ -168,15 +156,15 @@ class NativeEngine:
         budget = generation_budget(model.config, model.dtype, model.device, self.batch_tokens)
         return SharedGenerator(model, self.eos_id, budget, self.stats).run(requests, turn)
 
-    def _sturdy(
+    def _retrying(
         self,
         requests: Sequence[Request_contra],
         known: Collection[int],
         answer: "_Answer[Request_contra, Reply_co]",
     ) -> Iterator[tuple[int, Reply_co]]:
-        """Replies; what is missing when the device's memory runs out is asked again, by halves.
+        """Yield replies. On out-of-memory, halve the budget and retry the unanswered requests.
 
-        Replies do not depend on the budget, so those that are out already stay.
+        Replies do not depend on the budget, so those already yielded remain valid.
         """
         done, again = set(known), False
         while len(done) < len(requests):
@@ -188,26 +176,32 @@ class NativeEngine:
             except torch.OutOfMemoryError as error:
                 reason = str(error).partition("\n")[0]
             if reason is None:
-                return  # all is answered, or it was told to stop
+                return  # everything is answered, or `stopping` returned True
             if len(done) < len(requests):
                 self._halve(reason)
                 again = True
 
-    def _note_peak(self) -> None:
+    def _timed(self, replies: Iterator[Item], counter: str) -> Iterator[Item]:
+        """Yield replies, adding the seconds they take to a counter; then record peak memory."""
+        started = perf_counter()
+        for reply in replies:
+            setattr(self.stats, counter, getattr(self.stats, counter) + perf_counter() - started)
+            yield reply
+            started = perf_counter()
         self.stats.peak_bytes = peak_bytes()
         if self.model.device.type == "cuda":
             self.stats.peak_device_bytes = torch.cuda.max_memory_allocated(self.model.device)
 
     def _halve(self, reason: str) -> None:
-        """Half the budget from now on, once the failed pass has let go of its memory.
+        """Halve the budget and free the memory of the failed pass.
 
         Raises:
-            ResourceError: there is nothing to halve.
+            ResourceError: the budget is already one token.
         """
         if self.batch_tokens == 1:
             raise ResourceError(
                 f"{self.model.device} cannot hold a single token beside the weights ({reason}): "
-                "free its memory, or take a smaller --dtype or another --device."
+                "free its memory, or use a smaller --dtype or another --device."
             )
         self.batch_tokens = max(1, self.batch_tokens // 2)
         self.stats.halvings += 1

@@ -1,9 +1,9 @@
-"""Drawing the next token: Gumbel-max with noise keyed by request, step and token id.
+"""Draw the next token by Gumbel-max, with noise keyed by request, step and token id.
 
-The token drawn is argmin over ids of -log(u) / p (the exponential form of Gumbel-max), with u a
-hash of (key, step, id): the draw knows nothing of batch, order or machine, and the last bits of
-the logits decide only between tokens that were about to tie. Cuts are applied in the order of
-transformers: temperature, top-k, top-p.
+The token is argmin over ids of -log(u) / p (the exponential form of Gumbel-max), u being a hash of
+(key, step, id). So a draw does not depend on batch, order or machine, and the last bits of the
+logits matter only in near-ties. Settings apply in the order of transformers: temperature, top-k,
+top-p.
 """
 
 from collections.abc import Sequence
@@ -13,18 +13,18 @@ from hashlib import blake2b
 import torch
 from torch import Tensor
 
-from mistral_eval.model.device import sent
+from mistral_eval.model.memory import sent
 from mistral_eval.native.requests import Sampling
 
 _MASK_31 = 0x7FFFFFFF
 _TO_UNIT = (1 - 2.0**-24) * 2.0**-31  # 31 bits into (0, 1), never rounded up to 1
-_ROWS_A_THREAD = 4  # of the vocabulary's length each, so that a core's cache holds its share
-_SURE = 1e-3  # far above what a sum of probabilities may be off by
+_ROWS_A_THREAD = 4  # rows of n_words numbers that fit in a core's cache
+_SURE = 1e-3  # far above the rounding error of a sum of probabilities
 
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """One row's draw: its settings, and the (key, step) that name its noise."""
+    """One row's draw: its settings, and the (key, step) that determine its noise."""
 
     sampling: Sampling
     key: str
@@ -32,24 +32,24 @@ class Draw:
 
 
 def _shifted(x: Tensor, bits: int) -> Tensor:
-    """Logical right shift of int32 (torch shifts arithmetically)."""
+    """Shift int32 right logically (torch shifts arithmetically)."""
     return (x >> bits).bitwise_and_((1 << (32 - bits)) - 1)
 
 
 def _mixed(x: Tensor) -> Tensor:
-    """Avalanche of int32 in place: the finaliser of MurmurHash3 (Appleby, public domain)."""
+    """Mix the bits of int32 in place: MurmurHash3's finaliser (Appleby, public domain)."""
     x.bitwise_xor_(_shifted(x, 16)).mul_(_signed(0x85EBCA6B))
     x.bitwise_xor_(_shifted(x, 13)).mul_(_signed(0xC2B2AE35))
     return x.bitwise_xor_(_shifted(x, 16))
 
 
 def _signed(x: int) -> int:
-    """An unsigned 32-bit number as the int32 with the same bits."""
+    """Return the int32 with the bits of an unsigned 32-bit number."""
     return x - (1 << 32) if x >= 1 << 31 else x
 
 
 def _row_keys(key: str, step: int) -> tuple[int, int]:
-    """Two 32-bit numbers, as int32, that name a row's noise; the second is odd."""
+    """Hash a row's key and step to two int32 numbers, the second odd."""
     digest = blake2b(f"{key}\0{step}".encode(), digest_size=8).digest()
     first, second = int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")
     return _signed(first), _signed(second | 1)
@@ -58,22 +58,22 @@ def _row_keys(key: str, step: int) -> tuple[int, int]:
 class Sampler:
     """Draws tokens from rows of logits over `n_words` ids.
 
-    On a CPU the cuts are asked of the winner alone, which needs no sort but has the host look at
-    each draw. Elsewhere the host looks at none: a sort says what survives.
+    On a CPU, top-k and top-p are tested only on the winner, which needs no sort but a host
+    decision per draw. Elsewhere a sort finds the surviving tokens without the host.
     """
 
     def __init__(self, n_words: int, device: torch.device, *, sorts: bool | None = None) -> None:
-        """`sorts` chooses how the cuts are made; None by device."""
+        """With `sorts`, find surviving tokens by a sort; None: except on a CPU."""
         ids = torch.arange(n_words, dtype=torch.int32, device=device)
         self._ids = _mixed(ids.mul_(_signed(0x9E3779B1)).add_(_signed(0x7F4A7C15)))
         self._sorts = device.type != "cpu" if sorts is None else sorts
 
     def draw(self, logits: Tensor, draws: Sequence[Draw]) -> Tensor:
-        """One token id a row.
+        """Draw one token id per row.
 
         Args:
             logits: float32, (B, n_words).
-            draws: one a row; temperature 0 takes the largest logit, the lowest id of equals.
+            draws: one per row; temperature 0 takes the largest logit, of equals the lowest id.
 
         Returns:
             Token ids, (B,), int64.
@@ -95,9 +95,9 @@ class Sampler:
         return chosen
 
     def exponentials(self, keys: Sequence[tuple[str, int]]) -> Tensor:
-        """Standard exponential noise -log(1 - v), float32 (B, n_words), v uniform in (0, 1).
+        """Return standard exponential noise -log(1 - v), float32 (B, n_words), v uniform in (0, 1).
 
-        v has 31 bits and is exact near 0, where the smallest exponentials, the winners, live.
+        v has 31 bits and is exact near 0, which gives the smallest exponentials, the winners.
         """
         return self._negative_exponentials(keys).neg_()
 
@@ -110,9 +110,9 @@ class Sampler:
 
     def _sampled(self, logits: Tensor, draws: Sequence[Draw]) -> Tensor:
         heat = _column([draw.sampling.temperature for draw in draws], logits)
-        probabilities = logits.div_(heat).softmax(dim=1)  # the caller's rows were copied
+        probabilities = logits.div_(heat).softmax(dim=1)  # `logits` is a copy, free to overwrite
         noise = self._negative_exponentials([(draw.key, draw.step) for draw in draws])
-        race = noise.div_(probabilities)  # largest wins; a token of probability 0 never does
+        race = noise.div_(probabilities)  # the largest wins; probability 0 never does
         if self._sorts:
             race.masked_fill_(probabilities < _least_kept(probabilities, draws), -torch.inf)
             return race.argmax(dim=1)
@@ -125,12 +125,12 @@ class Sampler:
 
 
 def _column(values: Sequence[float], like: Tensor) -> Tensor:
-    """A value a row, (B, 1), in the dtype and on the device of `like`."""
+    """Return one value per row, (B, 1), in the dtype and on the device of `like`."""
     return sent(torch.tensor(values, dtype=like.dtype), like.device)[:, None]
 
 
 def _least_kept(probabilities: Tensor, draws: Sequence[Draw]) -> Tensor:
-    """The smallest probability that survives each row's top-k, then top-p, (B, 1)."""
+    """Return the smallest probability that survives each row's top-k, then top-p, (B, 1)."""
     n_words = probabilities.shape[1]
     top_k = [min(draw.sampling.top_k or n_words, n_words) for draw in draws]
     top_p = _column([draw.sampling.top_p for draw in draws], probabilities)
@@ -144,10 +144,10 @@ def _least_kept(probabilities: Tensor, draws: Sequence[Draw]) -> Tensor:
 
 
 class _Cuts:
-    """Whether a token survives top-k and top-p, asked of a winner alone: no sort is needed.
+    """Tests whether a winner survives top-k and top-p, without sorting.
 
-    The best of the surviving tokens is the first survivor in the order of the race, and top-p
-    keeps a token when what is strictly more likely weighs less than top_p: one pass a winner.
+    The token drawn is the first in the order of the race that survives. Top-p keeps a token if
+    strictly more likely tokens have a total probability below top_p, which takes one pass.
     """
 
     def __init__(self, probabilities: Tensor, draws: Sequence[Draw]) -> None:
@@ -159,7 +159,7 @@ class _Cuts:
         self._has_top_k = any(k < n_words for k in top_k)
         self._is_off = not self._has_top_k and all(draw.sampling.top_p >= 1 for draw in draws)
         for n, k in enumerate(top_k):
-            if k < n_words:  # top-p is a share of what top-k leaves, ties with the k-th included
+            if k < n_words:  # top-p is relative to what top-k leaves, ties with the k-th included
                 least = probabilities[n].topk(k).values[-1]
                 row = probabilities[n]
                 self._weight[n] *= row.masked_fill(row < least, 0.0).sum()
@@ -168,12 +168,12 @@ class _Cuts:
         )
 
     def keep(self, winners: Tensor) -> Tensor:
-        """Whether each row's winner, (B, 1), survives: booleans, (B, 1)."""
+        """Return whether each row's winner, (B, 1), survives: booleans, (B, 1)."""
         if self._is_off:
             return torch.ones_like(winners, dtype=torch.bool)
         least = self._probabilities.gather(1, winners)
         if not self._has_top_k and bool((1 - least < self._weight - _SURE).all()):
-            return torch.ones_like(winners, dtype=torch.bool)  # too little is left to lie above
+            return torch.ones_like(winners, dtype=torch.bool)  # the rest weighs less than top_p
         above = torch.where(self._probabilities > least, self._probabilities, 0.0)
         in_top_p = (above.sum(dim=1, keepdim=True) < self._weight) | ~self._has_top_p
         if not self._has_top_k:

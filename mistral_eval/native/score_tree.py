@@ -1,4 +1,4 @@
-"""Scoring on the prefix tree: every shared token's keys and values are computed exactly once."""
+"""Score on the prefix tree, which computes each distinct prefix once."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,20 +8,17 @@ import numpy as np
 import torch
 
 from mistral_eval.errors import EngineError
-from mistral_eval.model.device import sent
+from mistral_eval.model.memory import sent
 from mistral_eval.model.transformer import Transformer
-from mistral_eval.native.counters import Stats
 from mistral_eval.native.flops import Flops
 from mistral_eval.native.head import Asked, Tally, TokenLogprobs, token_logprobs
 from mistral_eval.native.pack import Bools, Pack, cut_packs
 from mistral_eval.native.pack_attention import Stack, make_attend
-from mistral_eval.native.request_checks import not_finite
-from mistral_eval.native.requests import WHOLE, ScoreReply, ScoreRequest, Turn
-from mistral_eval.native.score import score_plain
+from mistral_eval.native.plain import score_plain
+from mistral_eval.native.requests import WHOLE, Counters, ScoreReply, ScoreRequest, Turn, not_finite
 from mistral_eval.native.tree import Ints, TokenTree, build_tree
 
-# Tokens of a group, where nobody chooses: small groups waste less mask, large ones need fewer calls
-# where each is one of its own.
+# Default tokens per group: small groups waste less masked work, large ones need fewer calls.
 _GROUP_TOKENS = {"cpu": 64, "cuda": 256}
 
 
@@ -29,7 +26,7 @@ def score_tree(
     model: Transformer,
     requests: Sequence[ScoreRequest],
     batch_tokens: int,
-    stats: Stats,
+    stats: Counters,
     group_tokens: int | None = None,
     *,
     turn: Turn = WHOLE,
@@ -37,19 +34,22 @@ def score_tree(
 ) -> Iterator[tuple[int, ScoreReply]]:
     """Score requests, computing each distinct prefix once.
 
-    Packs are cut from all requests, and those that no unknown request needs are left out. One that
-    runs is computed as if nothing were known, down to the shape of each product, so that replies
-    are the same bits whatever is known.
+    All requests form the packs; packs that no unknown request needs are skipped. The others are
+    computed with the same shapes as if nothing were known, so replies have identical bits whatever
+    is known.
 
     Args:
         model: the transformer.
-        requests: checked; the packs depend on the set of them, not on their order.
-        batch_tokens: tokens of one forward pass.
-        stats: counts what is computed.
-        group_tokens: tokens of one group at most; None chooses by device.
-        turn: which requests are not answered, and whether to end before the next pack.
-        reads_late: whether a pack begins before the last one's numbers are read, so that a device
-            does not wait for the host; None: on CUDA.
+        requests: valid ones; the packs depend on their set, not on their order.
+        batch_tokens: tokens per forward pass.
+        stats: updated with what is computed.
+        group_tokens: maximum tokens per group; None chooses by device.
+        turn: which requests are not answered, and whether to stop before the next pack.
+        reads_late: start a pack before reading the last one's results, so that the device does not
+            wait for the host; None: on CUDA.
+
+    Yields:
+        (index, reply) as soon as a continuation's last token is computed.
     """
     if group_tokens is None:
         group_tokens = _GROUP_TOKENS.get(model.device.type, 64)
@@ -79,7 +79,7 @@ def score_tree(
         stats.score_flop += flops.tokens(tree.depths[run])
         asked = _asked(tree, pack)
         if not any(is_asked[item.request] for item in asked):
-            continue  # it is here for its keys and values
+            continue  # only its keys and values are needed
         stats.score_flop += flops.row * len({item.row for item in asked})
         computed = token_logprobs(model, hidden, asked)
         if reads_late:
@@ -90,7 +90,7 @@ def score_tree(
 
 @dataclass(frozen=True, slots=True)
 class _Walk:
-    """What a walk of the tree answers: the sums so far, and whose replies are wanted."""
+    """State of one walk of the tree: the sums so far, and which requests are answered."""
 
     model: Transformer
     requests: Sequence[ScoreRequest]
@@ -98,11 +98,11 @@ class _Walk:
     tally: Tally
 
     def wanted(self, tree: TokenTree) -> Ints:
-        """The tree's tokens that predict something for a request without a reply."""
+        """Return the tree's tokens that predict a token of an unknown request."""
         return tree.asked_node[self.is_asked[tree.asked_request]]
 
     def replies(self, blocks: Sequence[TokenLogprobs]) -> Iterator[tuple[int, ScoreReply]]:
-        """What is complete with a pack's tokens."""
+        """Yield the replies that a pack's tokens complete."""
         try:
             for item, logprob, is_greedy in chain.from_iterable(block.read() for block in blocks):
                 reply = self.tally.add(item.request, logprob, is_greedy=is_greedy)
@@ -113,7 +113,7 @@ class _Walk:
             raise _named(self.model, self.requests, asked) from None
 
 
-def _count(stats: Stats, tree: TokenTree) -> None:
+def _count(stats: Counters, tree: TokenTree) -> None:
     stats.score_unique += len(tree.tokens)
     stats.score_naive += tree.naive_tokens
 
@@ -121,9 +121,9 @@ def _count(stats: Stats, tree: TokenTree) -> None:
 def _named(
     model: Transformer, requests: Sequence[ScoreRequest], asked: Sequence[Asked]
 ) -> EngineError:
-    """The error for the first request that is to blame, not for a neighbour.
+    """Return the error for the first request whose own logits are not finite.
 
-    A masked key of NaN still spoils its pack (0 * NaN is NaN), so each is tried alone.
+    A masked NaN key spoils the whole pack (0 * NaN is NaN), so each request is scored alone.
     """
     suspects = sorted({item.request for item in asked})
     for n in suspects:
@@ -131,11 +131,11 @@ def _named(
             list(score_plain(model, [requests[n]], batch_tokens=1))
         except EngineError:
             return not_finite("score", n)
-    return not_finite("score", suspects[0])  # none of them alone, but a pack with them
+    return not_finite("score", suspects[0])  # each is finite alone, but not in the pack
 
 
 def _asked(tree: TokenTree, pack: Pack) -> list[Asked]:
-    """What is asked of the pack's tokens."""
+    """Return what is asked of the pack's tokens."""
     low, high = np.searchsorted(tree.asked_node, [pack.first, pack.last])
     return [
         Asked(node - pack.first, token, request)

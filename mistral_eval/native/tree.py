@@ -1,8 +1,8 @@
-"""The prefix tree of all score requests, as one list of tokens in depth-first order.
+"""Build the prefix tree of all score requests as one array of tokens in depth-first order.
 
-The distinct sequences are sorted, and each contributes the tokens it does not share with the one
-before it: a *branch*. Branch after branch is then a depth-first walk in which every token comes
-once, after all its ancestors; no node objects are needed.
+The distinct sequences are sorted; each contributes the tokens it does not share with the previous
+one, a *branch*. The concatenated branches are a depth-first walk in which every token occurs once,
+after all its ancestors, so no node objects are needed.
 
 Example: sequences (1 2), (1 2 3) and (1 2 4 5) give the tokens 1 2 | 3 | 4 5 with depths
 0 1 | 2 | 2 3. A sequence that is a prefix of another sorts before it, so no branch is empty.
@@ -23,18 +23,17 @@ NO_IDS: Ints = np.empty(0, dtype=np.int64)
 
 @dataclass(frozen=True, slots=True)
 class TokenTree:
-    """Tokens in depth-first order, the branches they form, and what is asked of them.
+    """Tokens in depth-first order, their branches, and what is asked of them.
 
     Attributes:
         tokens: ids, (U,), U = unique tokens.
         depths: each token's position in its sequence, (U,).
         starts: index of each branch's first token, (B + 1,); the last entry is U.
         asked_node: for each token of each continuation, the tree token that predicts it, (A,),
-            never falling.
+            sorted.
         asked_token: the id whose probability is asked for, (A,).
-        asked_request: the request it belongs to, (A,).
-        naive_tokens: what computing each distinct sequence whole would feed, as lm-eval's `hf`
-            model does (it merges requests that differ in their last token only).
+        asked_request: index of the request it belongs to, (A,).
+        naive_tokens: total length of the distinct sequences, which lm-eval's `hf` model feeds.
     """
 
     tokens: Ints
@@ -52,12 +51,12 @@ class TokenTree:
 
 
 def build_tree(requests: Sequence[ScoreRequest]) -> TokenTree:
-    """The prefix tree of the tokens that score requests feed, `(context + continuation)[:-1]`.
+    """Build the prefix tree of the tokens that requests feed, `(context + continuation)[:-1]`.
 
-    It depends on the set of requests alone, not on their order.
+    It depends only on the set of requests, not on their order.
     """
     askers: dict[bytes, list[int]] = {}
-    context, head = None, b""  # neighbours are choices of one question, with one tuple of ids
+    context, head = None, b""  # the choices of a question are neighbours and share one tuple
     for n, request in enumerate(requests):
         if request.context is not context:
             context, head = request.context, _sortable(request.context)
@@ -81,12 +80,12 @@ def build_tree(requests: Sequence[ScoreRequest]) -> TokenTree:
 
 
 def _sortable(ids: Sequence[int]) -> bytes:
-    """Big-endian numbers, which sort like the ids."""
+    """Return the ids as big-endian bytes, which sort like the ids."""
     return np.array(ids, dtype=">u4").tobytes()
 
 
 def _common(left: Ints, right: Ints) -> int:
-    """Length of the longest common prefix."""
+    """Return the length of the longest common prefix."""
     size = min(len(left), len(right))
     differs = left[:size] != right[:size]
     return int(differs.argmax()) if differs.any() else size
@@ -102,7 +101,7 @@ def _asked(
     branches: list[tuple[Ints, int]],
     starts: Ints,
 ) -> tuple[Ints, Ints, Ints]:
-    """Asked node, token and request of every continuation's every token, sorted by node."""
+    """Return node, token and request of every token of every continuation, sorted by node."""
     path = np.zeros(max((len(ids) for ids, _ in branches), default=0), dtype=np.int64)
     nodes: list[Ints] = []
     tokens: list[Ints] = []

@@ -1,4 +1,4 @@
-"""What requests would cost, counted without a model: tokens, sharing, and memory of the caches."""
+"""Count what requests would cost, without a model: tokens, sharing, and memory of caches."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from mistral_eval.native.tree import build_tree
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where and how the requests would be computed."""
+    """The model and machine on which requests would be computed."""
 
     config: ModelConfig
     dtype: torch.dtype
@@ -26,19 +26,19 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What some requests cost.
+    """What a set of requests costs.
 
     Attributes:
         score_requests: continuations to score.
-        score_naive: tokens lm-eval's `hf` model feeds for them.
-        score_unique: tokens the native engine computes for them.
-        generate_requests: replies to generate, samples counted.
-        prompt_naive: tokens of their prompts, one prompt a reply, as `hf` feeds them.
-        prompt_unique: tokens of the prompts' prefix tree. The engine shares the block that a
-            benchmark's prompts begin with and equal prompts; what two questions share beyond the
-            block is computed for each.
-        decode_most: tokens generated if every reply goes on to its limit.
-        cache_bytes: keys and values held at once, at most.
+        score_naive: tokens that lm-eval's `hf` model feeds for them.
+        score_unique: tokens that the native engine computes for them.
+        generate_requests: replies to generate, counting samples.
+        prompt_naive: tokens of their prompts, one prompt per reply, as `hf` feeds them.
+        prompt_unique: tokens in the prompts' prefix tree. The engine shares equal prompts and the
+            block with which a benchmark's prompts begin; what questions share beyond the block is
+            computed for each.
+        decode_most: tokens generated if every reply reaches its limit.
+        cache_bytes: maximum bytes of keys and values held at once.
     """
 
     score_requests: int
@@ -52,19 +52,19 @@ class Work:
 
     @property
     def naive(self) -> int:
-        """All tokens that `hf` would be fed, generated ones left out."""
+        """Tokens that `hf` would be fed, without generated ones."""
         return self.score_naive + self.prompt_naive
 
     @property
     def unique(self) -> int:
-        """All tokens that remain when each shared one is computed once."""
+        """Tokens when each shared one is computed once, without generated ones."""
         return self.score_unique + self.prompt_unique
 
 
 def count_work(
     scores: Sequence[ScoreRequest], generations: Sequence[GenerateRequest], place: Place
 ) -> Work:
-    """Count what requests cost together, as the native engine would share them."""
+    """Count what requests cost together on the native engine."""
     tree = build_tree(scores)
     size = min(place.budget.tokens, len(tree.tokens))
     stack = stack_bytes(place.config, place.dtype, tree.height, size)
@@ -82,7 +82,7 @@ def count_work(
 
 
 def _generation_bytes(requests: Sequence[GenerateRequest], place: Place) -> int:
-    """Of the largest cluster: clusters are generated one after the other."""
+    """Return the cache's bytes for the largest cluster, as clusters run one after the other."""
     new = [request.max_tokens for request in requests]
     rooms = (room_of(cluster, new, place.budget) for cluster in cluster_prompts(requests))
     return max((cache_bytes(place.config, room, place.dtype) for room in rooms), default=0)

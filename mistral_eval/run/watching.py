@@ -14,7 +14,7 @@ from typing import Final, Self
 
 from mistral_eval.console import Row, Talk
 from mistral_eval.engines.interface import Engine, Kind, Reply, Request
-from mistral_eval.native.counters import Stats
+from mistral_eval.native.requests import Counters
 from mistral_eval.run.questions import LoadedBenchmark
 from mistral_eval.stats import wilson
 
@@ -275,7 +275,7 @@ class JudgeWatch:
         return f"{_time(time.monotonic() - self._began)} so far"
 
 
-def _since(stats: Stats, name: str) -> Callable[[], float]:
+def _since(stats: Counters, name: str) -> Callable[[], float]:
     """Return what one of the engine's counters has gained from now on."""
     before = getattr(stats, name)
     return lambda: getattr(stats, name) - before

@@ -9,9 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file, save_file
 
-from mistral_eval.model.export import save_hf, save_raw
+from mistral_eval.model.export import save_hf
 from mistral_eval.model.tiny import make_tiny, tiny_tokenizer_file
 from mistral_eval.sandbox import Isolation
+from tests.checkpoints import save_raw, save_sharded
 
 SMALL = ("--tasks", "winogrande", "--data", "sample")
 
@@ -136,12 +137,7 @@ def test_a_missing_checkpoint_file_is_named(run, hf_model):
 
 
 def test_a_missing_shard_is_named(run, tmp_path):
-    folder = save_hf(
-        make_tiny(),
-        tmp_path / "hf",
-        tokenizer_file=tiny_tokenizer_file(),
-        max_shard_bytes=4_000_000,
-    )
+    folder = save_sharded(make_tiny(), tmp_path / "hf", 4_000_000, tiny_tokenizer_file())
     shard = sorted(folder.glob("model-*.safetensors"))[1]
     shard.unlink()
     code, _, err = run(*SMALL, "--model", folder)

@@ -7,8 +7,7 @@ import pytest
 from mistral_eval.engines.interface import Reply
 from mistral_eval.engines.native import NativeEngine
 from mistral_eval.errors import EngineError
-from mistral_eval.native.counters import Stats
-from mistral_eval.native.requests import GenerateReply
+from mistral_eval.native.requests import Counters, GenerateReply
 
 GREEDY = {"until": ["\n\n"], "max_gen_toks": 8, "do_sample": False}
 PROMPT = 'def first(items):\n    """The first of them."""\n'
@@ -18,7 +17,7 @@ BODY = "    if items:\n        return items[0]\n    return None\n"
 class Scripted:
     """An engine that writes given ids: the model's part of a reply, so that text can be tested."""
 
-    stats = Stats()
+    stats = Counters()
 
     def __init__(self, script: Sequence[int]) -> None:
         self.script = script

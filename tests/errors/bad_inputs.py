@@ -18,8 +18,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mistral_eval.data.sources import SAMPLE
-from mistral_eval.model.export import save_hf, save_raw
+from mistral_eval.model.export import save_hf
 from mistral_eval.model.tiny import make_tiny, tiny_tokenizer_file
+from tests.checkpoints import save_raw
 
 SMALL = ("run", "-t", "winogrande", "--data", "sample", "-L", "2")
 Make = Callable[[Path], Sequence[object]]
@@ -264,12 +265,12 @@ CATALOGUE = [
     Bad(
         "checkpoint: truncated weights",
         checkpoint(cut("model.safetensors")),
-        "is not a whole safetensors file",
+        "is not a complete safetensors file",
     ),
     Bad(
         "checkpoint: weights of a few bytes",
         checkpoint(write("model.safetensors", b"no")),
-        "is not a whole safetensors file",
+        "is not a complete safetensors file",
     ),
     Bad(
         "checkpoint: NaN in a tensor",
@@ -328,9 +329,11 @@ CATALOGUE = [
     Bad(
         "checkpoint: a pickle of code",
         raw(pickled(Path("no weights"))),
-        "is not a whole torch.save file",
+        "is not a complete torch.save file",
     ),
-    Bad("checkpoint: a pickle of a list", raw(pickled([1, 2])), "is not a whole torch.save file"),
+    Bad(
+        "checkpoint: a pickle of a list", raw(pickled([1, 2])), "is not a complete torch.save file"
+    ),
     Bad("checkpoint: params.json cut", raw(cut("params.json")), "params.json is not JSON"),
     Bad(
         "tokenizer: none",

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from shutil import copyfile
 
 import pytest
 import torch
@@ -9,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
+from mistral_eval.bench.shapes import read_subject
 from mistral_eval.model.config import ModelConfig
-from mistral_eval.model.export import save_hf, save_raw
+from mistral_eval.model.export import save_hf
 from mistral_eval.model.load.checkpoint import Checkpoint, load_checkpoint
 from mistral_eval.model.load.layout import (
     expected_shapes,
@@ -18,6 +20,9 @@ from mistral_eval.model.load.layout import (
     hf_name,
     interleaved_from_half_split,
 )
+from mistral_eval.model.load.outline import read_outline
+from mistral_eval.model.tiny import tiny_tokenizer_file
+from tests.checkpoints import save_raw, save_sharded
 
 SMALL = ModelConfig(
     dim=32,
@@ -54,7 +59,7 @@ def assert_same(expected: Checkpoint, actual: Checkpoint) -> None:
 def writers():
     return {
         "hf": save_hf,
-        "hf sharded": lambda c, f: save_hf(c, f, max_shard_bytes=10_000),
+        "hf sharded": lambda c, f: save_sharded(c, f, 10_000),
         "raw": save_raw,
         "raw pickle": lambda c, f: save_raw(c, f, as_pickle=True),
     }
@@ -83,7 +88,7 @@ def test_every_format_gives_back_the_same_model_and_fingerprint(tmp_path, config
 
 
 def test_sharding_really_made_several_files(tmp_path):
-    loaded = load_checkpoint(save_hf(random_checkpoint(), tmp_path, max_shard_bytes=10_000))
+    loaded = load_checkpoint(save_sharded(random_checkpoint(), tmp_path, 10_000))
 
     names = [file.name for file in loaded.files]
 
@@ -131,6 +136,59 @@ def test_the_dtype_is_the_one_asked_for_or_as_stored(tmp_path, stored, asked, ex
     assert {expected} == {tensor.dtype for tensor in loaded.weights.values()}
 
 
+@pytest.mark.parametrize(
+    ("named", "stored", "expected"),
+    [
+        ({"dtype": "bfloat16", "torch_dtype": "float32"}, torch.float32, torch.bfloat16),
+        ({"torch_dtype": "bfloat16"}, torch.float32, torch.bfloat16),
+        ({"dtype": "float32"}, torch.bfloat16, torch.float32),
+        ({"dtype": None, "torch_dtype": None}, torch.bfloat16, torch.bfloat16),
+        ({}, torch.bfloat16, torch.bfloat16),
+        ({}, torch.float16, torch.float32),
+        ({"dtype": "float64"}, torch.float64, torch.float32),
+        ({"torch_dtype": "float64"}, torch.bfloat16, torch.float32),
+        ({"dtype": "float16"}, torch.bfloat16, torch.float32),
+        ({"dtype": "auto"}, torch.bfloat16, torch.bfloat16),
+        ({"dtype": "float8_e4m3fn"}, torch.float32, torch.float32),
+    ],
+)
+def test_run_plan_and_bench_choose_one_dtype_by_the_same_rule(tmp_path, named, stored, expected):
+    """A named dtype wins, then the stored one; float64, and float16 on the CPU, become float32."""
+    save_hf(random_checkpoint(dtype=stored), tmp_path)
+    copyfile(tiny_tokenizer_file(), tmp_path / "tokenizer.model")
+    file = tmp_path / "config.json"
+    fields = json.loads(file.read_text())
+    assert str(stored) == f"torch.{fields.pop('dtype')}"
+    file.write_text(json.dumps(fields | named))
+    cpu = torch.device("cpu")
+
+    loaded = load_checkpoint(tmp_path)
+
+    assert {expected} == {tensor.dtype for tensor in loaded.weights.values()}
+    assert read_outline(str(tmp_path), device=cpu).dtype == expected
+    assert read_subject(str(tmp_path), "auto", cpu).dtype == expected
+    stated = str(expected).removeprefix("torch.")
+    is_noted = any(note.endswith(f"run in {stated}") for note in loaded.notes)
+    assert is_noted == (stored != expected)
+
+
+@pytest.mark.parametrize("as_pickle", [False, True])
+def test_params_json_names_no_dtype_so_the_stored_tensors_decide(tmp_path, as_pickle):
+    save_raw(random_checkpoint(dtype=torch.float32), tmp_path, as_pickle=as_pickle)
+    copyfile(tiny_tokenizer_file(), tmp_path / "tokenizer.model")
+
+    assert load_checkpoint(tmp_path).weights["norm.weight"].dtype == torch.float32
+    assert read_outline(str(tmp_path), device=torch.device("cpu")).dtype == torch.float32
+
+
+def test_a_model_without_weights_that_names_no_dtype_is_planned_in_bfloat16(tmp_path):
+    save_raw(random_checkpoint(dtype=torch.float32), tmp_path)
+    copyfile(tiny_tokenizer_file(), tmp_path / "tokenizer.model")
+    (tmp_path / "consolidated.safetensors").unlink()
+
+    assert read_outline(str(tmp_path), device=torch.device("cpu")).dtype == torch.bfloat16
+
+
 def test_weights_do_not_change_when_the_file_does(tmp_path):
     loaded = load_checkpoint(save_hf(random_checkpoint(), tmp_path))
     before = loaded.weights["norm.weight"].clone()
@@ -150,7 +208,7 @@ def test_a_folder_with_both_formats_is_read_as_hugging_faces_and_says_so(tmp_pat
     loaded = load_checkpoint(tmp_path)
 
     assert loaded.config == SMALL
-    assert "params.json's format too; Hugging Face's was read" in loaded.notes[0]
+    assert "also holds Mistral's format (params.json); Hugging Face's was read" in loaded.notes[0]
 
 
 def test_old_rope_tables_in_a_file_are_harmless(tmp_path):

@@ -62,7 +62,7 @@ def test_params_json_with_its_theta_given_is_the_same_model():
     found = from_params_json(RAW, {"rope_theta": "10000"})
 
     assert found.config == PAPER
-    assert "no max_seq_len; 32768 taken" in found.notes[0]
+    assert "no max_seq_len; 32768 assumed" in found.notes[0]
 
 
 def test_params_json_without_theta_names_the_option_that_supplies_it():
@@ -112,7 +112,7 @@ def test_llama_without_theta_takes_its_definition_and_says_so():
         found.config.n_kv_heads,
         found.config.sliding_window,
     ) == (10000.0, 32, (None,) * 32)
-    assert "10000 taken" in found.notes[0]
+    assert "10000 assumed" in found.notes[0]
 
 
 def test_llama_with_a_window_has_none_as_in_transformers_and_says_so():

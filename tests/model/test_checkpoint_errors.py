@@ -12,10 +12,11 @@ from safetensors.torch import load_file, save_file
 from mistral_eval.errors import CheckpointError, ResourceError, UsageError
 from mistral_eval.model import memory
 from mistral_eval.model.config import ModelConfig
-from mistral_eval.model.export import save_hf, save_raw
+from mistral_eval.model.export import save_hf
 from mistral_eval.model.load import weights
 from mistral_eval.model.load.checkpoint import Checkpoint, load_checkpoint
 from mistral_eval.model.load.layout import expected_shapes
+from tests.checkpoints import save_raw, save_sharded
 
 CONFIG = ModelConfig(
     dim=8,
@@ -135,19 +136,19 @@ def test_a_truncated_safetensors_file_is_an_error_with_its_size(hf, keep):
     end = int(len(whole) * keep) if isinstance(keep, float) else keep
     file.write_bytes(whole[:end])
 
-    assert f"{file} is not a whole safetensors file" in message(hf)
+    assert f"{file} is not a complete safetensors file" in message(hf)
     assert f"{len(whole[:end])} bytes): copy or download it again." in message(hf)
 
 
 def test_quantised_tensors_are_sent_to_hf(hf):
     change_tensors(hf, lambda t: t.update({"lm_head.weight": torch.zeros(16, 8, dtype=torch.int8)}))
 
-    assert "lm_head.weight should be of F64, F32, F16, BF16 and is I8" in message(hf)
+    assert "lm_head.weight should have dtype F64, F32, F16, BF16 and has I8" in message(hf)
     assert message(hf).endswith("run it with `--engine hf`.")
 
 
 def test_a_missing_shard_is_named(checkpoint, tmp_path):
-    folder = save_hf(checkpoint, tmp_path / "m", max_shard_bytes=500)
+    folder = save_sharded(checkpoint, tmp_path / "m", 500)
     shard = sorted(folder.glob("model-*.safetensors"))[1]
     shard.unlink()
 
@@ -158,7 +159,7 @@ def test_a_missing_shard_is_named(checkpoint, tmp_path):
 
 
 def test_a_shard_of_another_model_is_an_error(checkpoint, tmp_path):
-    folder = save_hf(checkpoint, tmp_path / "m", max_shard_bytes=500)
+    folder = save_sharded(checkpoint, tmp_path / "m", 500)
     first, second, *_ = sorted(folder.glob("model-*.safetensors"))
     shutil.copyfile(second, first)
 
@@ -166,14 +167,14 @@ def test_a_shard_of_another_model_is_an_error(checkpoint, tmp_path):
 
 
 def test_an_index_without_a_map_is_an_error(checkpoint, tmp_path):
-    folder = save_hf(checkpoint, tmp_path / "m", max_shard_bytes=500)
+    folder = save_sharded(checkpoint, tmp_path / "m", 500)
     (folder / "model.safetensors.index.json").write_text("{}")
 
-    assert "has no weight_map" in message(folder)
+    assert "should have a weight_map" in message(folder)
 
 
 def test_shards_without_an_index_ask_for_it(checkpoint, tmp_path):
-    folder = save_hf(checkpoint, tmp_path / "m", max_shard_bytes=500)
+    folder = save_sharded(checkpoint, tmp_path / "m", 500)
     (folder / "model.safetensors.index.json").unlink()
 
     assert "holds shards and no model.safetensors.index.json" in message(folder)
@@ -187,7 +188,7 @@ def test_a_config_that_is_no_json_object_is_an_error(hf, text):
 
 
 def test_a_path_that_is_not_there_or_is_a_file_is_an_error(hf, tmp_path):
-    assert "should be a folder with a model's files and is not there" in message(tmp_path / "no")
+    assert "should be a folder with a model's files and does not exist" in message(tmp_path / "no")
     assert "and is a file" in message(hf / "config.json")
 
 
@@ -195,7 +196,7 @@ def test_an_empty_folder_says_what_a_model_folder_holds(tmp_path):
     assert (
         f"{tmp_path} should hold config.json with model.safetensors, or params.json with "
         "consolidated.safetensors; it holds nothing. "
-        "Copy what is missing there, or give another model's folder."
+        "Copy the missing files there, or give another model's folder."
     ) == message(tmp_path)
 
 
@@ -209,7 +210,7 @@ def test_an_empty_folder_says_what_a_model_folder_holds(tmp_path):
 def test_a_folder_without_weights_says_which_file_is_missing(tmp_path, given, wanted):
     (tmp_path / given).write_text("{}")
 
-    assert f"should hold {wanted}; it holds {given}. Copy what is missing there" in message(
+    assert f"should hold {wanted}; it holds {given}. Copy the missing files there" in message(
         tmp_path
     )
 
@@ -225,7 +226,7 @@ def test_pytorch_bin_files_are_sent_to_hf(tmp_path):
 def test_a_lora_folder_is_sent_to_hf(tmp_path):
     (tmp_path / "adapter_config.json").write_text("{}")
 
-    assert "is a LoRA folder" in message(tmp_path)
+    assert "holds a LoRA adapter" in message(tmp_path)
     assert message(tmp_path).endswith("run it with `--engine hf`.")
 
 
@@ -247,7 +248,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(checkpoint, tm
     save_raw(checkpoint, tmp_path, as_pickle=True)
     torch.save({"norm.weight": Malicious()}, tmp_path / "consolidated.00.pth")
 
-    assert "a pickle can run programs" in message(tmp_path)
+    assert "a pickle can run code" in message(tmp_path)
     assert capsys.readouterr().out == ""
 
 
@@ -264,7 +265,7 @@ def test_a_truncated_pickle_is_an_error(checkpoint, tmp_path):
     file = tmp_path / "consolidated.00.pth"
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
-    assert "is not a whole torch.save file" in message(tmp_path)
+    assert "is not a complete torch.save file" in message(tmp_path)
 
 
 @pytest.mark.parametrize("value", [[1, 2], {"norm.weight": [1.0]}, {"epoch": 3}])

@@ -19,7 +19,7 @@ from mistral_eval.model.tokenizers.cuts import (
     joins_across_spaces,
 )
 from mistral_eval.model.tokenizers.export_tokenizer import save_tokenizer
-from mistral_eval.model.tokenizers.prefix_encoder import PrefixEncoder
+from mistral_eval.model.tokenizers.incremental import PrefixEncoder
 from mistral_eval.model.tokenizers.tokenizer import load_tokenizer
 from mistral_eval.run.questions import Asking, load_benchmarks
 from mistral_eval.suite.registry import BENCHMARKS

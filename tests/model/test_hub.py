@@ -85,7 +85,7 @@ def test_a_raw_repository_is_fetched_as_it_is():
 
 
 def test_a_repository_of_pickles_alone_is_sent_to_hf():
-    with pytest.raises(CheckpointError, match=r"offers pytorch_model\*\.bin: run it with `--engin"):
+    with pytest.raises(CheckpointError, match=r"holds pytorch_model\*\.bin: run it with `--engin"):
         fetched({"config.json": 1, "pytorch_model.bin": 1}.items())
 
 
@@ -155,10 +155,10 @@ def test_a_full_disk_is_found_before_the_download(monkeypatch):
     ("kind", "status", "sentence"),
     [
         (errors.GatedRepoError, 401, f"accept its terms on https://huggingface.co/{NAME}, then"),
-        (errors.RepositoryNotFoundError, 404, "neither a folder here nor a model on the hub"),
+        (errors.RepositoryNotFoundError, 404, "neither a local folder nor a model on the hub"),
         (errors.RevisionNotFoundError, 404, "has no revision v9"),
         (errors.HfHubHTTPError, 401, "the hub refused"),
-        (errors.HfHubHTTPError, 429, "no more requests from here (429)"),
+        (errors.HfHubHTTPError, 429, "limits the rate of requests (429)"),
     ],
 )
 @pytest.mark.parametrize("where", ["asking", "downloading"])
@@ -220,12 +220,12 @@ def test_a_cache_that_cannot_be_written_is_a_sentence(monkeypatch):
     answer(monkeypatch, {"config.json": 1, "model.safetensors": 1})
     monkeypatch.setattr(hub, "snapshot_download", raising(PermissionError(13, "denied", "/c")))
 
-    with pytest.raises(HubError, match="set HF_HOME to a folder of yours"):
+    with pytest.raises(HubError, match="set HF_HOME to a writable folder"):
         resolve_model(NAME, say=lambda _text: None)
 
 
 def test_a_name_the_hub_cannot_have_is_a_sentence(monkeypatch):
     monkeypatch.setattr(hub.HfApi, "model_info", raising(errors.HFValidationError("two dots")))
 
-    with pytest.raises(HubError, match="is not a name the hub can have"):
+    with pytest.raises(HubError, match="is not a valid name on the hub"):
         resolve_model("a..b/c")

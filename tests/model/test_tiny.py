@@ -5,10 +5,11 @@ import time
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mistral_eval.model.export import save_hf, save_raw
+from mistral_eval.model.export import save_hf
 from mistral_eval.model.load.checkpoint import load_checkpoint
 from mistral_eval.model.tiny import make_tiny, tiny_tokenizer_file
 from mistral_eval.model.tokenizers.tokenizer import load_tokenizer
+from tests.checkpoints import save_raw
 
 # Committed: a change of NumPy, torch or machine must not change the model.
 FINGERPRINT = "6d29ed5cd3b701d6d9cf55fffb9dec6c8678dffcfb445c6f060711d3ce88dfd9"

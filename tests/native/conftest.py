@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mistral_eval.model.config import ModelConfig
 from mistral_eval.model.load.layout import expected_shapes
-from mistral_eval.native.runner import NativeEngine
+from mistral_eval.native.runner import ModelRunner
 
 N_WORDS = 61
 EOS = 2
@@ -41,9 +41,9 @@ def toy_weights(config: ModelConfig, seed: int = 0) -> dict[str, Tensor]:
     }
 
 
-def toy_engine(batch_tokens: int | None = None, window: int | None = 8) -> NativeEngine:
+def toy_engine(batch_tokens: int | None = None, window: int | None = 8) -> ModelRunner:
     config = toy_config(window)
-    return NativeEngine(
+    return ModelRunner(
         config, toy_weights(config), n_words=N_WORDS, eos_id=EOS, batch_tokens=batch_tokens
     )
 
@@ -58,9 +58,9 @@ def fixture_make_engine():
 def fixture_make_mixed_engine():
     """A toy engine whose first layer has a window of 5 and whose second has none."""
 
-    def build(batch_tokens: int | None = None) -> NativeEngine:
+    def build(batch_tokens: int | None = None) -> ModelRunner:
         config = replace(toy_config(), sliding_window=(5, None))
-        return NativeEngine(
+        return ModelRunner(
             config, toy_weights(config), n_words=N_WORDS, eos_id=EOS, batch_tokens=batch_tokens
         )
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from mistral_eval.native.plain_twin import PlainTwin
+from mistral_eval.native.plain import PlainTwin
 from mistral_eval.native.requests import GenerateRequest, Sampling, ScoreRequest
-from mistral_eval.native.runner import NativeEngine
+from mistral_eval.native.runner import ModelRunner
 
 pytestmark = [
     pytest.mark.gpu,
@@ -40,7 +40,7 @@ def fixture_engines(request, make_engine, make_mixed_engine, make_weights):
         cpu = make_engine(16, 8 if request.param == "window 8" else None)
     config = cpu.model.config
     weights = {name: tensor.cuda() for name, tensor in make_weights(config).items()}
-    return cpu, NativeEngine(
+    return cpu, ModelRunner(
         config, weights, n_words=cpu.model.n_words, eos_id=cpu.eos_id, batch_tokens=16
     )
 
@@ -67,7 +67,7 @@ def test_bfloat16_agrees_with_its_plain_path(make_engine, make_weights):
     """One request at a time, nothing shared: within the dtype's tolerance, or a tie."""
     config = make_engine().model.config
     weights = {n: w.to("cuda", torch.bfloat16) for n, w in make_weights(config).items()}
-    engine = NativeEngine(config, weights, n_words=61, eos_id=2)
+    engine = ModelRunner(config, weights, n_words=61, eos_id=2)
     twin = PlainTwin(engine.model, 2)
     for n, reply in engine.score(SCORES):
         width = twin.tolerance(len(SCORES[n].continuation))

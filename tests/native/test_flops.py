@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mistral_eval.model.transformer import expected_shapes
+from mistral_eval.native.calibrate import matrix_rate
 from mistral_eval.native.flops import Flops
-from mistral_eval.native.matrix_rate import matrix_rate
 from mistral_eval.native.requests import GenerateRequest, Sampling, ScoreRequest
 
 N_WORDS = 61

@@ -5,10 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mistral_eval.native.counters import Stats
 from mistral_eval.native.pack import cut_packs
 from mistral_eval.native.prompts import cluster_prompts
-from mistral_eval.native.requests import GenerateRequest, Sampling, ScoreRequest, Turn
+from mistral_eval.native.requests import Counters, GenerateRequest, Sampling, ScoreRequest, Turn
 from mistral_eval.native.score_tree import score_tree
 from mistral_eval.native.tree import build_tree
 
@@ -54,7 +53,7 @@ def fixture_model(request, make_engine, make_mixed_engine):
 def test_scores_are_the_same_bits_whatever_is_known(model, case, batch_tokens, group_tokens):
     """And no more is computed than without; nothing, where all is known."""
     requests, known = case
-    whole, rest = Stats(), Stats()
+    whole, rest = Counters(), Counters()
     undisturbed = dict(score_tree(model, requests, batch_tokens, whole, group_tokens))
     resumed = list(score_tree(model, requests, batch_tokens, rest, group_tokens, turn=Turn(known)))
 

@@ -10,12 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mistral_eval.model.transformer import Transformer
-from mistral_eval.native.counters import Stats
 from mistral_eval.native.pack import cut_packs
 from mistral_eval.native.pack_attention import BatchedAttend, GroupwiseAttend, Stack, make_attend
 from mistral_eval.native.pack_batches import Costs, cut_batches
-from mistral_eval.native.requests import ScoreRequest, Turn
-from mistral_eval.native.score import score_plain
+from mistral_eval.native.plain import score_plain
+from mistral_eval.native.requests import Counters, ScoreRequest, Turn
 from mistral_eval.native.score_tree import score_tree
 from mistral_eval.native.tree import build_tree
 
@@ -203,14 +202,14 @@ def test_a_walk_with_prefixes_scores_as_the_plain_scorer_whatever_is_known(
     ]
     packs = list(cut_packs(build_tree(requests), 256, 64))
     plain_scores = dict(score_plain(model, requests, 1000))
-    scores = dict(score_tree(model, requests, 256, Stats(), 64))
+    scores = dict(score_tree(model, requests, 256, Counters(), 64))
 
     assert sum(bool(cut_batches(pack, 400)[0]) for pack in packs) == len(packs) - 1 > 1
     for n, reply in plain_scores.items():
         assert scores[n].logprob == pytest.approx(reply.logprob, abs=1e-4)
         assert scores[n].is_greedy == reply.is_greedy
     for known in (set(range(0, 50, 2)), set(range(25)), set(range(25, 50))):
-        again = dict(score_tree(model, requests, 256, Stats(), 64, turn=Turn(known)))
+        again = dict(score_tree(model, requests, 256, Counters(), 64, turn=Turn(known)))
         assert again == {n: reply for n, reply in scores.items() if n not in known}
 
 

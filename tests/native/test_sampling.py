@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from mistral_eval.errors import RequestError
-from mistral_eval.native.generate import Drawn, Running
+from mistral_eval.native.generate_shared import Drawn, Running
 from mistral_eval.native.requests import GenerateRequest, Sampling
 from mistral_eval.native.sampling import Draw, Sampler
 

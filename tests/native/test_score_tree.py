@@ -5,10 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mistral_eval.native.counters import Stats
 from mistral_eval.native.pack import cut_packs
-from mistral_eval.native.requests import ScoreRequest
-from mistral_eval.native.score import score_plain
+from mistral_eval.native.plain import score_plain
+from mistral_eval.native.requests import Counters, ScoreRequest
 from mistral_eval.native.score_tree import score_tree
 from mistral_eval.native.tree import build_tree
 
@@ -36,7 +35,7 @@ def fixture_model(request, make_engine, make_mixed_engine):
 
 def assert_equal_to_plain(model, requests, batch_tokens, group_tokens):
     plain = dict(score_plain(model, requests, 1000))
-    tree = dict(score_tree(model, requests, batch_tokens, Stats(), group_tokens))
+    tree = dict(score_tree(model, requests, batch_tokens, Counters(), group_tokens))
     assert sorted(tree) == list(range(len(requests)))
     for n, reply in plain.items():
         assert tree[n].logprob == pytest.approx(reply.logprob, abs=1e-4)
@@ -55,7 +54,7 @@ def test_scores_are_those_of_the_plain_scorer(model, requests, batch_tokens, gro
 def test_scores_read_a_pack_late_are_the_same_bits(model, requests, batch_tokens):
     """As on CUDA, where the next pack begins before the host reads the last one's numbers."""
     at_once, late = (
-        dict(score_tree(model, requests, batch_tokens, Stats(), reads_late=reads_late))
+        dict(score_tree(model, requests, batch_tokens, Counters(), reads_late=reads_late))
         for reads_late in (False, True)
     )
 
@@ -143,4 +142,4 @@ def test_a_request_as_long_as_the_context_is_scored(model):
 
 
 def test_no_requests_make_an_empty_tree(model):
-    assert list(score_tree(model, [], 8, Stats())) == []
+    assert list(score_tree(model, [], 8, Counters())) == []

@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from mistral_eval.native.counters import Stats
 from mistral_eval.native.generate_shared import Budget, SharedGenerator
-from mistral_eval.native.requests import GenerateRequest, Sampling, ScoreRequest, Turn
+from mistral_eval.native.requests import Counters, GenerateRequest, Sampling, ScoreRequest, Turn
 from mistral_eval.native.score_tree import score_tree
 
 SCORES = [
@@ -54,16 +53,16 @@ def timed(model: Passing, replies) -> list[tuple[int, tuple[int, object]]]:
 def test_scoring_ends_with_the_replies_of_the_packs_that_ran(make_engine, reads_late):
     """Those that were not read yet when the stop was wanted too; the rest comes when asked."""
     model = Passing(make_engine().model)
-    came = timed(model, score_tree(model, SCORES, 24, Stats(), reads_late=False))
+    came = timed(model, score_tree(model, SCORES, 24, Counters(), reads_late=False))
     total, undisturbed = model.passes, dict(reply for _, reply in came)
     assert total > 5
     for last in range(total + 2):
         model = Passing(make_engine().model)
         turn = Turn(stopping=Before(model, last))
-        early = list(score_tree(model, SCORES, 24, Stats(), turn=turn, reads_late=reads_late))
+        early = list(score_tree(model, SCORES, 24, Counters(), turn=turn, reads_late=reads_late))
         assert model.passes == min(last, total)
         assert early == [reply for passes, reply in came if passes <= last]
-        rest = dict(score_tree(model, SCORES, 24, Stats(), turn=Turn(dict(early))))
+        rest = dict(score_tree(model, SCORES, 24, Counters(), turn=Turn(dict(early))))
         assert rest | dict(early) == undisturbed
         assert len(rest) + len(early) == len(SCORES)
 
@@ -74,7 +73,7 @@ def test_generating_ends_with_the_replies_of_the_steps_that_ran(make_engine, row
     """Between two steps, two packs of prompts or two clusters, and what was drawn is read."""
 
     def generator(model):
-        return SharedGenerator(model, -1, Budget(rows, 8, 400), Stats(), reads_late=reads_late)
+        return SharedGenerator(model, -1, Budget(rows, 8, 400), Counters(), reads_late=reads_late)
 
     model = Passing(make_engine().model)
     came = timed(model, generator(model).run(GENERATIONS))
@@ -98,7 +97,7 @@ def test_what_was_drawn_and_not_read_is_read_before_the_end(make_engine):
     """One token a reply: the pass that draws them all is the last one, and none is lost."""
     requests = [GenerateRequest((5 + n, 6), 1) for n in range(4)]
     model = Passing(make_engine().model)
-    generator = SharedGenerator(model, -1, Budget(8, 16, 1000), Stats(), reads_late=True)
+    generator = SharedGenerator(model, -1, Budget(8, 16, 1000), Counters(), reads_late=True)
     early = dict(generator.run(requests, Turn(stopping=Before(model, 1))))
     assert early == dict(generator.run(requests))
     assert model.passes == 2  # one for each run

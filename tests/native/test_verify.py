@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from mistral_eval.native.plain_twin import Parting, PlainTwin, tolerance
+from mistral_eval.native.plain import Parting, PlainTwin, tolerance
 from mistral_eval.native.requests import GenerateReply, GenerateRequest, Sampling, ScoreRequest
-from mistral_eval.native.runner import NativeEngine
+from mistral_eval.native.runner import ModelRunner
 
 HOT = Sampling(0.7, top_p=0.95)
 
@@ -19,7 +19,7 @@ def half(make_engine, make_weights):
     """The toy engine in bfloat16."""
     config = make_engine().model.config
     weights = {name: w.to(torch.bfloat16) for name, w in make_weights(config).items()}
-    return NativeEngine(config, weights, n_words=61, eos_id=2)
+    return ModelRunner(config, weights, n_words=61, eos_id=2)
 
 
 @pytest.mark.parametrize("sampling", [Sampling(), HOT])

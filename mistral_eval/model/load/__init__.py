@@ -1,1 +1,1 @@
-"""Reading a checkpoint: files, configuration, weights."""
+"""Load a checkpoint: files, configuration, weights."""

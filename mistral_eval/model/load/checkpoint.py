@@ -1,4 +1,4 @@
-"""A model folder -> configuration, weights and fingerprint, or one sentence saying why not.
+"""Load a model folder: configuration, weights and fingerprint.
 
 Formats: Hugging Face (config.json with model.safetensors, or its index and shards) and Mistral's
 own (params.json with consolidated.safetensors or consolidated.00.pth).
@@ -12,24 +12,39 @@ import torch
 
 from mistral_eval.errors import CheckpointError, UnsupportedError
 from mistral_eval.model.config import ConfigFile, ModelConfig
-from mistral_eval.model.load.checkpoint_digest import model_fingerprint
 from mistral_eval.model.load.config_hf import from_hf_config
 from mistral_eval.model.load.config_params import from_params_json
 from mistral_eval.model.load.fields import USE_HF, read_json
-from mistral_eval.model.load.stored import open_index, open_pickle, open_safetensors
-from mistral_eval.model.load.weights import Dtype, Source, check_tensors, choose_dtype, read_weights
-
-HF_SINGLE, HF_INDEX = "model.safetensors", "model.safetensors.index.json"
-RAW_SAFETENSORS, RAW_PICKLE = "consolidated.safetensors", "consolidated.00.pth"
+from mistral_eval.model.load.stored import (
+    HF_INDEX,
+    HF_SINGLE,
+    RAW_PICKLE,
+    RAW_SAFETENSORS,
+    open_index,
+    open_pickle,
+    open_safetensors,
+)
+from mistral_eval.model.load.weights import (
+    Dtype,
+    Source,
+    check_tensors,
+    choose_dtype,
+    model_fingerprint,
+    read_weights,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A model ready to be built.
+    """All that `Transformer` is built from.
 
-    `weights` has params.json's names (tok_embeddings.weight, layers.N.attention.wq.weight, ...,
-    output.weight unless tied) with wq and wk in RoPE's half-split layout. `fingerprint` is of
-    configuration and weights as stored; `files` is what was read; `notes` what the user should see.
+    Attributes:
+        config: the model's shape.
+        weights: by mistral-inference's names (tok_embeddings.weight, layers.N.attention.wq.weight,
+            ..., output.weight unless tied), wq and wk in RoPE's half-split layout.
+        fingerprint: of the configuration and the weights as stored.
+        files: the files that were read.
+        notes: sentences for the user about what was assumed or converted.
     """
 
     config: ModelConfig
@@ -49,16 +64,15 @@ def load_checkpoint(
     """Load a model folder.
 
     Args:
-        path: the folder. Where it holds both formats, Hugging Face's is read.
-        dtype: what to run in, a torch.dtype or its name; 'auto' is as stored (but see
-            `weights.choose_dtype`).
+        path: the folder. If it holds both formats, Hugging Face's is read.
+        dtype: the dtype to compute in, a torch.dtype, its name or 'auto' (see `choose_dtype`).
         device: where the weights go.
         overrides: `--model-args`, text by field name.
 
     Raises:
-        CheckpointError: anything missing, left over, malformed or not computed by this engine.
-        ResourceError: not enough memory.
-        UsageError: an override that names no field.
+        CheckpointError: something is missing, unexpected, malformed or not supported.
+        ResourceError: there is not enough memory.
+        UsageError: an override names no field.
     """
     device = torch.device(device)
     source, found, files, notes = _open(path, overrides or {})
@@ -66,28 +80,33 @@ def load_checkpoint(
     if config.vocab_size == -1:
         config = replace(config, vocab_size=_embedding_rows(source))
     check_tensors(source, config)
-    chosen, dtype_notes = choose_dtype(dtype, source, device)
-    weights = read_weights(source, config, chosen, device)
+    stored = source.tensors[source.name("tok_embeddings.weight")].dtype
+    chosen = choose_dtype(dtype, found.dtype, stored, device)
+    kinds = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in source.tensors.values()})
+    name = str(chosen).removeprefix("torch.")
+    if kinds != [name]:
+        notes = (*notes, f"weights stored as {', '.join(kinds)}, run in {name}")
+    weights, digests = read_weights(source, config, chosen, device)
     return Checkpoint(
         config,
-        weights.tensors,
-        model_fingerprint(config, weights.digests),
+        weights,
+        model_fingerprint(config, digests),
         files,
-        (*notes, *found.notes, *dtype_notes),
+        (*found.notes, *notes),
     )
 
 
 def _open(
     path: Path, overrides: Mapping[str, str]
 ) -> tuple[Source, ConfigFile, tuple[Path, ...], tuple[str, ...]]:
-    """Recognise the format; headers are read, weights are not."""
+    """Detect the format and read configuration and headers, but no weights."""
     _check_folder(path)
     has_hf = _has(path, "config.json") and (_has(path, HF_SINGLE) or _has(path, HF_INDEX))
     raw_file = next((path / n for n in (RAW_SAFETENSORS, RAW_PICKLE) if _has(path, n)), None)
     has_raw = _has(path, "params.json") and raw_file is not None
     if has_hf:
         config_file = path / "config.json"
-        # the configuration first: its complaint says more than a tensor's
+        # the configuration first: its errors explain more than a tensor's
         found = from_hf_config(read_json(config_file), overrides)
         files: tuple[Path, ...] = (config_file, path / HF_SINGLE)
         if _has(path, HF_SINGLE):
@@ -95,7 +114,7 @@ def _open(
         else:
             tensors, shards = open_index(path / HF_INDEX)
             files = (config_file, path / HF_INDEX, *shards)
-        note = "the folder holds params.json's format too; Hugging Face's was read"
+        note = "the folder also holds Mistral's format (params.json); Hugging Face's was read"
         notes = (note,) if has_raw else ()
         return Source(path, tensors, is_hf=True), found, files, notes
     if has_raw:
@@ -109,36 +128,36 @@ def _open(
 
 
 def _has(path: Path, name: str) -> bool:
-    """Whether the folder holds this file."""
+    """Return whether the folder holds this file."""
     return (path / name).is_file()
 
 
 def _check_folder(path: Path) -> None:
-    """Stop at what is no model folder, or is one that changes another model."""
+    """Raise if the path is no folder, or is a LoRA folder."""
     if not path.is_dir():
-        kind = "a file" if path.exists() else "not there"
+        kind = "is a file" if path.exists() else "does not exist"
         raise CheckpointError(
-            f"{path} should be a folder with a model's files and is {kind}: give the folder, "
+            f"{path} should be a folder with a model's files and {kind}: give the folder, "
             "a Hugging Face name such as mistralai/Mistral-7B-v0.1, or tiny."
         )
     if _has(path, "adapter_config.json"):
         raise UnsupportedError(
-            f"{path} is a LoRA folder (adapter_config.json), a change to another model: "
+            f"{path} should hold a whole model and holds a LoRA adapter (adapter_config.json): "
             f"merge it into its base model, or {USE_HF}."
         )
 
 
 def _check_single_part(path: Path) -> None:
-    """Meta splits its larger raw models over GPUs; such parts are not put together here."""
+    """Raise for raw models that Meta splits into tensor-parallel parts."""
     if _has(path, "consolidated.01.pth"):
         raise CheckpointError(
-            f"{path} holds a raw model in several parts (consolidated.01.pth, ...), which is not "
-            "read: take the model's Hugging Face folder."
+            f"{path} holds a raw model in several parts (consolidated.01.pth, ...), which the "
+            "native engine does not read: take the model's Hugging Face folder."
         )
 
 
 def _no_checkpoint(path: Path) -> CheckpointError:
-    """Say which file of which format is missing."""
+    """Return the error that names the missing file."""
     names = sorted(file.name for file in path.iterdir())
     if any(name.startswith("pytorch_model") and name.endswith(".bin") for name in names):
         return UnsupportedError(
@@ -147,7 +166,7 @@ def _no_checkpoint(path: Path) -> CheckpointError:
         )
     if any(name.startswith("model-") and name.endswith(".safetensors") for name in names):
         return CheckpointError(
-            f"{path} holds shards and no {HF_INDEX}, which says what lies where: "
+            f"{path} holds shards and no {HF_INDEX}, which lists their tensors: "
             "copy or download it too."
         )
     if "config.json" in names:
@@ -159,13 +178,16 @@ def _no_checkpoint(path: Path) -> CheckpointError:
     shown = ", ".join(names[:8]) + (" and more" if len(names) > 8 else "")
     return CheckpointError(
         f"{path} should hold {wanted}; it holds {shown or 'nothing'}. "
-        "Copy what is missing there, or give another model's folder."
+        "Copy the missing files there, or give another model's folder."
     )
 
 
 def _embedding_rows(source: Source) -> int:
-    """The vocabulary of a file that leaves it to the embedding."""
+    """Return the number of embedding rows, the vocabulary of a file that does not state it."""
     name = source.name("tok_embeddings.weight")
     if name not in source.tensors or len(source.tensors[name].shape) != 2:
-        raise source.error(f"tensor {name} of two dimensions is missing, so is the vocabulary.")
+        raise source.error(
+            f"a two-dimensional tensor {name}, which gives the vocabulary's size, is missing: "
+            "copy or download the checkpoint again."
+        )
     return source.tensors[name].shape[0]

@@ -1,20 +1,23 @@
-"""ModelConfig from the config.json of MistralForCausalLM, MinistralForCausalLM, LlamaForCausalLM.
+"""Read config.json of MistralForCausalLM, MinistralForCausalLM and LlamaForCausalLM.
 
-A field that is missing and changes the result is an error naming the option that supplies it.
+A missing field that changes the result is an error; the message names the option that supplies it.
 Source: transformers' configuration_mistral, configuration_ministral and configuration_llama.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from mistral_eval.errors import CheckpointError, UnsupportedError
 from mistral_eval.model.config import ConfigFile, ModelConfig
 from mistral_eval.model.load.fields import USE_HF, Fields, with_overrides
+from mistral_eval.model.load.stored import FLOAT_NAMES
 
 FAMILIES = ("mistral", "ministral", "llama")
 LLAMA_ROPE_THETA = 10000.0
 
-# params.json name -> config.json name: what `--model-args` may set.
+# params.json name -> config.json name, for every field `--model-args` may set.
 NAMES = {
     "dim": "hidden_size",
     "n_layers": "num_hidden_layers",
@@ -30,7 +33,7 @@ NAMES = {
     "tied_embeddings": "tie_word_embeddings",
     "hidden_act": "hidden_act",
 }
-# Fields that are read below, or that never reach a logit in evaluation.
+# Fields that are read below or cannot change a logit during evaluation.
 _KNOWN = frozenset(NAMES.values()) | {
     *("architectures", "model_type", "transformers_version", "dtype", "torch_dtype"),
     *("bos_token_id", "eos_token_id", "pad_token_id", "use_cache", "initializer_range"),
@@ -41,16 +44,16 @@ _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 
 
 def from_hf_config(values: Mapping[str, Any], overrides: Mapping[str, str]) -> ConfigFile:
-    """Read a config.json.
+    """Convert the content of config.json.
 
     Args:
         values: the file's JSON object.
-        overrides: `--model-args`; names of config.json and of params.json are both understood.
+        overrides: `--model-args`, by the field names of config.json or of params.json.
 
     Raises:
-        CheckpointError: an architecture, option or value the native engine does not compute, or a
-            missing field that changes the result.
-        UsageError: an override that names no field.
+        CheckpointError: the architecture, an option or a value is not supported by the native
+            engine, or a field that changes the result is missing.
+        UsageError: an override names no field.
     """
     merged = with_overrides(values, overrides, NAMES)
     if "rope_theta" in overrides and isinstance(merged.get("rope_parameters"), dict):
@@ -77,17 +80,27 @@ def from_hf_config(values: Mapping[str, Any], overrides: Mapping[str, str]) -> C
         sliding_window=_windows(fields, family, n_layers),
         tied_embeddings=fields.flag("tie_word_embeddings"),
     )
-    return ConfigFile(config, notes)
+    return ConfigFile(config, notes, _dtype(values))
+
+
+def _dtype(values: Mapping[str, Any]) -> torch.dtype | None:
+    """Return the dtype named by `dtype` or, where that is absent, by the older `torch_dtype`.
+
+    transformers 5 reads them in this order (configuration_utils.py). A name that is not a plain
+    float counts as absent: the stored tensors decide then.
+    """
+    name = values.get("dtype")
+    return FLOAT_NAMES.get(str(values.get("torch_dtype") if name is None else name))
 
 
 def _family(fields: Fields) -> str:
-    """The model_type, if the native engine computes it."""
+    """Return the model_type, or raise if the native engine does not support it."""
     family = fields.values.get("model_type")
     experts = [name for name in _EXPERTS if fields.values.get(name)]
     if experts:
         raise UnsupportedError(
-            f"config.json: {experts[0]} says this is a mixture of experts, which the native engine "
-            f"does not compute: {USE_HF}."
+            f"config.json: {experts[0]} makes this a mixture of experts, which the native engine "
+            f"does not support: {USE_HF}."
         )
     if family not in FAMILIES:
         raise UnsupportedError(
@@ -99,16 +112,16 @@ def _family(fields: Fields) -> str:
 
 
 def _refuse_unsupported(fields: Fields) -> None:
-    """Stop at whatever transformers would compute and the native engine would not."""
+    """Raise for every option that transformers supports and the native engine does not."""
     values = fields.values
     if values.get("quantization_config"):
         raise UnsupportedError(
-            "config.json: quantization_config says the weights are quantised, which the native "
-            f"engine does not read: {USE_HF}."
+            "config.json: quantization_config means quantised weights, which the native engine "
+            f"does not read: {USE_HF}."
         )
     if values.get("auto_map"):
         raise UnsupportedError(
-            "config.json: auto_map says the model brings code of its own, which is not run: "
+            "config.json: auto_map means that the model needs its own code, which is never run: "
             f"{USE_HF}."
         )
     for name in ("attention_bias", "mlp_bias"):
@@ -129,7 +142,7 @@ def _refuse_unsupported(fields: Fields) -> None:
 
 
 def _refuse_scaled_rope(name: str, rope: Any) -> None:
-    """Stop at any RoPE but the plain one over whole heads."""
+    """Raise for any RoPE but the plain one over whole heads."""
     if rope is None:
         return
     if not isinstance(rope, dict):
@@ -146,10 +159,10 @@ def _refuse_scaled_rope(name: str, rope: Any) -> None:
 
 
 def _rope_theta(fields: Fields, family: str) -> tuple[float, tuple[str, ...]]:
-    """rope_parameters.rope_theta (transformers 5) or rope_theta (older), and a note if assumed.
+    """Return rope_parameters.rope_theta (transformers 5) or rope_theta, and a note if assumed.
 
-    Llama's first configs have neither: transformers read them with a fixed base of 10000, and
-    that is still the documented default of LlamaConfig. Mistral's always had the field.
+    Early Llama configs have neither; transformers' documented default for them is 10000. Mistral's
+    configs always had the field.
     """
     values = fields.values
     rope = values.get("rope_parameters") or {}
@@ -157,17 +170,17 @@ def _rope_theta(fields: Fields, family: str) -> tuple[float, tuple[str, ...]]:
     if nested is not None and flat is not None and nested != flat:
         raise CheckpointError(
             f"config.json: rope_theta is {flat!r} and rope_parameters.rope_theta is {nested!r}; "
-            "say which with `--model-args rope_theta=...`."
+            "choose one with `--model-args rope_theta=...`."
         )
     if nested is None and flat is None and family == "llama":
-        note = "config.json: no rope_theta; 10000 taken, the definition of Llama configs without it"
+        note = "config.json: no rope_theta; 10000 assumed, transformers' default for Llama"
         return LLAMA_ROPE_THETA, (note,)
     found = Fields({"rope_theta": flat if nested is None else nested}, fields.source)
     return found.number("rope_theta", example="10000"), ()
 
 
 def _kv_heads(fields: Fields, family: str) -> int:
-    """num_key_value_heads; a Llama config without it is older than GQA and has n_heads of them."""
+    """Return num_key_value_heads; a Llama config without it predates GQA and has n_heads."""
     name = "num_key_value_heads"
     if fields.values.get(name) is None and family == "llama":
         return fields.integer("num_attention_heads")
@@ -175,7 +188,7 @@ def _kv_heads(fields: Fields, family: str) -> int:
 
 
 def _windows(fields: Fields, family: str, n_layers: int) -> tuple[int | None, ...]:
-    """One window per layer; transformers' Llama has none, whatever its file says."""
+    """Return one window per layer; transformers' Llama ignores the field and has none."""
     if family == "llama":
         return (None,) * n_layers
     name = "sliding_window"
@@ -187,10 +200,10 @@ def _windows(fields: Fields, family: str, n_layers: int) -> tuple[int | None, ..
     kinds = fields.values.get("layer_types")
     if kinds is None:
         if family == "ministral" and any(windows):
-            # transformers would let every layer slide; the published model alternates.
+            # transformers would give every layer a window; the published model alternates.
             raise CheckpointError(
                 "config.json: a ministral model with a sliding_window needs layer_types, which "
-                f"says which layers slide, and has none: correct the file, or {USE_HF}."
+                f"names the layers that have it, and has none: correct the file, or {USE_HF}."
             )
         return windows
     known = {"sliding_attention", "full_attention"}
@@ -204,7 +217,7 @@ def _windows(fields: Fields, family: str, n_layers: int) -> tuple[int | None, ..
 
 
 def _unread(values: Mapping[str, Any], family: str) -> list[str]:
-    """Fields that are there and that neither we nor transformers' model of this family read."""
+    """List fields that neither this reader nor transformers' model of this family uses."""
     unread = sorted(name for name in values if name not in _KNOWN and values[name] is not None)
     windowed = values.get("sliding_window") is not None or values.get("_sliding_window") is not None
     return [*unread, "sliding_window"] if family == "llama" and windowed else unread

@@ -1,9 +1,10 @@
-"""ModelConfig from params.json: Mistral's own format, and Meta's for Llama.
+"""Read params.json: Mistral's own format, and Meta's for Llama.
 
-A field that is missing, or unknown to this reader, and changes the result is an error.
+A missing or unknown field that may change the result is an error.
 Sources: mistral-inference args.py and transformer.py; Meta's llama model.py.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,45 +12,33 @@ from mistral_eval.errors import CheckpointError
 from mistral_eval.model.config import ConfigFile, ModelConfig
 from mistral_eval.model.load.fields import USE_HF, Fields, with_overrides
 
-# The longest context of Mistral 7B v0.1 to v0.3 by their config.json; params.json is silent on it.
+# max_position_embeddings of Mistral 7B v0.1 to v0.3; their params.json has no such field.
 MISTRAL_CONTEXT_LEN = 32768
 
-# ModelConfig's name -> params.json name: what `--model-args` may set.
-NAMES = {
-    "dim": "dim",
-    "n_layers": "n_layers",
-    "head_dim": "head_dim",
-    "hidden_dim": "hidden_dim",
-    "n_heads": "n_heads",
-    "n_kv_heads": "n_kv_heads",
-    "norm_eps": "norm_eps",
-    "vocab_size": "vocab_size",
-    "rope_theta": "rope_theta",
-    "context_len": "max_seq_len",
-    "sliding_window": "sliding_window",
-    "tied_embeddings": "tied_embeddings",
-}
+# ModelConfig's name -> params.json name, for every field `--model-args` may set.
+NAMES = {field.name: field.name for field in dataclasses.fields(ModelConfig)}
+NAMES["context_len"] = "max_seq_len"
 _KNOWN = frozenset(NAMES.values()) | {
     *("_sliding_window", "multiple_of", "ffn_dim_multiplier", "max_batch_size", "model_type"),
 }
 
 
 def from_params_json(values: Mapping[str, Any], overrides: Mapping[str, str]) -> ConfigFile:
-    """Read a params.json.
+    """Convert the content of params.json.
 
-    An absent `sliding_window` means none: that is how its owner, mistral-inference, reads it.
-    `rope_theta` must be there or be given: mistral-inference read its absence as 10000 in 2023 and
-    reads it as 1000000 today, so a v0.1 file without it loads into a wrong model elsewhere. The
-    longest context is `max_seq_len`; Mistral 7B's files lack it and then it is 32768, as their
-    config.json states. Meta's files lack it too, and there it must be given.
+    No `sliding_window` means none, as in mistral-inference. `rope_theta` is required:
+    mistral-inference took 10000 for a missing one in 2023 and takes 1000000 today, so any default
+    would load some files as a wrong model. `context_len` is `max_seq_len`; Mistral 7B's files lack
+    it and get 32768, the value of their config.json. Meta's files lack it too, and there it is
+    required.
 
     Args:
         values: the file's JSON object.
-        overrides: `--model-args`, by ModelConfig's or the file's names.
+        overrides: `--model-args`, by the names of ModelConfig or of params.json.
 
     Raises:
-        CheckpointError: a field that is missing, unknown or not computed by the native engine.
-        UsageError: an override that names no field.
+        CheckpointError: a field is missing, unknown or not supported by the native engine.
+        UsageError: an override names no field.
     """
     merged = with_overrides(values, overrides, NAMES)
     if "sliding_window" in overrides:
@@ -77,11 +66,11 @@ def from_params_json(values: Mapping[str, Any], overrides: Mapping[str, str]) ->
 
 
 def _refuse_unsupported(fields: Fields) -> None:
-    """Stop at experts, and at any field whose meaning this reader does not know."""
+    """Raise for experts and for every unknown field that is set."""
     if fields.values.get("moe"):
         raise CheckpointError(
-            "params.json: moe says this is a mixture of experts, which the native engine does not "
-            f"compute: take the model's Hugging Face folder and {USE_HF}."
+            "params.json: moe makes this a mixture of experts, which the native engine does not "
+            f"support: take the model's Hugging Face folder and {USE_HF}."
         )
     unknown = sorted(
         name
@@ -96,36 +85,36 @@ def _refuse_unsupported(fields: Fields) -> None:
 
 
 def _context_len(fields: Fields, *, is_meta: bool) -> tuple[int, tuple[str, ...]]:
-    """max_seq_len, or Mistral 7B's 32768 with a note."""
+    """Return max_seq_len, or Mistral 7B's 32768 with a note."""
     if fields.values.get("max_seq_len") is not None:
         return fields.integer("max_seq_len"), ()
     if is_meta:
         raise fields.missing("max_seq_len", "4096")
-    note = f"params.json: no max_seq_len; {MISTRAL_CONTEXT_LEN} taken, Mistral 7B's longest context"
+    note = f"params.json: no max_seq_len; {MISTRAL_CONTEXT_LEN} assumed, as for Mistral 7B"
     return MISTRAL_CONTEXT_LEN, (note,)
 
 
 def _kv_heads(fields: Fields, *, is_meta: bool) -> int:
-    """n_kv_heads; Meta's files without it are models without GQA."""
+    """Return n_kv_heads; Meta's files without it are models without GQA."""
     if is_meta and fields.values.get("n_kv_heads") is None:
         return fields.integer("n_heads")
     return fields.integer("n_kv_heads", example="8")
 
 
 def _windows(fields: Fields, n_layers: int) -> tuple[int | None, ...]:
-    """One window per layer from either spelling of the field."""
+    """Return one window per layer, from either spelling of the field."""
     both = [name for name in ("sliding_window", "_sliding_window") if name in fields.values]
     found = [fields.windows(name, n_layers) for name in both]
     if len(found) > 1 and found[0] != found[1]:
         raise CheckpointError(
             "params.json: sliding_window and _sliding_window disagree; "
-            "say which with `--model-args sliding_window=...`."
+            "choose one with `--model-args sliding_window=...`."
         )
     return found[0] if found else (None,) * n_layers
 
 
 def _meta_hidden_dim(fields: Fields) -> int:
-    """Meta's rule: two thirds of 4 dim, times ffn_dim_multiplier, rounded up to multiple_of."""
+    """Return 2/3 of 4 dim, times ffn_dim_multiplier, rounded up to multiple_of (Meta's rule)."""
     hidden_dim = 2 * (4 * fields.integer("dim")) // 3
     if fields.values.get("ffn_dim_multiplier") is not None:
         hidden_dim = int(fields.number("ffn_dim_multiplier") * hidden_dim)

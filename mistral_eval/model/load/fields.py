@@ -1,4 +1,4 @@
-"""Reading single fields of a configuration file, each failure one sentence naming field and file.
+"""Read and validate single fields of a configuration file; errors name the field and the file.
 
 Sources: config.json of transformers' Mistral and Llama; params.json of mistral-inference and Meta.
 """
@@ -10,47 +10,48 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mistral_eval.errors import CheckpointError, UsageError
+from mistral_eval.errors import CheckpointError, TokenizerError, UsageError
 
 USE_HF = "run it with `--engine hf`"
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`; CheckpointError where it is not one."""
+def read_json(
+    path: Path, kind: type[CheckpointError | TokenizerError] = CheckpointError
+) -> dict[str, Any]:
+    """Return the JSON object in `path`; raise `kind` if it holds anything else."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(
-            f"{path} is not JSON ({error}): copy or download the file again."
-        ) from error
+        raise kind(f"{path} is not JSON ({error}): copy or download the file again.") from error
     if not isinstance(value, dict):
-        raise CheckpointError(f"{path} should hold a JSON object and holds {type(value).__name__}.")
+        found = type(value).__name__
+        raise kind(f"{path} should hold a JSON object and holds {found}: copy the file again.")
     return value
 
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """The fields of one file after `--model-args` had their say; `source` is the file's name."""
+    """The fields of the file named `source`, with `--model-args` applied."""
 
     values: Mapping[str, Any]
     source: str
 
     def missing(self, name: str, example: str) -> CheckpointError:
-        """The error of a field that decides the result and is not there."""
+        """Return the error for a missing field that changes the result."""
         return CheckpointError(
             f"{self.source} has no field {name}, which changes the result: "
             f"supply it with `--model-args {name}={example}`."
         )
 
     def wrong(self, name: str, expected: str) -> CheckpointError:
-        """The error of a field whose value cannot be used."""
+        """Return the error for a field with an invalid value."""
         return CheckpointError(
             f"{self.source}: {name} should be {expected} and is {self.values.get(name)!r}; "
             f"correct the file or give `--model-args {name}=...`."
         )
 
     def integer(self, name: str, *, example: str = "...") -> int:
-        """A required positive whole number."""
+        """Return a required positive whole number."""
         if self.values.get(name) is None:
             raise self.missing(name, example)
         value = self.values[name]
@@ -59,7 +60,7 @@ class Fields:
         return value
 
     def number(self, name: str, *, example: str = "...") -> float:
-        """A required positive number."""
+        """Return a required positive number."""
         if self.values.get(name) is None:
             raise self.missing(name, example)
         value = self.values[name]
@@ -68,7 +69,7 @@ class Fields:
         return float(value)
 
     def head_dim(self, dim: str, n_heads: str) -> int:
-        """`head_dim`, or `dim / n_heads` where the file has none: both formats define it so."""
+        """Return `head_dim`, or `dim / n_heads` where it is absent, as both formats define."""
         if self.values.get("head_dim") is not None:
             return self.integer("head_dim")
         width, heads = self.integer(dim), self.integer(n_heads)
@@ -80,29 +81,28 @@ class Fields:
         return width // heads
 
     def flag(self, name: str) -> bool:
-        """An optional boolean, false where it is absent (the default of both families)."""
+        """Return an optional boolean; absent means false, the default of both families."""
         value = self.values.get(name)
         if value is not None and not isinstance(value, bool):
             raise self.wrong(name, "true or false")
         return bool(value)
 
     def windows(self, name: str, n_layers: int) -> tuple[int | None, ...]:
-        """A window for each layer from null, one whole number, or a list cycled over the layers."""
+        """Return one window per layer; the field is null, a number, or a list repeated in order."""
         value = self.values.get(name)
         windows = value if isinstance(value, list) else [value]
-        for window in windows:
-            good = window is None or (
-                isinstance(window, int) and not isinstance(window, bool) and window > 0
-            )
-            if not good:
-                raise self.wrong(name, "null, a positive whole number, or a list of these")
-        if not windows:
+        is_good = all(
+            window is None
+            or (isinstance(window, int) and not isinstance(window, bool) and window > 0)
+            for window in windows
+        )
+        if not windows or not is_good:
             raise self.wrong(name, "null, a positive whole number, or a list of these")
         return tuple(windows[layer % len(windows)] for layer in range(n_layers))
 
 
 def parse_override(name: str, text: str) -> Any:
-    """The value of `name=text` on the command line: JSON where it is JSON, `none` is null.
+    """Parse the value of `name=text`: `none` is null, anything else must be JSON.
 
     Raises:
         UsageError: the text is neither.
@@ -122,15 +122,15 @@ def parse_override(name: str, text: str) -> Any:
 def with_overrides(
     values: Mapping[str, Any], overrides: Mapping[str, str], names: Mapping[str, str]
 ) -> dict[str, Any]:
-    """`values` with `--model-args` laid over them.
+    """Return `values` with `--model-args` applied.
 
     Args:
         values: the fields of the file.
-        overrides: option text by name; the file's own names and those of params.json are known.
-        names: params.json name -> the file's name, for every field an option may set.
+        overrides: text by name, the file's or params.json's.
+        names: params.json name -> the file's name, for every field that may be set.
 
     Raises:
-        UsageError: an option that names no field.
+        UsageError: an override names no field.
     """
     result = dict(values)
     known = {**names, **{name: name for name in names.values()}}

@@ -1,22 +1,30 @@
-"""A model reference -> a folder: one that is there, or a download from the Hugging Face hub.
+"""Resolve a model reference to a folder, downloading from the Hugging Face hub if needed.
 
-Only what the native engine reads is fetched, its size is said and the disk is checked before. With
-HF_HUB_OFFLINE, or where the hub cannot be reached, a complete copy in the cache is used.
+Only files the native engine reads are fetched; before that their size is announced and compared
+with the free disk space. With HF_HUB_OFFLINE, or if the hub cannot be reached, a complete copy in
+the cache is used.
 """
 
+import errno
 import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
-from huggingface_hub import HfApi, constants, snapshot_download, try_to_load_from_cache
+from huggingface_hub import (
+    HfApi,
+    constants,
+    errors,
+    snapshot_download,
+    try_to_load_from_cache,
+)
 
 from mistral_eval.errors import CheckpointError, HubError, ResourceError, UsageError
-from mistral_eval.model.load.checkpoint import HF_INDEX, HF_SINGLE, RAW_PICKLE, RAW_SAFETENSORS
 from mistral_eval.model.load.fields import USE_HF, read_json
-from mistral_eval.model.load.hub_errors import CONNECTION_ERRORS, sentence_for, unreachable
+from mistral_eval.model.load.stored import HF_INDEX, HF_SINGLE, RAW_PICKLE, RAW_SAFETENSORS
 from mistral_eval.model.memory import GIB, TRY_TINY
 
 _HUB_NAME = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
@@ -28,11 +36,15 @@ _SMALL = frozenset(
         *("special_tokens_map.json", "added_tokens.json", "generation_config.json"),
     }
 )
+# huggingface_hub uses requests (before 1.0; its errors are OSErrors), httpx (1.x) or httpx2 (2.x).
+# The base of its own HTTP error class is the base of that library's errors.
+_HTTP_ERROR: type[Exception] = errors.HfHubHTTPError.__bases__[0]
+CONNECTION_ERRORS: tuple[type[Exception], ...] = (OSError, _HTTP_ERROR, errors.HFValidationError)
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """One file of a hub repository: its name and its size in bytes (0 where the hub is silent)."""
+    """One file of a hub repository; `size` in bytes, 0 if the hub does not state it."""
 
     name: str
     size: int
@@ -41,23 +53,23 @@ class RemoteFile:
 def resolve_model(
     ref: str, *, revision: str | None = None, say: Callable[[str], None] | None = None
 ) -> Path:
-    """The folder of a model.
+    """Return the folder of a model, after downloading it if needed.
 
     Args:
         ref: a folder, or a hub name such as mistralai/Mistral-7B-v0.1. A folder wins.
         revision: branch, tag or commit of a hub name.
-        say: told what will be downloaded, before it is; writes to stderr by default.
+        say: called with a sentence before a download; None writes it to stderr.
 
     Raises:
-        CheckpointError: neither a folder nor a hub name, or no weights this engine reads.
+        CheckpointError: `ref` is neither a folder nor a hub name, or has no weights we can read.
         HubError: the hub refuses, does not know the name, or cannot be reached.
         ResourceError: the download does not fit on the disk.
-        UsageError: a revision of a folder.
+        UsageError: `revision` is given for a folder.
     """
     folder = Path(ref).expanduser()
     if folder.exists():
         if revision is not None:
-            raise UsageError(f"--revision is for names on the hub, and {ref} is a folder here.")
+            raise UsageError(f"--revision is for names on the hub, and {ref} is a local folder.")
         return folder
     if not _HUB_NAME.fullmatch(ref):
         raise CheckpointError(
@@ -74,18 +86,19 @@ def resolve_model(
         raise HubError(sentence_for(error, ref, revision)) from error
     remote = [RemoteFile(f.rfilename, f.size or 0) for f in found.siblings or []]
     wanted = files_to_fetch(ref, remote)
-    missing = [file for file in wanted if not _is_cached(ref, file.name, found.sha)]
+    cached = {f.name: try_to_load_from_cache(ref, f.name, revision=found.sha) for f in wanted}
+    missing = [file for file in wanted if not isinstance(cached[file.name], str)]
     _announce(ref, missing, say or _to_stderr)
     return _download(ref, revision, wanted)
 
 
 def files_to_fetch(ref: str, files: Iterable[RemoteFile]) -> list[RemoteFile]:
-    """Of a repository's files, those the native engine reads.
+    """Select the files of a repository that the native engine reads.
 
-    Hugging Face's safetensors are taken where there are any, else Mistral's own files.
+    Prefer Hugging Face's safetensors to Mistral's own files.
 
     Raises:
-        CheckpointError: the repository holds no weights of either form.
+        CheckpointError: the repository holds weights in neither format.
     """
     top = {file.name: file for file in files if "/" not in file.name}
     if HF_SINGLE in top:
@@ -95,11 +108,12 @@ def files_to_fetch(ref: str, files: Iterable[RemoteFile]) -> list[RemoteFile]:
     elif "params.json" in top and (RAW_SAFETENSORS in top or RAW_PICKLE in top):
         weights = {RAW_SAFETENSORS if RAW_SAFETENSORS in top else RAW_PICKLE}
     elif "adapter_config.json" in top:
-        weights = set()  # the loader has the sentence about LoRA folders
+        weights = set()  # the loader's error explains LoRA folders
     else:
-        kind = "pytorch_model*.bin" if any(name.endswith(".bin") for name in top) else "other forms"
+        has_bin = any(name.endswith(".bin") for name in top)
+        kind = "pytorch_model*.bin" if has_bin else "other formats"
         raise CheckpointError(
-            f"{ref} should offer safetensors or consolidated weights and offers {kind}: {USE_HF}."
+            f"{ref} should hold safetensors or consolidated weights and holds {kind}: {USE_HF}."
         )
     names = weights | {name for name in top if name in _SMALL or _TOKENIZER.fullmatch(name)}
     if HF_SINGLE in weights or HF_INDEX in weights:
@@ -108,17 +122,12 @@ def files_to_fetch(ref: str, files: Iterable[RemoteFile]) -> list[RemoteFile]:
 
 
 def small_files() -> list[str]:
-    """Patterns of a repository's files that describe a model without holding weights."""
+    """Return patterns for a repository's configuration and tokenizer files."""
     return [*sorted(_SMALL), "tokenizer.model*", "tekken.json", "tokenizer.json"]
 
 
-def _is_cached(ref: str, name: str, commit: str | None) -> bool:
-    """Whether the cache holds this file of this commit."""
-    return isinstance(try_to_load_from_cache(ref, name, revision=commit), str)
-
-
 def _announce(ref: str, missing: list[RemoteFile], say: Callable[[str], None]) -> None:
-    """Say what will come over the network, unless the disk cannot hold it."""
+    """Announce the download, or raise ResourceError if the disk cannot hold it."""
     if not missing:
         return
     size = sum(file.size for file in missing)
@@ -134,20 +143,20 @@ def _announce(ref: str, missing: list[RemoteFile], say: Callable[[str], None]) -
 
 
 def _download(ref: str, revision: str | None, wanted: list[RemoteFile]) -> Path:
-    """Fetch what is not in the cache; the snapshot's folder."""
+    """Fetch the files that are not in the cache; return the snapshot's folder."""
     names = [file.name for file in wanted]
     try:
-        # by name and not by commit, so that the cache remembers what the name stood for
+        # by name and not by commit, so that the cache records which commit the name stands for
         return Path(snapshot_download(ref, revision=revision, allow_patterns=names))
     except CONNECTION_ERRORS as error:
         raise HubError(sentence_for(error, ref, revision)) from error
 
 
 def _from_cache(ref: str, revision: str | None, cause: Exception | None) -> Path:
-    """The cached snapshot, if it holds everything; no socket is opened.
+    """Return the cached snapshot without opening a connection.
 
     Raises:
-        HubError: nothing or not all of it is there; `cause` is why the hub was not asked.
+        HubError: it is missing or incomplete; `cause` is why the hub could not be used.
     """
     why = "HF_HUB_OFFLINE is set" if cause is None else sentence_for(cause, ref, revision)
     try:
@@ -173,7 +182,7 @@ def _from_cache(ref: str, revision: str | None, cause: Exception | None) -> Path
 
 
 def _lacking(folder: Path) -> str | None:
-    """The first file an interrupted download left out, if it did."""
+    """Return the first file that an interrupted download left out, or None."""
     if (folder / HF_INDEX).is_file() and not (folder / HF_SINGLE).is_file():
         shards = sorted(set(read_json(folder / HF_INDEX).get("weight_map", {}).values()))
         return next((name for name in shards if not (folder / name).is_file()), None)
@@ -184,5 +193,72 @@ def _lacking(folder: Path) -> str | None:
 
 
 def _to_stderr(text: str) -> None:
-    """Talk goes to stderr: stdout is for data."""
+    """Write a message to stderr, since stdout is for data."""
     sys.stderr.write(text + "\n")
+
+
+def unreachable(error: Exception) -> bool:
+    """Return whether the hub did not answer, or answered with a server error (5xx)."""
+    if _is_answer(error):
+        return _status(error) >= 500
+    return not isinstance(error, errors.HFValidationError)
+
+
+def sentence_for(error: Exception, ref: str, revision: str | None) -> str:
+    """Describe a hub error in one sentence that says what to do."""
+    if _is_answer(error):
+        return f"{_refusal(error, ref, revision)}, {TRY_TINY}."
+    return f"{_failure(error, ref)}, {TRY_TINY}."
+
+
+def _is_answer(error: Exception) -> TypeGuard[errors.HfHubHTTPError]:
+    """Return whether the hub answered; before 1.0 a cache miss had the same class."""
+    return isinstance(error, errors.HfHubHTTPError) and not isinstance(
+        error, errors.LocalEntryNotFoundError
+    )
+
+
+def _refusal(error: errors.HfHubHTTPError, ref: str, revision: str | None) -> str:
+    """Explain an HTTP error of the hub."""
+    page = f"https://huggingface.co/{ref}"
+    status = _status(error)
+    # GatedRepoError is a subclass of RepositoryNotFoundError, so it is tested first
+    if isinstance(error, errors.GatedRepoError):
+        return (
+            f"{ref} is gated, and this login has no access: accept its terms on {page}, then run "
+            "`hf auth login` or set HF_TOKEN"
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"{ref} has no revision {revision}: {page}/tree/main lists those it has"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return (
+            f"{ref} is neither a local folder nor a model on the hub that this login can see: "
+            "check the name, run `hf auth login` if it is private"
+        )
+    if status in {401, 403}:
+        return f"the hub refused {ref} ({status}): run `hf auth login` or set HF_TOKEN"
+    if status == 429:
+        return (
+            f"the hub limits the rate of requests (429) for {ref}: wait a few minutes and try again"
+        )
+    return f"the hub answered {status} for {ref}: try again later, give a folder"
+
+
+def _failure(error: Exception, ref: str) -> str:
+    """Explain a failure to reach the hub or to write to the cache."""
+    if isinstance(error, errors.HFValidationError):
+        return f"{ref} is not a valid name on the hub ({error}): check it"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"the disk filled up while {ref} was downloaded: free some space and start again"
+    if isinstance(error, PermissionError):
+        return f"the hub's cache cannot be written ({error}): set HF_HOME to a writable folder"
+    kind = type(error.__cause__ or error).__name__
+    return (
+        f"the Hugging Face hub could not be reached for {ref} ({kind}): check the network or its "
+        "proxy, give a folder"
+    )
+
+
+def _status(error: errors.HfHubHTTPError) -> int:
+    """Return the HTTP status of an error; 0 without a response."""
+    return int(getattr(getattr(error, "response", None), "status_code", 0) or 0)

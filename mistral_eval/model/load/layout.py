@@ -1,7 +1,7 @@
 """Names, shapes and RoPE layouts of a model's tensors in the formats we read and write.
 
-Weights have the names of params.json's world (mistral-inference), and their wq and wk are
-half-split, as Hugging Face stores them. Sources: mistral-inference transformer_layers.py;
+Our names are those of mistral-inference; our wq and wk are half-split, as in Hugging Face's
+format. Sources: mistral-inference transformer_layers.py;
 transformers' convert_mistral_weights_to_hf.py for the permutation.
 """
 
@@ -29,7 +29,7 @@ _HF_TOP = {
 
 
 def hf_name(name: str) -> str:
-    """Hugging Face's name of the tensor we call `name`."""
+    """Return Hugging Face's name of the tensor we call `name`."""
     if name in _HF_TOP:
         return _HF_TOP[name]
     _, layer, part = name.split(".", 2)
@@ -37,14 +37,14 @@ def hf_name(name: str) -> str:
 
 
 def is_harmless(name: str) -> bool:
-    """Whether a tensor nobody asked for is a RoPE table that old files carry along."""
+    """Return whether an unexpected tensor is a RoPE table, as in some old files."""
     return name == "rope.freqs" or name.endswith("rotary_emb.inv_freq")
 
 
 def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Shape of every tensor of a model by our name, in the order of computation.
+    """Return the shape of every tensor by our name, in the order of computation.
 
-    `output.weight` is absent where the embeddings are tied.
+    `output.weight` is absent if the embeddings are tied.
     """
     dim, hidden_dim = config.dim, config.hidden_dim
     q_dim, kv_dim = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
@@ -68,25 +68,25 @@ def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def is_rotated(name: str) -> bool:
-    """Whether RoPE turns this projection's output, so that its rows have a layout."""
+    """Return whether RoPE rotates this projection's output, so that its rows have a layout."""
     return name.endswith((".attention.wq.weight", ".attention.wk.weight"))
 
 
 def half_split_from_interleaved(weight: torch.Tensor, head_dim: int) -> torch.Tensor:
-    """Rows of wq or wk from RoPE pairs (0, 1), (2, 3), ... to pairs (0, D/2), (1, D/2 + 1), ...
+    """Reorder rows of wq or wk from RoPE pairs (0, 1), (2, 3), ... to (0, D/2), (1, D/2 + 1), ...
 
     Args:
-        weight: (H * D, dim) as params.json's world stores it.
+        weight: (H * D, dim) in the order of mistral-inference.
         head_dim: D.
 
     Returns:
-        (H * D, dim) as Hugging Face stores it.
+        (H * D, dim) in the order of Hugging Face.
     """
     pairs = weight.view(-1, head_dim // 2, 2, weight.shape[1])  # (H, D/2, 2, dim)
     return pairs.transpose(1, 2).reshape(weight.shape)
 
 
 def interleaved_from_half_split(weight: torch.Tensor, head_dim: int) -> torch.Tensor:
-    """The inverse of `half_split_from_interleaved`."""
+    """Invert `half_split_from_interleaved`."""
     halves = weight.view(-1, 2, head_dim // 2, weight.shape[1])  # (H, 2, D/2, dim)
     return halves.transpose(1, 2).reshape(weight.shape)

@@ -1,4 +1,4 @@
-"""A model without its weights: configuration, tokenizer and dtype, from small files alone."""
+"""Read a model's configuration, tokenizer and dtype without loading its weights."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -8,13 +8,13 @@ import torch
 from huggingface_hub import constants, snapshot_download
 
 from mistral_eval.errors import CheckpointError, HubError
-from mistral_eval.model.config import ModelConfig
+from mistral_eval.model.config import ConfigFile, ModelConfig
 from mistral_eval.model.load.config_hf import from_hf_config
 from mistral_eval.model.load.config_params import from_params_json
 from mistral_eval.model.load.fields import read_json
-from mistral_eval.model.load.hub import small_files
-from mistral_eval.model.load.hub_errors import CONNECTION_ERRORS, sentence_for
-from mistral_eval.model.load.weights import DTYPES
+from mistral_eval.model.load.hub import CONNECTION_ERRORS, sentence_for, small_files
+from mistral_eval.model.load.stored import stored_dtype
+from mistral_eval.model.load.weights import choose_dtype
 from mistral_eval.model.memory import TRY_TINY
 from mistral_eval.model.tiny import TINY_CONFIG, tiny_tokenizer_file
 from mistral_eval.model.tokenizers.tokenizer import Tokenizer, load_tokenizer
@@ -25,7 +25,7 @@ _ANY_VOCAB = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class Outline:
-    """What decides how much a run computes, but not what comes out."""
+    """What decides how much a run computes, but not its results."""
 
     config: ModelConfig
     tokenizer: Tokenizer
@@ -41,52 +41,61 @@ def read_outline(
     overrides: Mapping[str, str] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Outline:
-    """The outline of a folder, a hub name (its small files are fetched) or `tiny`.
+    """Read the outline of a folder, a hub name (only small files are fetched) or `tiny`.
 
     Args:
-        ref: as `--model` takes it.
+        ref: the value of `--model`.
         revision: branch, tag or commit of a hub name.
-        dtype: what to run in; `auto` is what config.json says of the weights, bfloat16 where
-            nothing is said, and float32 instead of float16 on the CPU.
+        dtype: the dtype to compute in, or `auto` (see `choose_dtype`). Where neither config.json
+            nor a weight file in the folder tells the stored dtype, bfloat16 is assumed.
         device: where the model would run.
         overrides: `--model-args`.
-        say: told what is fetched.
+        say: called with a sentence before files are fetched.
 
     Raises:
-        CheckpointError, TokenizerError, HubError, UsageError: it cannot be read.
+        CheckpointError, TokenizerError, HubError, UsageError: the model cannot be read.
     """
     if ref == TINY:
         tokenizer = load_tokenizer(tiny_tokenizer_file(), expected_vocab=TINY_CONFIG.vocab_size)
-        return Outline(TINY_CONFIG, tokenizer, DTYPES.get(dtype, torch.float32))
+        return Outline(TINY_CONFIG, tokenizer, choose_dtype(dtype, torch.float32, None, device))
     folder = Path(ref).expanduser()
     if not folder.exists():
         folder = _fetch(ref, revision, say)
     tokenizer = load_tokenizer(folder, expected_vocab=_ANY_VOCAB)
-    config, stored = _config(folder, overrides or {})
+    found = read_config(folder, overrides or {})
+    config = found.config
     if config.vocab_size == -1:
         config = replace(config, vocab_size=tokenizer.n_words)
-    if stored == torch.float16 and device.type == "cpu":
-        stored = torch.float32
-    return Outline(config, tokenizer, DTYPES.get(dtype, stored))
+    return Outline(config, tokenizer, folder_dtype(folder, dtype, found, device))
 
 
-def _config(folder: Path, overrides: Mapping[str, str]) -> tuple[ModelConfig, torch.dtype]:
-    """The configuration, and the dtype it gives the weights."""
+def read_config(
+    folder: Path, overrides: Mapping[str, str], *, instead: str = TRY_TINY
+) -> ConfigFile:
+    """Read the configuration file of a model folder, config.json before params.json.
+
+    Raises:
+        CheckpointError: there is none (`instead` ends the sentence), or it cannot be used.
+        UsageError: an override names no field.
+    """
     if (folder / "config.json").is_file():
-        values = read_json(folder / "config.json")
-        name = str(values.get("dtype") or values.get("torch_dtype") or "bfloat16")
-        return from_hf_config(values, overrides).config, DTYPES.get(name, torch.float32)
+        return from_hf_config(read_json(folder / "config.json"), overrides)
     if (folder / "params.json").is_file():
-        values = read_json(folder / "params.json")
-        return from_params_json(values, overrides).config, torch.bfloat16
+        return from_params_json(read_json(folder / "params.json"), overrides)
     raise CheckpointError(
         f"{folder} should hold config.json or params.json and holds neither: give a model's "
-        f"folder, {TRY_TINY}."
+        f"folder, {instead}."
     )
 
 
+def folder_dtype(folder: Path, asked: str, found: ConfigFile, device: torch.device) -> torch.dtype:
+    """Return the dtype that `load_checkpoint` would choose for this folder."""
+    stored = stored_dtype(folder) if asked == "auto" and found.dtype is None else None
+    return choose_dtype(asked, found.dtype, stored, device)
+
+
 def _fetch(ref: str, revision: str | None, say: Callable[[str], None] | None) -> Path:
-    """The snapshot with at least configuration and tokenizer, from the cache or the hub."""
+    """Return a snapshot folder with configuration and tokenizer, from the cache or the hub."""
     if say and not constants.HF_HUB_OFFLINE:
         say(f"Reading {ref}'s configuration and tokenizer; its weights are not fetched.")
     try:

@@ -1,12 +1,13 @@
-"""Tensors where they lie on disk: shape and dtype at once, bytes when asked for.
+"""Open weight files: shapes and dtypes at once, values on demand.
 
-Sources: the safetensors format; torch.save's zip format, read with weights_only so that a pickle
-cannot run code.
+Sources: the safetensors format; torch.save's zip format, read with weights_only because a pickle
+can run code.
 """
 
 import pickle
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,15 @@ FLOATS = {
     "F16": torch.float16,
     "BF16": torch.bfloat16,
 }
+FLOAT_NAMES = {str(dtype).removeprefix("torch."): dtype for dtype in FLOATS.values()}
+HF_SINGLE, HF_INDEX = "model.safetensors", "model.safetensors.index.json"
+RAW_SAFETENSORS, RAW_PICKLE = "consolidated.safetensors", "consolidated.00.pth"
+_EMBEDDINGS = ("model.embed_tokens.weight", "tok_embeddings.weight")
 
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """One tensor of a file; `read` brings it to memory (a view of the file where possible)."""
+    """One tensor of a file; `read` loads it, as a view of the file where possible."""
 
     file: Path
     shape: tuple[int, ...]
@@ -35,16 +40,17 @@ class StoredTensor:
 
 
 def open_safetensors(file: Path) -> dict[str, StoredTensor]:
-    """Every tensor of a safetensors file by its name there.
+    """Open a safetensors file; return its tensors by name.
 
     Raises:
-        CheckpointError: the file is truncated or no safetensors file, or holds no plain floats.
+        CheckpointError: the file is truncated, is not safetensors, or holds other dtypes than
+            plain floats.
     """
     try:
         handle: Any = safe_open(str(file), framework="pt", device="cpu")
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"{file} is not a whole safetensors file ({error}; {file.stat().st_size} bytes): "
+            f"{file} is not a complete safetensors file ({error}; {file.stat().st_size} bytes): "
             "copy or download it again."
         ) from error
     found: dict[str, StoredTensor] = {}
@@ -54,31 +60,22 @@ def open_safetensors(file: Path) -> dict[str, StoredTensor]:
         if dtype is None:
             raise _not_float(file, name, header.get_dtype())
         shape = tuple(header.get_shape())
-        found[name] = StoredTensor(file, shape, dtype, _reader(handle, name))
+        found[name] = StoredTensor(file, shape, dtype, partial(handle.get_tensor, name))
     return found
 
 
-def _reader(handle: Any, name: str) -> Callable[[], torch.Tensor]:
-    """A function that reads one tensor through an open handle."""
-
-    def read() -> torch.Tensor:
-        tensor: torch.Tensor = handle.get_tensor(name)
-        return tensor
-
-    return read
-
-
 def open_index(index: Path) -> tuple[dict[str, StoredTensor], tuple[Path, ...]]:
-    """Every tensor a model.safetensors.index.json names, and the shards they lie in.
+    """Open the shards of a model.safetensors.index.json; return tensors by name, and the shards.
 
     Raises:
-        CheckpointError: no weight_map, a shard is missing or is broken, or a tensor is not in the
-            shard that should hold it.
+        CheckpointError: there is no weight_map, a shard is missing or broken, or a tensor is not
+            in the shard that should hold it.
     """
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(
-            f"{index} has no weight_map, which says where each tensor lies: download it again."
+            f"{index} should have a weight_map, which names each tensor's shard, and has none: "
+            "download it again."
         )
     shards = {str(name): index.parent / str(name) for name in sorted(set(weight_map.values()))}
     missing = [name for name, file in shards.items() if not file.is_file()]
@@ -100,22 +97,22 @@ def open_index(index: Path) -> tuple[dict[str, StoredTensor], tuple[Path, ...]]:
 
 
 def open_pickle(file: Path) -> dict[str, StoredTensor]:
-    """Every tensor of a torch.save file (consolidated.00.pth), mapped and not read.
+    """Map a torch.save file (consolidated.00.pth) into memory; return its tensors by name.
 
     Raises:
-        CheckpointError: the file is broken, holds other things than weights, or is of torch.save's
-            old format that cannot be mapped.
+        CheckpointError: the file is broken, holds anything but tensors, or has torch.save's old
+            format, which cannot be mapped.
     """
     try:
         loaded = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{file} should hold tensors alone and holds something else, which is not loaded "
-            "because a pickle can run programs: convert it to safetensors where you trust it."
+            f"{file} should hold only tensors and holds other objects, which are not loaded "
+            "because a pickle can run code: if you trust the file, convert it to safetensors."
         ) from error
     except (RuntimeError, EOFError, ValueError, OSError) as error:
         raise CheckpointError(
-            f"{file} is not a whole torch.save file ({_first_line(error)}; "
+            f"{file} is not a complete torch.save file ({_first_line(error)}; "
             f"{file.stat().st_size} bytes): copy or download it again."
         ) from error
     if not isinstance(loaded, dict):
@@ -131,20 +128,37 @@ def open_pickle(file: Path) -> dict[str, StoredTensor]:
     return found
 
 
+def stored_dtype(folder: Path) -> torch.dtype | None:
+    """Return the dtype in which a model folder stores its embeddings; None without weights there.
+
+    Only headers are read. Hugging Face's files come first, as in `load_checkpoint`.
+    """
+    for file in (
+        *sorted(folder.glob("model*.safetensors")),
+        *(folder / RAW_SAFETENSORS, folder / RAW_PICKLE),
+    ):
+        if file.is_file():
+            tensors = open_pickle(file) if file.suffix == ".pth" else open_safetensors(file)
+            for name in _EMBEDDINGS:
+                if name in tensors:
+                    return tensors[name].dtype
+    return None
+
+
 def _not_float(file: Path, name: str, kind: object) -> CheckpointError:
-    """The error of a tensor that is no plain float: a quantised model, or no model."""
+    """Return the error for a tensor that is not a plain float, as in a quantised model."""
     return UnsupportedError(
-        f"{file}: {name} should be of {', '.join(FLOATS)} and is {kind}: "
-        f"quantised weights are not read by the native engine; {USE_HF}."
+        f"{file}: {name} should have dtype {', '.join(FLOATS)} and has {kind}: "
+        f"the native engine does not read quantised weights; {USE_HF}."
     )
 
 
 def _first_line(error: Exception) -> str:
-    """The first line of an exception's text, cut to a readable length."""
+    """Return the first line of an exception's text, at most 120 characters of it."""
     return (str(error).splitlines() or [type(error).__name__])[0][:120]
 
 
 def _some(names: Iterable[str]) -> str:
-    """The first name, and how many more there are."""
+    """Return the first name and the number of others."""
     first, *others = names
     return f"{first} and {len(others)} more" if others else first

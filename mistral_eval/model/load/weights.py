@@ -1,14 +1,15 @@
-"""Stored tensors -> the weights of a model: every one checked, none held twice."""
+"""Load the weights of a model: choose the dtype, check every tensor, read each one once."""
 
+import hashlib
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
 from mistral_eval.errors import CheckpointError, UsageError
 from mistral_eval.model.config import ModelConfig
-from mistral_eval.model.load.checkpoint_digest import tensor_digest
 from mistral_eval.model.load.layout import (
     expected_shapes,
     half_split_from_interleaved,
@@ -26,34 +27,26 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The stored tensors of one checkpoint by the names of its format."""
+    """The stored tensors of one checkpoint, by the names of its format."""
 
     folder: Path
     tensors: Mapping[str, StoredTensor]
     is_hf: bool
 
     def name(self, ours: str) -> str:
-        """What this format calls the tensor we call `ours`."""
+        """Return this format's name of the tensor we call `ours`."""
         return hf_name(ours) if self.is_hf else ours
 
     def error(self, sentence: str) -> CheckpointError:
-        """A CheckpointError that opens with the folder."""
+        """Return a CheckpointError whose sentence begins with the folder."""
         return CheckpointError(f"{self.folder}: {sentence}")
 
 
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """Tensors by our names, in RoPE's half-split layout, and the digest of each as stored."""
-
-    tensors: dict[str, torch.Tensor] = field(default_factory=dict)
-    digests: dict[str, str] = field(default_factory=dict)
-
-
 def check_tensors(source: Source, config: ModelConfig) -> None:
-    """Compare names and shapes with what the configuration asks for, before anything is read.
+    """Compare names and shapes with those the configuration requires, before reading any values.
 
     Raises:
-        CheckpointError: a tensor is missing, left over, or of another shape.
+        CheckpointError: a tensor is missing, unexpected, or has another shape.
     """
     expected = {source.name(ours): shape for ours, shape in expected_shapes(config).items()}
     missing = [name for name in expected if name not in source.tensors]
@@ -88,105 +81,126 @@ def check_tensors(source: Source, config: ModelConfig) -> None:
 
 
 def _and_more(names: list[str]) -> str:
-    """How many names beyond the first there are."""
+    """Return the number of names after the first, in words."""
     return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
 
 
 def choose_dtype(
-    dtype: Dtype, source: Source, device: torch.device
-) -> tuple[torch.dtype, tuple[str, ...]]:
-    """The dtype to run in, and notes about how it differs from the stored one.
+    asked: Dtype, named: torch.dtype | None, stored: torch.dtype | None, device: torch.device
+) -> torch.dtype:
+    """Choose the dtype to compute in: the one rule of run, plan and bench.
 
-    'auto' is the dtype the embeddings are stored in; but float16 becomes float32 on the CPU, which
-    has no arithmetic of its own for it, and float64 becomes float32 everywhere.
+    An explicit `asked` wins. 'auto' takes `named`, then `stored`, then bfloat16, which Mistral
+    publishes. We do not compute in float64, nor in float16 on the CPU; both become float32.
+
+    Args:
+        asked: --dtype, a torch.dtype or its name.
+        named: the dtype that config.json names (`ConfigFile.dtype`).
+        stored: the dtype of the stored embeddings, if the weights are there.
+        device: where the model runs.
 
     Raises:
-        UsageError: a name that is no dtype the engine runs in.
+        UsageError: `asked` is a name that is not in `DTYPES`.
     """
-    if isinstance(dtype, torch.dtype):
-        chosen = dtype
-    elif dtype == "auto":
-        stored = source.tensors[source.name("tok_embeddings.weight")].dtype
-        widen = stored == torch.float64 or (stored == torch.float16 and device.type == "cpu")
-        chosen = torch.float32 if widen else stored
-    elif dtype in DTYPES:
-        chosen = DTYPES[dtype]
-    else:
-        raise UsageError(f"--dtype should be auto, {', '.join(DTYPES)} and is {dtype}.")
-    kinds = sorted({str(tensor.dtype) for tensor in source.tensors.values()})
-    if kinds == [str(chosen)]:
-        return chosen, ()
-    found = ", ".join(kinds).replace("torch.", "")
-    return chosen, (f"weights stored as {found}, run in {str(chosen).removeprefix('torch.')}",)
+    if isinstance(asked, torch.dtype):
+        return asked
+    if asked in DTYPES:
+        return DTYPES[asked]
+    if asked != "auto":
+        raise UsageError(f"--dtype should be auto, {', '.join(DTYPES)} and is {asked}.")
+    dtype = named or stored or torch.bfloat16
+    is_slow = dtype == torch.float16 and device.type == "cpu"
+    return torch.float32 if dtype == torch.float64 or is_slow else dtype
 
 
 def read_weights(
     source: Source, config: ModelConfig, dtype: torch.dtype, device: torch.device
-) -> Weights:
+) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Read every tensor once, in the order of the files.
 
-    Besides the result at most one tensor is in memory at a time; file pages are the kernel's and
-    can be dropped by it.
+    Return tensors by our names, in RoPE's half-split layout, and the digest of each as stored.
+    Beside the result at most one tensor is in memory; the kernel can drop the pages of the files.
 
     Raises:
-        ResourceError: the weights do not fit in the memory that is free.
-        CheckpointError: a weight is NaN or infinite, or is too large for `dtype`; or tied
-            embeddings come with an output matrix of its own.
+        ResourceError: the weights do not fit in the free memory.
+        CheckpointError: a weight is NaN, infinite or too large for `dtype`, or the file has an
+            output matrix that differs from the embeddings it is tied to.
     """
     shapes = expected_shapes(config)
     sizes = {ours: torch.Size(shape).numel() for ours, shape in shapes.items()}
-    # the model joins wq, wk and wv of each layer in a copy of its own
+    # the model copies wq, wk and wv of each layer into one joined matrix
     joined = sum(size for ours, size in sizes.items() if ours.endswith(_JOINED))
     count = sum(sizes.values()) + joined
     name = str(dtype).removeprefix("torch.")
     require_memory(count * dtype.itemsize, device, f"{source.folder.name} in {name}")
     ours_by_name = {source.name(ours): ours for ours in shapes}
-    weights = Weights()
+    tensors: dict[str, torch.Tensor] = {}
+    digests: dict[str, str] = {}
     for name, stored in source.tensors.items():
         if name in ours_by_name:
             ours = ours_by_name[name]
             tensor = stored.read()
             if is_rotated(ours) and not source.is_hf:
                 tensor = half_split_from_interleaved(tensor, config.head_dim)
-            weights.digests[ours] = tensor_digest(tensor)
-            weights.tensors[ours] = _converted(source, name, tensor, dtype, device)
-    _check_tied(source, config, weights.digests["tok_embeddings.weight"])
-    # the order of computation, whatever the files' order was
-    return Weights({ours: weights.tensors[ours] for ours in shapes}, weights.digests)
+            digests[ours] = tensor_digest(tensor)
+            tensors[ours] = _converted(source, name, tensor, dtype, device)
+    _check_tied(source, config, digests["tok_embeddings.weight"])
+    # in the order of computation, independent of the files' order
+    return {ours: tensors[ours] for ours in shapes}, digests
 
 
 def _converted(
     source: Source, name: str, tensor: torch.Tensor, dtype: torch.dtype, device: torch.device
 ) -> torch.Tensor:
-    """A copy in `dtype` on `device`, all of it finite."""
-    # copied even where nothing changes: the file may be replaced while the model runs
+    """Return a finite copy in `dtype` on `device`."""
+    # copy even where dtype and device match: the file may be replaced while the model runs
     converted = tensor.to(device=device, dtype=dtype, copy=True).contiguous()
     if not _is_finite(converted):
         if _is_finite(tensor):
             raise source.error(
                 f"tensor {name} holds values too large for {str(dtype).removeprefix('torch.')}: "
-                "run in bfloat16 or float32 (--dtype)."
+                "use --dtype bfloat16 or float32."
             )
         raise source.error(
-            f"tensor {name} holds NaN or infinity, so no result would mean anything: "
-            "the checkpoint is damaged or its training diverged."
+            f"tensor {name} holds NaN or infinity and should be finite: the checkpoint is damaged "
+            "or its training diverged; download it again or take another one."
         )
     return converted
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:
-    """Whether every value is finite; one pass, no mask in memory (aminmax hands NaN through)."""
+    """Return whether every value is finite, in one pass without a mask (aminmax keeps NaN)."""
     low, high = torch.aminmax(tensor)
     return bool(torch.isfinite(low)) and bool(torch.isfinite(high))
 
 
 def _check_tied(source: Source, config: ModelConfig, embedding_digest: str) -> None:
-    """A file that says tied and brings another output matrix contradicts itself."""
+    """Raise if the configuration ties the embeddings and the file has another output matrix."""
     output = source.tensors.get(source.name("output.weight"))
     if config.tied_embeddings and output and tensor_digest(output.read()) != embedding_digest:
         option = "tie_word_embeddings" if source.is_hf else "tied_embeddings"
         raise source.error(
             "the configuration ties the output to the embeddings, and "
             f"{source.name('output.weight')} differs from them: "
-            f"say `--model-args {option}=false` to use it."
+            f"give `--model-args {option}=false` to use it."
         )
+
+
+def tensor_digest(tensor: torch.Tensor) -> str:
+    """Return sha256 over dtype, shape and bytes of a CPU tensor as stored, in hexadecimal."""
+    header = f"{tensor.dtype}{tuple(tensor.shape)}".encode()
+    flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+    digest = hashlib.sha256(header)
+    digest.update(flat.numpy().data)
+    return digest.hexdigest()
+
+
+def model_fingerprint(config: ModelConfig, digests: Mapping[str, str]) -> str:
+    """Return sha256 over the configuration and the tensors' digests by our names.
+
+    Tensors are hashed rather than files, so that a model keeps its fingerprint when it is
+    resharded or converted. They are hashed while they are read (1 to 2 GB/s), so nothing is cached.
+    The dtype a model runs in is a setting of the run and not part of the fingerprint.
+    """
+    content = {"config": asdict(config), "weights": dict(digests)}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,23 +1,23 @@
-r"""Where a text may be cut so that its parts, encoded alone, give the ids of the whole.
+r"""Find where a text may be split so that its parts, encoded alone, give the ids of the whole.
 
-Such a place is a *cut*: the index of a space behind a character that is no white space, where a
-tokenizer can be shown never to join the two. What shows it:
+Such a place is a *cut*: the index of a space after a non-space, where the tokenizer provably never
+merges the two. Why this holds:
 
-SentencePiece's BPE joins neighbours into a piece of its vocabulary, and text matches a user-defined
-symbol. Where no piece has a space mark behind another character, neither can cross a cut, and with
-an identity normalizer what stands left of a cut has no influence on what stands right of it.
+SentencePiece's BPE merges neighbours into pieces of its vocabulary and matches user-defined
+symbols. If no piece has a space mark after another character, none can cross a cut; with an
+identity normalizer, text before a cut cannot influence text after it.
 
-A byte-level BPE joins within the words of its regular expression alone. In `SPLITS` every
-alternative takes a space as its first character or among white space only, so that each cut is a
-border of words; and the one look-ahead, `\s+(?!\S)`, looks at the character behind white space,
-which a cut does not take away from it, as a non-space stands before the cut.
+A byte-level BPE merges only within the words of its regular expression. In `SPLITS` every
+alternative takes a space only as its first character or among white space, so each cut is a word
+boundary. The one look-ahead, `\s+(?!\S)`, inspects the character after white space; a cut has a
+non-space before it, so it never separates the two.
 """
 
 from collections.abc import Iterable, Iterator
 
-SPACE = "\u2581"  # what SentencePiece writes for a space
+SPACE = "\u2581"  # SentencePiece's mark for a space
 
-# Regular expressions for which the above holds: of tekken.json and of Llama 3's tokenizer.json.
+# Regular expressions for which this holds: those of tekken.json and Llama 3's tokenizer.json.
 TEKKEN_SPLIT = (
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
     r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
@@ -33,9 +33,9 @@ _TRAINER, _NORMALIZER = 2, 3  # fields of sentencepiece_model.proto
 
 
 def cut_before_space(text: str, end: int) -> int:
-    """The last cut of a text at or before `end`; 0 where there is none.
+    """Return the last cut at or before `end`; 0 if there is none.
 
-    Python's white space and U+2581 are more than any tokenizer here takes for white space.
+    Python's white space and U+2581 include all that these tokenizers treat as white space.
     """
     at = text.rfind(" ", 0, end + 1)
     while at > 0 and (text[at - 1].isspace() or text[at - 1] == SPACE):
@@ -44,12 +44,12 @@ def cut_before_space(text: str, end: int) -> int:
 
 
 def joins_across_spaces(pieces: Iterable[str]) -> bool:
-    """Whether a piece has a space, or its mark, behind another character."""
+    """Return whether a piece has a space, or its mark, after another character."""
     return any(SPACE in piece.lstrip(SPACE) or " " in piece for piece in pieces)
 
 
 def is_plain_bpe(model: bytes) -> bool:
-    """Whether a SentencePiece file is a BPE whose normalizer only marks spaces and adds one.
+    """Return whether a SentencePiece model is a BPE whose normalizer only adds and marks spaces.
 
     Args:
         model: a serialized ModelProto.
@@ -58,7 +58,7 @@ def is_plain_bpe(model: bytes) -> bool:
     trainer = dict(_fields(parts.get(_TRAINER, b"")))
     normalizer = dict(_fields(parts.get(_NORMALIZER, b"")))
     model_type, byte_fallback, spaces_behind = (trainer.get(n, 0) for n in (3, 35, 24))
-    # fields 3, 4 and 5 (dummy prefix, squeezed spaces, marks for spaces) are on where absent
+    # add_dummy_prefix, remove_extra_whitespaces and escape_whitespaces default to true
     add_prefix, squeeze, escape = (normalizer.get(n, 1) for n in (3, 4, 5))
     is_identity = not normalizer.get(2)
     return (
@@ -73,7 +73,7 @@ def is_plain_bpe(model: bytes) -> bool:
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Field numbers and values of a serialized protocol buffer, in order."""
+    """Yield field numbers and values of a serialized protocol buffer, in order."""
     at = 0
     while at < len(message):
         key, at = _varint(message, at)
@@ -90,7 +90,7 @@ def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
 
 
 def _varint(message: bytes, at: int) -> tuple[int, int]:
-    """A number of seven bits a byte, lowest first, and the index behind it."""
+    """Decode a varint (seven bits per byte, lowest first); return it and the next index."""
     value = shift = 0
     while message[at] & 0x80:
         value |= (message[at] & 0x7F) << shift

@@ -1,8 +1,8 @@
-"""A SentencePiece tokenizer as the tokenizer.json that transformers loads without further packages.
+"""Convert a SentencePiece tokenizer to a tokenizer.json, which transformers loads by itself.
 
-transformers 5 turns a tokenizer.model into its own form only where protobuf is installed, and its
-AutoTokenizer then drops the leading space and BOS. Source of the merge rule: SentencePiece's BPE
-joins the neighbours whose piece has the best score; a tokenizer.json lists pairs, best first.
+transformers 5 converts a tokenizer.model only if protobuf is installed, and its AutoTokenizer then
+drops the leading space and BOS. Source of the merge rule: SentencePiece's BPE merges the neighbours
+whose piece has the best score; a tokenizer.json lists pairs, best first.
 """
 
 import json
@@ -12,15 +12,15 @@ from pathlib import Path
 import sentencepiece
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
 
-SPACE = "\u2581"
+from mistral_eval.model.tokenizers.cuts import SPACE
 
 
 def save_tokenizer(tokenizer_file: Path, folder: Path) -> None:
     """Write tokenizer.model, tokenizer.json and tokenizer_config.json for transformers.
 
     Args:
-        tokenizer_file: a SentencePiece BPE model with byte pieces, as Mistral's and Llama's are.
-        folder: where to; it must be there.
+        tokenizer_file: a SentencePiece BPE model with byte pieces, such as Mistral's and Llama's.
+        folder: an existing folder.
     """
     processor = sentencepiece.SentencePieceProcessor(model_file=str(tokenizer_file))
     shutil.copyfile(tokenizer_file, folder / "tokenizer.model")
@@ -40,7 +40,7 @@ def save_tokenizer(tokenizer_file: Path, folder: Path) -> None:
 
 
 def _converted(processor: sentencepiece.SentencePieceProcessor) -> Tokenizer:
-    """The same tokenizer for the tokenizers library; its post-processor adds BOS."""
+    """Return the same tokenizer for the tokenizers library; its post-processor adds BOS."""
     numbers = range(processor.vocab_size())
     pieces = [processor.id_to_piece(number) for number in numbers]
     unknown, bos = pieces[processor.unk_id()], pieces[processor.bos_id()]
@@ -79,7 +79,7 @@ def _merges(
     pieces: list[str],
     vocabulary: dict[str, int],
 ) -> list[tuple[str, str]]:
-    """Every pair of pieces that makes a third, the pair of the best-scored piece first."""
+    """Return every pair of pieces that forms a third, in descending order of that piece's score."""
     is_text = [
         not (processor.is_control(n) or processor.is_unknown(n) or processor.is_byte(n))
         for n in range(len(pieces))

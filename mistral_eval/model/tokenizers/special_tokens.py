@@ -1,4 +1,4 @@
-"""Which special tokens the files beside a tokenizer name: BOS, EOS, and ids a fine-tune added.
+"""Read which special tokens the files beside a tokenizer name: BOS, EOS and added tokens.
 
 Source: transformers' tokenizer_config.json, special_tokens_map.json, added_tokens.json and the
 added_tokens of tokenizer.json.
@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from mistral_eval.errors import TokenizerError
+from mistral_eval.model.load.fields import read_json
 
 
 @dataclass(frozen=True, slots=True)
 class SpecialTokens:
-    """Texts of BOS and EOS where a file names them, and added tokens by id (text, is special)."""
+    """Texts of BOS and EOS, None if no file names them; added tokens by id, (text, is special)."""
 
     bos: str | None = None
     eos: str | None = None
@@ -24,10 +25,10 @@ class SpecialTokens:
 
 
 def read_special_tokens(folder: Path) -> SpecialTokens:
-    """Read what is there; absent files leave everything to the tokenizer file.
+    """Read the files that exist; what they leave open is the tokenizer file's.
 
     Raises:
-        TokenizerError: one of the files is not JSON.
+        TokenizerError: a file is not a JSON object.
     """
     config = _read(folder / "tokenizer_config.json")
     names = _read(folder / "special_tokens_map.json")
@@ -50,25 +51,19 @@ def read_special_tokens(folder: Path) -> SpecialTokens:
 
 
 def tokenizer_fingerprint(file: Path, *numbers: int) -> str:
-    """sha256 over the file's bytes and the numbers that decide how it is used."""
+    """Return sha256 over the file's bytes and numbers that decide how it is used."""
     digest = hashlib.sha256(file.read_bytes())
     digest.update(json.dumps(numbers).encode())
     return digest.hexdigest()
 
 
 def _text(value: Any) -> str | None:
-    """A token's text: files write it plainly or as an object with `content`."""
+    """Return a token's text, which files store as a string or as an object with `content`."""
     if isinstance(value, dict):
         return str(value.get("content"))
     return value if isinstance(value, str) else None
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """The JSON object of a file; empty where there is none."""
-    if not file.is_file():
-        return {}
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise TokenizerError(f"{file} is not JSON ({error}): copy or download it again.") from error
-    return value if isinstance(value, dict) else {}
+    """Return the JSON object of a file; an empty one if there is none."""
+    return read_json(file, TokenizerError) if file.is_file() else {}

@@ -1,6 +1,6 @@
-"""Text <-> ids with the model's own tokenizer, and which of a folder's files is read for it.
+"""Load a model's own tokenizer: the interface of all kinds, and the choice of a folder's file.
 
-BOS is never left to a file's post-processor: it is there exactly when it is asked for.
+BOS is added exactly when `encode` is asked to, never by a file's post-processor.
 """
 
 from collections.abc import Sequence
@@ -14,96 +14,96 @@ from mistral_eval.model.tokenizers.tokenizer_tekken import TekkenTokenizer
 
 
 class Tokenizer(Protocol):
-    """What every kind of tokenizer offers.
-
-    `n_words` counts the ids it can give or read; rows of the embedding beyond are padding, and
-    their logits must be masked. `fingerprint` is a sha256 over the file and the special ids.
-    """
+    """What every kind of tokenizer offers."""
 
     @property
     def kind(self) -> str:
-        """sentencepiece, tokenizers or tekken."""
+        """Library: sentencepiece, tokenizers or tekken."""
         ...
 
     @property
     def bos_id(self) -> int:
-        """The id that opens every sequence."""
+        """Id that begins every sequence."""
         ...
 
     @property
     def eos_id(self) -> int:
-        """The id that ends a generation."""
+        """Id that ends a generation."""
         ...
 
     @property
     def n_words(self) -> int:
-        """How many ids there are, special ones included."""
+        """Number of ids, special ones included; further rows of the LM head are padding."""
         ...
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of file and special ids."""
+        """Digest (sha256) of the file and the special ids."""
         ...
 
     def encode(self, text: str, bos: bool) -> list[int]:  # noqa: FBT001 - as mistral-common has it
-        """Ids of a whole text, with BOS in front if asked; nothing in the text is special."""
+        """Encode a text, after BOS if asked; special tokens in the text are plain characters."""
         ...
 
     def last_cut(self, text: str, end: int) -> int:
-        """The last index from 1 to `end` at which the text can be cut, 0 where there is none.
+        """Return the last index in 1 ... `end` at which the text can be cut; 0 if there is none.
 
-        At a cut, encode(text) = encode(text[:cut]) + encode_rest(text[cut:]), whatever follows.
+        At a cut, encode(text) = encode(text[:cut]) + encode_rest(text[cut:]) for any rest.
         """
         ...
 
     def encode_rest(self, text: str) -> list[int]:
-        """Ids of what begins at a cut of a text; it is not empty."""
+        """Encode the non-empty part of a text that begins at a cut."""
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids; control ids give none, broken UTF-8 gives U+FFFD."""
+        """Decode ids; control ids add no text, broken UTF-8 becomes U+FFFD."""
         ...
 
     def starts_afresh(self, token: int) -> bool:
-        """Whether what comes from `token` on can be decoded without what came before it.
+        """Return whether text from `token` on can be decoded without the ids before it.
 
-        True of an id that begins a character: then, for any ids a and b,
-        decode(a + [token] + b) = decode(a) + (a text that depends on [token] + b alone), but for
-        a space that the very first id of a text loses.
+        True if the id begins a character. Then decode(a + [token] + b) is decode(a) and a text
+        that depends only on [token] + b, for any ids a and b, except for one space that the first
+        id of a text loses.
         """
         ...
 
 
 def load_tokenizer(path: Path, *, expected_vocab: int) -> Tokenizer:
-    """The tokenizer of a model folder, or of one file.
+    """Load the tokenizer of a model folder, or of one file.
 
-    Of several files in a folder the first of these is read: tokenizer.model, tokenizer.model.v*
-    (the highest version), tekken.json, tokenizer.json. The first three are what Mistral trained
-    with, and tokenizer.json is a conversion of them that gives the same ids. One exception: where a
-    fine-tune added ordinary (not special) tokens, tokenizer.json alone knows them and is read.
+    In a folder, read the first of tokenizer.model, tokenizer.model.v* (highest version),
+    tekken.json and tokenizer.json. The first three are those Mistral trained with; tokenizer.json
+    is a conversion that gives the same ids. Exception: if a fine-tune added ordinary (not special)
+    tokens, only tokenizer.json has them, so it is read.
 
     Args:
         path: the folder or the file.
         expected_vocab: rows of the model's embedding.
 
     Raises:
-        TokenizerError: no file, a broken one, or ids beyond the embedding's rows.
+        TokenizerError: there is no file, it is broken, or its ids exceed the embedding's rows.
     """
     tokenizer = _open(_choose_file(path))
     if tokenizer.n_words > expected_vocab:
         raise TokenizerError(
-            f"{path}: the tokenizer has {tokenizer.n_words} ids and the model's embedding "
-            f"{expected_vocab} rows, so some ids have no embedding: "
-            "tokenizer and weights are of different models."
+            f"{path}: the tokenizer has {tokenizer.n_words} ids and the model's embedding only "
+            f"{expected_vocab} rows: tokenizer and weights are of different models."
         )
     return tokenizer
 
 
 def _choose_file(path: Path) -> Path:
-    """The tokenizer file to read."""
+    """Return the tokenizer file to read."""
     if path.is_file():
         return path
-    names = ["tokenizer.model", *_versions(path), "tekken.json", "tokenizer.json"]
+    versions = sorted(
+        (file.name for file in path.glob("tokenizer.model.v*")),
+        key=lambda name: (len(name), name),
+        reverse=True,
+    )
+    names = ["tokenizer.model", *versions, "tekken.json", "tokenizer.json"]
     found = [path / name for name in names if (path / name).is_file()]
     if not found:
         raise TokenizerError(
@@ -113,14 +113,8 @@ def _choose_file(path: Path) -> Path:
     return found[0]
 
 
-def _versions(path: Path) -> list[str]:
-    """Names of versioned SentencePiece files, the highest version first."""
-    names = [file.name for file in path.glob("tokenizer.model.v*")]
-    return sorted(names, key=lambda name: (len(name), name), reverse=True)
-
-
 def _open(file: Path) -> Tokenizer:
-    """The tokenizer of one file, by its name."""
+    """Load one file; its name says of which kind it is."""
     if file.name.startswith("tekken") and file.suffix == ".json":
         return TekkenTokenizer.from_file(file)
     if file.suffix == ".json":
@@ -131,7 +125,7 @@ def _open(file: Path) -> Tokenizer:
     converted = file.parent / "tokenizer.json"
     if not converted.is_file():
         raise TokenizerError(
-            f"{file.parent} adds ordinary tokens to {file.name}, which only a tokenizer.json can "
-            "describe, and holds none: save the tokenizer with transformers there."
+            f"{file.parent} adds ordinary tokens to {file.name}, which needs a tokenizer.json, and "
+            "holds none: save the tokenizer with transformers there."
         )
     return JsonTokenizer.from_file(converted)

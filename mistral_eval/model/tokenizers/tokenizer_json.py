@@ -1,4 +1,4 @@
-"""tokenizer.json, read by the tokenizers library; its BOS and EOS are named in files beside it."""
+"""Read tokenizer.json with the tokenizers library; files beside it name BOS and EOS."""
 
 import re
 from collections.abc import Sequence
@@ -14,8 +14,8 @@ from mistral_eval.model.tokenizers.cuts import SPACE, SPLITS, cut_before_space, 
 from mistral_eval.model.tokenizers.special_tokens import read_special_tokens, tokenizer_fingerprint
 
 Decoding = Literal["bytes", "pieces", "other"]
-# What a text gets in front: nothing, a space mark, or a mark where it begins with no space; None
-# where no text can be cut.
+# What the encoder prepends: nothing, a space mark, or a mark unless the text begins with a space.
+# None: no text can be cut.
 Front = Literal["nothing", "mark", "mark if none"] | None
 _MARKS = {
     "type": "Sequence",
@@ -31,7 +31,7 @@ _BYTE_PIECE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 class JsonTokenizer:
     """A tokenizers.Tokenizer.
 
-    `decoding` is how its decoder puts a text together, `front` what its encoder puts before one.
+    `decoding` is how its decoder joins a text, `front` what its encoder prepends to one.
     """
 
     backend: Any
@@ -49,16 +49,16 @@ class JsonTokenizer:
         """Read a tokenizer.json, with tokenizer_config.json or config.json beside it.
 
         Raises:
-            TokenizerError: the file is broken, or nothing says which ids are BOS and EOS.
+            TokenizerError: the file is broken, or no file names BOS or EOS.
         """
         try:
             backend = Backend.from_file(str(file))
         except Exception as error:  # the library raises bare Exception
             raise TokenizerError(
-                f"{file} is not a tokenizer.json that the tokenizers library reads "
+                f"{file} is not a tokenizer.json that the tokenizers library can read "
                 f"({str(error)[:120]}): copy or download it again."
             ) from error
-        # a fine-tune may have left its training's limits in the file
+        # the file may contain a fine-tune's truncation and padding
         backend.no_truncation()
         backend.no_padding()
         # `<s>` in a question is three characters, not BOS
@@ -68,7 +68,7 @@ class JsonTokenizer:
         eos_id = _named_id(backend, file, "eos", names.eos)
         content = read_json(file)
         special = frozenset(t["id"] for t in content.get("added_tokens") or [] if t.get("special"))
-        # the highest id, not a count: vocabularies with holes exist
+        # the highest id, not a count: some vocabularies have gaps
         n_words = max(backend.get_vocab(with_added_tokens=True).values()) + 1
         digest = tokenizer_fingerprint(file, bos_id, eos_id, n_words)
         decoding = _decoding(content.get("decoder"))
@@ -76,27 +76,27 @@ class JsonTokenizer:
         return cls(backend, bos_id, eos_id, n_words, digest, decoding, front, special)
 
     def encode(self, text: str, bos: bool) -> list[int]:  # noqa: FBT001 - the protocol's form
-        """Ids of a text; the file's own post-processor, which may add BOS, is left out."""
+        """Encode a text without the file's post-processor, which may add BOS."""
         ids: list[int] = self.backend.encode(text, add_special_tokens=False).ids
         return [self.bos_id, *ids] if bos else ids
 
     def last_cut(self, text: str, end: int) -> int:
-        """Before a space behind a non-space, where the file's steps allow it; else 0."""
+        """Return the last space after a non-space, if the file's steps allow cuts; else 0."""
         return 0 if self.front is None else cut_before_space(text, end)
 
     def encode_rest(self, text: str) -> list[int]:
-        """Ids of what begins at a cut; a mark that is put in front stands for its space."""
+        """Encode from a cut on; a prepended mark stands for the cut's space."""
         if self.front != "mark":
             return self.encode(text, bos=False)
         return self.encode(text[1:], bos=False) or [self.backend.token_to_id(SPACE)]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids; special ids give none."""
+        """Decode ids; special ids add no text."""
         text: str = self.backend.decode(list(ids), skip_special_tokens=True)
         return text
 
     def starts_afresh(self, token: int) -> bool:
-        """As the decoder goes: a whole character first, or a piece that is no byte of a run."""
+        """Return whether the token begins with a whole character, or is a piece but not a byte."""
         if self.decoding == "other" or token in self.special_ids:
             return False
         if self.decoding == "pieces":
@@ -107,7 +107,7 @@ class JsonTokenizer:
 
 
 def _named_id(backend: Any, file: Path, which: str, text: str | None) -> int:
-    """The id of BOS or EOS: by its text, else by the number in config.json."""
+    """Return the id of BOS or EOS, by its text or else by the number in config.json."""
     number: int | None = None if text is None else backend.token_to_id(text)
     if number is None and (file.parent / "config.json").is_file():
         value = read_json(file.parent / "config.json").get(f"{which}_token_id")
@@ -115,14 +115,14 @@ def _named_id(backend: Any, file: Path, which: str, text: str | None) -> int:
         number = first if isinstance(first, int) else None
     if number is None:
         raise TokenizerError(
-            f"{file}: nothing says which id is {which.upper()}: put a tokenizer_config.json with "
+            f"{file}: no file names {which.upper()}: put a tokenizer_config.json with "
             f"{which}_token beside it."
         )
     return number
 
 
 def _decoding(decoder: Any) -> Decoding:
-    """Whether a decoder joins bytes, joins pieces with runs of bytes, or does something else."""
+    """Classify a decoder: it joins bytes, joins pieces with runs of bytes, or does neither."""
     if not isinstance(decoder, dict):
         return "other"
     steps = decoder.get("decoders", []) if decoder.get("type") == "Sequence" else [decoder]
@@ -137,7 +137,7 @@ def _decoding(decoder: Any) -> Decoding:
 
 
 def _front(content: dict[str, Any]) -> Front:
-    """What is put in front of a text, where the steps are ones that allow cuts (`model.cuts`)."""
+    """Return what the encoder prepends, if its steps allow cuts (see `cuts`); else None."""
     model, normalizer = content.get("model") or {}, content.get("normalizer")
     steps = content.get("pre_tokenizer")
     unusual = ("dropout", "continuing_subword_prefix", "end_of_word_suffix")
@@ -156,7 +156,7 @@ def _front(content: dict[str, Any]) -> Front:
 
 
 def _splits_before_spaces(steps: Any) -> bool:
-    """Whether the pre-tokenizer splits by a known expression and then writes bytes as letters."""
+    """Return whether the pre-tokenizer is a known split followed by a byte-level mapping."""
     if not isinstance(steps, dict) or steps.get("type") != "Sequence":
         return False
     parts = steps.get("pretokenizers") or []
@@ -169,12 +169,12 @@ def _splits_before_spaces(steps: Any) -> bool:
 
 
 def _is_bare(letters: Any) -> bool:
-    """Whether ByteLevel adds no space and no splits of its own; both are on where absent."""
+    """Return whether ByteLevel adds no space and no splits; both options default to true."""
     return not letters.get("add_prefix_space", True) and not letters.get("use_regex", True)
 
 
 def _is_metaspace(steps: Any) -> bool:
-    """Whether the pre-tokenizer only marks spaces and puts a mark in front."""
+    """Return whether the pre-tokenizer only marks spaces and prepends a mark."""
     return isinstance(steps, dict) and (
         steps.get("type") == "Metaspace"
         and steps.get("replacement") == SPACE

@@ -1,4 +1,4 @@
-"""tokenizer.model, tokenizer.model.v1 to .v7: Mistral's and Llama's SentencePiece tokenizers."""
+"""Read tokenizer.model and tokenizer.model.v1 to .v7: Mistral's and Llama's SentencePiece."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,9 +23,9 @@ from mistral_eval.model.tokenizers.special_tokens import (
 
 @dataclass(frozen=True, slots=True)
 class SentencePieceTokenizer:
-    """SentencePiece itself, with BOS, EOS and added special ids as the folder names them.
+    """A SentencePieceProcessor with the BOS, EOS and added ids that the folder's files name.
 
-    `space_id` is the id of a space mark alone, or None where no text can be cut (`model.cuts`).
+    `space_id` is the id of a single space mark; None if no text can be cut (see `cuts`).
     """
 
     processor: Any
@@ -42,7 +42,7 @@ class SentencePieceTokenizer:
         """Read a SentencePiece model.
 
         Raises:
-            TokenizerError: the file is no SentencePiece model, or lacks BOS or EOS.
+            TokenizerError: the file is not a SentencePiece model, or has no BOS or EOS.
         """
         try:
             processor = sentencepiece.SentencePieceProcessor(model_file=str(file))
@@ -60,7 +60,9 @@ class SentencePieceTokenizer:
         if special.eos is not None:
             eos_id = _special_id(special.eos, special, processor, file)
         if min(bos_id, eos_id) < 0:
-            raise TokenizerError(f"{file} has no BOS or no EOS: it is not a model's tokenizer.")
+            raise TokenizerError(
+                f"{file} should have BOS and EOS and lacks one: copy the model's tokenizer."
+            )
         n_words = max([n_pieces, *(number + 1 for number in special.added)])
         ordinary = any(
             number >= n_pieces and not is_special
@@ -71,29 +73,29 @@ class SentencePieceTokenizer:
         return cls(processor, bos_id, eos_id, n_words, digest, ordinary, space_id)
 
     def encode(self, text: str, bos: bool) -> list[int]:  # noqa: FBT001 - the protocol's form
-        """Ids of a whole text: SentencePiece puts its space in front, `<s>` in it is text."""
+        """Encode a text; SentencePiece prepends a space, and `<s>` in it is plain text."""
         ids: list[int] = self.processor.encode(text)
         return [self.bos_id, *ids] if bos else ids
 
     def last_cut(self, text: str, end: int) -> int:
-        """Before a space behind a non-space, where the vocabulary allows it; else 0."""
+        """Return the last space after a non-space, if the vocabulary allows cuts; else 0."""
         return 0 if self.space_id is None else cut_before_space(text, end)
 
     def encode_rest(self, text: str) -> list[int]:
-        """Ids of what begins at a cut: its space is the one SentencePiece puts in front."""
-        if text == " ":  # of an empty text SentencePiece makes nothing
+        """Encode from a cut on; its space is the one that SentencePiece prepends."""
+        if text == " ":  # SentencePiece returns no ids for an empty text
             return [] if self.space_id is None else [self.space_id]
         ids: list[int] = self.processor.encode(text[1:])
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids; control ids and added special ids give none."""
+        """Decode ids; control ids and added special ids add no text."""
         n_pieces = self.processor.vocab_size()
         text: str = self.processor.decode([number for number in ids if number < n_pieces])
         return text
 
     def starts_afresh(self, token: int) -> bool:
-        """Every piece of text does: only bytes of a run belong together."""
+        """Return whether the token is a piece of text; bytes of a run belong together."""
         return token < self.processor.vocab_size() and not (
             self.processor.is_byte(token)
             or self.processor.is_control(token)
@@ -102,7 +104,7 @@ class SentencePieceTokenizer:
 
 
 def _space_id(processor: Any, file: Path) -> int | None:
-    """The space mark's id where texts can be cut before a space, else None."""
+    """Return the space mark's id if texts can be cut before a space, else None."""
     number: int = processor.piece_to_id(SPACE)
     pieces = map(processor.id_to_piece, range(processor.vocab_size()))
     is_text = not (processor.is_unknown(number) or processor.is_unused(number))
@@ -112,7 +114,7 @@ def _space_id(processor: Any, file: Path) -> int | None:
 
 
 def _special_id(text: str, special: SpecialTokens, processor: Any, file: Path) -> int:
-    """The id of a special token that the files beside the model name by its text."""
+    """Return the id of a special token that files beside the model name by its text."""
     added = [number for number, (content, _) in special.added.items() if content == text]
     number: int = added[0] if added else processor.piece_to_id(text)
     if number == processor.unk_id():

@@ -1,4 +1,4 @@
-"""tekken.json: the byte-level tokenizer of Mistral Nemo and later, read by mistral-common."""
+"""Read tekken.json, the byte-level tokenizer of Mistral Nemo and later, with mistral-common."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,12 +12,15 @@ from mistral_eval.model.tokenizers.special_tokens import tokenizer_fingerprint
 
 @dataclass(frozen=True, slots=True)
 class TekkenTokenizer:
-    """mistral-common's Tekkenizer; text never becomes a special id in it.
+    """mistral-common's Tekkenizer, which never encodes text to special ids.
 
-    `has_cuts` says whether its regular expression is one whose words end before a space.
+    `has_cuts` says whether its regular expression is in `SPLITS`.
     """
 
     tekkenizer: Any
+    bos_id: int
+    eos_id: int
+    n_words: int
     fingerprint: str
     has_cuts: bool
     kind: ClassVar[str] = "tekken"
@@ -27,60 +30,44 @@ class TekkenTokenizer:
         """Read a tekken.json.
 
         Raises:
-            TokenizerError: the file is not one that mistral-common reads.
+            TokenizerError: mistral-common cannot read the file.
         """
-        # half a second of imports that no other tokenizer needs
+        # this import takes half a second, and no other tokenizer needs it
         from mistral_common.tokens.tokenizers.tekken import Tekkenizer
 
         try:
             tekkenizer = Tekkenizer.from_file(file)
         except (ValueError, KeyError, TypeError, AssertionError) as error:
             raise TokenizerError(
-                f"{file} is not a tekken.json that mistral-common reads "
+                f"{file} is not a tekken.json that mistral-common can read "
                 f"({type(error).__name__}: {str(error)[:120]}): copy or download it again."
             ) from error
-        digest = tokenizer_fingerprint(
-            file, tekkenizer.bos_id, tekkenizer.eos_id, tekkenizer.n_words
-        )
-        # mistral-common has no public name for it; without it texts are encoded whole
+        numbers = (tekkenizer.bos_id, tekkenizer.eos_id, tekkenizer.n_words)
+        digest = tokenizer_fingerprint(file, *numbers)
+        # mistral-common has no public name for the model; without it texts are encoded whole
         model = getattr(tekkenizer, "_model", None)
-        return cls(tekkenizer, digest, getattr(model, "_pat_str", None) in SPLITS)
-
-    @property
-    def bos_id(self) -> int:
-        """The id of `<s>`."""
-        return int(self.tekkenizer.bos_id)
-
-    @property
-    def eos_id(self) -> int:
-        """The id of `</s>`."""
-        return int(self.tekkenizer.eos_id)
-
-    @property
-    def n_words(self) -> int:
-        """Special ids and words together."""
-        return int(self.tekkenizer.n_words)
+        return cls(tekkenizer, *numbers, digest, getattr(model, "_pat_str", None) in SPLITS)
 
     def encode(self, text: str, bos: bool) -> list[int]:  # noqa: FBT001 - the protocol's form
-        """Ids of a text; tekken puts nothing in front of it."""
+        """Encode a text; tekken prepends nothing to it."""
         ids: list[int] = self.tekkenizer.encode(text, bos=bos, eos=False)
         return ids
 
     def last_cut(self, text: str, end: int) -> int:
-        """Before a space behind a non-space, where the regular expression allows it; else 0."""
+        """Return the last space after a non-space, if the expression allows cuts; else 0."""
         return cut_before_space(text, end) if self.has_cuts else 0
 
     def encode_rest(self, text: str) -> list[int]:
-        """Ids of what begins at a cut."""
+        """Encode from a cut on."""
         return self.encode(text, bos=False)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids; special ids give none, and end a run of bytes."""
+        """Decode ids; special ids add no text and end a run of bytes."""
         text: str = self.tekkenizer.decode(list(ids))
         return text
 
     def starts_afresh(self, token: int) -> bool:
-        """A word does whose first byte does not continue a character (10xxxxxx)."""
+        """Return whether the token's first byte is not a UTF-8 continuation byte (10xxxxxx)."""
         if token < self.tekkenizer.num_special_tokens:
             return False
         word: bytes = self.tekkenizer.id_to_byte_piece(token)

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mistral_eval.model.window import additive_mask, first_visible, visible
+from mistral_eval.model.attention import additive_mask, first_visible, visible
 
 
 def test_a_window_of_three_sees_three_keys():
