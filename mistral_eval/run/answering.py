@@ -85,7 +85,7 @@ class Recorded:
         found = self._log.lookup(keys)
         if missing := len(set(keys) - found.keys()):
             raise RepliesError(
-                f"{missing} of the replies to these questions are not in the replies log: the "
+                f"The replies log lacks {missing} of the replies that these questions need: the "
                 "protocol, the data or the tokenizer has changed since the run. Repeat the run's "
                 "command with --fresh."
             )

@@ -34,7 +34,7 @@ def test_a_choice_of_two_tokens_scores_the_sum_of_both(tiny, ask):
     parts = [ScoreRequest((BOS,), (SPACE,)), ScoreRequest((BOS, SPACE), (A,))]
     scores = dict(tiny.runner.score(parts))
     assert reply.logprob == pytest.approx(scores[0].logprob + scores[1].logprob, abs=1e-5)
-    assert reply["is_greedy"] == (scores[0].is_greedy and scores[1].is_greedy)
+    assert reply.is_greedy == (scores[0].is_greedy and scores[1].is_greedy)
     assert scores[0].logprob < 0
     assert scores[1].logprob < 0
 
@@ -78,7 +78,11 @@ def test_every_request_of_the_sample_is_split_as_lm_eval_splits_it(tiny, benchma
     (loaded,) = load_benchmarks(
         [benchmark], Asking(make_source("sample"), None, None, unpinned=False)
     )
-    pairs = [_pair(loaded.task, instance) for instance in loaded.instances]
+    pairs = [
+        _pair(loaded.task, question.doc, request)
+        for question in loaded.questions
+        for request in question.requests
+    ]
     assert len(pairs) >= 16
     for context, continuation in pairs:
         expected = TemplateLM._encode_pair(theirs, context, continuation)
@@ -87,8 +91,8 @@ def test_every_request_of_the_sample_is_split_as_lm_eval_splits_it(tiny, benchma
         assert (ours[0] + ours[1]).count(BOS) == 1
 
 
-def _pair(task, instance):
-    if instance.request_type == "loglikelihood":
-        return instance.args
-    target = task.doc_to_target(instance.doc)
-    return instance.args[0], f" {target[0] if isinstance(target, list) else target}"
+def _pair(task, doc, request):
+    if request.kind == "score":
+        return request.context, request.continuation
+    target = task.doc_to_target(doc)
+    return request.context, f" {target[0] if isinstance(target, list) else target}"

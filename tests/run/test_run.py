@@ -139,7 +139,7 @@ def test_a_samples_row_has_lm_evals_keys_and_the_verdict(start):
 def test_a_finished_run_is_found_again_and_needs_neither_model_nor_sandbox(start, monkeypatch):
     folder = start("winogrande", "humaneval", unsafe_code=True)
     before = contents(folder)
-    for name in ("open_backend", "load_benchmarks", "probe"):
+    for name in ("open_engine", "load_benchmarks", "probe"):
         monkeypatch.setattr(f"mistral_eval.run.run.{name}", pytest.fail)
     assert start("winogrande", "humaneval", unsafe_code=True) == folder
     assert contents(folder) == before

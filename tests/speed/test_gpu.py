@@ -90,7 +90,7 @@ def test_both_engines_hold_the_same_tensors(monkeypatch):
     from both_engines import open_both
 
     both = open_both(SHAPES["tiny"], torch.bfloat16, torch.device("cpu"))
-    ours = both.native.engine.model
+    ours = both.native.runner.model
     theirs = dict(both.hf.model.named_parameters())
     assert ours._output.data_ptr() == theirs["lm_head.weight"].data_ptr()
     for n, layer in enumerate(ours._layers):
