@@ -151,7 +151,7 @@ class Entry:
         name: The model's name as the source prints it.
         modality: "Pretrained", "Finetuned" or "Instruct".
         parameters_b: Parameters in billions.
-        cells: Benchmark id, or what else was printed ("boolq", "nq:0-shot") -> number.
+        cells: Benchmark id, or the name of what else was printed ("<id>:0-shot") -> number.
     """
 
     id: Text

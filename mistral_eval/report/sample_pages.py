@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mistral_eval.errors import UsageError, nearest
+from mistral_eval.record.run_record import read_record
 from mistral_eval.record.sample_files import read_rows, sample_files
-from mistral_eval.record.scores import read_finished
 
 KEPT = "\n\t"
 INDENT = "    "
@@ -43,7 +43,7 @@ def chosen(folder: Path, wanted: Wanted) -> Iterator[dict[str, Any]]:
         OutputError: The folder holds no finished run, or its files are missing or damaged.
         UsageError: The run has no such benchmark.
     """
-    files = sample_files(read_finished(folder), folder)
+    files = sample_files(read_record(folder), folder)
     for task in wanted.tasks:
         if task not in files:
             raise UsageError(f"The run has no benchmark {task!r}. {nearest(task, files)}")

@@ -6,8 +6,8 @@ from pathlib import Path
 from mistral_eval.errors import DataError, TaskError
 from mistral_eval.record.comparison import BenchmarkSamples, Comparison, RunSamples, compare_against
 from mistral_eval.record.run_folder import write_lines
+from mistral_eval.record.run_record import read_record, run_labels, scores_of
 from mistral_eval.record.sample_files import protocol_of, sample_files
-from mistral_eval.record.scores import read_finished, run_labels, scores_of
 from mistral_eval.report.table import build_view, published_rows
 from mistral_eval.suite.registry import BY_ID
 
@@ -29,7 +29,7 @@ def write_report(folders: Sequence[Path], output: Path, baselines: Sequence[str]
     from mistral_eval.report.html.bundle import bundle
     from mistral_eval.report.html.document import Content, document
 
-    runs = [read_finished(folder) for folder in folders]
+    runs = [read_record(folder) for folder in folders]
     scores = [scores_of(run, folder) for run, folder in zip(runs, folders, strict=True)]
     view = build_view(published_rows(baselines), scores)
     names = run_labels(scores)

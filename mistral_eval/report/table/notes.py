@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from mistral_eval.record.scores import Cell, RunScores, run_labels
+from mistral_eval.record.run_record import Cell, RunScores, run_labels
 from mistral_eval.report.baselines import PAPER, Baseline
 from mistral_eval.report.table.view import OTHER_PROTOCOL, TableOptions, points
 from mistral_eval.suite.benchmark import Benchmark

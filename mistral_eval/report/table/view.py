@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from mistral_eval.errors import UsageError
-from mistral_eval.record.scores import Cell, RunScores, run_labels
+from mistral_eval.record.run_record import Cell, RunScores, run_labels
 from mistral_eval.report.baselines import PAPER, Baseline, PublishedCell
 from mistral_eval.suite.benchmark import Benchmark
 from mistral_eval.suite.registry import BY_ID
@@ -36,6 +36,12 @@ class TableOptions:
     reproduced: str | None = None
     groups: bool = False
     sizes: bool = False
+
+    @property
+    def asks_for_sections(self) -> bool:
+        """Whether any smaller table is shown below the main one."""
+        named = (self.delta_to, self.reproduced)
+        return self.groups or self.sizes or any(name is not None for name in named)
 
 
 @dataclass(frozen=True, slots=True)
