@@ -99,21 +99,11 @@ class VerifyRecord(_Part):
 
 @checked_dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
 class Cell:
-    """One measured score with its evidence.
+    """One measured score in percent, with its Wilson 95 % interval and the counts behind it.
 
-    Attributes:
-        value: The score in percent.
-        low: Lower end of the Wilson 95 % interval, in percent.
-        high: Upper end, in percent.
-        n: Questions asked.
-        n_total: Questions in the full test set.
-        correct: Questions answered correctly; a vote is one question.
-        no_answer: Questions in whose reply no answer was found.
-        timeout: Questions whose checker timed out.
-        data_fingerprint: Name of the test set's fingerprint, e.g. "hub" or "sample".
-        secondary: Other metrics in percent, e.g. {"maj@1": 11.9} or {"acc_macro": 61.2}.
-        limited: Whether fewer questions were asked than the test set has.
-        notes: Further sentences for the table's notes.
+    `n` questions were asked of the test set's `n_total`; a vote is one question. In `no_answer` no
+    answer was found, in `timeout` the checker timed out. `data_fingerprint` is its name, e.g. "hub"
+    or "sample"; `secondary` has other metrics in percent, e.g. {"maj@1": 11.9}.
     """
 
     value: float
@@ -141,23 +131,11 @@ class Cell:
 
 
 class RunRecord(_Part):
-    """A finished run.
+    """A finished run; dates are in UTC, and a version is None where a package is not installed.
 
-    Attributes:
-        id: The name of the run's folder.
-        date: When it finished, in UTC.
-        engine: What answered.
-        notes: Sentences for the table.
-        versions: Package -> version, None where it is not installed.
-        data: Benchmark -> its rows.
-        protocol: Benchmark -> SHA-256 of its YAML file.
-        seconds: Phase -> seconds in the run's last process.
-        seconds_by_task: Benchmark -> seconds of answering.
-        scores: Benchmark -> its cell of the table.
-        strata: Benchmark -> subject -> (correct, questions).
-        stock: Stock task -> lm-eval's metrics.
-        results_file: The name of the results file in lm-eval's schema.
-        rescored: When the replies were last judged again.
+    `data`, `protocol` (SHA-256 of the YAML file), `seconds_by_task` (of answering), `scores` and
+    `strata` (subject -> correct, questions) are by benchmark; `stock` has lm-eval's metrics by
+    task; `seconds` are those of the run's last process, by phase.
     """
 
     format: Literal[1]
@@ -227,16 +205,9 @@ def read_record(folder: Path) -> RunRecord:
 
 @dataclass(frozen=True, slots=True)
 class RunScores:
-    """One run's scores: a row of the table.
+    """One run's scores by benchmark: a row of the table, labelled `name`.
 
-    Attributes:
-        name: The row's label.
-        path: The run's folder.
-        model: The checkpoint's name.
-        seed: The run's seed.
-        engine: The engine's name; "oracle" and "random" are marked as not a model.
-        date: Day of the run, ISO 8601.
-        cells: Benchmark id -> score.
+    `path` is the run's folder, `date` its day in ISO 8601.
     """
 
     name: str

@@ -17,11 +17,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Runs:
-    """Finished runs; displayed as the paper's table in a notebook.
+    """Finished runs, displayed as the paper's table in a notebook.
 
-    Attributes:
-        rows: Each run's scores.
-        names: A distinct label per run: the column `run` of both frames.
+    `names` has a distinct label per run: the column `run` of both frames.
     """
 
     rows: tuple[RunScores, ...]

@@ -21,12 +21,8 @@ LEAST_SHOTS = 200  # characters; a shorter common prefix is not a solved example
 class Wanted:
     """Which questions to show; empty fields select all.
 
-    Attributes:
-        tasks: Benchmark ids.
-        outcomes: Verdicts, e.g. {"wrong", "timeout"}.
-        search: Text that prompt, replies, target or answer must contain, ignoring case.
-        ids: Question ids (`doc_id`).
-        limit: Maximum number of questions over all benchmarks.
+    `search` is text that prompt, replies, target or answer must contain, ignoring case; `ids` are
+    `doc_id`s; `limit` is the maximum number of questions over all benchmarks.
     """
 
     tasks: tuple[str, ...] = ()

@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from mistral_eval.bench.cases import BenchSettings, Case, entries
-from mistral_eval.bench.measure import Clock, measure
+from mistral_eval.bench.measure import Clock, PeakWatch, measure
 from mistral_eval.bench.measurements import Found, as_json, claims, lines
-from mistral_eval.bench.peak_memory import PeakWatch
 from mistral_eval.bench.session import run_bench
 from mistral_eval.bench.shapes import SHAPES, read_subject
 from mistral_eval.bench.shared_prefix import (

@@ -17,10 +17,7 @@ __all__ = ["write_report"]
 def write_report(folders: Sequence[Path], output: Path, baselines: Sequence[str] = ()) -> None:
     """Write the report of finished runs; further runs are compared with the first.
 
-    Args:
-        folders: The runs' folders.
-        output: The file to write.
-        baselines: Published rows of the table; none means the paper's own.
+    `baselines` are the published rows of the table; without any, the paper's own.
 
     Raises:
         OutputError: A run is unfinished or damaged, or the file cannot be written.

@@ -88,11 +88,7 @@ def bundle(benchmark: str, files: Sequence[Path | None]) -> Bundle:
     """Merge a benchmark's samples of several runs.
 
     Questions are merged if row, prompt and target are equal; otherwise each variant gets its own
-    entry with a suffixed id.
-
-    Args:
-        benchmark: The task's name.
-        files: Each run's samples file, or None.
+    entry with a suffixed id. `files` are each run's samples file, or None.
 
     Raises:
         OutputError: A file is damaged.

@@ -40,15 +40,10 @@ CONTENTS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """The content of a report.
+    """The content of a report: the table, the runs with their labels, and the questions.
 
-    Attributes:
-        view: The table.
-        runs: Each run's record.
-        names: Each run's label.
-        bundles: The questions, per benchmark.
-        comparisons: Each further run against the first.
-        refusal: Why runs could not be compared; "" if they were.
+    `comparisons` are of each further run with the first; `refusal` says why runs could not be
+    compared, "" if they were.
     """
 
     view: TableView
