@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from time import perf_counter, process_time
-from types import TracebackType
 from typing import Self
 
 import torch
@@ -131,12 +130,7 @@ class PeakWatch:
             self._before = _reset_peak()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._before is None:
             return
         if self._device.type == "cuda":

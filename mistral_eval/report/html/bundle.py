@@ -28,13 +28,10 @@ DIGITS: Final = 4  # of a log-likelihood: more than bfloat16 resolves
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """One benchmark's questions, ready to embed.
+    """One benchmark's questions, ready to embed; `blocks` (of shots) and `chunks` are packed.
 
-    Attributes:
-        index: What the page loads at once for every question: ids, subjects, verdicts.
-        blocks: The shared few-shot blocks, compressed, in base64.
-        chunks: The questions, compressed, in base64.
-        outcomes: Per run, question id -> outcome, for the comparison; None if it was not run.
+    `index` is what the page loads at once for every question: ids, subjects, verdicts. `outcomes`
+    has, per run, question id -> outcome for the comparison, or None if it was not run.
     """
 
     index: dict[str, Any]

@@ -118,11 +118,7 @@ def subjects_chart(
 ) -> str:
     """Draw scores by subject with their intervals, in the order of the first run's scores.
 
-    Args:
-        names: The runs' labels.
-        strata: Per run, subject -> (correct, asked).
-        colors: The runs' colours.
-        task: the benchmark's id.
+    `names`, `strata` (subject -> correct, asked) and `colors` have one entry per run.
     """
     first = {name: wilson(*counts) for name, counts in strata[0].items()}
     order = sorted(first, key=lambda name: first[name].value)

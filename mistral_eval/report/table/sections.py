@@ -145,14 +145,8 @@ def group_interval(row: RowView, columns: Sequence[Benchmark], group: Group) -> 
     """
     by_id = {column.id: cell for column, cell in zip(columns, row.cells, strict=True)}
     cells = [by_id.get(known.id, CellView()) for known in columns_of(group)]
-    parts = []
-    for cell in cells:
-        if cell.value is None or cell.mark:
-            return None
-        low = cell.value if cell.low is None else cell.low
-        high = cell.value if cell.high is None else cell.high
-        parts.append(Interval(cell.value, low, high))
-    return mean_of(parts) if parts else None
+    parts = [cell.interval for cell in cells if cell.interval and not cell.mark]
+    return mean_of(parts) if parts and len(parts) == len(cells) else None
 
 
 def figure_4(rows: Sequence[RowView], columns: Sequence[Benchmark]) -> Section:

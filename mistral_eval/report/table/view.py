@@ -11,6 +11,7 @@ from typing import Final, Literal
 from mistral_eval.errors import UsageError
 from mistral_eval.record.run_record import Cell, RunScores, run_labels
 from mistral_eval.report.baselines import PAPER, Baseline, PublishedCell
+from mistral_eval.stats import Interval
 from mistral_eval.suite.benchmark import Benchmark
 from mistral_eval.suite.registry import BY_ID
 from mistral_eval.suite.suites import CONTRADICTIONS, paper_benchmarks
@@ -82,14 +83,11 @@ class CellView:
         return None if behind is None else behind.value
 
     @property
-    def low(self) -> float | None:
-        """Lower end of a measured cell's interval; published numbers have none."""
-        return None if self.measured is None else self.measured.low
-
-    @property
-    def high(self) -> float | None:
-        """Upper end of a measured cell's interval."""
-        return None if self.measured is None else self.measured.high
+    def interval(self) -> Interval | None:
+        """The number with its interval's ends, which equal it if the number is published."""
+        if self.measured is not None:
+            return Interval(self.measured.value, self.measured.low, self.measured.high)
+        return None if self.value is None else Interval(self.value, self.value, self.value)
 
     @property
     def evidence(self) -> tuple[str, ...]:
