@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
     AliasChoices,
@@ -16,6 +16,7 @@ from pydantic import (
     Field,
     PlainSerializer,
     ValidationError,
+    model_validator,
 )
 from pydantic.dataclasses import dataclass as checked_dataclass
 
@@ -162,6 +163,13 @@ class RunRecord(_Part):
     results_file: str
     rescored: str | None = None
 
+    @model_validator(mode="after")
+    def _check_scores_are_described(self) -> Self:
+        for name in ("data", "protocol"):
+            if missing := self.scores.keys() - getattr(self, name).keys():
+                raise ValueError(f"{name}: expected an entry for {min(missing)}, found none")
+        return self
+
     def as_json(self) -> dict[str, Any]:
         """Return the file's content: the fields that were given, in their order."""
         return self.model_dump(mode="json", exclude_unset=True, fallback=str)
@@ -198,7 +206,9 @@ def read_record(folder: Path) -> RunRecord:
     try:
         return RunRecord.model_validate(run)
     except ValidationError as error:
-        raise OutputError(f"{path}: {': '.join(complaint(error))} {again}") from error
+        raise OutputError(
+            f"{': '.join(filter(None, (str(path), *complaint(error))))} {again}"
+        ) from error
     except UsageError as error:
         raise OutputError(f"{path}: settings: {error} {again}") from error
 

@@ -50,8 +50,6 @@ RATIOS: Final[Mapping[str, Callable[[Mapping[str, Any]], float | None]]] = {
     "prompt tokens saved by sharing, %": _saved,
     "tokens drawn a second": _drawn,
 }
-
-
 SHARES: Final = {"score": "scoring", "generate": "generating"}
 
 
