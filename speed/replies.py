@@ -24,7 +24,7 @@ from machine import machine
 from mistral_eval.console import Talk
 from mistral_eval.engines.interface import reply_key, request_key
 from mistral_eval.record.replies import RepliesLog
-from mistral_eval.record.run_folder import read_run
+from mistral_eval.record.run_record import read_run
 from mistral_eval.run import answering
 from mistral_eval.run.run import run_suite
 from mistral_eval.settings import RunSettings

@@ -27,13 +27,11 @@ class BenchSettings:
     """The settings of a bench.
 
     Attributes:
-        contexts: Context lengths in tokens, ascending.
-        window: The paper's W, in tokens.
+        contexts: Context lengths in tokens, ascending; `window` is the paper's W.
         chunk: Tokens per prefill pass, except in the part that compares chunk sizes.
         parts: Keys of `PARTS`, in its order.
         decode_tokens: Decoding steps to time; they are the last tokens of each context.
         repeats: Passes per case; the median is reported. Long cases have fewer.
-        seed: Random seed for weights and tokens.
         clock: One of `CLOCKS`: wall-clock time, or the CPU time of one thread, which other
             programs do not lengthen.
     """

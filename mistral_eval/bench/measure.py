@@ -1,20 +1,25 @@
 """Measure one case: prefill a context in chunks, decode its last tokens, record memory."""
 
+import ctypes
+import gc
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import median
 from time import perf_counter, process_time
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from mistral_eval.bench.cases import BenchSettings, Case
-from mistral_eval.bench.peak_memory import PeakWatch
 from mistral_eval.model.attention import Attend
 from mistral_eval.model.cache import RollingCache
 from mistral_eval.model.transformer import Transformer
 
 ENOUGH_SECONDS = 4.0  # a longer case is not repeated: it averages over many chunks already
 _WARM_STEPS = 2
+_CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+_RESET_PEAK = "5"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +104,63 @@ class _Pass:
     prefill: float
     attention: float
     steps: list[float]
+
+
+class PeakWatch:
+    """Peak memory of a `with` block beyond what was held before it: `growth`, in bytes.
+
+    On CUDA: the memory of torch's tensors. On Linux without CUDA: the process's resident memory,
+    whose high-water mark VmHWM is reset by writing 5 to /proc/self/clear_refs (proc(5)). Elsewhere
+    `growth` is None.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._before: int | None = None
+        self.growth: int | None = None
+
+    def __enter__(self) -> Self:
+        gc.collect()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(self._device)
+            self._before = torch.cuda.memory_allocated(self._device)
+        elif self._device.type == "cpu":
+            _give_back()
+            self._before = _reset_peak()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is None:
+            return
+        if self._device.type == "cuda":
+            self.growth = torch.cuda.max_memory_allocated(self._device) - self._before
+        else:
+            self.growth = _kibibytes("VmHWM") - self._before
+
+
+def _give_back() -> None:
+    """Make glibc release freed memory, which would hide the next case's growth."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def _reset_peak() -> int | None:
+    """Reset the high-water mark and return resident bytes; None if the kernel lacks it."""
+    try:
+        _CLEAR.write_text(_RESET_PEAK, encoding="ascii")
+        return _kibibytes("VmHWM")
+    except OSError:
+        return None
+
+
+def _kibibytes(field: str) -> int:
+    """Return one field of /proc/self/status, in bytes."""
+    for line in _STATUS.read_text(encoding="ascii", errors="replace").splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"{_STATUS} has no {field}")
 
 
 def measure(model: Transformer, case: Case, tokens: Tensor, settings: BenchSettings) -> Speed:

@@ -12,28 +12,21 @@ from matplotlib.ticker import NullLocator
 from mistral_eval.bench.cases import PARTS
 from mistral_eval.bench.measurements import MIB, Found, Line, lines, sharing
 from mistral_eval.errors import OutputError
+from mistral_eval.report.html.svg import BASE_STYLE
 
 # The colours of the report's figures on a light page (report/html/static/report.css).
 _INK, _QUIET, _LINE = "#1a1d21", "#5c6370", "#d5d8de"
 _COLORS: Final = ("#969eac", "#0072b2", "#d55e00", "#00845f")
-_STYLE: Final = {
+_STYLE: Final = BASE_STYLE | {
     "font.size": 9.0,
-    "text.parse_math": False,
     "text.color": _INK,
     "axes.edgecolor": _LINE,
     "axes.labelcolor": _QUIET,
     "axes.titlesize": 9.0,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.grid": True,
     "axes.grid.axis": "y",
     "grid.color": _LINE,
-    "grid.linewidth": 0.6,
     "xtick.color": _QUIET,
     "ytick.color": _QUIET,
-    "legend.frameon": False,
-    "svg.fonttype": "none",
     "svg.hashsalt": "mistral-eval bench",
 }
 _DPI: Final = 110

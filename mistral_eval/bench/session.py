@@ -113,16 +113,8 @@ def _run(
     if "prefix" in settings.parts:
         shared = prefix.measure_prefix(models.counting(), settings)
         say(f"shared prefix of {shared[0].prompt:,} tokens, {shared[0].requests} requests: done")
-    return Found(
-        subject,
-        settings,
-        where,
-        notes,
-        tuple(planned),
-        speeds,
-        tuple(shared),
-        perf_counter() - started,
-    )
+    seconds = perf_counter() - started
+    return Found(subject, settings, where, notes, tuple(planned), speeds, tuple(shared), seconds)
 
 
 def _speeds(

@@ -26,15 +26,10 @@ _PASSES = 3
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """One kind of request, with or without sharing the prefix.
+    """One kind of request (`score` or `generate`), with or without sharing the prefix.
 
-    Attributes:
-        what: `score` or `generate`.
-        shared: Whether the prompt was computed once for all requests.
-        prompt: Tokens of the common prompt.
-        requests: Number of requests.
-        computed: Tokens that ran through the model.
-        seconds: Median over the passes.
+    `prompt` is the length of the common prompt in tokens, `computed` the tokens that ran through
+    the model, `seconds` the median over the passes.
     """
 
     what: str
@@ -75,21 +70,13 @@ def measure_prefix(model: Counted, settings: BenchSettings) -> list[Shared]:
     ]
     budget = default_batch_tokens(model.config, model.dtype, model.device)
     room = generation_budget(model.config, model.dtype, model.device, budget)
+    plain = PlainGenerator(model, _NO_EOS, rows=REQUESTS, chunk=settings.chunk)
+    fast = SharedGenerator(model, _NO_EOS, room, Counters())
     ways: list[tuple[str, bool, Callable[[], object]]] = [
         ("score", False, lambda: list(score_plain(model, scores, budget))),
         ("score", True, lambda: list(score_tree(model, scores, budget, Counters()))),
-        (
-            "generate",
-            False,
-            lambda: list(
-                PlainGenerator(model, _NO_EOS, rows=REQUESTS, chunk=settings.chunk).run(drawn)
-            ),
-        ),
-        (
-            "generate",
-            True,
-            lambda: list(SharedGenerator(model, _NO_EOS, room, Counters()).run(drawn)),
-        ),
+        ("generate", False, lambda: list(plain.run(drawn))),
+        ("generate", True, lambda: list(fast.run(drawn))),
     ]
     return [
         Shared(what, shared, len(prompt), REQUESTS, *_timed(model, call, settings))

@@ -92,9 +92,8 @@ def bench(  # noqa: PLR0913 - one parameter per option of the command line
 
 
 def _write(found: "Found", folder: Path) -> None:
-    from mistral_eval.bench.measurements import as_json
+    from mistral_eval.bench.measurements import as_json, markdown
     from mistral_eval.bench.plots import write_plots
-    from mistral_eval.bench.tables import markdown
     from mistral_eval.record.run_folder import write_json, write_lines
 
     write_json(folder / "bench.json", as_json(found))
@@ -108,7 +107,7 @@ def _print(found: "Found", *, as_json: bool) -> None:
 
         print_json(plain(found))
         return
-    from mistral_eval.bench.tables import about, sections
+    from mistral_eval.bench.measurements import about, sections
     from mistral_eval.console import show
     from mistral_eval.report.table.rich_table import RichSections
 

@@ -29,12 +29,9 @@ Reading = Literal["identical", "no difference shown", "better", "worse"]
 
 @dataclass(frozen=True, slots=True)
 class QuestionOutcome:
-    """One run's result on one question.
+    """One run's result on one question; `stratum` is its subject, "" if there are none.
 
-    Attributes:
-        correct: Whether the question's verdict was correct.
-        stratum: The question's subject, "" if the benchmark has none.
-        digest: A hash of row, prompt and target: equal ids must have equal digests.
+    `digest` is a hash of row, prompt and target: equal ids must have equal digests.
     """
 
     correct: bool
@@ -44,12 +41,10 @@ class QuestionOutcome:
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkSamples:
-    """One benchmark of one run.
+    """One benchmark of one run: its questions' outcomes by id.
 
-    Attributes:
-        protocol: What decides a score besides the question, by name, e.g. {"shots": "5"} or
-            {"task file": "<hash>"}; two runs must agree on every entry.
-        questions: Question id -> outcome.
+    `protocol` is what decides a score besides the question, by name, e.g. {"shots": "5"} or
+    {"task file": "<hash>"}; two runs must agree on every entry.
     """
 
     protocol: Mapping[str, str]
@@ -75,20 +70,15 @@ class Flip:
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkComparison:
-    """One benchmark, run B against run A.
+    """One benchmark, run B against run A, on the same `n` questions.
 
     Attributes:
-        id: The benchmark.
-        n: Questions, the same in both runs.
-        a: A's score in percent, with its own Wilson interval.
-        b: B's score.
+        a: A's score in percent, with its own Wilson interval; `b` is B's.
         difference: B minus A in points, with its bootstrap interval.
-        only_a: Questions that only A got right.
-        only_b: Questions that only B got right.
+        only_a: Questions that only A got right; `only_b` counts B's.
         p: McNemar's exact two-sided p-value.
         p_holm: The same after Holm's correction over all tests of the comparison.
         detectable: True difference in points that the test detects with 80 % power.
-        flips: The questions that flipped, in the order of the questions.
     """
 
     id: str
@@ -125,16 +115,9 @@ class BenchmarkComparison:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Run B against run A.
+    """Run B against the reference run A, on their common benchmarks in the suite's order.
 
-    Attributes:
-        a: Name of the reference run.
-        b: Name of the other run.
-        benchmarks: The common benchmarks, in the suite's order.
-        only_in_a: Benchmarks that only A has.
-        only_in_b: Benchmarks that only B has.
-        margin: Points that B may lose.
-        gate: What counts as a loss, see `BenchmarkComparison.fails`.
+    `margin` is the points that B may lose; for `gate` see `BenchmarkComparison.fails`.
     """
 
     a: str

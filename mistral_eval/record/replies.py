@@ -25,7 +25,6 @@ from binascii import unhexlify
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from mistral_eval.errors import RepliesError
@@ -75,14 +74,8 @@ def _refuse_old_journal(folder: Path) -> None:
 class Replies:
     """Read-only index of a run's replies log, as it is on disk when the object is made.
 
-    Memory holds the key and place of each reply, not the reply itself.
-
-    Args:
-        folder: the run's folder; one without a log has no replies.
-
-    Attributes:
-        skipped: number of damaged lines.
-        ignored: names of files in the log's folder that hold no reply.
+    A run's folder without a log has no replies. Memory holds the key and place of each reply, not
+    the reply itself. `skipped` counts damaged lines; `ignored` names files without any reply.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -176,10 +169,7 @@ class RepliesLog(Replies):
     """A run's replies log, open for writing by this process.
 
     Replies are appended and synced to disk in batches. The process's file is made when the first
-    batch is written.
-
-    Args:
-        folder: the run's folder; it must exist.
+    batch is written; the run's folder must exist.
 
     Raises:
         RepliesError: another process of this machine works on the run, or the folder holds the
@@ -281,12 +271,7 @@ class RepliesLog(Replies):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

@@ -14,13 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from mistral_eval.answers.verdict import QuestionVerdict
-from mistral_eval.errors import OutputError, UsageError, as_found, complaint
-from mistral_eval.record.run_record import RUN_FORMAT, RunRecord
+from mistral_eval.errors import OutputError
 
-RUN_FILE = "run.json"
 REPLIES_FOLDER = "replies"
 TABLE_FILE = "table.md"
 
@@ -151,42 +147,6 @@ def task_hash(rows: Iterable[Mapping[str, Any]]) -> str:
 def text_hash(text: str) -> str:
     """sha256 of a text, as lm-eval's `hash_string` gives it."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def read_run(folder: Path) -> dict[str, Any]:
-    """Read a run's run.json as plain JSON; see `read_record`."""
-    return read_record(folder).as_json()
-
-
-def read_record(folder: Path) -> RunRecord:
-    """Read and check a run's run.json.
-
-    Raises:
-        OutputError: the folder holds no finished run, or one that this version cannot read.
-    """
-    path = folder / RUN_FILE if folder.is_dir() else folder
-    if not path.is_file():
-        raise OutputError(
-            f"{folder} should be a run's folder with a {RUN_FILE} in it, but there is none. "
-            "`mistral-eval run` prints the folder it wrote."
-        )
-    again = "Run the command again with --fresh."
-    try:
-        run = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise OutputError(f"{path} cannot be read as JSON ({error}). {again}") from error
-    if not isinstance(run, dict) or run.get("format") != RUN_FORMAT:
-        found = repr(run.get("format")) if isinstance(run, dict) else as_found(run)
-        raise OutputError(
-            f"{path} should have format {RUN_FORMAT}, found {found}. It was written by another "
-            f"version of mistral-eval. {again}"
-        )
-    try:
-        return RunRecord.model_validate(run)
-    except ValidationError as error:
-        raise OutputError(f"{path}: {': '.join(complaint(error))} {again}") from error
-    except UsageError as error:
-        raise OutputError(f"{path}: settings: {error} {again}") from error
 
 
 def _named(requests: Sequence[Sequence[object]]) -> dict[str, dict[str, object]]:

@@ -1,14 +1,30 @@
-"""What run.json holds: one model, by which it is written, read and checked.
+"""What run.json holds: one model, by which it is written, read and checked; a run's scores from it.
 
 Fields with a default are those that older files of the same format lack.
 """
 
-from typing import Annotated, Any, Final, Literal
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    model_validator,
+)
+from pydantic.dataclasses import dataclass as checked_dataclass
 
-from mistral_eval.settings import RunSettings
+from mistral_eval.errors import OutputError, UsageError, as_found, complaint
+from mistral_eval.settings import MODEL_FREE, RunSettings
+from mistral_eval.stats import wilson
 
+RUN_FILE: Final = "run.json"
 RUN_FORMAT: Final = 1
 
 
@@ -82,8 +98,14 @@ class VerifyRecord(_Part):
     ties: int
 
 
-class CellRecord(_Part):
-    """A benchmark's score in percent with its 95 % interval, and the counts behind it."""
+@checked_dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
+class Cell:
+    """One measured score in percent, with its Wilson 95 % interval and the counts behind it.
+
+    `n` questions were asked of the test set's `n_total`; a vote is one question. In `no_answer` no
+    answer was found, in `timeout` the checker timed out. `data_fingerprint` is its name, e.g. "hub"
+    or "sample"; `secondary` has other metrics in percent, e.g. {"maj@1": 11.9}.
+    """
 
     value: float
     low: float
@@ -94,29 +116,27 @@ class CellRecord(_Part):
     no_answer: int = 0
     timeout: int = 0
     data_fingerprint: str = ""
-    secondary: dict[str, float] = {}
+    secondary: dict[str, float] = field(default_factory=dict)
     limited: bool = False
-    notes: list[str] = []
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def counted(cls, correct: int, n: int, n_total: int, **fields: Any) -> "Cell":
+        """Make a cell from counts: compute the score, its Wilson interval and `limited`.
+
+        Other fields are given by name.
+        """
+        share = wilson(correct, n)
+        interval = (share.value, share.low, share.high)
+        return cls(*interval, n, n_total, correct, limited=n < n_total, **fields)
 
 
 class RunRecord(_Part):
-    """A finished run.
+    """A finished run; dates are in UTC, and a version is None where a package is not installed.
 
-    Attributes:
-        id: The name of the run's folder.
-        date: When it finished, in UTC.
-        engine: What answered.
-        notes: Sentences for the table.
-        versions: Package -> version, None where it is not installed.
-        data: Benchmark -> its rows.
-        protocol: Benchmark -> SHA-256 of its YAML file.
-        seconds: Phase -> seconds in the run's last process.
-        seconds_by_task: Benchmark -> seconds of answering.
-        scores: Benchmark -> its cell of the table.
-        strata: Benchmark -> subject -> (correct, questions).
-        stock: Stock task -> lm-eval's metrics.
-        results_file: The name of the results file in lm-eval's schema.
-        rescored: When the replies were last judged again.
+    `data`, `protocol` (SHA-256 of the YAML file), `seconds_by_task` (of answering), `scores` and
+    `strata` (subject -> correct, questions) are by benchmark; `stock` has lm-eval's metrics by
+    task; `seconds` are those of the run's last process, by phase.
     """
 
     format: Literal[1]
@@ -137,12 +157,139 @@ class RunRecord(_Part):
     seconds_by_task: dict[str, float] = {}
     speed: SpeedRecord | None = None
     verify: VerifyRecord | None = None
-    scores: dict[str, CellRecord]
+    scores: dict[str, Cell]
     strata: dict[str, dict[str, tuple[int, int]]] = {}
     stock: dict[str, dict[str, Any]] = {}
     results_file: str
     rescored: str | None = None
 
+    @model_validator(mode="after")
+    def _check_scores_are_described(self) -> Self:
+        for name in ("data", "protocol"):
+            if missing := self.scores.keys() - getattr(self, name).keys():
+                raise ValueError(f"{name}: expected an entry for {min(missing)}, found none")
+        return self
+
     def as_json(self) -> dict[str, Any]:
         """Return the file's content: the fields that were given, in their order."""
         return self.model_dump(mode="json", exclude_unset=True, fallback=str)
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """Read a run's run.json as plain JSON; see `read_record`."""
+    return read_record(folder).as_json()
+
+
+def read_record(folder: Path) -> RunRecord:
+    """Read and check a run's run.json.
+
+    Raises:
+        OutputError: the folder holds no finished run, or one that this version cannot read.
+    """
+    path = folder / RUN_FILE if folder.is_dir() else folder
+    if not path.is_file():
+        raise OutputError(
+            f"{folder} should be a run's folder with a {RUN_FILE} in it, but there is none. "
+            "`mistral-eval run` prints the folder it wrote."
+        )
+    again = "Run the command again with --fresh."
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{path} cannot be read as JSON ({error}). {again}") from error
+    if not isinstance(run, dict) or run.get("format") != RUN_FORMAT:
+        found = repr(run.get("format")) if isinstance(run, dict) else as_found(run)
+        raise OutputError(
+            f"{path} should have format {RUN_FORMAT}, found {found}. It was written by another "
+            f"version of mistral-eval. {again}"
+        )
+    try:
+        return RunRecord.model_validate(run)
+    except ValidationError as error:
+        raise OutputError(
+            f"{': '.join(filter(None, (str(path), *complaint(error))))} {again}"
+        ) from error
+    except UsageError as error:
+        raise OutputError(f"{path}: settings: {error} {again}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class RunScores:
+    """One run's scores by benchmark: a row of the table, labelled `name`.
+
+    `path` is the run's folder, `date` its day in ISO 8601.
+    """
+
+    name: str
+    path: str
+    model: str
+    seed: int
+    engine: str
+    date: str
+    cells: Mapping[str, Cell]
+
+    @property
+    def is_model(self) -> bool:
+        """Whether a model answered, not the oracle or the random engine."""
+        return self.engine not in MODEL_FREE
+
+
+def load_scores(folder: Path) -> RunScores:
+    """Read the scores of a finished run; errors as of `read_record`."""
+    return scores_of(read_record(folder), folder)
+
+
+def scores_of(run: RunRecord, folder: Path) -> RunScores:
+    """Return a run's scores; its notes are appended to those of each cell."""
+    model = run.settings.model
+    name = run.engine if run.engine in MODEL_FREE else model
+    return RunScores(
+        name=Path(name).name if Path(name).exists() else name,
+        path=str(folder),
+        model=model,
+        seed=run.settings.seed,
+        engine=run.engine,
+        date=run.date[:10],
+        cells={
+            task: replace(cell, notes=(*cell.notes, *run.notes))
+            for task, cell in run.scores.items()
+        },
+    )
+
+
+def run_labels(runs: Sequence[RunScores]) -> tuple[str, ...]:
+    """Return one label per run: its name, and where names repeat its seed, folder or number."""
+    labels = [one_line(run.name) for run in runs]
+    labels = _told_apart(labels, [f"seed {run.seed}" for run in runs])
+    labels = _told_apart(labels, _tails([run.path for run in runs]))
+    earlier = [labels[:place].count(label) for place, label in enumerate(labels)]
+    return tuple(
+        f"{label} ({before + 1})" if before else label
+        for label, before in zip(labels, earlier, strict=True)
+    )
+
+
+def _told_apart(labels: Sequence[str], marks: Sequence[str]) -> list[str]:
+    """Append its mark to each repeated label, unless all runs of that label have the same mark."""
+    found: dict[str, set[str]] = {}
+    for label, mark in zip(labels, marks, strict=True):
+        found.setdefault(label, set()).add(mark)
+    return [
+        f"{label}, {mark}" if len(found[label]) > 1 else label
+        for label, mark in zip(labels, marks, strict=True)
+    ]
+
+
+def _tails(paths: Sequence[str]) -> list[str]:
+    """Return the shortest endings of paths, in whole parts, that distinguish different paths."""
+    parts = [[part for part in path.split("/") if part] for path in paths]
+    for many in range(1, max(map(len, parts), default=1)):
+        tails = ["/".join(part[-many:]) for part in parts]
+        if len(set(tails)) == len(set(paths)):
+            return tails
+    return list(paths)
+
+
+def one_line(name: str) -> str:
+    """Return a name with line breaks and control characters replaced, to stay in its cell."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in name)

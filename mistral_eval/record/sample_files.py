@@ -10,27 +10,18 @@ from typing import Any
 
 from mistral_eval.errors import OutputError
 from mistral_eval.record.comparison import BenchmarkSamples, QuestionOutcome, RunSamples
-from mistral_eval.record.run_folder import RUN_FILE
-from mistral_eval.record.scores import read_finished, run_labels, scores_of
-
-RESULTS, SUFFIX = "results_", ".json"
+from mistral_eval.record.run_record import RunRecord, read_record, run_labels, scores_of
 
 
-def sample_files(run: Mapping[str, Any], folder: Path) -> dict[str, Path]:
+def sample_files(run: RunRecord, folder: Path) -> dict[str, Path]:
     """Return the samples file of each of a run's benchmarks, with the timestamp of its results.
 
     Raises:
-        OutputError: run.json does not name its results file, or a file is missing.
+        OutputError: A file is missing.
     """
     folder = folder if folder.is_dir() else folder.parent
-    name = run.get("results_file")
-    if not isinstance(name, str) or not name.startswith(RESULTS):
-        raise OutputError(
-            f"{folder / RUN_FILE} should name its results file, found {name!r}. "
-            "Run the command again."
-        )
-    stamp = name.removeprefix(RESULTS).removesuffix(SUFFIX)
-    files = {task: folder / f"samples_{task}_{stamp}.jsonl" for task in run["scores"]}
+    stamp = run.results_file.removeprefix("results_").removesuffix(".json")
+    files = {task: folder / f"samples_{task}_{stamp}.jsonl" for task in run.scores}
     for file in files.values():
         if not file.is_file():
             raise OutputError(
@@ -59,14 +50,13 @@ def read_rows(file: Path) -> Iterator[dict[str, Any]]:
             yield row
 
 
-def protocol_of(run: Mapping[str, Any], task: str) -> dict[str, str]:
+def protocol_of(run: RunRecord, task: str) -> dict[str, str]:
     """Return what decided a benchmark's score besides questions and model, by name."""
-    data = run["data"].get(task, {})
-    shots = run["settings"].get("num_fewshot")
+    data, shots = run.data[task], run.settings.num_fewshot
     return {
-        "the task file": f"sha256 {run['protocol'][task][:12]}",
+        "the task file": f"sha256 {run.protocol[task][:12]}",
         "the number of shots": "the protocol's" if shots is None else str(shots),
-        "the data": f"{data.get('name')} (sha256 {str(data.get('sha256'))[:12]})",
+        "the data": f"{data.name} (sha256 {data.sha256[:12]})",
     }
 
 
@@ -76,7 +66,7 @@ def load_samples(folders: Sequence[Path]) -> tuple[RunSamples, ...]:
     Raises:
         OutputError: A folder holds no finished run, or one of its files is missing or damaged.
     """
-    runs = [read_finished(folder) for folder in folders]
+    runs = [read_record(folder) for folder in folders]
     labels = run_labels([scores_of(run, at) for run, at in zip(runs, folders, strict=True)])
     return tuple(
         RunSamples(

@@ -97,12 +97,8 @@ class Source:
 class Protocol:
     """How a published number was measured; None and "" where the source does not say.
 
-    Attributes:
-        shots: Solved examples before the question.
-        metric: What was counted, e.g. "maj@8".
-        n: Questions in the test set.
-        n_basis: How n is known.
-        note: What else differs or is unknown.
+    `n` is the number of questions in the test set, `n_basis` how it is known, and `note` what else
+    differs or is unknown.
     """
 
     shots: Count
@@ -114,13 +110,10 @@ class Protocol:
 
 @dataclass(frozen=True, config=CHECKED)
 class PublishedCell:
-    """One published number.
+    """One published number: `text` is as printed, in percent, with its trailing zeros.
 
-    Attributes:
-        text: The number as printed, in percent, with its trailing zeros.
-        protocol: How it was measured.
-        comparable: Whether the stated protocol is that of our column.
-        remark: What is true of this number alone, e.g. "copied from the Mixtral paper".
+    It is `comparable` if its stated protocol is that of our column. `remark` is true of this number
+    alone, e.g. "copied from the Mixtral paper".
     """
 
     text: Annotated[str, BeforeValidator(_as_printed), Field(alias="value")]
@@ -144,14 +137,13 @@ class PublishedCell:
 
 @dataclass(frozen=True, config=CHECKED)
 class Entry:
-    """A model's numbers, as a file has them: `cells` maps a column to a number.
+    """A model's numbers, as a file has them, under the name that the source prints.
 
     Attributes:
         id: "<model>", e.g. "llama2-7b".
-        name: The model's name as the source prints it.
         modality: "Pretrained", "Finetuned" or "Instruct".
         parameters_b: Parameters in billions.
-        cells: Benchmark id, or what else was printed ("boolq", "nq:0-shot") -> number.
+        cells: Benchmark id, or the name of what else was printed ("<id>:0-shot") -> number.
     """
 
     id: Text
@@ -167,9 +159,7 @@ class Baseline(Entry):
 
     Attributes:
         id: "<group>/<model>", e.g. "mistral-paper-table2/llama2-7b".
-        group: The publication's short name; the file's stem.
-        group_title: The publication's name in words.
-        source: Where the numbers were printed.
+        group: The publication's short name, the file's stem; `group_title` is its name in words.
         cells: Benchmark id of the paper's suite -> number.
         other: Everything else printed there: other benchmarks, other counts of shots.
     """
@@ -323,10 +313,10 @@ def _baseline(file: Path, table: Publication, entry: Entry) -> Baseline:
                 f"the column's, found true and {cell.protocol.shots} shots."
             )
     return Baseline(
-        id=f"{table.group}/{entry.id}",
-        name=entry.name,
-        modality=entry.modality,
-        parameters_b=entry.parameters_b,
+        f"{table.group}/{entry.id}",
+        entry.name,
+        entry.modality,
+        entry.parameters_b,
         cells={name: cell for name, cell in entry.cells.items() if name in SUITES["paper"]},
         group=table.group,
         group_title=table.title,

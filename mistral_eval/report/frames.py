@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mistral_eval.errors import OutputError
-from mistral_eval.record.run_folder import RUN_FILE, read_run
+from mistral_eval.record.run_record import RUN_FILE, RunScores, read_record, run_labels, scores_of
 from mistral_eval.record.sample_files import read_rows, sample_files
-from mistral_eval.record.scores import RunScores, load_scores, read_finished, run_labels
 from mistral_eval.suite.registry import BY_ID
 
 if TYPE_CHECKING:
@@ -18,11 +17,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Runs:
-    """Finished runs; displayed as the paper's table in a notebook.
+    """Finished runs, displayed as the paper's table in a notebook.
 
-    Attributes:
-        rows: Each run's scores.
-        names: A distinct label per run: the column `run` of both frames.
+    `names` has a distinct label per run: the column `run` of both frames.
     """
 
     rows: tuple[RunScores, ...]
@@ -87,7 +84,7 @@ def load_run(path: str | Path) -> Runs:
     """Read the folder of a finished run.
 
     Raises:
-        OutputError: The folder holds no run, an unfinished one, or one of another version.
+        OutputError: The folder holds no finished run, or one of another version.
     """
     return _runs([Path(path)])
 
@@ -99,17 +96,16 @@ def load_runs(folder: str | Path) -> Runs:
         OutputError: There is none, or one was written by another version.
     """
     found = [file.parent for file in sorted(Path(folder).rglob(RUN_FILE))]
-    finished = [run for run in found if read_run(run).get("status") == "finished"]
-    if not finished:
+    if not found:
         raise OutputError(
             f"{folder} should hold finished runs (folders with a {RUN_FILE}), but holds none. "
             "`mistral-eval run` prints the folder it wrote."
         )
-    return _runs(sorted(finished, key=lambda run: str(read_run(run).get("date"))))
+    return _runs(sorted(found, key=lambda run: read_record(run).date))
 
 
 def _runs(folders: Sequence[Path]) -> Runs:
-    rows = tuple(load_scores(folder) for folder in folders)
+    rows = tuple(scores_of(read_record(folder), folder) for folder in folders)
     return Runs(rows, run_labels(rows))
 
 
@@ -128,7 +124,7 @@ def _score_rows(run: RunScores, name: str) -> Iterator[tuple[Any, ...]]:
 
 def _sample_rows(run: RunScores, name: str) -> Iterator[tuple[Any, ...]]:
     folder = Path(run.path)
-    for benchmark, file in sample_files(read_finished(folder), folder).items():
+    for benchmark, file in sample_files(read_record(folder), folder).items():
         for row in read_rows(file):
             verdict = row["verdict"]
             choices = isinstance(row["resps"][0][0], list)

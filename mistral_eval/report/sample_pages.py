@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mistral_eval.errors import UsageError, nearest
+from mistral_eval.record.run_record import read_record
 from mistral_eval.record.sample_files import read_rows, sample_files
-from mistral_eval.record.scores import read_finished
 
 KEPT = "\n\t"
 INDENT = "    "
@@ -21,12 +21,8 @@ LEAST_SHOTS = 200  # characters; a shorter common prefix is not a solved example
 class Wanted:
     """Which questions to show; empty fields select all.
 
-    Attributes:
-        tasks: Benchmark ids.
-        outcomes: Verdicts, e.g. {"wrong", "timeout"}.
-        search: Text that prompt, replies, target or answer must contain, ignoring case.
-        ids: Question ids (`doc_id`).
-        limit: Maximum number of questions over all benchmarks.
+    `search` is text that prompt, replies, target or answer must contain, ignoring case; `ids` are
+    `doc_id`s; `limit` is the maximum number of questions over all benchmarks.
     """
 
     tasks: tuple[str, ...] = ()
@@ -43,7 +39,7 @@ def chosen(folder: Path, wanted: Wanted) -> Iterator[dict[str, Any]]:
         OutputError: The folder holds no finished run, or its files are missing or damaged.
         UsageError: The run has no such benchmark.
     """
-    files = sample_files(read_finished(folder), folder)
+    files = sample_files(read_record(folder), folder)
     for task in wanted.tasks:
         if task not in files:
             raise UsageError(f"The run has no benchmark {task!r}. {nearest(task, files)}")

@@ -8,7 +8,7 @@ from typing import Any
 
 from mistral_eval.answers.verdict import Outcome, QuestionVerdict
 from mistral_eval.record.run_folder import QuestionRecord
-from mistral_eval.record.scores import Cell
+from mistral_eval.record.run_record import Cell
 from mistral_eval.run.questions import LoadedBenchmark, Question
 from mistral_eval.suite.benchmark import JudgeContext
 

@@ -11,7 +11,7 @@ from typing import Any
 from mistral_eval.console import Talk
 from mistral_eval.engines.interface import EngineIdentity
 from mistral_eval.record.replies import check_replies
-from mistral_eval.record.run_folder import read_run
+from mistral_eval.record.run_record import read_run
 from mistral_eval.run.run import complete, isolation_for
 from mistral_eval.settings import RunSettings
 

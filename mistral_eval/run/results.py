@@ -13,7 +13,6 @@ from mistral_eval import __version__
 from mistral_eval.engines.lm_eval_model import FEWSHOT_SEED
 from mistral_eval.locations import tasks_folder
 from mistral_eval.record.run_folder import (
-    RUN_FILE,
     TABLE_FILE,
     sample_row,
     stock_row,
@@ -23,7 +22,7 @@ from mistral_eval.record.run_folder import (
     write_lines,
     write_rows,
 )
-from mistral_eval.record.run_record import RUN_FORMAT, RunRecord
+from mistral_eval.record.run_record import RUN_FILE, RUN_FORMAT, RunRecord
 from mistral_eval.run.answering import Answers
 from mistral_eval.run.judging import Judged
 from mistral_eval.settings import RunSettings
@@ -69,11 +68,11 @@ def write_run(folder: Path, finished: Finished) -> None:
     results = _results(finished, stock, hashes, now)
     results_name = f"results_{stamp}.json"
     write_json(folder / results_name, results)
-    run = _run(folder, finished, results_name, now).as_json()
+    run = _run(folder, finished, results_name, now)
     from mistral_eval.report.table import markdown_of
 
     write_lines(folder / TABLE_FILE, [markdown_of(run, folder).rstrip("\n")])
-    write_json(folder / RUN_FILE, run)
+    write_json(folder / RUN_FILE, run.as_json())
 
 
 def _run(folder: Path, finished: Finished, results_name: str, now: datetime) -> RunRecord:

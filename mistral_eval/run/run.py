@@ -15,7 +15,8 @@ from mistral_eval.engines.names import engine_class
 from mistral_eval.engines.stock_tasks import load_stock, run_stock, stock_lines
 from mistral_eval.errors import SandboxError
 from mistral_eval.record.replies import OtherRuns, RepliesLog
-from mistral_eval.record.run_folder import make_folder, read_run
+from mistral_eval.record.run_folder import make_folder
+from mistral_eval.record.run_record import read_run
 from mistral_eval.run.answering import Answering, Answers, Recorded
 from mistral_eval.run.judging import Judged, judge_benchmark
 from mistral_eval.run.opening import check_engine, open_engine

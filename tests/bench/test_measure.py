@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from mistral_eval.bench.cases import BenchSettings, Case, entries
-from mistral_eval.bench.measure import Clock, measure
-from mistral_eval.bench.measurements import Found, as_json, claims, lines
-from mistral_eval.bench.peak_memory import PeakWatch
+from mistral_eval.bench.measure import Clock, PeakWatch, measure
+from mistral_eval.bench.measurements import Found, as_json, claims, lines, markdown
 from mistral_eval.bench.session import run_bench
 from mistral_eval.bench.shapes import SHAPES, read_subject
 from mistral_eval.bench.shared_prefix import (
@@ -19,7 +18,6 @@ from mistral_eval.bench.shared_prefix import (
     measure_prefix,
     prompt_tokens,
 )
-from mistral_eval.bench.tables import markdown
 from mistral_eval.model.cache import RollingCache
 from mistral_eval.model.transformer import Transformer
 from mistral_eval.native.calibrate import random_weights

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from mistral_eval.record.run_folder import RUN_FILE
+from mistral_eval.record.run_record import RUN_FILE
 
 
 def test_a_worse_run_fails_the_gate_with_exit_code_3(cli, sample_runs):

@@ -8,7 +8,7 @@ import pytest
 
 from mistral_eval import settings
 from mistral_eval.engines import names as registry
-from mistral_eval.record.run_folder import read_run
+from mistral_eval.record.run_record import read_run
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "adding-an-engine.md"
 

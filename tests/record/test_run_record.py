@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mistral_eval.errors import OutputError
-from mistral_eval.record.run_folder import RUN_FILE, read_record, read_run
+from mistral_eval.record.run_record import RUN_FILE, read_record, read_run
 
 STORED = Path(__file__).parents[2] / "results" / "ci" / "tiny"
 
@@ -32,6 +32,7 @@ def test_an_older_file_of_the_same_format_is_read():
     [
         ({"counts": {}}, r"run\.json: counts\.computed: expected a value, found no such field\."),
         ({"seconds": {"build": "long"}}, r"run\.json: seconds\.build: expected a number, found 'l"),
+        ({"protocol": {}}, r"run\.json: protocol: expected an entry for \w+, found none\."),
         ({"machine": 3}, r"run\.json: machine: expected a mapping, found 3\."),
         ({"surplus": 3}, r"run\.json: surplus: unknown field\."),
         ({"notes": "one"}, r"run\.json: notes: expected a list, found 'one'\."),

@@ -6,9 +6,8 @@ import shutil
 import pytest
 
 from mistral_eval.errors import OutputError
-from mistral_eval.record.run_folder import RUN_FILE
+from mistral_eval.record.run_record import RUN_FILE, load_scores, read_record
 from mistral_eval.record.sample_files import load_samples, read_rows, sample_files
-from mistral_eval.record.scores import load_scores
 
 
 @pytest.fixture
@@ -32,8 +31,7 @@ def test_every_question_of_every_benchmark_is_read_with_the_verdict_that_the_tab
 def test_only_files_of_the_run_s_own_time_are_read(copied):
     file = next(copied.glob("samples_nq_*.jsonl"))
     (copied / "samples_nq_1999-01-01T00-00-00.000000.jsonl").write_text("not this one\n")
-    run = json.loads((copied / RUN_FILE).read_text())
-    assert sample_files(run, copied)["nq"] == file
+    assert sample_files(read_record(copied), copied)["nq"] == file
 
 
 def test_mmlu_questions_carry_their_subject(sample_runs):

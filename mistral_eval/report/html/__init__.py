@@ -6,8 +6,8 @@ from pathlib import Path
 from mistral_eval.errors import DataError, TaskError
 from mistral_eval.record.comparison import BenchmarkSamples, Comparison, RunSamples, compare_against
 from mistral_eval.record.run_folder import write_lines
+from mistral_eval.record.run_record import read_record, run_labels, scores_of
 from mistral_eval.record.sample_files import protocol_of, sample_files
-from mistral_eval.record.scores import read_finished, run_labels, scores_of
 from mistral_eval.report.table import build_view, published_rows
 from mistral_eval.suite.registry import BY_ID
 
@@ -17,10 +17,7 @@ __all__ = ["write_report"]
 def write_report(folders: Sequence[Path], output: Path, baselines: Sequence[str] = ()) -> None:
     """Write the report of finished runs; further runs are compared with the first.
 
-    Args:
-        folders: The runs' folders.
-        output: The file to write.
-        baselines: Published rows of the table; none means the paper's own.
+    `baselines` are the published rows of the table; without any, the paper's own.
 
     Raises:
         OutputError: A run is unfinished or damaged, or the file cannot be written.
@@ -29,7 +26,7 @@ def write_report(folders: Sequence[Path], output: Path, baselines: Sequence[str]
     from mistral_eval.report.html.bundle import bundle
     from mistral_eval.report.html.document import Content, document
 
-    runs = [read_finished(folder) for folder in folders]
+    runs = [read_record(folder) for folder in folders]
     scores = [scores_of(run, folder) for run, folder in zip(runs, folders, strict=True)]
     view = build_view(published_rows(baselines), scores)
     names = run_labels(scores)

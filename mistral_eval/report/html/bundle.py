@@ -17,7 +17,6 @@ from typing import Any, Final
 
 from mistral_eval.record.comparison import QuestionOutcome
 from mistral_eval.record.sample_files import outcome_of, read_rows
-from mistral_eval.report.html.shot_blocks import Blocks
 from mistral_eval.suite.benchmark import Benchmark
 from mistral_eval.suite.registry import BY_ID
 
@@ -29,13 +28,10 @@ DIGITS: Final = 4  # of a log-likelihood: more than bfloat16 resolves
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """One benchmark's questions, ready to embed.
+    """One benchmark's questions, ready to embed; `blocks` (of shots) and `chunks` are packed.
 
-    Attributes:
-        index: What the page loads at once for every question: ids, subjects, verdicts.
-        blocks: The shared few-shot blocks, compressed, in base64.
-        chunks: The questions, compressed, in base64.
-        outcomes: Per run, question id -> outcome, for the comparison; None if it was not run.
+    `index` is what the page loads at once for every question: ids, subjects, verdicts. `outcomes`
+    has, per run, question id -> outcome for the comparison, or None if it was not run.
     """
 
     index: dict[str, Any]
@@ -55,15 +51,41 @@ class _Question:
     letters: list[str] = field(default_factory=list)
 
 
+class Blocks:
+    """The distinct few-shot blocks before the questions of a benchmark, each kept once.
+
+    A prompt is cut at the last blank line before the question's words, or at the line they begin
+    on. A prompt that cannot be cut is shown whole.
+    """
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self._places: dict[str, int] = {}
+
+    def split(self, prompt: str, words: str) -> tuple[int, str]:
+        """Return the block's number (-1: no block) and the rest of the prompt.
+
+        `words` are the question's, "" if they are unknown or no shots come before them.
+        """
+        start = prompt.rfind(words) if words else -1
+        if start <= 0:
+            return -1, prompt
+        blank = prompt.rfind("\n\n", 0, start)
+        end = blank + 2 if blank >= 0 else prompt.rfind("\n", 0, start) + 1
+        if not end:
+            return -1, prompt
+        block = prompt[:end]
+        place = self._places.setdefault(block, len(self.texts))
+        if place == len(self.texts):
+            self.texts.append(block)
+        return place, prompt[end:]
+
+
 def bundle(benchmark: str, files: Sequence[Path | None]) -> Bundle:
     """Merge a benchmark's samples of several runs.
 
     Questions are merged if row, prompt and target are equal; otherwise each variant gets its own
-    entry with a suffixed id.
-
-    Args:
-        benchmark: The task's name.
-        files: Each run's samples file, or None.
+    entry with a suffixed id. `files` are each run's samples file, or None.
 
     Raises:
         OutputError: A file is damaged.

@@ -8,11 +8,10 @@ from typing import Any, Final
 from matplotlib.axes import Axes
 
 from mistral_eval.record.comparison import Comparison
-from mistral_eval.record.scores import one_line
+from mistral_eval.record.run_record import one_line
 from mistral_eval.report.baselines import Baseline
 from mistral_eval.report.html.svg import INK, LINE, PAPER, QUIET, RUNS, draw, variable
-from mistral_eval.report.table.scale import anchors
-from mistral_eval.report.table.sections import group_interval
+from mistral_eval.report.table.sections import anchors, group_interval
 from mistral_eval.report.table.view import RowView, column_of, points
 from mistral_eval.stats import Interval, wilson
 from mistral_eval.suite.benchmark import Benchmark, Group
@@ -119,11 +118,7 @@ def subjects_chart(
 ) -> str:
     """Draw scores by subject with their intervals, in the order of the first run's scores.
 
-    Args:
-        names: The runs' labels.
-        strata: Per run, subject -> (correct, asked).
-        colors: The runs' colours.
-        task: the benchmark's id.
+    `names`, `strata` (subject -> correct, asked) and `colors` have one entry per run.
     """
     first = {name: wilson(*counts) for name, counts in strata[0].items()}
     order = sorted(first, key=lambda name: first[name].value)

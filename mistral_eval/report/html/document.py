@@ -10,13 +10,13 @@ from typing import Any, Final
 
 from mistral_eval import __version__
 from mistral_eval.record.comparison import Comparison
+from mistral_eval.record.run_record import RunRecord
 from mistral_eval.report.html import charts, provenance
 from mistral_eval.report.html.bundle import Bundle, packed
 from mistral_eval.report.table import published_rows
 from mistral_eval.report.table.compared import comparison_sections
 from mistral_eval.report.table.html_table import STYLE, html_fragment, section_html
-from mistral_eval.report.table.scale import ANCHOR_IDS
-from mistral_eval.report.table.sections import figure_4, figure_5, reproduced
+from mistral_eval.report.table.sections import ANCHOR_IDS, figure_4, figure_5, reproduced
 from mistral_eval.report.table.view import Section, TableView, column_of
 from mistral_eval.suite.registry import BY_ID
 from mistral_eval.suite.suites import FIGURE_4, FIGURE_5
@@ -40,19 +40,14 @@ CONTENTS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """The content of a report.
+    """The content of a report: the table, the runs with their labels, and the questions.
 
-    Attributes:
-        view: The table.
-        runs: Each run's run.json.
-        names: Each run's label.
-        bundles: The questions, per benchmark.
-        comparisons: Each further run against the first.
-        refusal: Why runs could not be compared; "" if they were.
+    `comparisons` are of each further run with the first; `refusal` says why runs could not be
+    compared, "" if they were.
     """
 
     view: TableView
-    runs: Sequence[dict[str, Any]]
+    runs: Sequence[RunRecord]
     names: Sequence[str]
     bundles: Sequence[Bundle]
     comparisons: Sequence[Comparison] = ()
@@ -121,7 +116,7 @@ def _section(name: str, *parts: str) -> str:
 
 
 def _summary(content: Content) -> str:
-    dates = ", ".join(sorted({str(run["date"])[:10] for run in content.runs}))
+    dates = ", ".join(sorted({run.date[:10] for run in content.runs}))
     asked = sum(bundle.index["n"] for bundle in content.bundles)
     runs = "1 run" if len(content.runs) == 1 else f"{len(content.runs)} runs"
     return (
@@ -179,9 +174,9 @@ def _subjects(content: Content, task: str) -> str:
     rows = [row for row in content.view.rows if row.kind == "run"]
     colors = charts.color_of(content.view.rows)
     known = [
-        (name, run["strata"][task], colors[row.id])
+        (name, run.strata[task], colors[row.id])
         for name, run, row in zip(content.names, content.runs, rows, strict=True)
-        if run.get("strata", {}).get(task)
+        if run.strata.get(task)
     ]
     if not known:
         return ""

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from mistral_eval.record.scores import one_line
+from mistral_eval.record.run_record import RunRecord, one_line
 from mistral_eval.report.table.view import MISSING, Section, column_of
 from mistral_eval.suite.registry import BY_ID
 
@@ -50,33 +50,32 @@ RATIOS: Final[Mapping[str, Callable[[Mapping[str, Any]], float | None]]] = {
     "prompt tokens saved by sharing, %": _saved,
     "tokens drawn a second": _drawn,
 }
-
-
 SHARES: Final = {"score": "scoring", "generate": "generating"}
 
 
-def _share(run: Mapping[str, Any], kind: str) -> float | None:
+def _share(run: RunRecord, kind: str) -> float | None:
     """Return the useful FLOP rate of scoring or generating, in percent of the matrix rate."""
-    share = ((run.get("speed") or {}).get(kind) or {}).get("share")
+    share = getattr(run.speed, kind).get("share") if run.speed else None
     return None if share is None else 100.0 * share
 
 
-def speed(runs: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Section:
+def speed(runs: Sequence[RunRecord], names: Sequence[str]) -> Section:
     """Return the seconds of each phase and the counters, one column per run.
 
     A resumed run answered part of its questions earlier: those count as kept replies, and their
     time is not included.
     """
-    seconds = [run.get("seconds", {}) for run in runs]
-    counts = [_flat(run.get("counts", {})) for run in runs]
+    counts = [_flat(run.counts.model_dump(exclude_unset=True)) for run in runs]
     rows = [
-        (f"seconds {words}", *(_number(mine.get(key)) for mine in seconds))
+        (f"seconds {words}", *(_number(run.seconds.get(key)) for run in runs))
         for key, words in PHASES.items()
     ]
-    by_task = [run.get("seconds_by_task", {}) for run in runs]
     rows += [
-        (f"seconds answering {column_of(task)}", *(_number(mine.get(task)) for mine in by_task))
-        for task in dict.fromkeys(task for mine in by_task for task in mine)
+        (
+            f"seconds answering {column_of(task)}",
+            *(_number(run.seconds_by_task.get(task)) for run in runs),
+        )
+        for task in dict.fromkeys(task for run in runs for task in run.seconds_by_task)
     ]
     keys = dict.fromkeys(key for mine in counts for key in mine)
     rows += [(COUNTS.get(key, key), *(_number(mine.get(key)) for mine in counts)) for key in keys]
@@ -97,17 +96,17 @@ def speed(runs: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Section:
     return Section("Time and counts", ("", *names), tuple(rows), (note,))
 
 
-def settings(runs: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Section:
+def settings(runs: Sequence[RunRecord], names: Sequence[str]) -> Section:
     """Return the settings of the runs, and their versions and machines, one column per run."""
     columns = [
-        {"date": run["date"]}
-        | ({"rescored": run["rescored"]} if "rescored" in run else {})
-        | _flat(run["settings"])
-        | {"engine": f"{run['settings']['engine']}: {run['engine']}"}
-        | {f"model: {key}": value for key, value in _flat(run.get("model", {})).items()}
-        | {f"version: {key}": value for key, value in run.get("versions", {}).items()}
-        | {f"machine: {key}": value for key, value in run.get("machine", {}).items()}
-        | {"notes": "; ".join(map(str, run.get("notes", ())))}
+        {"date": run.date}
+        | ({"rescored": run.rescored} if run.rescored else {})
+        | _flat(run.settings.as_json())
+        | {"engine": f"{run.settings.engine}: {run.engine}"}
+        | {f"model: {key}": value for key, value in _flat(run.model.model_dump()).items()}
+        | {f"version: {key}": value for key, value in run.versions.items()}
+        | {f"machine: {key}": value for key, value in run.machine.model_dump().items()}
+        | {"notes": "; ".join(run.notes)}
         for run in runs
     ]
     keys = list(dict.fromkeys(key for column in columns for key in column))
@@ -116,24 +115,24 @@ def settings(runs: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Section
     return Section("Settings, versions, machine", ("", *names), rows, words=every)
 
 
-def protocols(run: Mapping[str, Any], name: str) -> Section:
+def protocols(run: RunRecord, name: str) -> Section:
     """Return each benchmark's metric, shots, hash of the task file, and fingerprint of the rows."""
     rows, notes = [], []
-    override = run["settings"].get("num_fewshot")
-    for task in run["scores"]:
-        known, data = BY_ID.get(task), run.get("data", {}).get(task, {})
+    override = run.settings.num_fewshot
+    for task in run.scores:
+        known, data = BY_ID.get(task), run.data[task]
         shots = override if override is not None else (known.shots if known else None)
         rows.append(
             (
                 column_of(task),
                 known.cell if known else MISSING,
                 _text(shots),
-                str(run.get("protocol", {}).get(task, MISSING))[:16],
-                " ".join(filter(None, (_text(data.get("name")), (data.get("commit") or "")[:12]))),
-                str(data.get("sha256", MISSING))[:16],
+                run.protocol[task][:16],
+                f"{_text(data.name)} {(data.commit or '')[:12]}".strip(),
+                data.sha256[:16],
             )
         )
-        notes += [one_line(str(data["footnote"]))] if data.get("footnote") else []
+        notes += [one_line(data.footnote)] if data.footnote else []
     header = ("Benchmark", "Metric", "Shots", "Task file, sha256", "Data", "Rows, sha256")
     return Section(
         f"Protocol and data of {name}", header, tuple(rows), tuple(notes), (0, 1, 3, 4, 5)

@@ -28,27 +28,29 @@ _VARIABLES: Final = {
     **{color: f"--paper-{i}" for i, color in enumerate(PAPER)},
     **{color: f"--run-{i}" for i, color in enumerate(RUNS)},
 }
-_STYLE: Final = {
+BASE_STYLE: Final = {
     "svg.fonttype": "none",
-    "font.size": 10.0,
     "text.parse_math": False,  # names of models are not formulas
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+}
+_STYLE: Final = BASE_STYLE | {
+    "font.size": 10.0,
     "text.color": INK,
     "axes.edgecolor": LINE,
     "axes.labelcolor": QUIET,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
     "axes.spines.left": False,
-    "axes.axisbelow": True,
-    "axes.grid": True,
     "axes.grid.axis": "x",
     "grid.color": LINE,
-    "grid.linewidth": 0.6,
     "xtick.color": QUIET,
     "ytick.color": INK,
     "ytick.left": False,
     "figure.facecolor": "none",
     "axes.facecolor": "none",
-    "legend.frameon": False,
     "lines.solid_capstyle": "butt",
 }
 
@@ -59,13 +61,10 @@ def variable(color: str) -> str:
 
 
 def draw(name: str, title: str, size: tuple[float, float], paint: Callable[[Axes], None]) -> str:
-    """Return a drawing as an SVG element.
+    """Return what `paint` draws as an SVG element, with `size` in inches.
 
-    Args:
-        name: Its id in the page, one word.
-        title: Its text for screen readers; a table beside the drawing has the numbers.
-        size: Width and height in inches.
-        paint: Draws on the axes.
+    `name` is its id in the page, one word; `title` is its text for screen readers; a table beside
+    the drawing has the numbers.
     """
     with warnings.catch_warnings(), mpl.rc_context({**_STYLE, "svg.hashsalt": name}):
         warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)  # page has fonts

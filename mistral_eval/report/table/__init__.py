@@ -1,22 +1,19 @@
 """The paper's table from published numbers and runs, in six formats."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from mistral_eval.errors import UsageError
-from mistral_eval.record.scores import RunScores, load_scores, scores_of
+from mistral_eval.record.run_record import RunRecord, RunScores, load_scores, scores_of
 from mistral_eval.report.baselines import PAPER, Baseline, load_baselines, select
-from mistral_eval.report.table.csv_table import csv_table
+from mistral_eval.report.table.data_tables import csv_table, json_table
 from mistral_eval.report.table.html_table import html_page
-from mistral_eval.report.table.json_table import json_table
 from mistral_eval.report.table.latex_table import latex_table
 from mistral_eval.report.table.markdown_table import markdown_table
-from mistral_eval.report.table.notes import build_notes
 from mistral_eval.report.table.rich_table import RichTable
-from mistral_eval.report.table.sections import build_sections
-from mistral_eval.report.table.view import TableOptions, TableView, build_rows
+from mistral_eval.report.table.view import Section, TableOptions, TableView, build_notes, build_rows
 from mistral_eval.suite.registry import BENCHMARKS
 from mistral_eval.suite.suites import PAPER as PAPER_SUITE
 
@@ -58,12 +55,17 @@ def build_view(
     columns = tuple(dict.fromkeys((*options.benchmarks, *others)))
     options = replace(options, benchmarks=columns)
     rows = build_rows(baselines, runs, options)
+    sections: tuple[Section, ...] = ()
+    if options.asks_for_sections:
+        from mistral_eval.report.table.sections import build_sections
+
+        sections = build_sections(rows, baselines, runs, options)
     return TableView(
         _title(baselines, runs),
         options.benchmarks,
         rows,
         build_notes(baselines, runs, options),
-        build_sections(rows, baselines, runs, options),
+        sections,
     )
 
 
@@ -99,8 +101,8 @@ def render_runs(
     return render_table(published_rows(baselines), runs, fmt, options)
 
 
-def markdown_of(run: Mapping[str, Any], folder: Path) -> str:
-    """Return a run's own table.md, given the content of its run.json."""
+def markdown_of(run: RunRecord, folder: Path) -> str:
+    """Return a run's own table.md."""
     return str(render_table(published_rows(), [scores_of(run, folder)], "md"))
 
 

@@ -9,7 +9,7 @@ from rich.console import RenderableType
 
 from mistral_eval.errors import UsageError
 from mistral_eval.record.comparison import BenchmarkComparison, Comparison, Reading
-from mistral_eval.record.scores import one_line
+from mistral_eval.record.run_record import one_line
 from mistral_eval.report.table.markdown_table import join, sections_markdown
 from mistral_eval.report.table.rich_table import RichSections
 from mistral_eval.report.table.view import Section, column_of, points, signed

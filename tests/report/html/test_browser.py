@@ -7,7 +7,7 @@ import time
 import pytest
 
 from mistral_eval.record.comparison import compare_against
-from mistral_eval.record.run_folder import read_run
+from mistral_eval.record.run_record import read_record
 from mistral_eval.record.sample_files import load_samples, read_rows, sample_files
 from mistral_eval.report.html import write_report
 from mistral_eval.suite.registry import BY_ID
@@ -79,7 +79,7 @@ def main_thread_seconds(browser):
 
 
 def rows_of(run, task):
-    return list(read_rows(sample_files(read_run(run), run)[task]))
+    return list(read_rows(sample_files(read_record(run), run)[task]))
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])

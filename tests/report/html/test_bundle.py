@@ -7,10 +7,9 @@ import zlib
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mistral_eval.record.run_folder import read_run
+from mistral_eval.record.run_record import read_record
 from mistral_eval.record.sample_files import load_samples, read_rows, sample_files
-from mistral_eval.report.html.bundle import bundle, packed
-from mistral_eval.report.html.shot_blocks import Blocks
+from mistral_eval.report.html.bundle import Blocks, bundle, packed
 
 
 def unpacked(data):
@@ -18,7 +17,7 @@ def unpacked(data):
 
 
 def files(sample_runs, task, names=("oracle", "random")):
-    return [sample_files(read_run(sample_runs[n]), sample_runs[n])[task] for n in names]
+    return [sample_files(read_record(sample_runs[n]), sample_runs[n])[task] for n in names]
 
 
 def questions(found):

@@ -6,6 +6,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from mistral_eval.errors import OutputError
+from mistral_eval.record.run_record import CountsRecord, read_record
 from mistral_eval.report.html import write_report
 from mistral_eval.report.html.svg import RUNS, draw
 
@@ -82,7 +83,7 @@ def test_a_drawing_is_sound_xml_in_the_page_s_colours_with_its_texts_as_texts():
     assert set(re.findall(r"#[0-9a-f]{6}\b", drawn)) <= {"#ffffff", "#000000"}
 
 
-def test_tokens_saved_and_speed_are_computed_from_the_run_s_counts():
+def test_tokens_saved_and_speed_are_computed_from_the_run_s_counts(sample_runs):
     from mistral_eval.report.html.provenance import speed
 
     engine = {
@@ -96,9 +97,12 @@ def test_tokens_saved_and_speed_are_computed_from_the_run_s_counts():
         "score_seconds": 1.0,
         "generate_seconds": 2.5,
     }
-    counted = {"seconds": {"answer": 3.5}, "counts": {"computed": 12, "engine": engine}}
-    rows = {row[0]: row[1:] for row in speed([counted, {}], ["a", "b"]).rows}
+    run = read_record(sample_runs["oracle"])
+    counts = CountsRecord(computed=12, from_log=0, engine=engine)
+    counted = run.model_copy(update={"seconds": {"answer": 3.5}, "counts": counts})
+    bare = run.model_copy(update={"seconds": {}, "counts": CountsRecord(computed=0, from_log=0)})
+    rows = {row[0]: row[1:] for row in speed([counted, bare], ["a", "b"]).rows}
     assert rows["prompt tokens saved by sharing, %"] == ("75", "—")
     assert rows["tokens drawn a second"] == ("20", "—")
     assert rows["seconds answering"] == ("3.5", "—")
-    assert rows["replies computed"] == ("12", "—")
+    assert rows["replies computed"] == ("12", "0")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mistral_eval.record.scores import Cell, RunScores
+from mistral_eval.record.run_record import Cell, RunScores
 from mistral_eval.suite.suites import paper_benchmarks
 
 RIGHT = {

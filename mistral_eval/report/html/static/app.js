@@ -52,7 +52,7 @@ class App {
     $("subject").value = this.state.s;
   }
 
-  /** Read the state from the address: `#q=mmlu/12&b=mmlu&v=w&t=words`. */
+  /** Read the state from the address: `#q=name/12&b=name&v=w&t=words`. */
   read() {
     const text = location.hash.slice(1);
     if (!text.includes("=")) return this.go({}, false);

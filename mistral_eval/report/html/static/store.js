@@ -52,7 +52,7 @@ class Questions {
     return this.benchmarks.findLast((benchmark) => benchmark.base <= number && benchmark.n > 0);
   }
 
-  /** Return a question's name in a link, "mmlu/12". */
+  /** Return a question's name in a link, "name/12". */
   link(number) {
     const benchmark = this.benchmarkOf(number);
     const place = number - benchmark.base;

@@ -1,13 +1,16 @@
-"""The table as one JSON document; docs/reading-results.md describes its keys."""
+"""The table for programs: one JSON document (docs/reading-results.md has its keys), and CSV."""
 
+import csv
+import io
 import json
 from dataclasses import asdict
 from typing import Any, Final
 
 from mistral_eval.report.baselines import PublishedCell
-from mistral_eval.report.table.view import CellView, RowView, TableView
+from mistral_eval.report.table.view import OTHER_PROTOCOL, CellView, RowView, TableView
 
 FORMAT: Final = "mistral-eval/table/1"
+EVIDENCE: Final = ("low", "high", "n")
 
 
 def json_table(view: TableView) -> str:
@@ -29,22 +32,17 @@ def json_table(view: TableView) -> str:
             }
             for benchmark in view.columns
         ],
-        "rows": [_row(row, view) for row in view.rows],
-        "notes": list(view.notes),
+        "rows": [_json_row(row, view) for row in view.rows],
+        "notes": view.notes,
         "sections": [
-            {
-                "title": section.title,
-                "header": list(section.header),
-                "rows": [list(row) for row in section.rows],
-                "notes": list(section.notes),
-            }
+            {key: getattr(section, key) for key in ("title", "header", "rows", "notes")}
             for section in view.sections
         ],
     }
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
-def _row(row: RowView, view: TableView) -> dict[str, Any]:
+def _json_row(row: RowView, view: TableView) -> dict[str, Any]:
     cells = {
         benchmark.id: _cell(cell) for benchmark, cell in zip(view.columns, row.cells, strict=True)
     }
@@ -78,3 +76,43 @@ def _published(cell: PublishedCell) -> dict[str, Any]:
         "comparable": cell.comparable,
         "remark": cell.remark,
     }
+
+
+def csv_table(view: TableView) -> str:
+    """Return the main table as CSV (RFC 4180); a measured column is followed by its evidence.
+
+    A published number of another protocol is put into the last column, as text, so that it is not
+    averaged with the others. An empty cell means not measured or not published.
+    """
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    header = ["Model", "Kind", "Modality"]
+    for benchmark in view.columns:
+        header.append(benchmark.column)
+        if view.has_runs:
+            header += [f"{benchmark.column} {what}" for what in EVIDENCE]
+    writer.writerow([*header, "Other protocol"])
+    for row in view.rows:
+        writer.writerow(_csv_row(row, view))
+    return out.getvalue()
+
+
+def _csv_row(row: RowView, view: TableView) -> list[str]:
+    kind: str = row.kind if row.is_model else "not a model"
+    kind = f"{kind} (limited)" if row.limited else kind
+    line = [_safe(row.label), kind, row.modality]
+    apart = []
+    for benchmark, cell in zip(view.columns, row.cells, strict=True):
+        inside = cell.value is not None and not cell.mark
+        line.append(cell.text if inside else "")
+        if cell.mark == OTHER_PROTOCOL:
+            apart.append(f"{benchmark.column} {cell.text}")
+        if view.has_runs:
+            run = cell.measured
+            line += [f"{run.low:.2f}", f"{run.high:.2f}", str(run.n)] if run else ["", "", ""]
+    return [*line, "; ".join(apart)]
+
+
+def _safe(label: str) -> str:
+    """Prevent a spreadsheet from reading a label as a formula (OWASP, CSV injection)."""
+    return f"'{label}" if label[:1] in ("=", "+", "-", "@", "\t", "\r") else label
