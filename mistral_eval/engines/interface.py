@@ -11,21 +11,29 @@ from array import array
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Protocol, Self, TypeAlias
+from importlib import import_module
+from types import MappingProxyType
+from typing import Any, Final, Literal, Protocol, Self, TypeAlias
 
 from mistral_eval.answers.stop_strings import cut
 from mistral_eval.errors import EngineError
-from mistral_eval.native.requests import Counters
+from mistral_eval.native import requests
 from mistral_eval.settings import RunSettings
 
 Kind = Literal["score", "rolling", "generate"]
 Say: TypeAlias = Callable[[str], None]
-Stop: TypeAlias = Callable[[], bool]
-
-
-def never() -> bool:
-    """Never ask an engine to stop."""
-    return False
+Stop: TypeAlias = requests.Stop
+never = requests.never
+# Engines by name, each imported when it is used: torch and transformers take seconds.
+ENGINES: Final = MappingProxyType(
+    {
+        "native": ("mistral_eval.engines.native", "NativeEngine"),
+        "hf": ("mistral_eval.engines.hf", "HFEngine"),
+        "oracle": ("mistral_eval.engines.oracle", "Oracle"),
+        "oracle-wrong": ("mistral_eval.engines.oracle", "WrongOracle"),
+        "random": ("mistral_eval.engines.random", "Random"),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +266,7 @@ class Engine(Encoder, Protocol):
     """
 
     can: Capabilities = Capabilities()
-    counters: Counters | None = None  # tokens computed so far, where the engine counts them
+    counters: requests.Counters | None = None  # tokens computed so far, if counted
 
     @classmethod
     def open(cls, settings: RunSettings, gold: Gold, say: Say) -> "Engine":
@@ -307,6 +315,13 @@ class Engine(Encoder, Protocol):
         """Compare a reply with the engine's plain path (`can.plain_twin`)."""
         del encoded, reply
         raise EngineError(f"The engine {self.identity.engine} has no plain path to compare with.")
+
+
+def engine_class(name: str) -> type[Engine]:
+    """Return the class of an engine, which can say what it can do before it is opened."""
+    module, attribute = ENGINES[name]
+    found: type[Engine] = getattr(import_module(module), attribute)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

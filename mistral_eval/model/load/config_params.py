@@ -4,7 +4,6 @@ A missing or unknown field that may change the result is an error.
 Sources: mistral-inference args.py and transformer.py; Meta's llama model.py.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,8 +15,8 @@ from mistral_eval.model.load.fields import USE_HF, Fields, with_overrides
 MISTRAL_CONTEXT_LEN = 32768
 
 # ModelConfig's name -> params.json name, for every field `--model-args` may set.
-NAMES = {field.name: field.name for field in dataclasses.fields(ModelConfig)}
-NAMES["context_len"] = "max_seq_len"
+_SAME = ModelConfig.__match_args__
+NAMES = dict(zip(_SAME, _SAME, strict=True)) | {"context_len": "max_seq_len"}
 _KNOWN = frozenset(NAMES.values()) | {
     *("_sliding_window", "multiple_of", "ffn_dim_multiplier", "max_batch_size", "model_type"),
 }
