@@ -29,9 +29,9 @@ ENGINES: Final = MappingProxyType(
     {
         "native": ("mistral_eval.engines.native", "NativeEngine"),
         "hf": ("mistral_eval.engines.hf", "HFEngine"),
-        "oracle": ("mistral_eval.engines.oracle", "Oracle"),
-        "oracle-wrong": ("mistral_eval.engines.oracle", "WrongOracle"),
-        "random": ("mistral_eval.engines.random", "Random"),
+        "oracle": ("mistral_eval.engines.model_free", "Oracle"),
+        "oracle-wrong": ("mistral_eval.engines.model_free", "WrongOracle"),
+        "random": ("mistral_eval.engines.model_free", "Random"),
     }
 )
 
@@ -146,7 +146,6 @@ class Encoded:
     """A request as an engine computes it.
 
     Attributes:
-        request: the request.
         parts: what the reply depends on beside the engine: texts, token ids or JSON values.
         work: what the engine computes from, e.g. token ids; None where `request` is enough.
         truncated: whether the left end was cut off to fit the model's context.
@@ -163,11 +162,8 @@ class EngineIdentity:
     """What a reply depends on beside the request; kept in run.json.
 
     Attributes:
-        engine: the engine's name, as `--engine` takes it.
         version: of whatever computes the numbers.
-        weights: digest of the weights.
-        tokenizer: digest of the tokenizer.
-        dtype: dtype the model runs in.
+        weights, tokenizer: their digests.
         device: kind of device, e.g. "cpu".
         arguments: further arguments that change replies.
         info: what lm-eval's results say about a model (`model_num_parameters`, `model_dtype`,
@@ -232,7 +228,6 @@ class Encoder(Protocol):
         Raises:
             EngineError: the engine cannot answer this request.
         """
-        ...
 
 
 class TextEncoder:
@@ -280,7 +275,6 @@ class Engine(Encoder, Protocol):
         Raises:
             MistralEvalError: it cannot be opened; the sentence says what to do.
         """
-        ...
 
     @classmethod
     def encoder(cls, settings: RunSettings, identity: EngineIdentity) -> Encoder:
@@ -305,7 +299,6 @@ class Engine(Encoder, Protocol):
             RequestError: one request is to blame.
             EngineError: the engine failed.
         """
-        ...
 
     def speed(self) -> Mapping[str, Any] | None:
         """Return tokens per second and the share of the machine's matrix rate, for run.json."""

@@ -49,9 +49,6 @@ class GenerateRequest:
     """Ask to continue `prompt` (with its BOS) for at most `max_tokens` tokens.
 
     Attributes:
-        prompt: token ids.
-        max_tokens: limit of new tokens.
-        sampling: settings.
         key: "<seed>|<benchmark>|<question id>|<sample index>"; sampling noise depends only on it,
             on the step and on the token id.
         is_done: called after each step with the ids generated so far, EOS excluded; True ends the

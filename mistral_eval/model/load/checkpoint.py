@@ -39,11 +39,9 @@ class Checkpoint:
     """All that `Transformer` is built from.
 
     Attributes:
-        config: the model's shape.
         weights: by mistral-inference's names (tok_embeddings.weight, layers.N.attention.wq.weight,
             ..., output.weight unless tied), wq and wk in RoPE's half-split layout.
         fingerprint: of the configuration and the weights as stored.
-        files: the files that were read.
         notes: sentences for the user about what was assumed or converted.
     """
 

@@ -20,46 +20,37 @@ class Tokenizer(Protocol):
     @property
     def kind(self) -> str:
         """Library: sentencepiece, tokenizers or tekken."""
-        ...
 
     @property
     def bos_id(self) -> int:
         """Id that begins every sequence."""
-        ...
 
     @property
     def eos_id(self) -> int:
         """Id that ends a generation."""
-        ...
 
     @property
     def n_words(self) -> int:
         """Number of ids, special ones included; further rows of the LM head are padding."""
-        ...
 
     @property
     def fingerprint(self) -> str:
         """Digest (sha256) of the file and the special ids."""
-        ...
 
     def encode(self, text: str, bos: bool) -> list[int]:  # noqa: FBT001 - as mistral-common has it
         """Encode a text, after BOS if asked; special tokens in the text are plain characters."""
-        ...
 
     def last_cut(self, text: str, end: int) -> int:
         """Return the last index in 1 ... `end` at which the text can be cut; 0 if there is none.
 
         At a cut, encode(text) = encode(text[:cut]) + encode_rest(text[cut:]) for any rest.
         """
-        ...
 
     def encode_rest(self, text: str) -> list[int]:
         """Encode the non-empty part of a text that begins at a cut."""
-        ...
 
     def decode(self, ids: Sequence[int]) -> str:
         """Decode ids; control ids add no text, broken UTF-8 becomes U+FFFD."""
-        ...
 
     def starts_afresh(self, token: int) -> bool:
         """Return whether text from `token` on can be decoded without the ids before it.
@@ -68,7 +59,6 @@ class Tokenizer(Protocol):
         that depends only on [token] + b, for any ids a and b, except for one space that the first
         id of a text loses.
         """
-        ...
 
 
 def load_tokenizer(path: Path, *, expected_vocab: int) -> Tokenizer:
