@@ -48,11 +48,7 @@ class OracleEncoder:
 
 
 class Oracle(OracleEncoder, Engine):
-    """Answer from the gold.
-
-    Args:
-        gold: what to answer to each request.
-    """
+    """Answer each request from the gold."""
 
     can = Capabilities(any_text=False)
     name = "oracle"
@@ -100,9 +96,7 @@ class Random(TextEncoder, Engine):
     Each answer is drawn from a hash of request and seed, so a run can be repeated. A log-likelihood
     is drawn per character of the continuation, so that scoring per character, which most benchmarks
     use, is fair between long and short choices.
-
-    Args:
-        seed: random seed; two seeds never share a reply.
+    Two seeds never share a reply.
     """
 
     def __init__(self, seed: int) -> None:

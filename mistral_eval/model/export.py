@@ -79,11 +79,9 @@ def _hf_fields(config: ModelConfig) -> dict[str, Any]:
 
 
 def save_tokenizer(tokenizer_file: Path, folder: Path) -> None:
-    """Write tokenizer.model, tokenizer.json and tokenizer_config.json for transformers.
+    """Write tokenizer.model, tokenizer.json and tokenizer_config.json to an existing folder.
 
-    Args:
-        tokenizer_file: a SentencePiece BPE model with byte pieces, such as Mistral's and Llama's.
-        folder: an existing folder.
+    The file is a SentencePiece BPE model with byte pieces, such as Mistral's and Llama's.
     """
     processor = sentencepiece.SentencePieceProcessor(model_file=str(tokenizer_file))
     shutil.copyfile(tokenizer_file, folder / "tokenizer.model")

@@ -154,14 +154,7 @@ def matrix_rate(
     Sizes start small and double, so that a slow machine exceeds `seconds` by at most one product of
     the smallest size.
 
-    Args:
-        dtype: of the matrices.
-        device: where to multiply.
-        seconds: time limit, about.
-        clock: returns seconds.
-
-    Returns:
-        The rate; 0.0 if the smallest matrices do not fit in the device's memory.
+    Return 0.0 if the smallest matrices do not fit in the device's memory.
     """
     size, best, begin = _SMALLEST, 0.0, clock()
     largest = _LARGEST.get(device.type, _SMALLEST)

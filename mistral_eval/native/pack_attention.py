@@ -41,11 +41,7 @@ class Stack:
     def fill(self, layer: int, base: int, k: Tensor, v: Tensor) -> Tensor:
         """Return a layer's slots, (base + n, 2, Hkv, D), each with its key and value.
 
-        Args:
-            layer: index of the layer.
-            base: number of tokens on the path.
-            k: keys of the pack, (n, Hkv, D).
-            v: values, as k.
+        The first `base` are the path's, the others the pack's: `k` and `v`, (n, Hkv, D).
         """
         slots = self._slots[: base + len(k)]
         slots[:base] = self._path[layer, :base]

@@ -30,15 +30,9 @@ _CHUNK = 512
 def score_plain(
     model: Transformer, requests: Sequence[ScoreRequest], batch_tokens: int
 ) -> Iterator[tuple[int, ScoreReply]]:
-    """Score each request on its own tokens, several per pass, without sharing or padding.
+    """Score each request on its own tokens, without sharing or padding; yield replies in order.
 
-    Args:
-        model: the transformer.
-        requests: checked by `check_score_requests`.
-        batch_tokens: tokens per forward pass; a longer sequence runs alone.
-
-    Yields:
-        (index, reply) in the order of the requests.
+    A pass has several sequences of `batch_tokens` tokens together; a longer one runs alone.
     """
     tally = Tally(requests)
     for batch in _batches(requests, batch_tokens):

@@ -85,13 +85,8 @@ def load_checkpoint(
     if kinds != [name]:
         notes = (*notes, f"weights stored as {', '.join(kinds)}, run in {name}")
     weights, digests = read_weights(source, config, chosen, device)
-    return Checkpoint(
-        config,
-        weights,
-        model_fingerprint(config, digests),
-        files,
-        (*found.notes, *notes),
-    )
+    fingerprint = model_fingerprint(config, digests)
+    return Checkpoint(config, weights, fingerprint, files, (*found.notes, *notes))
 
 
 def _open(

@@ -23,17 +23,13 @@ _KNOWN = frozenset(NAMES.values()) | {
 
 
 def from_params_json(values: Mapping[str, Any], overrides: Mapping[str, str]) -> ConfigFile:
-    """Convert the content of params.json.
+    """Convert the content of params.json; `overrides` have its field names or ModelConfig's.
 
     No `sliding_window` means none, as in mistral-inference. `rope_theta` is required:
     mistral-inference took 10000 for a missing one in 2023 and takes 1000000 today, so any default
     would load some files as a wrong model. `context_len` is `max_seq_len`; Mistral 7B's files lack
     it and get 32768, the value of their config.json. Meta's files lack it too, and there it is
     required.
-
-    Args:
-        values: the file's JSON object.
-        overrides: `--model-args`, by the names of ModelConfig or of params.json.
 
     Raises:
         CheckpointError: a field is missing, unknown or not supported by the native engine.

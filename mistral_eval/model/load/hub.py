@@ -14,13 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeGuard
 
-from huggingface_hub import (
-    HfApi,
-    constants,
-    errors,
-    snapshot_download,
-    try_to_load_from_cache,
-)
+from huggingface_hub import HfApi, constants, errors, snapshot_download, try_to_load_from_cache
 
 from mistral_eval.errors import CheckpointError, HubError, ResourceError, UsageError
 from mistral_eval.model.load.fields import USE_HF, read_json

@@ -124,11 +124,7 @@ def _special_id(text: str, special: SpecialTokens, processor: Any, file: Path) -
 
 
 def is_plain_bpe(model: bytes) -> bool:
-    """Return whether a SentencePiece model is a BPE whose normalizer only adds and marks spaces.
-
-    Args:
-        model: a serialized ModelProto.
-    """
+    """Return whether a serialized ModelProto is a BPE that only adds and marks spaces."""
     parts = {number: value for number, value in _fields(model) if isinstance(value, bytes)}
     trainer = dict(_fields(parts.get(_TRAINER, b"")))
     normalizer = dict(_fields(parts.get(_NORMALIZER, b"")))
