@@ -19,10 +19,10 @@ from vs_lm_eval import Answers, ask_hf
 from mistral_eval.engines.interface import EngineIdentity, Request
 from mistral_eval.engines.native import NativeEngine
 from mistral_eval.model.config import ModelConfig
+from mistral_eval.model.export import save_tokenizer
 from mistral_eval.model.load.config_hf import NAMES
 from mistral_eval.model.load.layout import hf_name
 from mistral_eval.model.tiny import tiny_tokenizer_file
-from mistral_eval.model.tokenizers.export_tokenizer import save_tokenizer
 from mistral_eval.model.tokenizers.tokenizer import load_tokenizer
 from mistral_eval.native.calibrate import matrix_rate, random_weights
 from mistral_eval.native.runner import ModelRunner

@@ -29,7 +29,7 @@ from lm_eval.tasks import TaskManager
 from machine import machine
 
 from mistral_eval.data import make_source
-from mistral_eval.engines.random import Random
+from mistral_eval.engines.model_free import Random
 from mistral_eval.record.replies import RepliesLog
 from mistral_eval.run.answering import Answering
 from mistral_eval.run.judging import judge_benchmark

@@ -5,7 +5,7 @@
                          [--profile] [--json FILE]
 
 Scores MMLU's anatomy, five shots, in Mistral's v1 ids, on the native engine with random weights.
-Useful arithmetic is counted by `mistral_eval/native/flops.py`: linear layers, attention over
+Useful arithmetic is counted by `mistral_eval.native.requests.Flops`: linear layers, attention over
 visible keys, LM head over requested rows. Seconds are those of the best of three passes over all
 requests, including building the prefix tree, excluding encoding. The matrix rate is that of square
 products in the same dtype, measured just before and just after; the larger value is used, so that

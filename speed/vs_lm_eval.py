@@ -39,8 +39,7 @@ from mistral_eval.model.export import save_hf
 from mistral_eval.model.load.checkpoint import Checkpoint
 from mistral_eval.model.tiny import tiny_tokenizer_file
 from mistral_eval.native.calibrate import matrix_rate, random_weights
-from mistral_eval.native.flops import Flops
-from mistral_eval.native.requests import ScoreRequest
+from mistral_eval.native.requests import Flops, ScoreRequest
 from mistral_eval.native.tree import build_tree
 
 CONFIG = SHAPES["small"]

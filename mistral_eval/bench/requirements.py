@@ -12,7 +12,7 @@ from mistral_eval.errors import ResourceError
 from mistral_eval.model.config import ModelConfig
 from mistral_eval.model.memory import GIB, available_memory
 from mistral_eval.native.calibrate import matrix_rate
-from mistral_eval.native.flops import Flops
+from mistral_eval.native.requests import Flops
 
 _SLACK = 64 << 20  # torch, its threads and the allocator, besides tensors
 _FLOAT = 4  # bytes

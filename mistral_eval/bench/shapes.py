@@ -12,7 +12,7 @@ from mistral_eval.model.config import ModelConfig
 from mistral_eval.model.load.checkpoint import load_checkpoint
 from mistral_eval.model.load.layout import expected_shapes
 from mistral_eval.model.load.outline import folder_dtype, read_config
-from mistral_eval.model.load.weights import DTYPES
+from mistral_eval.model.load.stored import DTYPES
 from mistral_eval.model.tiny import TINY_CONFIG
 from mistral_eval.native.calibrate import random_weights
 

@@ -11,21 +11,29 @@ from array import array
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Protocol, Self, TypeAlias
+from importlib import import_module
+from types import MappingProxyType
+from typing import Any, Final, Literal, Protocol, Self, TypeAlias
 
 from mistral_eval.answers.stop_strings import cut
 from mistral_eval.errors import EngineError
-from mistral_eval.native.requests import Counters
+from mistral_eval.native import requests
 from mistral_eval.settings import RunSettings
 
 Kind = Literal["score", "rolling", "generate"]
 Say: TypeAlias = Callable[[str], None]
-Stop: TypeAlias = Callable[[], bool]
-
-
-def never() -> bool:
-    """Never ask an engine to stop."""
-    return False
+Stop: TypeAlias = requests.Stop
+never = requests.never
+# Engines by name, each imported when it is used: torch and transformers take seconds.
+ENGINES: Final = MappingProxyType(
+    {
+        "native": ("mistral_eval.engines.native", "NativeEngine"),
+        "hf": ("mistral_eval.engines.hf", "HFEngine"),
+        "oracle": ("mistral_eval.engines.model_free", "Oracle"),
+        "oracle-wrong": ("mistral_eval.engines.model_free", "WrongOracle"),
+        "random": ("mistral_eval.engines.model_free", "Random"),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +146,6 @@ class Encoded:
     """A request as an engine computes it.
 
     Attributes:
-        request: the request.
         parts: what the reply depends on beside the engine: texts, token ids or JSON values.
         work: what the engine computes from, e.g. token ids; None where `request` is enough.
         truncated: whether the left end was cut off to fit the model's context.
@@ -155,11 +162,8 @@ class EngineIdentity:
     """What a reply depends on beside the request; kept in run.json.
 
     Attributes:
-        engine: the engine's name, as `--engine` takes it.
         version: of whatever computes the numbers.
-        weights: digest of the weights.
-        tokenizer: digest of the tokenizer.
-        dtype: dtype the model runs in.
+        weights, tokenizer: their digests.
         device: kind of device, e.g. "cpu".
         arguments: further arguments that change replies.
         info: what lm-eval's results say about a model (`model_num_parameters`, `model_dtype`,
@@ -224,7 +228,6 @@ class Encoder(Protocol):
         Raises:
             EngineError: the engine cannot answer this request.
         """
-        ...
 
 
 class TextEncoder:
@@ -258,7 +261,7 @@ class Engine(Encoder, Protocol):
     """
 
     can: Capabilities = Capabilities()
-    counters: Counters | None = None  # tokens computed so far, where the engine counts them
+    counters: requests.Counters | None = None  # tokens computed so far, if counted
 
     @classmethod
     def open(cls, settings: RunSettings, gold: Gold, say: Say) -> "Engine":
@@ -272,7 +275,6 @@ class Engine(Encoder, Protocol):
         Raises:
             MistralEvalError: it cannot be opened; the sentence says what to do.
         """
-        ...
 
     @classmethod
     def encoder(cls, settings: RunSettings, identity: EngineIdentity) -> Encoder:
@@ -297,7 +299,6 @@ class Engine(Encoder, Protocol):
             RequestError: one request is to blame.
             EngineError: the engine failed.
         """
-        ...
 
     def speed(self) -> Mapping[str, Any] | None:
         """Return tokens per second and the share of the machine's matrix rate, for run.json."""
@@ -307,6 +308,13 @@ class Engine(Encoder, Protocol):
         """Compare a reply with the engine's plain path (`can.plain_twin`)."""
         del encoded, reply
         raise EngineError(f"The engine {self.identity.engine} has no plain path to compare with.")
+
+
+def engine_class(name: str) -> type[Engine]:
+    """Return the class of an engine, which can say what it can do before it is opened."""
+    module, attribute = ENGINES[name]
+    found: type[Engine] = getattr(import_module(module), attribute)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,11 +36,7 @@ Answer = Callable[[Sequence[Request]], Sequence[Reply]]
 
 @register_model("mistral")
 class MistralLM(LM):
-    """An lm-eval model over one of our engines.
-
-    Args:
-        answer: returns the replies to requests of one kind, in order.
-    """
+    """An lm-eval model over one of our engines, which `answer`s requests of one kind in order."""
 
     def __init__(self, answer: Answer) -> None:
         super().__init__()

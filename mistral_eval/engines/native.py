@@ -31,11 +31,7 @@ from mistral_eval.model.load.checkpoint import Checkpoint, load_checkpoint
 from mistral_eval.model.load.hub import resolve_model
 from mistral_eval.model.load.weights import choose_dtype
 from mistral_eval.model.tiny import make_tiny, tiny_tokenizer_file
-from mistral_eval.model.tokenizers.incremental import (
-    PrefixEncoder,
-    StreamText,
-    continuation_text,
-)
+from mistral_eval.model.tokenizers.incremental import PrefixEncoder, StreamText, continuation_text
 from mistral_eval.model.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from mistral_eval.native.calibrate import matrix_rate
 from mistral_eval.native.plain import PlainTwin
@@ -347,12 +343,7 @@ def open_native(
         checkpoint, file = tiny_model(dtype, where), tiny_tokenizer_file()
     else:
         file = resolve_model(pretrained, revision=revision, say=say)
-        checkpoint = load_checkpoint(
-            file,
-            dtype=dtype,
-            device=where,
-            overrides=model_args,
-        )
+        checkpoint = load_checkpoint(file, dtype=dtype, device=where, overrides=model_args)
     config = checkpoint.config
     tokenizer = load_tokenizer(file, expected_vocab=config.vocab_size)
     notes = checkpoint.notes

@@ -64,10 +64,10 @@ def run_stock(loaded: Mapping[str, Any], lm: MistralLM, settings: RunSettings) -
     return results
 
 
-def stock_lines(results: Mapping[str, Any] | None) -> list[str]:
+def stock_lines(results: Mapping[str, Any]) -> list[str]:
     """A line of scores for each stock task: the paper's table has no column for them."""
     lines = []
-    for name, metrics in (results or {}).get("results", {}).items():
+    for name, metrics in results.get("results", {}).items():
         scores = [
             f"{key} {value:.4g}"
             for key, value in metrics.items()

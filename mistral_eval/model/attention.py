@@ -20,7 +20,6 @@ class Attend(Protocol):
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend with rotated q (T, n_heads, D), k and v (T, n_kv_heads, D); return q's shape."""
-        ...
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -4,6 +4,8 @@ Sources: /proc/meminfo (MemAvailable), cgroup v2 memory.max, torch.cuda.mem_get_
 """
 
 import os
+import resource
+import sys
 from pathlib import Path
 
 import torch
@@ -23,6 +25,26 @@ def available_memory(device: torch.device) -> int | None:
         return None
     limits = [free for free in (_machine_memory(), _cgroup_memory()) if free is not None]
     return min(limits, default=None)
+
+
+def total_bytes(device: torch.device) -> int:
+    """Return a device's total memory in bytes, within the container's limit."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[1]
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min(machine, memory_limit() or machine)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Return a device's free memory in bytes; half of its total if the platform does not tell."""
+    free = available_memory(device)
+    return total_bytes(device) // 2 if free is None else free
+
+
+def peak_bytes() -> int:
+    """Return this process's peak resident memory in bytes (Linux counts KiB, macOS bytes)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def require_memory(needed: int, device: torch.device, what: str) -> None:

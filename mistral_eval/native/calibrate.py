@@ -67,14 +67,14 @@ def calibrate(
         config = replace(
             place.config, n_layers=layers, sliding_window=place.config.sliding_window[:1] * layers
         )
-        engine = ModelRunner(
+        runner = ModelRunner(
             config,
             random_weights(config, place.dtype, place.device),
             n_words=n_words,
             eos_id=_NO_EOS,
             batch_tokens=place.budget.tokens,
         )
-        timed.append((_score_seconds(engine, sample), _decode_seconds(engine, replies)))
+        timed.append((_score_seconds(runner, sample), _decode_seconds(runner, replies)))
     (score_one, decode_one), (score_two, decode_two) = timed
     more = place.config.n_layers - 1
     return Rates(
@@ -109,36 +109,36 @@ def _decode_sample(requests: Sequence[GenerateRequest], place: Place) -> list[Ge
     ]
 
 
-def _score_seconds(engine: ModelRunner, sample: list[ScoreRequest]) -> float:
+def _score_seconds(runner: ModelRunner, sample: list[ScoreRequest]) -> float:
     """Return seconds per token computed, in the second of two passes (the first warms up)."""
     if not sample:
-        prompt = tuple(range(3, 3 + min(_SCORED, engine.model.config.context_len - 1)))
+        prompt = tuple(range(3, 3 + min(_SCORED, runner.model.config.context_len - 1)))
         sample = [ScoreRequest(prompt, (3,))]
     tokens = len(build_tree(sample).tokens)
     for _ in range(2):
-        seconds = _timed(engine, engine.score(sample))
+        seconds = _timed(runner, runner.score(sample))
     return seconds / tokens
 
 
-def _decode_seconds(engine: ModelRunner, sample: list[GenerateRequest]) -> float:
+def _decode_seconds(runner: ModelRunner, sample: list[GenerateRequest]) -> float:
     """Return seconds per token drawn, from the difference of a long and a short generation."""
     if not sample:
         return 0.0
     spent = []
     for steps in (_STEPS[0], *_STEPS):
         longer = [replace(request, max_tokens=steps) for request in sample]
-        spent.append(_timed(engine, engine.generate(longer)))
+        spent.append(_timed(runner, runner.generate(longer)))
     return max(0.0, spent[2] - spent[1]) / (len(sample) * (_STEPS[1] - _STEPS[0]))
 
 
-def _timed(engine: ModelRunner, replies: Iterator[object]) -> float:
+def _timed(runner: ModelRunner, replies: Iterator[object]) -> float:
     """Return the seconds it takes to compute all replies, which are generated lazily."""
-    if engine.model.device.type == "cuda":
-        torch.cuda.synchronize(engine.model.device)
+    if runner.model.device.type == "cuda":
+        torch.cuda.synchronize(runner.model.device)
     started = perf_counter()
     list(replies)
-    if engine.model.device.type == "cuda":
-        torch.cuda.synchronize(engine.model.device)
+    if runner.model.device.type == "cuda":
+        torch.cuda.synchronize(runner.model.device)
     return perf_counter() - started
 
 
@@ -154,14 +154,7 @@ def matrix_rate(
     Sizes start small and double, so that a slow machine exceeds `seconds` by at most one product of
     the smallest size.
 
-    Args:
-        dtype: of the matrices.
-        device: where to multiply.
-        seconds: time limit, about.
-        clock: returns seconds.
-
-    Returns:
-        The rate; 0.0 if the smallest matrices do not fit in the device's memory.
+    Return 0.0 if the smallest matrices do not fit in the device's memory.
     """
     size, best, begin = _SMALLEST, 0.0, clock()
     largest = _LARGEST.get(device.type, _SMALLEST)

@@ -6,80 +6,110 @@ a finished sample runs one step too far, and that token is dropped.
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from mistral_eval.model.memory import HostCopy, sent
+from mistral_eval.model.memory import sent
 from mistral_eval.model.shared_cache import CellsAttend, Piece, PrefillAttend, Room, SharedCache
 from mistral_eval.model.transformer import Transformer
-from mistral_eval.native.flops import Flops
-from mistral_eval.native.prompts import Cluster, Question, cluster_prompts
 from mistral_eval.native.requests import (
     WHOLE,
     Counters,
+    Flops,
     GenerateReply,
     GenerateRequest,
     Turn,
-    not_finite,
 )
-from mistral_eval.native.sampling import Draw, Sampler
+from mistral_eval.native.sampling import Drawn, Running, Sampler
 
+# Sorted neighbours form one cluster if they share half of the shorter one, and more than BOS and a
+# word or two.
+_SHARED_PART = 0.5
+_SHARED_TOKENS = 8
 Replies = Iterator[tuple[int, GenerateReply]]
 
 
-@dataclass(slots=True)
-class Running:
-    """A request in progress and the ids it has generated so far."""
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A distinct prompt without its cluster's root, and the requests that continue it."""
 
-    index: int
-    request: GenerateRequest
-    ids: list[int] = field(default_factory=list)
-
-    def draw(self, unread: int = 0) -> Draw:
-        """Return the draw of the next token, after `unread` tokens not yet read from the device."""
-        return Draw(self.request.sampling, self.request.key, len(self.ids) + unread)
-
-    def take(self, token: int, eos_id: int) -> GenerateReply | None:
-        """Append a token; return the reply if it ends the generation."""
-        if token == eos_id:
-            return GenerateReply(tuple(self.ids), "eos")
-        self.ids.append(token)
-        if self.request.is_done is not None and self.request.is_done(self.ids):
-            return GenerateReply(tuple(self.ids), "stop")
-        if len(self.ids) == self.request.max_tokens:
-            return GenerateReply(tuple(self.ids), "length")
-        return None
+    tail: tuple[int, ...]
+    requests: tuple[int, ...]
 
 
-class Drawn:
-    """The next token of some requests, drawn on the device and read by the host later.
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Prompts that begin with the same `root`, which is empty if they share little."""
 
-    On CUDA the copy to the host is queued right after the draw, so reading waits only for this
-    step and not for later ones.
+    root: tuple[int, ...]
+    questions: tuple[Question, ...]
+
+
+def cluster_prompts(
+    requests: Sequence[GenerateRequest], known: Collection[int] = ()
+) -> list[Cluster]:
+    """Cluster prompts by their shared prefix, independently of the order of requests.
+
+    Requests in `known` count when roots are chosen but are left out of the result. A root is
+    shorter than each of its prompts, since the logits of a question's last own token start its
+    generations. Prompts that share little form one cluster without a root.
     """
+    by_prompt: dict[tuple[int, ...], list[int]] = {}
+    for n, request in enumerate(requests):
+        by_prompt.setdefault(request.prompt, []).append(n)
+    ordered = sorted(by_prompt)
+    runs = _runs(ordered)
+    clusters = []
+    loose: list[tuple[int, ...]] = [run[0] for run in runs if len(run) == 1]
+    for run in ([loose] if loose else []) + [run for run in runs if len(run) > 1]:
+        shared = 0 if run is loose else _shared(run[0], run[-1])
+        length = min(shared, min(map(len, run)) - 1)
+        questions = (Question(prompt[length:], tuple(by_prompt[prompt])) for prompt in run)
+        clusters.append(Cluster(run[0][:length], tuple(questions)))
+    return _without(clusters, known) if known else clusters
 
-    def __init__(self, sampler: Sampler, logits: Tensor, draws: Sequence[Draw]) -> None:
-        """Draw one token for each row of logits, float32 (B, n_words)."""
-        is_finite = logits.sum(dim=1).isfinite()
-        if not logits.is_cuda and not bool(is_finite.all()):  # sampling needs finite rows
-            logits = torch.where(is_finite[:, None], logits, 0.0)
-        self.tokens = sampler.draw(logits, draws)  # (B,), int64
-        self._copy = HostCopy(torch.stack([self.tokens, is_finite.to(torch.int64)]))
 
-    def read(self, running: Sequence["Running"], is_live: Sequence[bool]) -> list[int]:
-        """Return one token per running request; ignore those of requests that have ended.
+def _without(clusters: Sequence[Cluster], known: Collection[int]) -> list[Cluster]:
+    """Remove known requests, then questions and clusters without requests."""
+    left = []
+    for cluster in clusters:
+        questions = [
+            replace(question, requests=tuple(n for n in question.requests if n not in known))
+            for question in cluster.questions
+        ]
+        if asked := tuple(question for question in questions if question.requests):
+            left.append(replace(cluster, questions=asked))
+    return left
 
-        Raises:
-            EngineError: a logit of a live request is NaN or infinite; names the request.
-        """
-        tokens, finite = self._copy.read().tolist()
-        for item, is_finite, lives in zip(running, finite, is_live, strict=True):
-            if lives and not is_finite:
-                raise not_finite("generate", item.index)
-        return list(tokens)
+
+def unique_tokens(requests: Sequence[GenerateRequest]) -> int:
+    """Count the tokens in the prefix tree of all prompts."""
+    ordered = sorted({request.prompt for request in requests})
+    return sum(len(right) - _shared(left, right) for left, right in pairwise([(), *ordered]))
+
+
+def _runs(ordered: list[tuple[int, ...]]) -> list[list[tuple[int, ...]]]:
+    """Split sorted prompts where neighbours share little."""
+    runs: list[list[tuple[int, ...]]] = []
+    for left, right in pairwise([(), *ordered]):
+        least = max(_SHARED_TOKENS, _SHARED_PART * min(len(left), len(right)))
+        if _shared(left, right) >= least:
+            runs[-1].append(right)
+        else:
+            runs.append([right])
+    return runs
+
+
+def _shared(left: tuple[int, ...], right: tuple[int, ...]) -> int:
+    """Return the length of the longest common prefix."""
+    for n, (a, b) in enumerate(zip(left, right, strict=False)):
+        if a != b:
+            return n
+    return min(len(left), len(right))
 
 
 @dataclass(frozen=True, slots=True)

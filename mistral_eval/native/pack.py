@@ -20,11 +20,9 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A run of a pack's rows with one mask.
+    """A run of a pack's rows, `start` ... `end - 1`, with one mask.
 
     Attributes:
-        start: first row within the pack.
-        end: row after the last.
         ancestors: slot of each ancestor of the first row, by depth, (a,).
         shared: the number of them that are ancestors of every row.
         depths: each row's position in its sequence, (n,).
@@ -42,13 +40,10 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Pack:
-    """The tokens of one forward pass: `first` ... `last` of the tree, cut into groups.
+    """The tokens of one forward pass: `first` ... `last - 1` of the tree, cut into groups.
 
     Attributes:
-        first: the first token.
-        last: the token after the last.
         base: depth of the first token; slots below hold its ancestors, the others the pack.
-        groups: the groups for attention.
         keep_from: slots below already hold ancestors of the next pack's first token.
         keep_slots: slots of its other ancestors, computed in this pack; slot `keep_slots[i]` moves
             to `keep_from + i`.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mistral_eval.model.attention import Attend, additive_mask, attention
+from mistral_eval.model.config import ModelConfig
 from mistral_eval.model.memory import sent
 from mistral_eval.model.transformer import Transformer
 from mistral_eval.native.pack import Bools, Group, Pack
@@ -40,11 +41,7 @@ class Stack:
     def fill(self, layer: int, base: int, k: Tensor, v: Tensor) -> Tensor:
         """Return a layer's slots, (base + n, 2, Hkv, D), each with its key and value.
 
-        Args:
-            layer: index of the layer.
-            base: number of tokens on the path.
-            k: keys of the pack, (n, Hkv, D).
-            v: values, as k.
+        The first `base` are the path's, the others the pack's: `k` and `v`, (n, Hkv, D).
         """
         slots = self._slots[: base + len(k)]
         slots[:base] = self._path[layer, :base]
@@ -58,6 +55,12 @@ class Stack:
             torch.index_select(
                 self._slots, 0, slots, out=self._path[layer, first : first + len(slots)]
             )
+
+
+def stack_bytes(config: ModelConfig, dtype: torch.dtype, height: int, size: int) -> int:
+    """Return the bytes of a `Stack` for a tree of this height and packs of this size."""
+    tokens = config.n_layers * height + height + size  # one layer's keys and values each
+    return 2 * config.n_kv_heads * config.head_dim * dtype.itemsize * tokens
 
 
 def make_attend(stack: Stack, pack: Pack) -> Attend:

@@ -15,10 +15,9 @@ from torch import Tensor
 from mistral_eval.model.attention import SequencesAttend
 from mistral_eval.model.cache import RollingCache
 from mistral_eval.model.transformer import Transformer
-from mistral_eval.native.generate_shared import Drawn, Running
 from mistral_eval.native.head import Asked, Tally, token_logprobs
 from mistral_eval.native.requests import GenerateReply, GenerateRequest, ScoreReply, ScoreRequest
-from mistral_eval.native.sampling import Sampler
+from mistral_eval.native.sampling import Drawn, Running, Sampler
 
 # Allowed difference of a log-probability or a logit, in nats. Matrix products of other shapes round
 # differently: about 1e-6 nats per token in float32. In half precision the last bit of a logit of 16
@@ -31,15 +30,9 @@ _CHUNK = 512
 def score_plain(
     model: Transformer, requests: Sequence[ScoreRequest], batch_tokens: int
 ) -> Iterator[tuple[int, ScoreReply]]:
-    """Score each request on its own tokens, several per pass, without sharing or padding.
+    """Score each request on its own tokens, without sharing or padding; yield replies in order.
 
-    Args:
-        model: the transformer.
-        requests: checked by `check_score_requests`.
-        batch_tokens: tokens per forward pass; a longer sequence runs alone.
-
-    Yields:
-        (index, reply) in the order of the requests.
+    A pass has several sequences of `batch_tokens` tokens together; a longer one runs alone.
     """
     tally = Tally(requests)
     for batch in _batches(requests, batch_tokens):

@@ -1,15 +1,22 @@
-"""Requests and replies in token ids, what a runner of them offers, and their validation.
+"""Requests and replies in token ids, their validation, and counts of what they cost.
 
 A runner yields `(index, reply)` pairs as soon as they are known, in any order: each index of the
 input exactly once, except those the caller already knows. When told to stop, it ends after the
 current forward pass and yields the replies that pass completes.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Literal, Protocol
+from typing import Final, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mistral_eval.errors import EngineError, RequestError
+from mistral_eval.model.config import ModelConfig
+
+Stop: TypeAlias = Callable[[], bool]  # asked before each forward pass; once True, it stays True
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +49,6 @@ class GenerateRequest:
     """Ask to continue `prompt` (with its BOS) for at most `max_tokens` tokens.
 
     Attributes:
-        prompt: token ids.
-        max_tokens: limit of new tokens.
-        sampling: settings.
         key: "<seed>|<benchmark>|<question id>|<sample index>"; sampling noise depends only on it,
             on the step and on the token id.
         is_done: called after each step with the ids generated so far, EOS excluded; True ends the
@@ -66,16 +70,8 @@ class GenerateReply:
     finish: Literal["eos", "stop", "length"]
 
 
-class Stopping(Protocol):
-    """Tells a runner whether to end before its next forward pass."""
-
-    def __call__(self) -> bool:
-        """Return True to stop; once True, it stays True."""
-        ...
-
-
 def never() -> bool:
-    """Return False: do not stop."""
+    """Never stop: a `Stop`."""
     return False
 
 
@@ -92,7 +88,7 @@ class Turn:
 
     known: Collection[int] = ()
     again: bool = False
-    stopping: Stopping = never
+    stopping: Stop = never
 
 
 WHOLE: Final = Turn()  # answer everything
@@ -111,7 +107,7 @@ class Counters:
         prompt_unique: tokens in the prefix trees of the prompts.
         prompt_naive: tokens of all prompts, one prompt per request, as `hf` feeds them.
         generated: tokens drawn, EOS included.
-        score_flop: useful arithmetic of the computed scoring (see `flops`).
+        score_flop: useful arithmetic of the computed scoring (see `Flops`).
         generate_flop: useful arithmetic of prompts and finished generations.
         score_seconds: wall time spent scoring.
         generate_seconds: wall time spent generating.
@@ -137,32 +133,64 @@ class Counters:
     peak_device_bytes: int = 0
 
 
-class Runner(Protocol):
-    """Answers requests in token ids, in any order, each index of the input once.
+@dataclass(frozen=True, slots=True)
+class Flops:
+    """FLOP of one model: useful arithmetic; a multiplication with its addition counts 2.
 
-    `known` holds indices that the caller already has replies for. They are not answered but still
-    take part in batching, so a resumed run computes identical bits. `stopping` is called before
-    each pass; once it returns True, the runner ends with the replies it has.
+    Counted are linear layers, attention over visible keys, and the LM head over asked rows. Norms,
+    rotations and softmax are left out, as usual, and so are masked scores.
+
+    Attributes:
+        linear: per token, the linear layers of all blocks.
+        key: per key that a token attends to, in one layer with all heads.
+        row: per row of logits.
+        windows: each attention window with the number of layers that have it.
     """
 
-    stopping: Stopping
+    linear: int
+    key: int
+    row: int
+    windows: tuple[tuple[int | None, int], ...]
 
-    @property
-    def stats(self) -> Counters:
-        """Counters of all calls so far."""
-        ...
+    @classmethod
+    def of(cls, config: ModelConfig, n_words: int) -> "Flops":
+        """Return the FLOP of a model that can predict `n_words` ids."""
+        queries = config.n_heads * config.head_dim
+        keys = config.n_kv_heads * config.head_dim
+        weights = config.dim * (2 * queries + 2 * keys + 3 * config.hidden_dim)
+        return cls(
+            linear=2 * weights * config.n_layers,
+            key=4 * queries,  # product with the query, and sum of values
+            row=2 * config.dim * n_words,
+            windows=tuple(Counter(config.sliding_window).items()),
+        )
 
-    def score(
-        self, requests: Sequence[ScoreRequest], known: Collection[int] = ()
-    ) -> Iterator[tuple[int, ScoreReply]]:
-        """Yield (index, log-likelihood of the continuation)."""
-        ...
+    def tokens(self, depths: NDArray[np.int64]) -> int:
+        """Return the FLOP of tokens at these positions, (T,), each seeing its prefix and itself."""
+        seen = depths + 1
+        return self._sum(
+            len(depths),
+            (
+                layers * int((seen if window is None else np.minimum(seen, window)).sum())
+                for window, layers in self.windows
+            ),
+        )
 
-    def generate(
-        self, requests: Sequence[GenerateRequest], known: Collection[int] = ()
-    ) -> Iterator[tuple[int, GenerateReply]]:
-        """Yield (index, continuation of the prompt)."""
-        ...
+    def span(self, start: int, stop: int) -> int:
+        """Return the FLOP of positions `start` ... `stop - 1` of one sequence."""
+        keys = (
+            layers * (_keys(stop, window) - _keys(start, window)) for window, layers in self.windows
+        )
+        return self._sum(stop - start, keys)
+
+    def _sum(self, tokens: int, keys: Iterable[int]) -> int:
+        return self.linear * tokens + self.key * sum(keys)
+
+
+def _keys(length: int, window: int | None) -> int:
+    """Return how many keys the first `length` tokens of a sequence see in one layer."""
+    inside = length if window is None else min(length, window)
+    return inside * (inside + 1) // 2 + (length - inside) * (window or 0)
 
 
 def truncate_left(request: ScoreRequest, max_length: int) -> tuple[ScoreRequest, bool]:

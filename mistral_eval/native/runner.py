@@ -4,6 +4,7 @@ Replies do not depend on which requests are known, nor, beyond the last bits of 
 requests' order, on other requests, or on `batch_tokens`.
 """
 
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from time import perf_counter
 from typing import Protocol, TypeVar
@@ -13,17 +14,18 @@ from torch import Tensor
 
 from mistral_eval.errors import EngineError, ResourceError
 from mistral_eval.model.config import ModelConfig
+from mistral_eval.model.load.layout import expected_shapes
+from mistral_eval.model.memory import free_bytes, peak_bytes, total_bytes
 from mistral_eval.model.transformer import Transformer
-from mistral_eval.native.budget import cached_tokens, pass_tokens, peak_bytes
-from mistral_eval.native.generate_shared import Budget, SharedGenerator
-from mistral_eval.native.prompts import unique_tokens
+from mistral_eval.native.generate_shared import Budget, SharedGenerator, unique_tokens
+from mistral_eval.native.pack_batches import CPU_COSTS
 from mistral_eval.native.requests import (
     Counters,
     GenerateReply,
     GenerateRequest,
     ScoreReply,
     ScoreRequest,
-    Stopping,
+    Stop,
     Turn,
     check_generate_requests,
     check_score_requests,
@@ -42,6 +44,9 @@ _TOKENS_A_ROW = 8  # a decoding step needs few tokens but much memory: one row p
 _FAST_TOKENS = {"cpu": 1024, "cuda": 8192}
 _FEWEST_TOKENS = 64
 _HALVES = (torch.bfloat16, torch.float16)
+_SHARE = 0.4  # of the free memory; the rest is for activations, logits and other processes
+_PASS_SHARE = 0.2  # of the memory beside the weights
+_LONG_PATH = 8192  # tokens
 
 
 def default_batch_tokens(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> int:
@@ -57,6 +62,39 @@ def default_batch_tokens(config: ModelConfig, dtype: torch.dtype, device: torch.
     while tokens > max(_FEWEST_TOKENS, fitting):
         tokens //= 2
     return tokens
+
+
+def bytes_per_token(config: ModelConfig, dtype: torch.dtype) -> int:
+    """Return the bytes of one token's keys and values in all layers (Mistral 7B, bf16: 128 KiB)."""
+    return 2 * config.n_layers * config.n_kv_heads * config.head_dim * dtype.itemsize
+
+
+def pass_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
+    """Return an upper bound, in bytes, of what one token of a pass needs.
+
+    It covers the workspace, attention's copies of queries and outputs, and a mask row (one for each
+    query head that shares keys) over a path longer than any benchmark's; not weights, cache and
+    gathered keys.
+    """
+    heads = 8 * config.n_heads + 4 * config.n_kv_heads
+    repeats = config.n_heads // config.n_kv_heads
+    values = 3 * config.dim + heads * config.head_dim + 3 * config.hidden_dim
+    path = min(config.context_len, _LONG_PATH)
+    wide = max(config.dim, (config.n_heads + config.n_kv_heads) * config.head_dim)
+    return (values + repeats * path) * dtype.itemsize + 4 * wide
+
+
+def pass_tokens(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> int:
+    """Return the tokens of a pass that fit in `_PASS_SHARE` of the memory beside the weights."""
+    weights = sum(math.prod(shape) for shape in expected_shapes(config).values()) * dtype.itemsize
+    room = int(_PASS_SHARE * max(0, total_bytes(device) - weights))
+    gathered = 2 * CPU_COSTS.gathered * bytes_per_token(config, dtype) // config.n_layers  # packed
+    return max(0, room - gathered) // pass_bytes(config, dtype)
+
+
+def cached_tokens(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> int:
+    """Return the number of tokens whose keys and values fit in `_SHARE` of the free memory."""
+    return int(_SHARE * free_bytes(device)) // bytes_per_token(config, dtype)
 
 
 def generation_budget(
@@ -79,7 +117,7 @@ class _Answer(Protocol[Request_contra, Reply_co]):
 
 
 class ModelRunner:
-    """Scores and generates on the device and in the dtype of the weights: a `Runner`."""
+    """Scores and generates on the device and in the dtype of the weights."""
 
     def __init__(
         self,
@@ -113,7 +151,7 @@ class ModelRunner:
         self.batch_tokens = batch_tokens
         self.eos_id = eos_id
         self.stats = Counters()
-        self.stopping: Stopping = never
+        self.stopping: Stop = never
 
     def score(
         self, requests: Sequence[ScoreRequest], known: Collection[int] = ()

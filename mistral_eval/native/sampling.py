@@ -7,14 +7,14 @@ top-p.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 
 import torch
 from torch import Tensor
 
-from mistral_eval.model.memory import sent
-from mistral_eval.native.requests import Sampling
+from mistral_eval.model.memory import HostCopy, sent
+from mistral_eval.native.requests import GenerateReply, GenerateRequest, Sampling, not_finite
 
 _MASK_31 = 0x7FFFFFFF
 _TO_UNIT = (1 - 2.0**-24) * 2.0**-31  # 31 bits into (0, 1), never rounded up to 1
@@ -179,3 +179,55 @@ class _Cuts:
         if not self._has_top_k:
             return in_top_p
         return in_top_p & (above.count_nonzero(dim=1)[:, None] < self._top_k)
+
+
+@dataclass(slots=True)
+class Running:
+    """A request in progress and the ids it has generated so far."""
+
+    index: int
+    request: GenerateRequest
+    ids: list[int] = field(default_factory=list)
+
+    def draw(self, unread: int = 0) -> Draw:
+        """Return the draw of the next token, after `unread` tokens not yet read from the device."""
+        return Draw(self.request.sampling, self.request.key, len(self.ids) + unread)
+
+    def take(self, token: int, eos_id: int) -> GenerateReply | None:
+        """Append a token; return the reply if it ends the generation."""
+        if token == eos_id:
+            return GenerateReply(tuple(self.ids), "eos")
+        self.ids.append(token)
+        if self.request.is_done is not None and self.request.is_done(self.ids):
+            return GenerateReply(tuple(self.ids), "stop")
+        if len(self.ids) == self.request.max_tokens:
+            return GenerateReply(tuple(self.ids), "length")
+        return None
+
+
+class Drawn:
+    """The next token of some requests, drawn on the device and read by the host later.
+
+    On CUDA the copy to the host is queued right after the draw, so reading waits only for this
+    step and not for later ones.
+    """
+
+    def __init__(self, sampler: Sampler, logits: Tensor, draws: Sequence[Draw]) -> None:
+        """Draw one token for each row of logits, float32 (B, n_words)."""
+        is_finite = logits.sum(dim=1).isfinite()
+        if not logits.is_cuda and not bool(is_finite.all()):  # sampling needs finite rows
+            logits = torch.where(is_finite[:, None], logits, 0.0)
+        self.tokens = sampler.draw(logits, draws)  # (B,), int64
+        self._copy = HostCopy(torch.stack([self.tokens, is_finite.to(torch.int64)]))
+
+    def read(self, running: Sequence[Running], is_live: Sequence[bool]) -> list[int]:
+        """Return one token per running request; ignore those of requests that have ended.
+
+        Raises:
+            EngineError: a logit of a live request is NaN or infinite; names the request.
+        """
+        tokens, finite = self._copy.read().tolist()
+        for item, is_finite, lives in zip(running, finite, is_live, strict=True):
+            if lives and not is_finite:
+                raise not_finite("generate", item.index)
+        return list(tokens)

@@ -10,12 +10,19 @@ import torch
 from mistral_eval.errors import EngineError
 from mistral_eval.model.memory import sent
 from mistral_eval.model.transformer import Transformer
-from mistral_eval.native.flops import Flops
 from mistral_eval.native.head import Asked, Tally, TokenLogprobs, token_logprobs
 from mistral_eval.native.pack import Bools, Pack, cut_packs
 from mistral_eval.native.pack_attention import Stack, make_attend
 from mistral_eval.native.plain import score_plain
-from mistral_eval.native.requests import WHOLE, Counters, ScoreReply, ScoreRequest, Turn, not_finite
+from mistral_eval.native.requests import (
+    WHOLE,
+    Counters,
+    Flops,
+    ScoreReply,
+    ScoreRequest,
+    Turn,
+    not_finite,
+)
 from mistral_eval.native.tree import Ints, TokenTree, build_tree
 
 # Default tokens per group: small groups waste less masked work, large ones need fewer calls.

@@ -7,9 +7,8 @@ import torch
 
 from mistral_eval.model.config import ModelConfig
 from mistral_eval.model.shared_cache import cache_bytes
-from mistral_eval.native.budget import stack_bytes
-from mistral_eval.native.generate_shared import Budget, room_of
-from mistral_eval.native.prompts import cluster_prompts, unique_tokens
+from mistral_eval.native.generate_shared import Budget, cluster_prompts, room_of, unique_tokens
+from mistral_eval.native.pack_attention import stack_bytes
 from mistral_eval.native.requests import GenerateRequest, ScoreRequest
 from mistral_eval.native.tree import build_tree
 

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 
 from mistral_eval.console import Talk
-from mistral_eval.engines.interface import Engine, Request
-from mistral_eval.engines.names import engine_class
+from mistral_eval.engines.interface import Engine, Request, engine_class
 from mistral_eval.errors import UnsupportedError, UsageError
 from mistral_eval.run.questions import LoadedBenchmark
 from mistral_eval.settings import MODEL_FREE, RunSettings

@@ -9,9 +9,8 @@ from typing import Any
 
 from mistral_eval.console import Talk
 from mistral_eval.data import Source, make_source
-from mistral_eval.engines.interface import EngineIdentity, Reply
+from mistral_eval.engines.interface import EngineIdentity, Reply, engine_class
 from mistral_eval.engines.lm_eval_model import MistralLM
-from mistral_eval.engines.names import engine_class
 from mistral_eval.engines.stock_tasks import load_stock, run_stock, stock_lines
 from mistral_eval.errors import SandboxError
 from mistral_eval.record.replies import OtherRuns, RepliesLog
@@ -113,7 +112,7 @@ def complete(
         log.flush()
         found = (judged, stock, clock.seconds, earlier, verified, speed)
         write_run(folder, Finished(settings, answers, *found))
-    for line in stock_lines(stock):
+    for line in stock_lines(stock) if stock else ():
         talk.say(line)
     talk.say(f"The run's record is in {folder}.")
 

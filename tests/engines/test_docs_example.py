@@ -7,7 +7,7 @@ from types import MappingProxyType, ModuleType
 import pytest
 
 from mistral_eval import settings
-from mistral_eval.engines import names as registry
+from mistral_eval.engines import interface as registry
 from mistral_eval.record.run_record import read_run
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "adding-an-engine.md"

@@ -3,8 +3,7 @@
 import pytest
 
 from mistral_eval.engines.interface import reply_key
-from mistral_eval.engines.oracle import Oracle
-from mistral_eval.engines.random import Random
+from mistral_eval.engines.model_free import Oracle, Random
 from mistral_eval.errors import EngineError
 
 

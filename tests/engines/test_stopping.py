@@ -4,9 +4,8 @@ import pytest
 
 from mistral_eval.engines import hf
 from mistral_eval.engines.hf import open_hf
+from mistral_eval.engines.model_free import Oracle, Random
 from mistral_eval.engines.native import open_native
-from mistral_eval.engines.oracle import Oracle
-from mistral_eval.engines.random import Random
 
 GREEDY = {"until": ["\n\n"], "max_gen_toks": 4, "do_sample": False}
 WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven")

@@ -10,17 +10,17 @@ from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from mistral_eval.data import make_source
+from mistral_eval.model.export import save_tokenizer
 from mistral_eval.model.tiny import tiny_tokenizer_file
-from mistral_eval.model.tokenizers.cuts import (
+from mistral_eval.model.tokenizers.incremental import (
     LLAMA_SPLIT,
     SPACE,
     TEKKEN_SPLIT,
-    is_plain_bpe,
+    PrefixEncoder,
     joins_across_spaces,
 )
-from mistral_eval.model.tokenizers.export_tokenizer import save_tokenizer
-from mistral_eval.model.tokenizers.incremental import PrefixEncoder
 from mistral_eval.model.tokenizers.tokenizer import load_tokenizer
+from mistral_eval.model.tokenizers.tokenizer_sentencepiece import is_plain_bpe
 from mistral_eval.run.questions import Asking, load_benchmarks
 from mistral_eval.suite.registry import BENCHMARKS
 

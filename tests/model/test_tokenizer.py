@@ -8,8 +8,8 @@ import sentencepiece
 from transformers import AutoTokenizer
 
 from mistral_eval.errors import TokenizerError
+from mistral_eval.model.export import save_tokenizer
 from mistral_eval.model.tiny import tiny_tokenizer_file
-from mistral_eval.model.tokenizers.export_tokenizer import save_tokenizer
 from mistral_eval.model.tokenizers.tokenizer import load_tokenizer
 
 DATA = tiny_tokenizer_file().parent

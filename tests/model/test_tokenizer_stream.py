@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers
 
+from mistral_eval.model.export import save_tokenizer
 from mistral_eval.model.tiny import tiny_tokenizer_file
-from mistral_eval.model.tokenizers.export_tokenizer import save_tokenizer
 from mistral_eval.model.tokenizers.incremental import StreamText, continuation_text, prompt_tail
 from mistral_eval.model.tokenizers.tokenizer import load_tokenizer
 

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from mistral_eval.model.transformer import expected_shapes
 from mistral_eval.native.calibrate import matrix_rate
-from mistral_eval.native.flops import Flops
-from mistral_eval.native.requests import GenerateRequest, Sampling, ScoreRequest
+from mistral_eval.native.requests import Flops, GenerateRequest, Sampling, ScoreRequest
 
 N_WORDS = 61
 

@@ -6,9 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mistral_eval.model.shared_cache import Room, SharedCache
-from mistral_eval.native.generate_shared import Budget, SharedGenerator
+from mistral_eval.native.generate_shared import (
+    Budget,
+    SharedGenerator,
+    cluster_prompts,
+    unique_tokens,
+)
 from mistral_eval.native.plain import PlainGenerator
-from mistral_eval.native.prompts import cluster_prompts, unique_tokens
 from mistral_eval.native.requests import Counters, GenerateRequest, Sampling, ScoreRequest
 from mistral_eval.native.runner import ModelRunner
 

@@ -5,18 +5,16 @@ from dataclasses import replace
 import pytest
 import torch
 
+from mistral_eval.model.memory import free_bytes, total_bytes
 from mistral_eval.model.shared_cache import Room, SharedCache, cache_bytes
-from mistral_eval.native.budget import (
+from mistral_eval.native.pack_attention import Stack, stack_bytes
+from mistral_eval.native.runner import (
     bytes_per_token,
     cached_tokens,
-    free_bytes,
+    default_batch_tokens,
     pass_bytes,
     pass_tokens,
-    stack_bytes,
-    total_bytes,
 )
-from mistral_eval.native.pack_attention import Stack
-from mistral_eval.native.runner import default_batch_tokens
 
 
 def test_mistral_7b_takes_128_kib_a_token(make_engine):
@@ -70,7 +68,7 @@ def test_a_pass_takes_what_is_fast_and_less_where_memory_is_short(
         sliding_window=(4096,) * 32,
     )
     cpu = torch.device("cpu")
-    monkeypatch.setattr("mistral_eval.native.budget.total_bytes", lambda _: gib << 30)
+    monkeypatch.setattr("mistral_eval.native.runner.total_bytes", lambda _: gib << 30)
 
     tokens = default_batch_tokens(config, dtype, cpu)
 

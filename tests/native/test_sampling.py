@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from mistral_eval.errors import RequestError
-from mistral_eval.native.generate_shared import Drawn, Running
 from mistral_eval.native.requests import GenerateRequest, Sampling
-from mistral_eval.native.sampling import Draw, Sampler
+from mistral_eval.native.sampling import Draw, Drawn, Running, Sampler
 
 CPU = torch.device("cpu")
 

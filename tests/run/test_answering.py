@@ -12,9 +12,8 @@ from lm_eval.api.registry import get_model
 from mistral_eval.engines.hf import open_hf
 from mistral_eval.engines.interface import Engine, never
 from mistral_eval.engines.lm_eval_model import MistralLM, ask, requests_of
+from mistral_eval.engines.model_free import Oracle, Random
 from mistral_eval.engines.native import NativeEngine, open_native
-from mistral_eval.engines.oracle import Oracle
-from mistral_eval.engines.random import Random
 from mistral_eval.errors import EndedEarlyError, EngineError, RequestError
 from mistral_eval.model.export import save_hf
 from mistral_eval.model.tiny import make_tiny, tiny_tokenizer_file

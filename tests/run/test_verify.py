@@ -7,7 +7,7 @@ import pytest
 
 from mistral_eval.console import Talk
 from mistral_eval.engines.interface import Request
-from mistral_eval.engines.random import Random
+from mistral_eval.engines.model_free import Random
 from mistral_eval.errors import EngineError, UsageError
 from mistral_eval.record.replies import RepliesLog
 from mistral_eval.run.answering import Answering

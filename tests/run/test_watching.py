@@ -9,8 +9,8 @@ import pytest
 
 from mistral_eval.console import Talk, line
 from mistral_eval.data import make_source
+from mistral_eval.engines.model_free import Random
 from mistral_eval.engines.native import open_native
-from mistral_eval.engines.random import Random
 from mistral_eval.errors import EndedEarlyError
 from mistral_eval.run.answering import Answering
 from mistral_eval.run.questions import Asking, load_benchmarks

@@ -39,11 +39,9 @@ class Checkpoint:
     """All that `Transformer` is built from.
 
     Attributes:
-        config: the model's shape.
         weights: by mistral-inference's names (tok_embeddings.weight, layers.N.attention.wq.weight,
             ..., output.weight unless tied), wq and wk in RoPE's half-split layout.
         fingerprint: of the configuration and the weights as stored.
-        files: the files that were read.
         notes: sentences for the user about what was assumed or converted.
     """
 
@@ -87,13 +85,8 @@ def load_checkpoint(
     if kinds != [name]:
         notes = (*notes, f"weights stored as {', '.join(kinds)}, run in {name}")
     weights, digests = read_weights(source, config, chosen, device)
-    return Checkpoint(
-        config,
-        weights,
-        model_fingerprint(config, digests),
-        files,
-        (*found.notes, *notes),
-    )
+    fingerprint = model_fingerprint(config, digests)
+    return Checkpoint(config, weights, fingerprint, files, (*found.notes, *notes))
 
 
 def _open(

@@ -44,11 +44,7 @@ _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 
 
 def from_hf_config(values: Mapping[str, Any], overrides: Mapping[str, str]) -> ConfigFile:
-    """Convert the content of config.json.
-
-    Args:
-        values: the file's JSON object.
-        overrides: `--model-args`, by the field names of config.json or of params.json.
+    """Convert the content of config.json; `overrides` have its field names or params.json's.
 
     Raises:
         CheckpointError: the architecture, an option or a value is not supported by the native

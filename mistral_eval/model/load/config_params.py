@@ -4,7 +4,6 @@ A missing or unknown field that may change the result is an error.
 Sources: mistral-inference args.py and transformer.py; Meta's llama model.py.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,25 +15,21 @@ from mistral_eval.model.load.fields import USE_HF, Fields, with_overrides
 MISTRAL_CONTEXT_LEN = 32768
 
 # ModelConfig's name -> params.json name, for every field `--model-args` may set.
-NAMES = {field.name: field.name for field in dataclasses.fields(ModelConfig)}
-NAMES["context_len"] = "max_seq_len"
+_SAME = ModelConfig.__match_args__
+NAMES = dict(zip(_SAME, _SAME, strict=True)) | {"context_len": "max_seq_len"}
 _KNOWN = frozenset(NAMES.values()) | {
     *("_sliding_window", "multiple_of", "ffn_dim_multiplier", "max_batch_size", "model_type"),
 }
 
 
 def from_params_json(values: Mapping[str, Any], overrides: Mapping[str, str]) -> ConfigFile:
-    """Convert the content of params.json.
+    """Convert the content of params.json; `overrides` have its field names or ModelConfig's.
 
     No `sliding_window` means none, as in mistral-inference. `rope_theta` is required:
     mistral-inference took 10000 for a missing one in 2023 and takes 1000000 today, so any default
     would load some files as a wrong model. `context_len` is `max_seq_len`; Mistral 7B's files lack
     it and get 32768, the value of their config.json. Meta's files lack it too, and there it is
     required.
-
-    Args:
-        values: the file's JSON object.
-        overrides: `--model-args`, by the names of ModelConfig or of params.json.
 
     Raises:
         CheckpointError: a field is missing, unknown or not supported by the native engine.

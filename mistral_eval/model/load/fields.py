@@ -122,12 +122,9 @@ def parse_override(name: str, text: str) -> Any:
 def with_overrides(
     values: Mapping[str, Any], overrides: Mapping[str, str], names: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Return `values` with `--model-args` applied.
+    """Return a file's fields with `--model-args` applied, text by the file's or params.json's name.
 
-    Args:
-        values: the fields of the file.
-        overrides: text by name, the file's or params.json's.
-        names: params.json name -> the file's name, for every field that may be set.
+    `names` maps params.json's name to the file's, for every field that may be set.
 
     Raises:
         UsageError: an override names no field.

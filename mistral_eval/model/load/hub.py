@@ -14,13 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeGuard
 
-from huggingface_hub import (
-    HfApi,
-    constants,
-    errors,
-    snapshot_download,
-    try_to_load_from_cache,
-)
+from huggingface_hub import HfApi, constants, errors, snapshot_download, try_to_load_from_cache
 
 from mistral_eval.errors import CheckpointError, HubError, ResourceError, UsageError
 from mistral_eval.model.load.fields import USE_HF, read_json
@@ -89,7 +83,7 @@ def resolve_model(
     cached = {f.name: try_to_load_from_cache(ref, f.name, revision=found.sha) for f in wanted}
     missing = [file for file in wanted if not isinstance(cached[file.name], str)]
     _announce(ref, missing, say or _to_stderr)
-    return _download(ref, revision, wanted)
+    return fetch(ref, revision, [file.name for file in wanted])
 
 
 def files_to_fetch(ref: str, files: Iterable[RemoteFile]) -> list[RemoteFile]:
@@ -142,12 +136,11 @@ def _announce(ref: str, missing: list[RemoteFile], say: Callable[[str], None]) -
     say(f"downloading {ref}: {len(missing)} files, {size / GIB:.2f} GiB, into {cache}")
 
 
-def _download(ref: str, revision: str | None, wanted: list[RemoteFile]) -> Path:
+def fetch(ref: str, revision: str | None, patterns: list[str]) -> Path:
     """Fetch the files that are not in the cache; return the snapshot's folder."""
-    names = [file.name for file in wanted]
     try:
         # by name and not by commit, so that the cache records which commit the name stands for
-        return Path(snapshot_download(ref, revision=revision, allow_patterns=names))
+        return Path(snapshot_download(ref, revision=revision, allow_patterns=patterns))
     except CONNECTION_ERRORS as error:
         raise HubError(sentence_for(error, ref, revision)) from error
 

@@ -5,14 +5,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from huggingface_hub import constants, snapshot_download
+from huggingface_hub import constants
 
-from mistral_eval.errors import CheckpointError, HubError
+from mistral_eval.errors import CheckpointError
 from mistral_eval.model.config import ConfigFile, ModelConfig
 from mistral_eval.model.load.config_hf import from_hf_config
 from mistral_eval.model.load.config_params import from_params_json
 from mistral_eval.model.load.fields import read_json
-from mistral_eval.model.load.hub import CONNECTION_ERRORS, sentence_for, small_files
+from mistral_eval.model.load.hub import fetch, small_files
 from mistral_eval.model.load.stored import stored_dtype
 from mistral_eval.model.load.weights import choose_dtype
 from mistral_eval.model.memory import TRY_TINY
@@ -60,7 +60,9 @@ def read_outline(
         return Outline(TINY_CONFIG, tokenizer, choose_dtype(dtype, torch.float32, None, device))
     folder = Path(ref).expanduser()
     if not folder.exists():
-        folder = _fetch(ref, revision, say)
+        if say and not constants.HF_HUB_OFFLINE:
+            say(f"Reading {ref}'s configuration and tokenizer; its weights are not fetched.")
+        folder = fetch(ref, revision, small_files())
     tokenizer = load_tokenizer(folder, expected_vocab=_ANY_VOCAB)
     found = read_config(folder, overrides or {})
     config = found.config
@@ -92,13 +94,3 @@ def folder_dtype(folder: Path, asked: str, found: ConfigFile, device: torch.devi
     """Return the dtype that `load_checkpoint` would choose for this folder."""
     stored = stored_dtype(folder) if asked == "auto" and found.dtype is None else None
     return choose_dtype(asked, found.dtype, stored, device)
-
-
-def _fetch(ref: str, revision: str | None, say: Callable[[str], None] | None) -> Path:
-    """Return a snapshot folder with configuration and tokenizer, from the cache or the hub."""
-    if say and not constants.HF_HUB_OFFLINE:
-        say(f"Reading {ref}'s configuration and tokenizer; its weights are not fetched.")
-    try:
-        return Path(snapshot_download(ref, revision=revision, allow_patterns=small_files()))
-    except CONNECTION_ERRORS as error:
-        raise HubError(sentence_for(error, ref, revision)) from error

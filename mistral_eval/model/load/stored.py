@@ -23,7 +23,8 @@ FLOATS = {
     "F16": torch.float16,
     "BF16": torch.bfloat16,
 }
-FLOAT_NAMES = {str(dtype).removeprefix("torch."): dtype for dtype in FLOATS.values()}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+FLOAT_NAMES = {"float64": torch.float64, **DTYPES}
 HF_SINGLE, HF_INDEX = "model.safetensors", "model.safetensors.index.json"
 RAW_SAFETENSORS, RAW_PICKLE = "consolidated.safetensors", "consolidated.00.pth"
 _EMBEDDINGS = ("model.embed_tokens.weight", "tok_embeddings.weight")

@@ -17,12 +17,11 @@ from mistral_eval.model.load.layout import (
     is_harmless,
     is_rotated,
 )
-from mistral_eval.model.load.stored import StoredTensor
+from mistral_eval.model.load.stored import DTYPES, StoredTensor
 from mistral_eval.model.memory import require_memory
 
 Dtype = torch.dtype | str
 _JOINED = (".attention.wq.weight", ".attention.wk.weight", ".attention.wv.weight")
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True, slots=True)

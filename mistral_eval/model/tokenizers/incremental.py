@@ -1,8 +1,18 @@
-"""Encode a text, or decode a continuation, without repeating the work done for its beginning.
+r"""Encode a text, or decode a continuation, without repeating the work done for its beginning.
 
 Encoding: the few-shot block recurs with each question of a benchmark, and the context with each
 choice. A tokenizer says where a text may be cut (`Tokenizer.last_cut`); the ids before the last
-cut that two texts share are the same in both.
+cut that two texts share are the same in both. A *cut* is the index of a space after a non-space,
+where the tokenizer provably never merges the two. Why this holds:
+
+SentencePiece's BPE merges neighbours into pieces of its vocabulary and matches user-defined
+symbols. If no piece has a space mark after another character, none can cross a cut; with an
+identity normalizer, text before a cut cannot influence text after it.
+
+A byte-level BPE merges only within the words of its regular expression. In `SPLITS` every
+alternative takes a space only as its first character or among white space, so each cut is a word
+boundary. The one look-ahead, `\s+(?!\S)`, inspects the character after white space; a cut has a
+non-space before it, so it never separates the two.
 
 Decoding: a continuation decoded alone loses SentencePiece's leading space, and with it the
 indentation of a program's first line, so it is decoded after its prompt and cut there. The end of
@@ -12,9 +22,39 @@ space, which happens with and without the continuation. tests/model/test_tokeniz
 compares with decoding the whole prompt.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from mistral_eval.model.tokenizers.tokenizer import Tokenizer
+
+SPACE = "\u2581"  # SentencePiece's mark for a space
+
+# Regular expressions for which this holds: those of tekken.json and Llama 3's tokenizer.json.
+TEKKEN_SPLIT = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+LLAMA_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+SPLITS = frozenset({TEKKEN_SPLIT, LLAMA_SPLIT})
+
+
+def cut_before_space(text: str, end: int) -> int:
+    """Return the last cut at or before `end`; 0 if there is none.
+
+    Python's white space and U+2581 include all that these tokenizers treat as white space.
+    """
+    at = text.rfind(" ", 0, end + 1)
+    while at > 0 and (text[at - 1].isspace() or text[at - 1] == SPACE):
+        at = text.rfind(" ", 0, at)
+    return max(at, 0)
+
+
+def joins_across_spaces(pieces: Iterable[str]) -> bool:
+    """Return whether a piece has a space, or its mark, after another character."""
+    return any(SPACE in piece.lstrip(SPACE) or " " in piece for piece in pieces)
 
 
 class PrefixEncoder:

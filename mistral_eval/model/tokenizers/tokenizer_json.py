@@ -10,8 +10,13 @@ from tokenizers import Tokenizer as Backend
 
 from mistral_eval.errors import TokenizerError
 from mistral_eval.model.load.fields import read_json
-from mistral_eval.model.tokenizers.cuts import SPACE, SPLITS, cut_before_space, joins_across_spaces
-from mistral_eval.model.tokenizers.special_tokens import read_special_tokens, tokenizer_fingerprint
+from mistral_eval.model.tokenizers.incremental import (
+    SPACE,
+    SPLITS,
+    cut_before_space,
+    joins_across_spaces,
+)
+from mistral_eval.model.tokenizers.tokenizer import read_special_tokens, tokenizer_fingerprint
 
 Decoding = Literal["bytes", "pieces", "other"]
 # What the encoder prepends: nothing, a space mark, or a mark unless the text begins with a space.
@@ -137,7 +142,7 @@ def _decoding(decoder: Any) -> Decoding:
 
 
 def _front(content: dict[str, Any]) -> Front:
-    """Return what the encoder prepends, if its steps allow cuts (see `cuts`); else None."""
+    """Return what the encoder prepends, if its steps allow cuts (see `incremental`); else None."""
     model, normalizer = content.get("model") or {}, content.get("normalizer")
     steps = content.get("pre_tokenizer")
     unusual = ("dropout", "continuing_subword_prefix", "end_of_word_suffix")

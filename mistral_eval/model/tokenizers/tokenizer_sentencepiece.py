@@ -1,6 +1,6 @@
 """Read tokenizer.model and tokenizer.model.v1 to .v7: Mistral's and Llama's SentencePiece."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -8,24 +8,22 @@ from typing import Any, ClassVar
 import sentencepiece
 
 from mistral_eval.errors import TokenizerError
-from mistral_eval.model.tokenizers.cuts import (
-    SPACE,
-    cut_before_space,
-    is_plain_bpe,
-    joins_across_spaces,
-)
-from mistral_eval.model.tokenizers.special_tokens import (
+from mistral_eval.model.tokenizers.incremental import SPACE, cut_before_space, joins_across_spaces
+from mistral_eval.model.tokenizers.tokenizer import (
     SpecialTokens,
     read_special_tokens,
     tokenizer_fingerprint,
 )
+
+_BPE = 2
+_TRAINER, _NORMALIZER = 2, 3  # fields of sentencepiece_model.proto
 
 
 @dataclass(frozen=True, slots=True)
 class SentencePieceTokenizer:
     """A SentencePieceProcessor with the BOS, EOS and added ids that the folder's files name.
 
-    `space_id` is the id of a single space mark; None if no text can be cut (see `cuts`).
+    `space_id` is the id of a single space mark; None if no text can be cut (see `incremental`).
     """
 
     processor: Any
@@ -123,3 +121,49 @@ def _special_id(text: str, special: SpecialTokens, processor: Any, file: Path) -
             "copy the tokenizer files of one model together."
         )
     return number
+
+
+def is_plain_bpe(model: bytes) -> bool:
+    """Return whether a serialized ModelProto is a BPE that only adds and marks spaces."""
+    parts = {number: value for number, value in _fields(model) if isinstance(value, bytes)}
+    trainer = dict(_fields(parts.get(_TRAINER, b"")))
+    normalizer = dict(_fields(parts.get(_NORMALIZER, b"")))
+    model_type, byte_fallback, spaces_behind = (trainer.get(n, 0) for n in (3, 35, 24))
+    # add_dummy_prefix, remove_extra_whitespaces and escape_whitespaces default to true
+    add_prefix, squeeze, escape = (normalizer.get(n, 1) for n in (3, 4, 5))
+    is_identity = not normalizer.get(2)
+    return (
+        model_type == _BPE
+        and bool(byte_fallback)
+        and not spaces_behind
+        and is_identity
+        and bool(add_prefix)
+        and not squeeze
+        and bool(escape)
+    )
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """Yield field numbers and values of a serialized protocol buffer, in order."""
+    at = 0
+    while at < len(message):
+        key, at = _varint(message, at)
+        kind = key & 7
+        value: int | bytes
+        if kind == 0:
+            value, at = _varint(message, at)
+        else:
+            size = {1: 8, 5: 4}.get(kind)
+            if size is None:
+                size, at = _varint(message, at)
+            value, at = message[at : at + size], at + size
+        yield key >> 3, value
+
+
+def _varint(message: bytes, at: int) -> tuple[int, int]:
+    """Decode a varint (seven bits per byte, lowest first); return it and the next index."""
+    value = shift = 0
+    while message[at] & 0x80:
+        value |= (message[at] & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+    return value | message[at] << shift, at + 1

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mistral_eval.errors import TokenizerError
-from mistral_eval.model.tokenizers.cuts import SPLITS, cut_before_space
-from mistral_eval.model.tokenizers.special_tokens import tokenizer_fingerprint
+from mistral_eval.model.tokenizers.incremental import SPLITS, cut_before_space
+from mistral_eval.model.tokenizers.tokenizer import tokenizer_fingerprint
 
 
 @dataclass(frozen=True, slots=True)
