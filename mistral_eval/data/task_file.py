@@ -1,4 +1,4 @@
-"""A benchmark's YAML file: read without lm-eval, checked, and the one definition of its data."""
+"""The benchmarks' YAML files: found, read without lm-eval, checked; they define the data."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -16,9 +16,11 @@ from pydantic import (
     model_validator,
 )
 
-from mistral_eval.errors import TaskError
-from mistral_eval.locations import tasks_folder
+from mistral_eval.errors import DataError, TaskError
 
+PACKAGE = Path(__file__).resolve().parents[1]
+
+Row = dict[str, Any]
 Kind = Literal["text", "integer", "boolean", "texts"]
 
 
@@ -75,6 +77,33 @@ class DataSpec(_Checked):
     def top_columns(self) -> list[str]:
         """The columns without the fields below them."""
         return list(dict.fromkeys(column.partition(".")[0] for column in self.columns))
+
+    def require_columns(self, present: Mapping[str, object], where: str) -> None:
+        """Refuse a table that lacks one of the columns.
+
+        Raises:
+            DataError: A column is missing; the sentence begins with `where`.
+        """
+        missing = [column for column in self.columns if column not in present]
+        if missing:
+            raise DataError(
+                f"{where} should have the columns {', '.join(self.columns)} of {self.path}, but "
+                f"{', '.join(missing)} is missing; found {', '.join(present)}. "
+                "Convert the file to the hub's column schema."
+            )
+
+    def pick(self, row: Mapping[str, Any]) -> Row:
+        """Return the row with these columns and fields, and no others."""
+        picked: Row = {}
+        for column in self.columns:
+            name, _, below = column.partition(".")
+            value = row[name]
+            if below:
+                field = value[below] if isinstance(value, Mapping) else None
+                picked.setdefault(name, {})[below] = field
+            else:
+                picked[name] = value
+        return picked
 
 
 class Generation(_Checked):
@@ -138,6 +167,22 @@ def _name_of(loader: _Loader, node: yaml.ScalarNode) -> str:
 _Loader.add_constructor("!function", _name_of)
 
 
+def tasks_folder() -> Path:
+    """Return the folder of the YAML files: in the installed package, or beside a checkout's.
+
+    Raises:
+        TaskError: Neither the wheel's `_tasks` nor the checkout's `tasks` is there.
+    """
+    folders = (PACKAGE / "_tasks", PACKAGE.parent / "tasks")
+    for folder in folders:
+        if folder.is_dir():
+            return folder
+    raise TaskError(
+        f"The benchmarks' YAML files should lie in {folders[0]} or in {folders[1]}, but neither "
+        "folder exists. Install mistral-eval again."
+    )
+
+
 @cache
 def read_task(benchmark: str) -> Mapping[str, Any]:
     """Return everything in `tasks/<benchmark>.yaml`.
@@ -188,6 +233,15 @@ def data_spec(benchmark: str) -> DataSpec:
         TaskError: There is no such file, or a key is missing or has a wrong value.
     """
     return task_file(benchmark).data
+
+
+def column_paths(row: Mapping[str, object]) -> dict[str, object]:
+    """Return columns by name, and the fields below them as `column.field`."""
+    found: dict[str, object] = dict(row)
+    for name, value in row.items():
+        if isinstance(value, Mapping):
+            found |= {f"{name}.{below}": item for below, item in value.items()}
+    return found
 
 
 def _task_error(file: str, error: ValidationError) -> TaskError:

@@ -12,10 +12,10 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from mistral_eval.data import Fingerprint, Row, Rows, Source, dataset_from
+from mistral_eval.data.task_file import tasks_folder
 from mistral_eval.engines.interface import GenerationSettings, Kind, Request
 from mistral_eval.engines.lm_eval_model import FEWSHOT_SEED, request_of, settings_of
 from mistral_eval.errors import TaskError
-from mistral_eval.locations import tasks_folder
 from mistral_eval.run.limits import choose
 from mistral_eval.run.templates import compile_templates_once
 from mistral_eval.settings import Limit, RunSettings

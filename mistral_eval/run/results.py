@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mistral_eval import __version__
+from mistral_eval.data.task_file import tasks_folder
 from mistral_eval.engines.lm_eval_model import FEWSHOT_SEED
-from mistral_eval.locations import tasks_folder
 from mistral_eval.record.run_folder import (
     RUN_FILE,
     TABLE_FILE,

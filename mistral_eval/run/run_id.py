@@ -7,8 +7,7 @@ from pathlib import Path
 from mistral_eval import __version__
 from mistral_eval.data import Source
 from mistral_eval.data.sources import SUFFIXES
-from mistral_eval.data.task_file import data_spec
-from mistral_eval.locations import tasks_folder
+from mistral_eval.data.task_file import data_spec, tasks_folder
 from mistral_eval.record.run_folder import RUN_FILE, read_run, text_hash
 from mistral_eval.settings import RunSettings
 from mistral_eval.suite.task_names import suite_of
