@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol, Self, TypeAlias
 
-from mistral_eval.answers.stop_strings import cut
+from mistral_eval.answers.verdict import cut
 from mistral_eval.errors import EngineError
 from mistral_eval.native.requests import Counters
 from mistral_eval.settings import RunSettings

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
 
-from mistral_eval.answers.stop_strings import cut
-from mistral_eval.answers.verdict import QuestionVerdict
+from mistral_eval.answers.verdict import QuestionVerdict, cut
 from mistral_eval.errors import DataError
 from mistral_eval.sandbox import Isolation
 

@@ -16,8 +16,7 @@ from mistral_eval.engines import hf, native
 from mistral_eval.errors import OutputError, RepliesError, SandboxError
 from mistral_eval.model.transformer import Transformer
 from mistral_eval.record.run_folder import REPLIES_FOLDER, RUN_FILE
-from mistral_eval.run.rescoring import rescore
-from mistral_eval.run.run import run_suite
+from mistral_eval.run.run import rescore, run_suite
 from mistral_eval.settings import RunSettings
 
 TINY = {"model": "tiny", "engine": "native", "limit": 2}
