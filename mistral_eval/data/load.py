@@ -106,7 +106,7 @@ def dataset_from(
     *,
     unpinned: bool = False,
     noticed: Callable[[str, Fingerprint], None] | None = None,
-    check: Callable[[str, Mapping[str, Sequence[Row]]], None] | None = None,
+    check: Callable[[Mapping[str, Sequence[Row]]], None] | None = None,
 ) -> Callable[..., dict[str, Rows]]:
     """Return a function for a task's `custom_dataset` that reads from `source`.
 
@@ -114,14 +114,14 @@ def dataset_from(
         source: Where rows come from.
         unpinned: Accept rows whose fingerprint is not pinned.
         noticed: Called with (benchmark, fingerprint) once rows are loaded.
-        check: Called with (benchmark, rows by split), to refuse rows without a right answer.
+        check: Called with the rows by split, to refuse rows without a right answer.
     """
 
     def load(**kwargs: Any) -> dict[str, Rows]:
         spec = DataSpec.from_kwargs(kwargs)
         splits = load_benchmark_data(spec, source)
         if check:
-            check(spec.benchmark, splits)
+            check(splits)
         is_hub = source.kind == "hub"
         identity = identify(spec, splits, unpinned=unpinned, is_from_hub=is_hub)
         if noticed:

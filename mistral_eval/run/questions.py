@@ -21,7 +21,7 @@ from mistral_eval.engines.lm_eval_model import FEWSHOT_SEED, request_of, setting
 from mistral_eval.errors import TaskError
 from mistral_eval.settings import Limit, RunSettings
 from mistral_eval.suite.benchmark import Benchmark
-from mistral_eval.suite.registry import BY_ID, check_golds
+from mistral_eval.suite.registry import BY_ID
 
 
 @dataclass(slots=True)
@@ -138,7 +138,7 @@ def _load(benchmark: Benchmark, asking: Asking) -> LoadedBenchmark:
             asking.source,
             unpinned=asking.unpinned,
             noticed=recognised.__setitem__,
-            check=check_golds,
+            check=benchmark.check_golds,
         ),
     }
     if asking.num_fewshot is not None:

@@ -1,11 +1,11 @@
 """Every benchmark there is. Registering one puts it into no suite and no table."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
 from mistral_eval.suite import choice, maths, programs, spans
-from mistral_eval.suite.benchmark import Benchmark, Doc
+from mistral_eval.suite.benchmark import Benchmark
 
 BENCHMARKS: Final[tuple[Benchmark, ...]] = (
     *choice.BENCHMARKS,
@@ -14,13 +14,3 @@ BENCHMARKS: Final[tuple[Benchmark, ...]] = (
     *maths.BENCHMARKS,
 )
 BY_ID: Final[Mapping[str, Benchmark]] = MappingProxyType({one.id: one for one in BENCHMARKS})
-
-
-def check_golds(name: str, splits: Mapping[str, Sequence[Doc]]) -> None:
-    """Refuse a registered benchmark's rows that no reply could answer right.
-
-    Raises:
-        DataError: A row's gold is outside its choices, or a row has none.
-    """
-    if name in BY_ID:
-        BY_ID[name].check_golds(splits)
