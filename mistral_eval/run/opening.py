@@ -17,8 +17,7 @@ from mistral_eval.run.questions import LoadedBenchmark
 from mistral_eval.run.results import protocol_hash
 from mistral_eval.sandbox import Isolation, probe
 from mistral_eval.settings import MODEL_FREE, RunSettings
-from mistral_eval.suite.registry import BY_ID
-from mistral_eval.suite.suites import suite_of
+from mistral_eval.suite.registry import BY_ID, suite_of
 
 
 def run_folder(settings: RunSettings, source: Source) -> Path:

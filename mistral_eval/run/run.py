@@ -33,7 +33,7 @@ from mistral_eval.run.watching import AnswerWatch, JudgeWatch
 from mistral_eval.sandbox import Isolation
 from mistral_eval.settings import RunSettings
 from mistral_eval.suite.benchmark import JudgeContext
-from mistral_eval.suite.suites import check_shots
+from mistral_eval.suite.registry import check_shots
 
 
 def run_suite(settings: RunSettings, talk: Talk) -> Path:

@@ -13,7 +13,7 @@ from mistral_eval.record.scores import load_scores
 from mistral_eval.run.run import run_suite
 from mistral_eval.sandbox import Isolation
 from mistral_eval.settings import RunSettings
-from mistral_eval.suite.suites import paper_benchmarks
+from mistral_eval.suite.registry import paper_benchmarks
 
 CODE = ("humaneval", "mbpp")
 TASKS = ("winogrande", "nq", "gsm8k")

@@ -18,8 +18,7 @@ from mistral_eval.report.table.html_table import STYLE, html_fragment, section_h
 from mistral_eval.report.table.scale import ANCHOR_IDS
 from mistral_eval.report.table.sections import figure_4, figure_5, reproduced
 from mistral_eval.report.table.view import Section, TableView, column_of
-from mistral_eval.suite.registry import BY_ID
-from mistral_eval.suite.suites import FIGURE_4, FIGURE_5
+from mistral_eval.suite.registry import BY_ID, FIGURE_4, FIGURE_5
 
 SCRIPTS: Final = ("text.js", "store.js", "filter.js", "list.js", "detail.js", "app.js")
 FIGURE_ROWS: Final = (

@@ -7,8 +7,7 @@ from mistral_eval.record.scores import Cell, RunScores, run_labels
 from mistral_eval.report.baselines import PAPER, Baseline
 from mistral_eval.report.table.view import OTHER_PROTOCOL, TableOptions, points
 from mistral_eval.suite.benchmark import Benchmark
-from mistral_eval.suite.registry import BY_ID
-from mistral_eval.suite.suites import CONTRADICTIONS
+from mistral_eval.suite.registry import BY_ID, CONTRADICTIONS
 
 NOT_A_MODEL: Final[Mapping[str, str]] = {
     "oracle": "the oracle answers with the gold: a check of the scorers, not a model",

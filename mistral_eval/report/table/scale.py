@@ -13,7 +13,7 @@ from typing import Final
 from mistral_eval.report.baselines import Baseline
 from mistral_eval.stats import Interval
 from mistral_eval.suite.benchmark import Group
-from mistral_eval.suite.suites import FIGURE_4, FIGURE_5, columns_of
+from mistral_eval.suite.registry import FIGURE_4, FIGURE_5, columns_of
 
 ANCHOR_IDS: Final = (
     "mistral-paper-table2/llama2-7b",

@@ -12,8 +12,7 @@ from mistral_eval.errors import UsageError
 from mistral_eval.record.scores import Cell, RunScores, run_labels
 from mistral_eval.report.baselines import PAPER, Baseline, PublishedCell
 from mistral_eval.suite.benchmark import Benchmark
-from mistral_eval.suite.registry import BY_ID
-from mistral_eval.suite.suites import paper_benchmarks
+from mistral_eval.suite.registry import BY_ID, paper_benchmarks
 
 MISSING: Final = "—"
 OTHER_PROTOCOL: Final = "†"
