@@ -120,18 +120,10 @@ class Metric(_Checked):
 
 
 class TaskFile(_Checked):
-    """What the package reads of a YAML file; lm-eval reads the rest.
+    """What the package reads of a YAML file, under lm-eval's names; lm-eval reads the rest.
 
-    Attributes:
-        task: The task's name.
-        output_type: Whether choices are scored or replies generated.
-        num_fewshot: Solved examples before the question.
-        repeats: Replies drawn per question.
-        metric_list: The metrics of a question.
-        doc_to_text: The prompt's template, or the name of the function that makes it.
-        unsafe_code: Whether judging runs code that the model wrote.
-        generation_kwargs: How replies are generated.
-        data: `dataset_kwargs` and `metadata`.
+    `data` joins `dataset_kwargs` and `metadata`; `unsafe_code` says that judging runs code that the
+    model wrote.
     """
 
     task: str
