@@ -3,24 +3,6 @@
 A message says what was expected, what was found and what to do. `cli.app.main` catches
 `MistralEvalError` only; anything else is a bug and keeps its traceback.
 
-MistralEvalError            exit code 1: the user can fix it
-├── UsageError              exit code 2: wrong usage of the command line
-├── DataError               a test set: missing, wrong columns, unknown fingerprint
-├── TaskError               a benchmark's YAML file
-├── CheckpointError         a model folder: files, fields, tensors
-│   └── UnsupportedError    one that lm-eval's hf model may run, but the native engine does not
-├── TokenizerError          a tokenizer file, or ids that do not fit the model
-├── HubError                a download that did not happen
-├── ResourceError           not enough disk or memory
-├── EngineError             an engine that cannot serve, or answered nonsense
-│   ├── RequestError        one request cannot be answered; has its index
-│   └── EndedEarlyError     requests are left unanswered: it was told to stop
-├── SandboxError            no isolation for generated programs
-├── RepliesError            a replies log that cannot be used: in use, missing, of version 0.1.0
-├── StoppedError            Ctrl-C (exit code 130) or SIGTERM (143)
-├── BaselineError           a published number without its source
-└── OutputError             results that could not be written
-
 `complaint` turns pydantic's errors into the same form: what was expected, what was found.
 """
 

@@ -28,7 +28,7 @@ from mistral_eval.record.run_record import read_run
 from mistral_eval.run import answering
 from mistral_eval.run.run import run_suite
 from mistral_eval.settings import RunSettings
-from mistral_eval.suite.task_names import parse_tasks
+from mistral_eval.suite.registry import parse_tasks
 
 BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
 REQUESTS = 200_000

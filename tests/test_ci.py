@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mistral_eval.locations import tasks_folder
+from mistral_eval.data.task_file import tasks_folder
 from mistral_eval.record.run_folder import text_hash
 from mistral_eval.record.run_record import RUN_FILE
 

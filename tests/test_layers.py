@@ -14,7 +14,6 @@ PACKAGE = Path(__file__).resolve().parents[1] / "mistral_eval"
 # What every room may use: modules at the top of the package, each with those it may use itself.
 SHARED = {
     "errors": set(),
-    "locations": {"errors"},
     "stats": {"errors"},
     "settings": {"errors"},
     "console": {"errors"},

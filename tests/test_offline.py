@@ -11,7 +11,7 @@ import pytest
 
 from mistral_eval.data.sources import SAMPLE
 from mistral_eval.sandbox import probe
-from mistral_eval.suite.suites import paper_benchmarks
+from mistral_eval.suite.registry import paper_benchmarks
 
 CODE = ("humaneval", "mbpp")
 PLAIN = tuple(benchmark.id for benchmark in paper_benchmarks() if benchmark.id not in CODE)

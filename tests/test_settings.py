@@ -9,11 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mistral_eval.errors import UsageError
-from mistral_eval.run.limits import choose
+from mistral_eval.run.questions import choose
 from mistral_eval.settings import RunSettings, parse_limit, parse_pairs
-from mistral_eval.suite.registry import BY_ID
-from mistral_eval.suite.suites import SUITES
-from mistral_eval.suite.task_names import check_shots, parse_tasks, suite_of
+from mistral_eval.suite.registry import BY_ID, SUITES, check_shots, parse_tasks, suite_of
 
 
 def test_benchmarks_come_in_the_papers_order_and_once():

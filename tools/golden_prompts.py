@@ -17,7 +17,7 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from mistral_eval.data import Source, dataset_from, make_source
-from mistral_eval.locations import tasks_folder
+from mistral_eval.data.task_file import tasks_folder
 from mistral_eval.suite.registry import BY_ID
 
 FOLDER: Final = Path(__file__).resolve().parents[1] / "tests" / "golden" / "prompts"

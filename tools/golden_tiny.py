@@ -16,7 +16,7 @@ from mistral_eval.engines.interface import GenerationSettings
 from mistral_eval.engines.lm_eval_model import ask
 from mistral_eval.engines.native import NativeEngine, open_native
 from mistral_eval.run.questions import Asking, LoadedBenchmark, load_benchmarks
-from mistral_eval.suite.suites import PAPER
+from mistral_eval.suite.registry import PAPER
 
 FILE: Final = Path(__file__).resolve().parents[1] / "tests" / "golden" / "tiny.json"
 QUESTIONS: Final = 4

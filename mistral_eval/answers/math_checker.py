@@ -98,7 +98,7 @@ class _Worker:
 
 
 class MathChecker:
-    """Compare answers of MATH in killable processes; a context manager.
+    """Compare formulas in killable processes; a context manager.
 
     Args:
         workers: Number of processes; None means one per core available to this process.
@@ -187,7 +187,7 @@ class MathChecker:
             return self._replace(worker, selector, results, late=False)
         if line.startswith("missing"):
             raise MistralEvalError(
-                f"Expected sympy, which MATH is scored with, in {sys.executable}; "
+                f"Expected sympy, which formulas are compared with, in {sys.executable}; "
                 f"found: {line}. "
                 "Install it there: pip install sympy"
             )
@@ -211,7 +211,7 @@ class MathChecker:
         status = worker.close(kill=late)
         if not worker.ready:
             raise MistralEvalError(
-                f"Expected a process that compares answers of MATH to be ready within "
+                f"Expected a process that compares formulas to be ready within "
                 f"{START_SECONDS:.0f} s, found that it ended with status {status}. "
                 "Check the memory limit and the installation."
             )

@@ -1,6 +1,6 @@
-"""The verdict on a reply: correct, wrong, no_answer or timeout, with the answer and the reason."""
+"""What is judged of a reply, and the verdict: outcome, extracted answer and reason."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -41,3 +41,9 @@ class QuestionVerdict:
     verdict: Verdict
     samples: tuple[Verdict, ...] = ()
     metrics: Mapping[str, object] = field(default_factory=dict)
+
+
+def cut(text: str, until: Iterable[str]) -> str:
+    """Return the text before the first occurrence of any stop string."""
+    ends = [place for stop in until if stop and (place := text.find(stop)) >= 0]
+    return text[: min(ends)] if ends else text

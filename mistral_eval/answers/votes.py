@@ -1,4 +1,4 @@
-"""Majority votes over the samples of a question (maj@k), for numbers (GSM8K) and formulas (MATH).
+"""Majority votes over the samples of a question (maj@k), for numbers and for formulas.
 
 The cell is the vote; the mean accuracy of the single samples is kept beside it, as in Mistral's
 model card. Source: Wang et al. 2022 (self-consistency). How samples form classes and how ties are
@@ -66,9 +66,6 @@ def vote_on_formulas(
     replies: Sequence[Sequence[str]],
     golds: Sequence[str],
     checker: MathChecker,
-    *,
-    vote_metric: str = "maj@4",
-    mean_metric: str = "maj@1",
     on_done: Callable[[int, int], None] | None = None,
 ) -> list[QuestionVerdict]:
     r"""Decide questions by a vote over equivalent final answers.
@@ -77,9 +74,11 @@ def vote_on_formulas(
         replies: The samples of each question, truncated at the stops.
         golds: Each question's gold answer, or its gold solution, whose last \boxed is the answer.
         checker: An open checker. It gets the comparisons of all questions in one call.
-        vote_metric: Metric name of the vote's result (0 or 1).
-        mean_metric: Metric name of the mean accuracy of the single samples.
         on_done: Called with (comparisons done, comparisons in all), for a progress bar.
+
+    Returns:
+        Verdicts with the metrics "maj@4", the vote's result (0 or 1), and "maj@1", the mean
+        accuracy of the single samples.
     """
     wanted = [boxed_answer(gold) or gold for gold in golds]
     answers = [[final_answer(reply) for reply in samples] for samples in replies]
@@ -97,28 +96,24 @@ def vote_on_formulas(
     for gold, samples in zip(wanted, answers, strict=True):
         single = tuple(_compare(gold, answer, found) for answer in samples)
         verdict = _verdict_of(vote(samples, equal), single)
-        metrics = {vote_metric: float(verdict.is_correct), mean_metric: _mean(single)}
+        metrics = {"maj@4": float(verdict.is_correct), "maj@1": _mean(single)}
         verdicts.append(QuestionVerdict(verdict, single, metrics))
     return verdicts
 
 
 def vote_on_numbers(
-    replies: Sequence[Sequence[str]],
-    golds: Sequence[str],
-    *,
-    vote_metric: str = "maj@8",
-    mean_metric: str = "maj@1",
-    flexible_metric: str = "maj@8_flexible",
+    replies: Sequence[Sequence[str]], golds: Sequence[str]
 ) -> list[QuestionVerdict]:
     """Decide questions by a vote over strictly read numbers.
 
     Args:
         replies: The samples of each question, truncated at the stops.
         golds: Each question's gold number, or the row's `answer`, whose number follows `####`.
-        vote_metric: Metric name of the strict vote's result (0 or 1).
-        mean_metric: Metric name of the mean accuracy of the single, strictly read samples.
-        flexible_metric: Metric name of the result (0 or 1) of a vote over the replies' last
-            numbers.
+
+    Returns:
+        Verdicts with the metrics "maj@8", the strict vote's result (0 or 1), "maj@1", the mean
+        accuracy of the single samples, and "maj@8_flexible", the result of a vote over the replies'
+        last numbers.
     """
     verdicts = []
     for samples, answer in zip(replies, golds, strict=True):
@@ -129,9 +124,9 @@ def vote_on_numbers(
         verdict = _verdict_of(strict, single)
         right = flexible.winner is not None and numbers.equal(flexible.winner, gold)
         metrics = {
-            vote_metric: float(verdict.is_correct),
-            mean_metric: _mean(single),
-            flexible_metric: float(right),
+            "maj@8": float(verdict.is_correct),
+            "maj@1": _mean(single),
+            "maj@8_flexible": float(right),
         }
         verdicts.append(QuestionVerdict(verdict, single, metrics))
     return verdicts

@@ -151,7 +151,7 @@ def settings_of(options: Mapping[str, Any], **chosen: object) -> "RunSettings":
         UsageError: a value that cannot be, or a task that does not exist.
     """
     from mistral_eval.settings import RunSettings
-    from mistral_eval.suite.task_names import check_shots, parse_tasks
+    from mistral_eval.suite.registry import check_shots, parse_tasks
 
     known = {name: value for name, value in options.items() if name in RunSettings.model_fields}
     settings = RunSettings(**{**known, **chosen, "tasks": parse_tasks(options["tasks"])})

@@ -1,5 +1,7 @@
 """Printing a result, or writing it to a file."""
 
+import json
+import sys
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -24,9 +26,6 @@ class Format(StrEnum):
 
 def print_json(value: object) -> None:
     """Print one JSON document on stdout."""
-    import json
-    import sys
-
     sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
 
 

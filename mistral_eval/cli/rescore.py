@@ -13,7 +13,7 @@ def rescore(
 ) -> None:
     """Judge a run's recorded replies again and print its table; the model is not needed."""
     from mistral_eval.console import Talk
-    from mistral_eval.run.rescoring import rescore as judge_again
+    from mistral_eval.run.run import rescore as judge_again
 
     judge_again(run, Talk(quiet=quiet), unsafe_code=unsafe_code, sandbox=sandbox)
     print_table([run])

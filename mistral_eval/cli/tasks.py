@@ -14,7 +14,7 @@ def tasks(
     ] = False,
 ) -> None:
     """List the benchmarks, or show one benchmark's protocol and its first prompt."""
-    from mistral_eval.locations import tasks_folder
+    from mistral_eval.data.task_file import tasks_folder
 
     if path:
         sys.stdout.write(f"{tasks_folder()}\n")

@@ -1,10 +1,9 @@
 """Rows of the test sets, wherever they come from, with fingerprints."""
 
 from mistral_eval.data.fingerprints import Fingerprint, fingerprint, identify, pins
-from mistral_eval.data.load import dataset_from, load_benchmark_data
-from mistral_eval.data.rows import Row, Rows
+from mistral_eval.data.load import Rows, dataset_from, load_benchmark_data
 from mistral_eval.data.sources import Source, make_source
-from mistral_eval.data.task_file import DataSpec
+from mistral_eval.data.task_file import DataSpec, Row
 
 __all__ = [
     "DataSpec",

@@ -13,8 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-from mistral_eval.data.rows import Row
-from mistral_eval.data.task_file import DataSpec
+from mistral_eval.data.task_file import DataSpec, Row
 from mistral_eval.errors import DataError
 
 PINS: Final = Path(__file__).resolve().parent / "fingerprints.json"

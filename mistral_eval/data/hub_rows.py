@@ -4,9 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mistral_eval.data.columns import column_paths, pick, require_columns
-from mistral_eval.data.rows import Row
-from mistral_eval.data.task_file import DataSpec
+from mistral_eval.data.task_file import DataSpec, Row, column_paths
 from mistral_eval.errors import HubError
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -47,8 +45,8 @@ def rows_from_hub(spec: DataSpec, config: str | None, split: str) -> tuple[list[
             f"and the copy used last is of {commit}. Go online once, or take that one with "
             f"--data-revision {spec.benchmark}={commit}."
         )
-    require_columns(spec, column_paths(table.features), where)
-    rows = [pick(spec, row) for row in table.select_columns(spec.top_columns).to_list()]
+    spec.require_columns(column_paths(table.features), where)
+    rows = [spec.pick(row) for row in table.select_columns(spec.top_columns).to_list()]
     return rows, commit
 
 

@@ -5,10 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from mistral_eval.data.columns import column_paths, pick, require_columns
 from mistral_eval.data.hub_rows import rows_from_hub
-from mistral_eval.data.rows import Row
-from mistral_eval.data.task_file import DataSpec
+from mistral_eval.data.task_file import DataSpec, Row, column_paths
 from mistral_eval.errors import DataError
 
 SAMPLE: Final = Path(__file__).resolve().parent / "sample"
@@ -100,14 +98,14 @@ def _from_file(spec: DataSpec, file: Path) -> list[Row]:
             for field in schema
             for below in ("", *(f".{child.name}" for child in _children(field.type)))
         )
-        require_columns(spec, present, str(file))
+        spec.require_columns(present, str(file))
         table = pq.read_table(file, columns=spec.top_columns)
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(
             f"{file} should be a parquet file, but it could not be read: {error}. "
             "Copy or download it again."
         ) from error
-    return [pick(spec, row) for row in table.to_pylist()]
+    return [spec.pick(row) for row in table.to_pylist()]
 
 
 def _children(kind: Any) -> list[Any]:
@@ -138,6 +136,6 @@ def _from_jsonl(spec: DataSpec, file: Path) -> list[Row]:
                 f"{file} should hold one JSON object a line, but line {number} holds a "
                 f"{type(row).__name__}. Copy or download it again."
             )
-        require_columns(spec, column_paths(row), f"{file}, line {number},")
-        rows.append(pick(spec, row))
+        spec.require_columns(column_paths(row), f"{file}, line {number},")
+        rows.append(spec.pick(row))
     return rows

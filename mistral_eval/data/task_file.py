@@ -1,4 +1,4 @@
-"""A benchmark's YAML file: read without lm-eval, checked, and the one definition of its data."""
+"""The benchmarks' YAML files: found, read without lm-eval, checked; they define the data."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -16,9 +16,11 @@ from pydantic import (
     model_validator,
 )
 
-from mistral_eval.errors import TaskError
-from mistral_eval.locations import tasks_folder
+from mistral_eval.errors import DataError, TaskError
 
+PACKAGE = Path(__file__).resolve().parents[1]
+
+Row = dict[str, Any]
 Kind = Literal["text", "integer", "boolean", "texts"]
 
 
@@ -76,6 +78,33 @@ class DataSpec(_Checked):
         """The columns without the fields below them."""
         return list(dict.fromkeys(column.partition(".")[0] for column in self.columns))
 
+    def require_columns(self, present: Mapping[str, object], where: str) -> None:
+        """Refuse a table that lacks one of the columns.
+
+        Raises:
+            DataError: A column is missing; the sentence begins with `where`.
+        """
+        missing = [column for column in self.columns if column not in present]
+        if missing:
+            raise DataError(
+                f"{where} should have the columns {', '.join(self.columns)} of {self.path}, but "
+                f"{', '.join(missing)} is missing; found {', '.join(present)}. "
+                "Convert the file to the hub's column schema."
+            )
+
+    def pick(self, row: Mapping[str, Any]) -> Row:
+        """Return the row with these columns and fields, and no others."""
+        picked: Row = {}
+        for column in self.columns:
+            name, _, below = column.partition(".")
+            value = row[name]
+            if below:
+                field = value[below] if isinstance(value, Mapping) else None
+                picked.setdefault(name, {})[below] = field
+            else:
+                picked[name] = value
+        return picked
+
 
 class Generation(_Checked):
     """What ends a generated reply."""
@@ -91,18 +120,10 @@ class Metric(_Checked):
 
 
 class TaskFile(_Checked):
-    """What the package reads of a YAML file; lm-eval reads the rest.
+    """What the package reads of a YAML file, under lm-eval's names; lm-eval reads the rest.
 
-    Attributes:
-        task: The task's name.
-        output_type: Whether choices are scored or replies generated.
-        num_fewshot: Solved examples before the question.
-        repeats: Replies drawn per question.
-        metric_list: The metrics of a question.
-        doc_to_text: The prompt's template, or the name of the function that makes it.
-        unsafe_code: Whether judging runs code that the model wrote.
-        generation_kwargs: How replies are generated.
-        data: `dataset_kwargs` and `metadata`.
+    `data` joins `dataset_kwargs` and `metadata`; `unsafe_code` says that judging runs code that the
+    model wrote.
     """
 
     task: str
@@ -136,6 +157,22 @@ def _name_of(loader: _Loader, node: yaml.ScalarNode) -> str:
 
 
 _Loader.add_constructor("!function", _name_of)
+
+
+def tasks_folder() -> Path:
+    """Return the folder of the YAML files: in the installed package, or beside a checkout's.
+
+    Raises:
+        TaskError: Neither the wheel's `_tasks` nor the checkout's `tasks` is there.
+    """
+    folders = (PACKAGE / "_tasks", PACKAGE.parent / "tasks")
+    for folder in folders:
+        if folder.is_dir():
+            return folder
+    raise TaskError(
+        f"The benchmarks' YAML files should lie in {folders[0]} or in {folders[1]}, but neither "
+        "folder exists. Install mistral-eval again."
+    )
 
 
 @cache
@@ -188,6 +225,15 @@ def data_spec(benchmark: str) -> DataSpec:
         TaskError: There is no such file, or a key is missing or has a wrong value.
     """
     return task_file(benchmark).data
+
+
+def column_paths(row: Mapping[str, object]) -> dict[str, object]:
+    """Return columns by name, and the fields below them as `column.field`."""
+    found: dict[str, object] = dict(row)
+    for name, value in row.items():
+        if isinstance(value, Mapping):
+            found |= {f"{name}.{below}": item for below, item in value.items()}
+    return found
 
 
 def _task_error(file: str, error: ValidationError) -> TaskError:

@@ -4,7 +4,7 @@ It takes text and samples with torch's global generator, so draws depend on how 
 batched; the replies log keeps what was drawn. Two repairs for Mistral's tokenizers: BOS is asked
 for, since a folder whose tokenizer does not add it would be scored without; and generated ids are
 decoded behind an anchor, since lm-eval decodes them alone and loses the space that the first piece
-stands for (HumanEval 1.2 % instead of 27 %).
+stands for (pass@1 of 1.2 % instead of 27 %).
 """
 
 import hashlib

@@ -15,7 +15,7 @@ from importlib import import_module
 from types import MappingProxyType
 from typing import Any, Final, Literal, Protocol, Self, TypeAlias
 
-from mistral_eval.answers.stop_strings import cut
+from mistral_eval.answers.verdict import cut
 from mistral_eval.errors import EngineError
 from mistral_eval.native import requests
 from mistral_eval.settings import RunSettings

@@ -28,8 +28,7 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 
 from mistral_eval.errors import BaselineError, UsageError, as_found, complaint
-from mistral_eval.suite.registry import BY_ID
-from mistral_eval.suite.suites import SUITES
+from mistral_eval.suite.registry import BY_ID, SUITES
 
 PAPER: Final = "mistral-paper-table2"
 ALIASES: Final = MappingProxyType(

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 from mistral_eval.engines.interface import (
     Encoded,
@@ -23,42 +23,7 @@ from mistral_eval.engines.interface import (
 from mistral_eval.errors import EndedEarlyError, EngineError, RepliesError, RequestError
 from mistral_eval.record.replies import OtherRuns, RepliesLog
 from mistral_eval.run.stopping import Stopper
-
-
-class Watch(Protocol):
-    """Follows the requests of one call to `Answering.answer`, for a progress display."""
-
-    def begin(
-        self, keys: Sequence[bytes], requests: Sequence[Request], known: Mapping[bytes, Reply]
-    ) -> None:
-        """Take all requests in order (equal ones share a key) and the replies already known."""
-        ...
-
-    def reply(self, key: bytes, reply: Reply) -> None:
-        """Take a reply that was just computed."""
-        ...
-
-
-class Answers(Protocol):
-    """The replies to a run's requests, wherever they come from."""
-
-    @property
-    def identity(self) -> EngineIdentity:
-        """The engine that gave or gives the replies."""
-        ...
-
-    @property
-    def seconds(self) -> Mapping[str, float]:
-        """Time spent until the replies came, by benchmark."""
-        ...
-
-    def answer(self, requests: Sequence[Request]) -> list[Reply]:
-        """Return the replies to requests of one kind, in their order."""
-        ...
-
-    def counts(self) -> dict[str, Any]:
-        """Return the counts that run.json keeps of replies and tokens."""
-        ...
+from mistral_eval.run.watching import AnswerWatch
 
 
 class Recorded:
@@ -121,7 +86,7 @@ class Answering:
     ) -> None:
         self.engine = engine
         self.log = log
-        self.watch: Watch | None = None
+        self.watch: AnswerWatch | None = None
         self._others = others
         self._stopper = stopper
         self.requests: list[Request] = []
@@ -231,3 +196,6 @@ class Answering:
                 "Earlier replies are kept: run the same command again to resume, with --debug for "
                 "the traceback."
             ) from error
+
+
+Answers: TypeAlias = Answering | Recorded

@@ -82,7 +82,8 @@ def judge_benchmark(
         _record(loaded, question, answers, verdict)
         for question, answers, verdict in zip(loaded.questions, replies, verdicts, strict=True)
     )
-    unguarded = context.unsafe and loaded.benchmark.runs_programs
+    isolation = context.isolation  # --unsafe-code lets programs run without, where there is none
+    unguarded = loaded.benchmark.runs_programs and isolation is not None and not isolation.available
     metrics = _aggregate(loaded, verdicts)
     return Judged(loaded, records, metrics, _by_stratum(records), unguarded)
 

@@ -1,13 +1,101 @@
-"""Opening the engine that answers a run's requests."""
+"""What a run opens before it asks anything: its folder, the sandbox and the engine."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
+from mistral_eval import __version__
 from mistral_eval.console import Talk
+from mistral_eval.data import Source
+from mistral_eval.data.sources import SUFFIXES
+from mistral_eval.data.task_file import data_spec
 from mistral_eval.engines.interface import Engine, Request, engine_class
-from mistral_eval.errors import UnsupportedError, UsageError
+from mistral_eval.errors import SandboxError, UnsupportedError, UsageError
+from mistral_eval.record.run_record import RUN_FILE, read_run
 from mistral_eval.run.questions import LoadedBenchmark
+from mistral_eval.run.results import protocol_hash
+from mistral_eval.sandbox import Isolation, probe
 from mistral_eval.settings import MODEL_FREE, RunSettings
-from mistral_eval.suite.registry import BY_ID
+from mistral_eval.suite.registry import BY_ID, suite_of
+
+
+def run_folder(settings: RunSettings, source: Source) -> Path:
+    """The run's folder: the latest attempt, or with --fresh the next one."""
+    name = settings.run_id(_stamps(settings, source), suite_of(settings.tasks))
+    parent = settings.output_path.expanduser() / settings.model_folder
+    attempt = 1
+    while _attempt(parent, name, attempt + 1).exists():
+        attempt += 1
+    if settings.fresh and _attempt(parent, name, attempt).exists():
+        attempt += 1
+    return _attempt(parent, name, attempt)
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the folder holds a run with all its scores."""
+    return (folder / RUN_FILE).is_file() and read_run(folder).get("status") == "finished"
+
+
+def is_another_attempt(folder: Path) -> bool:
+    """Whether the run was started again with --fresh: then every reply is to be its own."""
+    return re.search(r"-attempt\d+$", folder.name) is not None
+
+
+def _attempt(parent: Path, name: str, attempt: int) -> Path:
+    return parent / (name if attempt == 1 else f"{name}-attempt{attempt}")
+
+
+def _stamps(settings: RunSettings, source: Source) -> dict[str, object]:
+    """What the settings point to: a changed file, protocol or version is another run."""
+    stamps: dict[str, object] = {
+        "version": __version__,
+        "protocol": {name: protocol_hash(name) for name in settings.own_tasks},
+    }
+    for name, value in (("model", settings.model), *sorted(settings.model_args.items())):
+        path = Path(value).expanduser()
+        if path.exists():
+            stamps[name] = _stamp(path.glob("*") if path.is_dir() else [path])
+    if source.kind == "folder" and source.folder is not None:
+        specs = [data_spec(name) for name in settings.own_tasks]
+        stamps["data"] = _stamp(
+            source.folder / pattern.format(config=config) / f"{split}{suffix}"
+            for spec in specs
+            for pattern in spec.folders
+            for config in spec.configs
+            for split in spec.splits
+            for suffix in SUFFIXES
+        )
+    return stamps
+
+
+def _stamp(files: Iterable[Path]) -> list[tuple[str, int, int]]:
+    """Names, sizes and times of those that are files: what a run reads, not what lies beside it."""
+    found = []
+    for file in sorted(files):
+        if file.is_file():
+            status = file.stat()
+            found.append((str(file), status.st_size, status.st_mtime_ns))
+    return found
+
+
+def isolation_for(settings: RunSettings) -> Isolation | None:
+    """How generated programs will be isolated; None if none are to run.
+
+    Raises:
+        SandboxError: They cannot be, which is said before anything is loaded.
+    """
+    wanted = [name for name in settings.own_tasks if BY_ID[name].runs_programs]
+    if not wanted:
+        return None
+    isolation = probe(settings.sandbox)
+    if not isolation.available and not settings.unsafe_code:
+        others = ",".join(name for name in settings.tasks if name not in wanted)
+        rest = f"--tasks {others} still runs; " if others else ""
+        raise SandboxError(
+            f"{' and '.join(wanted)} run programs that the model wrote, and this machine cannot "
+            f"isolate them: {isolation.detail} {rest}--unsafe-code runs them unguarded."
+        )
+    return isolation
 
 
 def check_engine(settings: RunSettings) -> None:

@@ -1,26 +1,27 @@
-"""From a benchmark's YAML file and rows to the requests lm-eval would build."""
+"""From a benchmark's YAML file and rows to the requests that lm-eval would build."""
 
 import logging
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
+import lm_eval.utils
+from jinja2 import Template
 from lm_eval.api.samplers import ContextSampler
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from mistral_eval.data import Fingerprint, Row, Rows, Source, dataset_from
+from mistral_eval.data.task_file import tasks_folder
 from mistral_eval.engines.interface import GenerationSettings, Kind, Request
 from mistral_eval.engines.lm_eval_model import FEWSHOT_SEED, request_of, settings_of
 from mistral_eval.errors import TaskError
-from mistral_eval.locations import tasks_folder
-from mistral_eval.run.limits import choose
-from mistral_eval.run.templates import compile_templates_once
 from mistral_eval.settings import Limit, RunSettings
 from mistral_eval.suite.benchmark import Benchmark
-from mistral_eval.suite.registry import BY_ID, check_golds
+from mistral_eval.suite.registry import BY_ID
 
 
 @dataclass(slots=True)
@@ -108,10 +109,25 @@ def load_benchmarks(names: Sequence[str], asking: Asking) -> Iterator[LoadedBenc
     Raises:
         DataError, HubError: rows that are missing, malformed or not the pinned ones.
     """
-    compile_templates_once()
+    lm_eval.utils.apply_template = apply_template
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of each custom data set
     for name in names:
         yield _load(BY_ID[name], asking)
+
+
+@lru_cache(maxsize=1024)
+def _compiled(template: str) -> Template:
+    compiled: Template = lm_eval.utils.env.from_string(template)
+    return compiled
+
+
+def apply_template(template: str, doc: dict[str, Any]) -> str:
+    """Render a template with a row's columns; it replaces lm-eval's function of this name.
+
+    lm-eval compiles a template at each use: once per question and once more per shot, which for
+    14042 five-shot questions takes longer than everything else together.
+    """
+    return _compiled(template).render(**doc)
 
 
 def _load(benchmark: Benchmark, asking: Asking) -> LoadedBenchmark:
@@ -122,7 +138,7 @@ def _load(benchmark: Benchmark, asking: Asking) -> LoadedBenchmark:
             asking.source,
             unpinned=asking.unpinned,
             noticed=recognised.__setitem__,
-            check=check_golds,
+            check=benchmark.check_golds,
         ),
     }
     if asking.num_fewshot is not None:
@@ -154,6 +170,52 @@ def _question(loaded: LoadedBenchmark, doc_id: int, doc: Mapping[str, Any]) -> Q
         for sample in range(instance.repeats or 1)
     ]
     return Question(doc_id, doc, requests)
+
+
+def choose(strata: Sequence[object], limit: Limit | None) -> list[int]:
+    """The row numbers that a limited run asks, the same on every machine.
+
+    Each stratum (subject) gives as nearly the same number as it can, and within a stratum the rows
+    are evenly spaced. Without strata pass the same value for each row.
+
+    Args:
+        strata: Each row's stratum.
+        limit: As `parse_limit` returns it.
+    """
+    total = len(strata)
+    if limit is None:
+        return list(range(total))
+    wanted = limit if isinstance(limit, int) else math.ceil(total * limit)
+    if wanted >= total:
+        return list(range(total))
+    rows: dict[object, list[int]] = {}
+    for index, stratum in enumerate(strata):
+        rows.setdefault(stratum, []).append(index)
+    quotas = _even_quotas([len(members) for members in rows.values()], wanted)
+    picked = [
+        members[i * len(members) // quota]
+        for members, quota in zip(rows.values(), quotas, strict=True)
+        for i in range(quota)
+    ]
+    return sorted(picked)
+
+
+def _even_quotas(sizes: Sequence[int], wanted: int) -> list[int]:
+    """Equal shares; what a small stratum cannot give, and the remainder, goes round the others."""
+    quotas = [0] * len(sizes)
+    while wanted > 0:
+        open_ = [i for i, size in enumerate(sizes) if quotas[i] < size]
+        share = max(1, wanted // len(open_))
+        spread = open_ if wanted >= len(open_) else _spaced(open_, wanted)
+        for i in spread:
+            given = min(share, sizes[i] - quotas[i], wanted)
+            quotas[i] += given
+            wanted -= given
+    return quotas
+
+
+def _spaced(items: Sequence[int], count: int) -> list[int]:
+    return [items[i * len(items) // count] for i in range(count)]
 
 
 def shot_rows(rows: Rows) -> Sequence[Row]:

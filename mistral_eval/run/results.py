@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mistral_eval import __version__
+from mistral_eval.data.task_file import tasks_folder
 from mistral_eval.engines.lm_eval_model import FEWSHOT_SEED
-from mistral_eval.locations import tasks_folder
 from mistral_eval.record.run_folder import (
     TABLE_FILE,
     sample_row,
@@ -95,10 +95,7 @@ def _run(folder: Path, finished: Finished, results_name: str, now: datetime) -> 
         },
         "data": {j.loaded.benchmark.id: _data(j, finished.settings) for j in finished.judged},
         "protocol": {
-            j.loaded.benchmark.id: text_hash(
-                (tasks_folder() / f"{j.loaded.benchmark.id}.yaml").read_text(encoding="utf-8")
-            )
-            for j in finished.judged
+            j.loaded.benchmark.id: protocol_hash(j.loaded.benchmark.id) for j in finished.judged
         },
         "counts": counts,
         "seconds": dict(finished.seconds),
@@ -120,6 +117,11 @@ def _run(folder: Path, finished: Finished, results_name: str, now: datetime) -> 
         run |= {key: finished.earlier[key] for key in kept} | {"rescored": run["date"]}
         run["speed"] = finished.earlier.get("speed")
     return RunRecord.model_validate(run)
+
+
+def protocol_hash(benchmark: str) -> str:
+    """Return the hash of a benchmark's YAML file."""
+    return text_hash((tasks_folder() / f"{benchmark}.yaml").read_text(encoding="utf-8"))
 
 
 def _data(judged: Judged, settings: RunSettings) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""One run, from settings to a folder: ask, answer, judge, remember."""
+"""One run, from settings to a folder: ask, answer, judge, remember; or judge again."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,24 +12,28 @@ from mistral_eval.data import Source, make_source
 from mistral_eval.engines.interface import EngineIdentity, Reply, engine_class
 from mistral_eval.engines.lm_eval_model import MistralLM
 from mistral_eval.engines.stock_tasks import load_stock, run_stock, stock_lines
-from mistral_eval.errors import SandboxError
-from mistral_eval.record.replies import OtherRuns, RepliesLog
+from mistral_eval.record.replies import OtherRuns, RepliesLog, check_replies
 from mistral_eval.record.run_folder import make_folder
 from mistral_eval.record.run_record import read_run
 from mistral_eval.run.answering import Answering, Answers, Recorded
 from mistral_eval.run.judging import Judged, judge_benchmark
-from mistral_eval.run.opening import check_engine, open_engine
+from mistral_eval.run.opening import (
+    check_engine,
+    is_another_attempt,
+    is_finished,
+    isolation_for,
+    open_engine,
+    run_folder,
+)
 from mistral_eval.run.questions import Asking, LoadedBenchmark, load_benchmarks
 from mistral_eval.run.results import Finished, write_run
-from mistral_eval.run.run_id import is_another_attempt, is_finished, run_folder
 from mistral_eval.run.stopping import stoppable
 from mistral_eval.run.verifying import is_verified, verify
 from mistral_eval.run.watching import AnswerWatch, JudgeWatch
-from mistral_eval.sandbox import Isolation, probe
+from mistral_eval.sandbox import Isolation
 from mistral_eval.settings import RunSettings
 from mistral_eval.suite.benchmark import JudgeContext
-from mistral_eval.suite.registry import BY_ID
-from mistral_eval.suite.task_names import check_shots
+from mistral_eval.suite.registry import check_shots
 
 
 def run_suite(settings: RunSettings, talk: Talk) -> Path:
@@ -53,6 +57,32 @@ def run_suite(settings: RunSettings, talk: Talk) -> Path:
     make_folder(folder)
     complete(folder, settings, talk, isolation, earlier=earlier)
     return folder
+
+
+def rescore(folder: Path, talk: Talk, *, unsafe_code: bool, sandbox: str = "auto") -> None:
+    """Judge a finished run's logged replies again, without its model; the old files stay.
+
+    The questions are built again and their replies looked up: only the engine's encoder is needed,
+    for the keys. Nothing is computed.
+
+    Raises:
+        OutputError: the folder holds no finished run.
+        RepliesError: a reply is missing, e.g. since the protocol has changed.
+        MistralEvalError: the run's data, tokenizer or sandbox is not there any more.
+    """
+    run = read_run(folder)
+    check_replies(folder)
+    settings = settings_of(run, unsafe_code=unsafe_code, sandbox=sandbox)
+    info = {key: value for key, value in run["model"].items() if key != "fingerprint"}
+    identity = EngineIdentity(**run["identity"], info=info, notes=tuple(run["notes"]))
+    isolation = isolation_for(settings)
+    complete(folder, settings, talk, isolation, earlier=run, rescored=identity)
+
+
+def settings_of(run: Mapping[str, Any], *, unsafe_code: bool, sandbox: str) -> RunSettings:
+    """Return the settings that run.json keeps; how programs run is chosen anew."""
+    chosen = {"unsafe_code": unsafe_code, "sandbox": sandbox}
+    return RunSettings(**{**run["settings"], **chosen, "verify": 0})  # no model to verify with
 
 
 def complete(
@@ -99,9 +129,10 @@ def complete(
                 answers = Answering(engine, log, others, stopper)
         with clock.phase("answer"):
             replies = _answer(answers, loaded, talk)
+        stock = None
         with clock.phase("stock"):
-            lm = MistralLM(answers.answer)
-            stock = run_stock(stock_tasks, lm, settings) if stock_tasks else None
+            if stock_tasks:
+                stock = run_stock(stock_tasks, MistralLM(answers.answer), settings)
         speed = verified = None
         if isinstance(answers, Answering):
             speed = answers.engine.speed()
@@ -139,26 +170,6 @@ def _load(settings: RunSettings, source: Source, talk: Talk) -> list[LoadedBench
         talk.say(f"{benchmark.benchmark.column}: {count} question{'s' if count != 1 else ''}")
         loaded.append(benchmark)
     return loaded
-
-
-def isolation_for(settings: RunSettings) -> Isolation | None:
-    """How generated programs will be isolated; None if none are to run.
-
-    Raises:
-        SandboxError: They cannot be, which is said before anything is loaded.
-    """
-    wanted = [name for name in settings.own_tasks if BY_ID[name].runs_programs]
-    if not wanted:
-        return None
-    isolation = probe(settings.sandbox)
-    if not isolation.available and not settings.unsafe_code:
-        others = ",".join(name for name in settings.tasks if name not in wanted)
-        rest = f"--tasks {others} still runs; " if others else ""
-        raise SandboxError(
-            f"{' and '.join(wanted)} run programs that the model wrote, and this machine cannot "
-            f"isolate them: {isolation.detail} {rest}--unsafe-code runs them unguarded."
-        )
-    return isolation
 
 
 def _answer(answers: Answers, loaded: Sequence[LoadedBenchmark], talk: Talk) -> list[list[Any]]:
@@ -221,10 +232,13 @@ def _judge(
     talk: Talk,
 ) -> list[Judged]:
     """Judge all benchmarks, with a display."""
+    asked = zip(loaded, replies, strict=True)
+    if talk.quiet:
+        return [judge_benchmark(benchmark, answers, context) for benchmark, answers in asked]
     judged: list[Judged] = []
     watch = JudgeWatch(loaded)
     with talk.show(watch):
-        for row, benchmark, answers in zip(watch.rows, loaded, replies, strict=True):
+        for row, (benchmark, answers) in zip(watch.rows, asked, strict=True):
             noted = replace(context, on_done=row.advance)
             judged.append(judge_benchmark(benchmark, answers, noted))
             row.end(judged[-1].cell.correct)

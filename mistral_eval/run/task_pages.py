@@ -6,10 +6,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from mistral_eval.data.task_file import tasks_folder
 from mistral_eval.errors import UsageError, nearest
-from mistral_eval.locations import tasks_folder
-from mistral_eval.suite.registry import BENCHMARKS, BY_ID
-from mistral_eval.suite.suites import SUITES
+from mistral_eval.suite.registry import BENCHMARKS, BY_ID, SUITES
 
 RULE = "-" * 27  # before and after a prompt: its last line break is seen
 PROTOCOL_KEYS = (

@@ -1,12 +1,12 @@
 """The form every benchmark has: one object for what Python must say, its YAML file for the rest."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
-from mistral_eval.answers.stop_strings import cut
-from mistral_eval.answers.verdict import QuestionVerdict
+from mistral_eval.answers.verdict import QuestionVerdict, cut
 from mistral_eval.errors import DataError
 from mistral_eval.sandbox import Isolation
 
@@ -55,10 +55,31 @@ class JudgeContext:
 DEFAULT: Final = JudgeContext()
 
 
-class Judge(Protocol):
-    """Judges the replies to a benchmark's questions."""
+@dataclass(frozen=True)
+class Benchmark(ABC):
+    """One benchmark. Prompt, shots, stops, sampling and N are read from `tasks/<id>.yaml`.
 
-    def __call__(
+    Each kind of benchmark is a class of its own, which says how replies are judged.
+
+    Attributes:
+        id: The task's name.
+        column: The column's title as the paper prints it.
+        group: The bar of the paper's figure 4 that the benchmark belongs to.
+        cell: The metric that the table shows, one of the YAML file's `metric_list`.
+        gold: Read what is right from a row; texts are empty, or the index is outside them, where a
+            row names nothing.
+        title_column: The row's column by which the report calls a question.
+    """
+
+    id: str
+    column: str
+    group: Group
+    cell: str
+    gold: Callable[[Doc], Gold]
+    title_column: str
+
+    @abstractmethod
+    def judge(
         self,
         docs: Sequence[Doc],
         replies: Sequence[Sequence[Any]],
@@ -79,32 +100,13 @@ class Judge(Protocol):
             SandboxError: Programs cannot be isolated, and `context.unsafe` is False.
         """
 
+    @abstractmethod
+    def oracle(self, doc: Doc, right: bool) -> str | int:  # noqa: FBT001  the question
+        """Return a right or a wrong reply: a text, or the index of the choice to make likely."""
 
-@dataclass(frozen=True)
-class Benchmark:
-    """One benchmark. Prompt, shots, stops, sampling and N are read from `tasks/<id>.yaml`.
-
-    Attributes:
-        id: The task's name.
-        column: The column's title as the paper prints it.
-        group: The bar of the paper's figure 4 that the benchmark belongs to.
-        cell: The metric that the table shows, one of the YAML file's `metric_list`.
-        gold: Read what is right from a row; texts are empty, or the index is outside them, where a
-            row names nothing.
-        judge: Judge replies.
-        oracle: Return a reply that is right, or wrong, for this row: a text to generate, or the
-            index of the choice to make likely.
-        title: Return the words by which the report calls a question.
-    """
-
-    id: str
-    column: str
-    group: Group
-    cell: str
-    gold: Callable[[Doc], Gold]
-    judge: Judge
-    oracle: Callable[[Doc, bool], str | int]
-    title: Callable[[Doc], str]
+    def title(self, doc: Doc) -> str:
+        """Return the words by which the report calls a question."""
+        return str(doc[self.title_column])
 
     @cached_property
     def task(self) -> "TaskFile":
@@ -153,6 +155,10 @@ class Benchmark:
         """Whether a reply continues the program that the prompt begins."""
         return self.runs_programs and self.task.doc_to_text == "{{prompt}}"
 
+    def cut(self, replies: Sequence[Sequence[str]]) -> list[list[str]]:
+        """Cut replies at the task's stops; an engine has usually done so already."""
+        return [[cut(reply, self.stops) for reply in samples] for samples in replies]
+
     def check_golds(self, splits: Mapping[str, Sequence[Doc]]) -> None:
         """Refuse rows that no reply could answer right.
 
@@ -173,14 +179,6 @@ class Benchmark:
                         f"{where} should hold a gold answer, but none can be read from it: "
                         f"{_short(doc)}. Correct the row."
                     )
-
-
-def cut_at_stops(name: str, replies: Sequence[Sequence[str]]) -> list[list[str]]:
-    """Cut replies at the task's stops; an engine has usually done so already."""
-    from mistral_eval.data.task_file import task_file
-
-    stops = task_file(name).generation_kwargs.until
-    return [[cut(reply, stops) for reply in samples] for samples in replies]
 
 
 def _short(doc: Doc, limit: int = 120) -> str:

@@ -6,77 +6,48 @@ every question.
 """
 
 import re
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Final
 
 from mistral_eval.answers import likelihoods
 from mistral_eval.answers.verdict import QuestionVerdict
-from mistral_eval.suite.benchmark import DEFAULT, Benchmark, Doc, Gold, Group, JudgeContext, Score
+from mistral_eval.suite.benchmark import DEFAULT, Benchmark, Doc, Gold, JudgeContext, Score
 
 MARKUP: Final = re.compile(r"\[.*?\]")
 
 
-def choice(
-    name: str, column: str, group: Group, cell: str, *, gold: Callable[[Doc], Gold], title: str
-) -> Benchmark:
-    """Make a multiple-choice benchmark.
+class Choice(Benchmark):
+    """Multiple choice; the cell is "acc" (plain likelihood) or "acc_norm" (per character)."""
 
-    Args:
-        name: The task's name.
-        column: The column's title.
-        group: The bar of figure 4.
-        cell: "acc" for the plain likelihood, "acc_norm" for the likelihood per character.
-        gold: Read the choices and the index of the right one from a row; -1 where there is none.
-        title: The row's column by which the report calls a question.
-    """
-    return Benchmark(
-        name,
-        column,
-        group,
-        cell,
-        gold=gold,
-        judge=partial(_judge, name, cell, gold),
-        oracle=partial(_oracle, gold),
-        title=lambda doc: str(doc[title]),
-    )
+    def judge(
+        self,
+        docs: Sequence[Doc],
+        replies: Sequence[Sequence[Score]],
+        context: JudgeContext = DEFAULT,  # noqa: ARG002  nothing here runs elsewhere
+    ) -> list[QuestionVerdict]:
+        """Compute every metric of the YAML file; the verdict is that of the table's cell."""
+        verdicts = []
+        for doc, scores in zip(docs, replies, strict=True):
+            gold = self.gold(doc)
+            index = -1 if gold.index is None else gold.index
+            logprobs = [logprob for logprob, _greedy in scores]
+            plain = likelihoods.pick_choice(logprobs, gold.texts, index, "none")
+            metrics: dict[str, object] = {"acc": float(plain.is_correct)}
+            verdict = plain
+            if "acc_norm" in self.task.metrics:
+                normalised = likelihoods.pick_choice(logprobs, gold.texts, index, "characters")
+                metrics["acc_norm"] = float(normalised.is_correct)
+                verdict = normalised if self.cell == "acc_norm" else plain
+            if "acc_macro" in self.task.metrics:
+                metrics["acc_macro"] = (doc[str(self.stratum)], float(plain.is_correct))
+            verdicts.append(QuestionVerdict(verdict, metrics=metrics))
+        return verdicts
 
-
-def _judge(
-    name: str,
-    cell: str,
-    read_gold: Callable[[Doc], Gold],
-    docs: Sequence[Doc],
-    replies: Sequence[Sequence[Score]],
-    context: JudgeContext = DEFAULT,  # noqa: ARG001  nothing here runs elsewhere
-) -> list[QuestionVerdict]:
-    """Compute every metric of the YAML file; the verdict is that of the table's cell."""
-    from mistral_eval.data.task_file import task_file
-
-    task = task_file(name)
-    verdicts = []
-    for doc, scores in zip(docs, replies, strict=True):
-        gold = read_gold(doc)
-        index = -1 if gold.index is None else gold.index
-        logprobs = [logprob for logprob, _greedy in scores]
-        plain = likelihoods.pick_choice(logprobs, gold.texts, index, "none")
-        metrics: dict[str, object] = {"acc": float(plain.is_correct)}
-        verdict = plain
-        if "acc_norm" in task.metrics:
-            normalised = likelihoods.pick_choice(logprobs, gold.texts, index, "characters")
-            metrics["acc_norm"] = float(normalised.is_correct)
-            verdict = normalised if cell == "acc_norm" else plain
-        if "acc_macro" in task.metrics:
-            metrics["acc_macro"] = (doc[str(task.data.stratum)], float(plain.is_correct))
-        verdicts.append(QuestionVerdict(verdict, metrics=metrics))
-    return verdicts
-
-
-def _oracle(gold: Callable[[Doc], Gold], doc: Doc, right: bool) -> int:  # noqa: FBT001
-    """Return the right choice, or the one after it."""
-    found = gold(doc)
-    assert found.index is not None, doc
-    return found.index if right else (found.index + 1) % len(found.texts)
+    def oracle(self, doc: Doc, right: bool) -> int:  # noqa: FBT001
+        """Return the right choice, or the one after it."""
+        found = self.gold(doc)
+        assert found.index is not None, doc
+        return found.index if right else (found.index + 1) % len(found.texts)
 
 
 def _index(label: str, labels: Sequence[str]) -> int:
@@ -129,26 +100,12 @@ def _boolq(doc: Doc) -> Gold:
     return Gold(("no", "yes"), int(doc["answer"]))
 
 
-MMLU: Final = choice("mmlu", "MMLU", "mmlu", "acc", gold=_mmlu, title="question")
-HELLASWAG: Final = choice(
-    "hellaswag", "HellaSwag", "reasoning", "acc_norm", gold=_hellaswag, title="ctx_a"
-)
-WINOGRANDE: Final = choice(
-    "winogrande", "WinoG", "reasoning", "acc", gold=_winogrande, title="sentence"
-)
-PIQA: Final = choice("piqa", "PIQA", "reasoning", "acc_norm", gold=_piqa, title="goal")
-ARC_EASY: Final = choice("arc_easy", "Arc-e", "reasoning", "acc_norm", gold=_arc, title="question")
-ARC_CHALLENGE: Final = choice(
-    "arc_challenge", "Arc-c", "reasoning", "acc_norm", gold=_arc, title="question"
-)
-BOOLQ: Final = choice("boolq", "BoolQ", "comprehension", "acc", gold=_boolq, title="question")
+MMLU: Final = Choice("mmlu", "MMLU", "mmlu", "acc", _mmlu, "question")
+HELLASWAG: Final = Choice("hellaswag", "HellaSwag", "reasoning", "acc_norm", _hellaswag, "ctx_a")
+WINOGRANDE: Final = Choice("winogrande", "WinoG", "reasoning", "acc", _winogrande, "sentence")
+PIQA: Final = Choice("piqa", "PIQA", "reasoning", "acc_norm", _piqa, "goal")
+ARC_EASY: Final = Choice("arc_easy", "Arc-e", "reasoning", "acc_norm", _arc, "question")
+ARC_CHALLENGE: Final = Choice("arc_challenge", "Arc-c", "reasoning", "acc_norm", _arc, "question")
+BOOLQ: Final = Choice("boolq", "BoolQ", "comprehension", "acc", _boolq, "question")
 
-BENCHMARKS: Final = (
-    MMLU,
-    HELLASWAG,
-    WINOGRANDE,
-    PIQA,
-    ARC_EASY,
-    ARC_CHALLENGE,
-    BOOLQ,
-)
+BENCHMARKS: Final = (MMLU, HELLASWAG, WINOGRANDE, PIQA, ARC_EASY, ARC_CHALLENGE, BOOLQ)

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 from mistral_eval.answers.verdict import QuestionVerdict
 from mistral_eval.data import Fingerprint, Rows, Source, dataset_from
 from mistral_eval.suite.benchmark import DEFAULT, Benchmark, Doc, JudgeContext, Score
-from mistral_eval.suite.registry import BY_ID, check_golds
+from mistral_eval.suite.registry import BY_ID
 
 Judged: TypeAlias = list[list[QuestionVerdict]]
 Metrics: TypeAlias = dict[str, object]
@@ -79,5 +79,6 @@ def from_hub(**kwargs: Any) -> dict[str, Rows]:
         level = logging.INFO if identity.is_hub else logging.WARNING
         logging.getLogger(__name__).log(level, "%s: %s", benchmark, identity.footnote)
 
-    load = dataset_from(Source("hub"), unpinned=True, noticed=notice, check=check_golds)
-    return load(**kwargs)
+    ours = BY_ID.get(kwargs.get("benchmark", ""))
+    check = ours.check_golds if ours else None
+    return dataset_from(Source("hub"), unpinned=True, noticed=notice, check=check)(**kwargs)

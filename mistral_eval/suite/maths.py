@@ -7,36 +7,54 @@ from mistral_eval.answers import votes
 from mistral_eval.answers.latex.boxed import boxed_answer
 from mistral_eval.answers.math_checker import MathChecker
 from mistral_eval.answers.verdict import QuestionVerdict
-from mistral_eval.suite.benchmark import (
-    DEFAULT,
-    Benchmark,
-    Doc,
-    Gold,
-    JudgeContext,
-    cut_at_stops,
-)
+from mistral_eval.suite.benchmark import DEFAULT, Benchmark, Doc, Gold, JudgeContext
+
+
+class Formulas(Benchmark):
+    """A vote over equivalent formulas."""
+
+    def judge(
+        self,
+        docs: Sequence[Doc],
+        replies: Sequence[Sequence[str]],
+        context: JudgeContext = DEFAULT,
+    ) -> list[QuestionVerdict]:
+        """Vote over equivalent formulas; all comparisons go through one checker."""
+        golds = [self.gold(doc).texts[0] for doc in docs]
+        with MathChecker(workers=context.workers) as checker:
+            return votes.vote_on_formulas(
+                self.cut(replies), golds, checker, on_done=context.on_done
+            )
+
+    def oracle(self, doc: Doc, right: bool) -> str:  # noqa: FBT001
+        """Return the solution, ended as Minerva's examples end, or a number that is never gold."""
+        gold = self.gold(doc)
+        answer = gold.texts[0] if right else r"\frac{987654321}{1234567}"
+        ending = f"Final Answer: The final answer is ${answer}$. I hope it is correct."
+        return f" {gold.solution}\n{ending}" if right else f" {ending}"
+
+
+class Numbers(Benchmark):
+    """A vote over numbers."""
+
+    def judge(
+        self,
+        docs: Sequence[Doc],
+        replies: Sequence[Sequence[str]],
+        context: JudgeContext = DEFAULT,  # noqa: ARG002  nothing here runs elsewhere
+    ) -> list[QuestionVerdict]:
+        """Vote over the numbers after "The answer is"."""
+        golds = [self.gold(doc).texts[0] for doc in docs]
+        return votes.vote_on_numbers(self.cut(replies), golds)
+
+    def oracle(self, doc: Doc, right: bool) -> str:  # noqa: FBT001
+        """Return a sentence with the gold number, or with one that is never gold."""
+        return f" The answer is {self.gold(doc).texts[0] if right else '987654321.5'}."
 
 
 def _math(doc: Doc) -> Gold:
     answer = boxed_answer(doc["solution"])
     return Gold((answer,) if answer else (), solution=doc["solution"])
-
-
-def _judge_formulas(
-    docs: Sequence[Doc], replies: Sequence[Sequence[str]], context: JudgeContext = DEFAULT
-) -> list[QuestionVerdict]:
-    """Vote over equivalent formulas; all comparisons go through one checker."""
-    golds = [_math(doc).texts[0] for doc in docs]
-    replies = cut_at_stops(MATH.id, replies)
-    with MathChecker(workers=context.workers) as checker:
-        return votes.vote_on_formulas(replies, golds, checker, on_done=context.on_done)
-
-
-def _math_oracle(doc: Doc, right: bool) -> str:  # noqa: FBT001
-    """Return the gold solution, ended as Minerva's examples end, or a number that is never gold."""
-    answer = _math(doc).texts[0] if right else r"\frac{987654321}{1234567}"
-    ending = f"Final Answer: The final answer is ${answer}$. I hope it is correct."
-    return f" {doc['solution']}\n{ending}" if right else f" {ending}"
 
 
 def _gsm8k(doc: Doc) -> Gold:
@@ -46,39 +64,7 @@ def _gsm8k(doc: Doc) -> Gold:
     return Gold(texts, solution=doc["answer"])
 
 
-def _judge_numbers(
-    docs: Sequence[Doc],
-    replies: Sequence[Sequence[str]],
-    context: JudgeContext = DEFAULT,  # noqa: ARG001  nothing here runs elsewhere
-) -> list[QuestionVerdict]:
-    """Vote over numbers."""
-    golds = [_gsm8k(doc).texts[0] for doc in docs]
-    return votes.vote_on_numbers(cut_at_stops(GSM8K.id, replies), golds)
-
-
-def _gsm8k_oracle(doc: Doc, right: bool) -> str:  # noqa: FBT001
-    return f" The answer is {_gsm8k(doc).texts[0] if right else '987654321.5'}."
-
-
-MATH: Final = Benchmark(
-    "math",
-    "MATH",
-    "maths",
-    "maj@4",
-    gold=_math,
-    judge=_judge_formulas,
-    oracle=_math_oracle,
-    title=lambda doc: str(doc["problem"]),
-)
-GSM8K: Final = Benchmark(
-    "gsm8k",
-    "GSM8K",
-    "maths",
-    "maj@8",
-    gold=_gsm8k,
-    judge=_judge_numbers,
-    oracle=_gsm8k_oracle,
-    title=lambda doc: str(doc["question"]),
-)
+MATH: Final = Formulas("math", "MATH", "maths", "maj@4", _math, "problem")
+GSM8K: Final = Numbers("gsm8k", "GSM8K", "maths", "maj@8", _gsm8k, "question")
 
 BENCHMARKS: Final = (MATH, GSM8K)

@@ -1,11 +1,21 @@
-"""Every benchmark there is. Registering one puts it into no suite and no table."""
+"""Every benchmark there is, the suites, and what `--tasks` may name.
+
+Registering a benchmark puts it into no suite and no table. The paper's table has the columns of the
+suite `paper`.
+"""
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
+from mistral_eval.errors import UsageError, nearest
+from mistral_eval.settings import STOCK_PREFIX, RunSettings
 from mistral_eval.suite import choice, maths, programs, spans
-from mistral_eval.suite.benchmark import Benchmark, Doc
+from mistral_eval.suite.benchmark import Benchmark, Group
+from mistral_eval.suite.choice import ARC_CHALLENGE, ARC_EASY, HELLASWAG, MMLU, PIQA, WINOGRANDE
+from mistral_eval.suite.maths import GSM8K, MATH
+from mistral_eval.suite.programs import HUMANEVAL, MBPP
+from mistral_eval.suite.spans import NQ, TRIVIAQA
 
 BENCHMARKS: Final[tuple[Benchmark, ...]] = (
     *choice.BENCHMARKS,
@@ -15,12 +25,122 @@ BENCHMARKS: Final[tuple[Benchmark, ...]] = (
 )
 BY_ID: Final[Mapping[str, Benchmark]] = MappingProxyType({one.id: one for one in BENCHMARKS})
 
+_PAPER: Final = (
+    MMLU,
+    HELLASWAG,
+    WINOGRANDE,
+    PIQA,
+    ARC_EASY,
+    ARC_CHALLENGE,
+    NQ,
+    TRIVIAQA,
+    HUMANEVAL,
+    MBPP,
+    MATH,
+    GSM8K,
+)  # arXiv 2310.06825v1, Table 2, in its order
+PAPER: Final = tuple(benchmark.id for benchmark in _PAPER)
+SUITES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType({"paper": PAPER})
 
-def check_golds(name: str, splits: Mapping[str, Sequence[Doc]]) -> None:
-    """Refuse a registered benchmark's rows that no reply could answer right.
+# The bars of the paper's figure 4 that the suite has the benchmarks of, in the figure's order.
+FIGURE_4: Final[Mapping[Group, str]] = MappingProxyType(
+    {
+        MMLU.group: MMLU.column,
+        "knowledge": "Knowledge",
+        "reasoning": "Reasoning (5 of 8)",
+        "code": "Code",
+        "maths": "Math",
+    }
+)
+FIGURE_5: Final[tuple[Group, ...]] = (MMLU.group, "reasoning", "knowledge")
+
+# Cells of the paper's table that contradict its text or Mistral's later papers: the benchmark, the
+# rows that must be shown, and the sentence for the table's notes.
+CONTRADICTIONS: Final = (
+    (
+        NQ,
+        ("mistral-7b", "llama2-13b"),
+        (
+            "the paper's caption says that Mistral 7B beats LLaMA 2 13B on all metrics; its table "
+            "has 28.8 against 29.0."
+        ),
+    ),
+    (
+        MMLU,
+        ("mistral-7b",),
+        (
+            "a standard 5-shot run gives about 62.5 for Mistral 7B, above the paper's 60.1; "
+            "Mistral's later papers print 62.5 themselves."
+        ),
+    ),
+)
+
+
+def paper_benchmarks() -> tuple[Benchmark, ...]:
+    """Return the columns of the paper's table, in its order."""
+    return _PAPER
+
+
+def columns_of(group: Group) -> tuple[Benchmark, ...]:
+    """Return the paper's benchmarks whose mean is a bar of its figure 4."""
+    return tuple(benchmark for benchmark in _PAPER if benchmark.group == group)
+
+
+def parse_tasks(text: str) -> tuple[str, ...]:
+    """Read a list of suites, benchmarks and `lm_eval:NAME`, separated by commas.
+
+    Returns:
+        Benchmark ids in the table's order, each once, then the stock tasks in the order given.
 
     Raises:
-        DataError: A row's gold is outside its choices, or a row has none.
+        UsageError: an unknown name (the sentence offers the nearest ones), or no name.
     """
-    if name in BY_ID:
-        BY_ID[name].check_golds(splits)
+    asked = [part.strip() for part in text.split(",") if part.strip()]
+    if not asked:
+        raise UsageError(
+            f"--tasks is empty. Name a suite ({', '.join(SUITES)}) or benchmarks, separated by "
+            "commas; `mistral-eval tasks` lists them."
+        )
+    ours: set[str] = set()
+    stock: list[str] = []
+    for name in asked:
+        if name.startswith(STOCK_PREFIX) and len(name) > len(STOCK_PREFIX):
+            stock.append(name)
+        elif name in SUITES:
+            ours.update(SUITES[name])
+        elif name in BY_ID:
+            ours.add(name)
+        else:
+            raise UsageError(
+                f"Unknown task {name!r}. {nearest(name, [*BY_ID, *SUITES])} "
+                f"A stock lm-eval task is written {STOCK_PREFIX}NAME."
+            )
+    for name in stock:
+        if name.removeprefix(STOCK_PREFIX) in ours:
+            raise UsageError(
+                f"{name} and {name.removeprefix(STOCK_PREFIX)} would have the same name in the "
+                "results. Run them one after the other."
+            )
+    return (*(name for name in BY_ID if name in ours), *dict.fromkeys(stock))
+
+
+def check_shots(settings: RunSettings) -> None:
+    """Check that every benchmark's protocol has as many solved examples as are asked for.
+
+    More would have to be drawn from the test set.
+
+    Raises:
+        UsageError: a benchmark has fewer; names it and their number.
+    """
+    wanted = settings.num_fewshot
+    for name in settings.own_tasks:
+        if wanted is not None and wanted > BY_ID[name].shots:
+            raise UsageError(
+                f"--num-fewshot {wanted}: the protocol has {BY_ID[name].shots} solved examples "
+                f"for {name}. Ask for at most that many, or leave {name} out."
+            )
+
+
+def suite_of(tasks: Sequence[str]) -> str | None:
+    """Return the name of the suite that has exactly these tasks, for the name of a run's folder."""
+    return next((suite for suite, members in SUITES.items() if tuple(tasks) == members), None)

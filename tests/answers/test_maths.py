@@ -48,16 +48,11 @@ def test_math_votes_over_equivalent_answers(checker, answers, gold, outcome, ans
 
 
 def test_the_gold_of_math_is_the_last_box_of_the_solution(checker):
-    """A whole solution may be given as gold, and the metrics' names chosen."""
-    (judged,) = vote_on_formulas(
-        [said("24")],
-        [r"Since \boxed{2} is wrong, \boxed{24}."],
-        checker,
-        vote_metric="a",
-        mean_metric="b",
-    )
+    """A whole solution may be given as gold."""
+    gold = r"Since \boxed{2} is wrong, \boxed{24}."
+    (judged,) = vote_on_formulas([said("24")], [gold], checker)
 
-    assert dict(judged.metrics) == {"a": 1.0, "b": 1.0}
+    assert dict(judged.metrics) == {"maj@4": 1.0, "maj@1": 1.0}
 
 
 def test_a_comparison_that_timed_out_is_counted_as_wrong_and_shown_apart():

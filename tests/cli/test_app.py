@@ -10,7 +10,7 @@ import pytest
 
 from mistral_eval.cli.plan import plan
 from mistral_eval.cli.run import run
-from mistral_eval.locations import tasks_folder
+from mistral_eval.data.task_file import tasks_folder
 from mistral_eval.sandbox import CHOICES
 from mistral_eval.settings import ENGINES, RunSettings
 from mistral_eval.suite.registry import BENCHMARKS, BY_ID

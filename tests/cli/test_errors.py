@@ -188,7 +188,7 @@ def test_a_file_in_the_place_of_the_results_folder_is_an_error_before_anything_r
 
 def test_without_isolation_code_is_not_run_and_the_rest_is_offered(run, monkeypatch):
     nothing = Isolation(kind="none", detail="install bubblewrap.", missing=("everything",))
-    monkeypatch.setattr("mistral_eval.run.run.probe", lambda _: nothing)
+    monkeypatch.setattr("mistral_eval.run.opening.probe", lambda _: nothing)
     arguments = ("--tasks", "piqa,humaneval,mbpp", "--data", "sample", "--engine", "oracle")
     code, out, err = run(*arguments)
     assert (code, out) == (1, "")

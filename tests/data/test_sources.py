@@ -11,7 +11,7 @@ from mistral_eval.data import dataset_from, load_benchmark_data, make_source
 from mistral_eval.data.sources import SAMPLE, Source
 from mistral_eval.data.task_file import data_spec
 from mistral_eval.errors import DataError, HubError
-from mistral_eval.suite.registry import check_golds
+from mistral_eval.suite.registry import BY_ID
 
 PIQA = {"goal": "open a jar", "sol1": "twist", "sol2": "shout", "label": 0}
 ARC = {
@@ -35,7 +35,7 @@ def write(folder: Path, file: str, rows: list[dict]) -> Source:
 
 def error_of(benchmark: str, source: Source) -> str:
     """What is said when a run loads the rows."""
-    load = dataset_from(source, unpinned=True, check=check_golds)
+    load = dataset_from(source, unpinned=True, check=BY_ID[benchmark].check_golds)
     with pytest.raises(DataError) as raised:
         load(**data_spec(benchmark).model_dump())
     return str(raised.value)

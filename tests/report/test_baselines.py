@@ -15,8 +15,7 @@ from mistral_eval.report.baselines import (
     load_baselines,
     select,
 )
-from mistral_eval.suite.registry import BY_ID
-from mistral_eval.suite.suites import SUITES, paper_benchmarks
+from mistral_eval.suite.registry import BY_ID, SUITES, paper_benchmarks
 
 TABLE_2 = """
 LLaMA 2 7B    | Pretrained | 44.4 77.1 69.5 77.9 68.7 43.2 24.7 63.8 11.6 26.1 3.9 16.0

@@ -5,8 +5,7 @@ import json
 import golden_tiny
 import pytest
 
-from mistral_eval.suite.registry import BY_ID
-from mistral_eval.suite.suites import PAPER
+from mistral_eval.suite.registry import BY_ID, PAPER
 
 
 @pytest.fixture(scope="module")

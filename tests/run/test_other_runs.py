@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mistral_eval.console import Talk
-from mistral_eval.locations import tasks_folder
+from mistral_eval.data.task_file import tasks_folder
 from mistral_eval.record.replies import RepliesLog
 from mistral_eval.run.run import run_suite
 from mistral_eval.settings import RunSettings
@@ -157,7 +157,7 @@ def test_two_models_dtypes_seeds_and_sampling_settings_in_one_folder_never_share
     ]
     package = tmp_path / "package"
     shutil.copytree(tasks_folder(), package / "_tasks")
-    monkeypatch.setattr("mistral_eval.locations.PACKAGE", package)
+    monkeypatch.setattr("mistral_eval.data.task_file.PACKAGE", package)
     protocol = package / "_tasks" / "gsm8k.yaml"
     written = protocol.read_text()
     for was, now in (("temperature: 0.6", "temperature: 0.7"), ("top_p: 0.95", "top_p: 0.5")):

@@ -13,7 +13,7 @@ from mistral_eval.model.tiny import TINY_CONFIG, make_tiny, tiny_tokenizer_file
 from mistral_eval.run.planning import plan_run
 from mistral_eval.run.run import run_suite
 from mistral_eval.settings import RunSettings
-from mistral_eval.suite.suites import paper_benchmarks
+from mistral_eval.suite.registry import paper_benchmarks
 
 CHOICES = ("mmlu", "hellaswag", "winogrande", "piqa", "arc_easy", "arc_challenge")
 ALL = tuple(benchmark.id for benchmark in paper_benchmarks())

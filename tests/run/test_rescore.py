@@ -17,8 +17,7 @@ from mistral_eval.errors import OutputError, RepliesError, SandboxError
 from mistral_eval.model.transformer import Transformer
 from mistral_eval.record.run_folder import REPLIES_FOLDER
 from mistral_eval.record.run_record import RUN_FILE
-from mistral_eval.run.rescoring import rescore
-from mistral_eval.run.run import run_suite
+from mistral_eval.run.run import rescore, run_suite
 from mistral_eval.settings import RunSettings
 
 TINY = {"model": "tiny", "engine": "native", "limit": 2}
@@ -138,7 +137,7 @@ def test_a_reply_that_is_not_there_is_said_and_nothing_changes(finish, settings,
     log.write_bytes(b"".join(others))
     before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
     forbid_models(monkeypatch)
-    with pytest.raises(RepliesError, match=r"^The replies log lacks 1 of the replies"):
+    with pytest.raises(RepliesError, match=r"^1 of the replies to these questions"):
         again(folder)
 
     assert before == {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}

@@ -11,8 +11,9 @@ from mistral_eval.console import Talk
 from mistral_eval.errors import OutputError, UsageError
 from mistral_eval.record.run_record import load_scores
 from mistral_eval.run.run import run_suite
+from mistral_eval.sandbox import Isolation
 from mistral_eval.settings import RunSettings
-from mistral_eval.suite.suites import paper_benchmarks
+from mistral_eval.suite.registry import paper_benchmarks
 
 CODE = ("humaneval", "mbpp")
 TASKS = ("winogrande", "nq", "gsm8k")
@@ -139,8 +140,8 @@ def test_a_samples_row_has_lm_evals_keys_and_the_verdict(start):
 def test_a_finished_run_is_found_again_and_needs_neither_model_nor_sandbox(start, monkeypatch):
     folder = start("winogrande", "humaneval", unsafe_code=True)
     before = contents(folder)
-    for name in ("open_engine", "load_benchmarks", "probe"):
-        monkeypatch.setattr(f"mistral_eval.run.run.{name}", pytest.fail)
+    for name in ("run.open_engine", "run.load_benchmarks", "opening.probe"):
+        monkeypatch.setattr(f"mistral_eval.run.{name}", pytest.fail)
     assert start("winogrande", "humaneval", unsafe_code=True) == folder
     assert contents(folder) == before
 
@@ -169,12 +170,21 @@ def test_fewer_shots_are_another_run_and_more_than_there_are_is_an_error(start):
         start("nq", num_fewshot=6)
 
 
-def test_programs_that_ran_unguarded_are_another_run_and_the_table_says_so(start):
-    folder = start("humaneval", unsafe_code=True)
+def test_programs_that_ran_unguarded_are_another_run_and_the_table_says_so(start, monkeypatch):
+    nothing = Isolation("none", "no namespaces", ("namespaces",))
+    monkeypatch.setattr("mistral_eval.run.opening.probe", lambda _: nothing)
+    folder = start("humaneval", unsafe_code=True, limit=2)
     assert "ran without isolation" in (folder / "table.md").read_text()
     assert RunSettings(tasks=("humaneval",)).run_id({}) != RunSettings(
         tasks=("humaneval",), unsafe_code=True
     ).run_id({})
+
+
+@pytest.mark.sandbox
+def test_isolated_programs_are_not_called_unguarded_whatever_was_allowed(sandbox, start):
+    assert sandbox.available
+    folder = start("humaneval", unsafe_code=True, limit=2)
+    assert "isolation" not in (folder / "table.md").read_text()
 
 
 def test_fresh_starts_again_beside_the_earlier_run(start):

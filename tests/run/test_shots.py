@@ -2,7 +2,7 @@
 
 import pytest
 
-from mistral_eval.data.rows import Rows, with_siblings
+from mistral_eval.data.load import Rows, with_siblings
 from mistral_eval.errors import TaskError
 from mistral_eval.run.questions import shot_rows, shots_by_subject
 

@@ -8,8 +8,7 @@ import pytest
 from mistral_eval.console import Talk
 from mistral_eval.engines import native as speed
 from mistral_eval.report.html import provenance
-from mistral_eval.run.rescoring import rescore
-from mistral_eval.run.run import run_suite
+from mistral_eval.run.run import rescore, run_suite
 from mistral_eval.settings import RunSettings
 
 

@@ -66,7 +66,7 @@ def test_a_stock_tasks_scores_are_told(cli, local_arc, tmp_path):
 def test_a_stock_name_that_lm_eval_does_not_know_is_refused_before_the_model_loads(
     cli, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("mistral_eval.run.run.open_backend", pytest.fail)
+    monkeypatch.setattr("mistral_eval.run.run.open_engine", pytest.fail)
     options = ("--data", "sample", "--quiet", "-o", tmp_path)
     code, out, err = cli("run", "-t", "lm_eval:arc_esay", "-m", "tiny", *options)
     assert (code, out) == (2, "")

@@ -12,8 +12,7 @@ from mistral_eval.errors import EngineError, UsageError
 from mistral_eval.record.replies import RepliesLog
 from mistral_eval.run.answering import Answering
 from mistral_eval.run.opening import check_engine
-from mistral_eval.run.rescoring import rescore
-from mistral_eval.run.run import run_suite
+from mistral_eval.run.run import rescore, run_suite
 from mistral_eval.run.verifying import pick, verify
 from mistral_eval.settings import RunSettings
 

@@ -11,7 +11,7 @@ from mistral_eval.data import make_source
 from mistral_eval.run.questions import Asking, load_benchmarks
 from mistral_eval.run.run import run_suite
 from mistral_eval.settings import RunSettings
-from mistral_eval.suite.suites import SUITES
+from mistral_eval.suite.registry import SUITES
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

@@ -85,7 +85,7 @@ class TestChoice:
         assert list(tmp_path.iterdir()) == []
 
     def test_without_programs_to_run_no_isolation_is_looked_for(self, cli, monkeypatch, tmp_path):
-        monkeypatch.setattr("mistral_eval.run.run.probe", pytest.fail)
+        monkeypatch.setattr("mistral_eval.run.opening.probe", pytest.fail)
         arguments = ("run", "-t", "piqa", "--engine", "random", "--data", "sample", "-o", tmp_path)
 
         assert cli(*arguments, "--sandbox", "docker")[0] == 0

@@ -8,7 +8,7 @@ import pytest
 from lm_eval.api.task import ConfigurableTask
 
 from mistral_eval.data import make_source
-from mistral_eval.run.templates import apply_template
+from mistral_eval.run.questions import apply_template
 
 
 @cache

@@ -2,8 +2,7 @@
 
 import pytest
 
-from mistral_eval.answers.stop_strings import cut
-from mistral_eval.answers.verdict import Outcome, QuestionVerdict, Verdict
+from mistral_eval.answers.verdict import Outcome, QuestionVerdict, Verdict, cut
 from mistral_eval.data import load_benchmark_data, make_source
 from mistral_eval.data.task_file import data_spec, read_task
 from mistral_eval.errors import SandboxError

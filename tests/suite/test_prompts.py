@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from lm_eval.tasks import TaskManager
 
 from mistral_eval.data import dataset_from, make_source
-from mistral_eval.locations import tasks_folder
+from mistral_eval.data.task_file import tasks_folder
 from mistral_eval.suite import choice
 from mistral_eval.suite.registry import BENCHMARKS, BY_ID
 

@@ -6,8 +6,7 @@ from lm_eval.evaluator import simple_evaluate
 from lm_eval.tasks import TaskManager
 
 from mistral_eval.data import dataset_from, make_source
-from mistral_eval.data.task_file import read_task
-from mistral_eval.locations import tasks_folder
+from mistral_eval.data.task_file import read_task, tasks_folder
 from mistral_eval.suite import lm_eval_hooks
 from mistral_eval.suite.registry import BY_ID
 

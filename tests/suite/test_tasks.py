@@ -4,9 +4,8 @@ import re
 
 import pytest
 
-from mistral_eval.data.task_file import data_spec, read_task, read_task_file
+from mistral_eval.data.task_file import data_spec, read_task, read_task_file, tasks_folder
 from mistral_eval.errors import TaskError
-from mistral_eval.locations import tasks_folder
 from mistral_eval.suite.registry import BENCHMARKS, BY_ID
 
 DECIDING = {

@@ -11,7 +11,7 @@ product  := factor ([* | /] factor)* [units]
 factor   := [sign] atom (^ script | ! | % | deg)*
 """
 
-from mistral_eval.answers.latex.nodes import LatexError, Node, name, number, product, vocabulary
+from mistral_eval.answers.latex.nodes import LatexError, Node, name, number, product
 from mistral_eval.answers.latex.tokens import Token, tokens
 
 MAX_DEPTH = 40
@@ -22,12 +22,12 @@ MAX_SET_OPERATIONS = 20
 RELATIONS = frozenset({"=", "<", ">", "<=", ">=", "!=", "in"})
 SEPARATORS = frozenset({",", ";", "or"})
 CLOSERS = frozenset({"", ")", "]", "}", "set}", "endfloor", "endceil", "end", "&", "row"})
-ATOMS = vocabulary(
-    "number based repeat name word function ( [ { {set floor ceil begin frac sqrt binom |"
+ATOMS = frozenset(
+    "number based repeat name word function ( [ { {set floor ceil begin frac sqrt binom |".split()
 )
 CALLED = frozenset("fgFG")  # letters that name functions where a parenthesis follows
 MATRICES = frozenset({"pmatrix", "bmatrix", "matrix", "array", "Bmatrix", "smallmatrix"})
-INVERTIBLE = vocabulary("sin cos tan cot sec csc")
+INVERTIBLE = frozenset("sin cos tan cot sec csc".split())
 
 
 def parse(text: str) -> Node:

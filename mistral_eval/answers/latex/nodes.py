@@ -53,8 +53,3 @@ def name(text: str) -> Node:
 def product(*factors: Node) -> Node:
     """Return the product; of one factor, the factor."""
     return factors[0] if len(factors) == 1 else Node("mul", factors)
-
-
-def vocabulary(words: str) -> frozenset[str]:
-    """Return the words of a line as a set."""
-    return frozenset(words.split())

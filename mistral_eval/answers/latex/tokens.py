@@ -7,13 +7,15 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mistral_eval.answers.latex.nodes import LatexError, vocabulary
+from mistral_eval.answers.latex.nodes import LatexError
 
-FUNCTIONS = vocabulary("sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln lg exp")
-GREEK = vocabulary(
+FUNCTIONS = frozenset(
+    "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln lg exp".split()
+)
+GREEK = frozenset(
     "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi "
     "rho sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon "
-    "Phi Psi Omega ell hbar pi infty emptyset"
+    "Phi Psi Omega ell hbar pi infty emptyset".split()
 )
 OPERATORS = {
     "cdot": "*", "times": "*", "ast": "*", "div": "/", "pm": "+-", "mp": "-+", "le": "<=",
@@ -25,15 +27,17 @@ OPERATORS = {
     "langle": "(", "rangle": ")", "varnothing": "emptyset", "\\": "row", "frac": "frac",
     "sqrt": "sqrt", "binom": "binom", "dbinom": "binom", "tbinom": "binom",
 }  # fmt: skip
-STYLES = vocabulary("mathbf boldsymbol mathcal mathit mathsf boxed fbox underline bf rm it")
-TEXTS = vocabulary("text textbf textit textrm textnormal mathrm mbox hbox operatorname mathop")
-ACCENTS = vocabulary("overline bar vec hat widehat tilde overrightarrow mathbb")
-UNITS = vocabulary(
+STYLES = frozenset("mathbf boldsymbol mathcal mathit mathsf boxed fbox underline bf rm it".split())
+TEXTS = frozenset(
+    "text textbf textit textrm textnormal mathrm mbox hbox operatorname mathop".split()
+)
+ACCENTS = frozenset("overline bar vec hat widehat tilde overrightarrow mathbb".split())
+UNITS = frozenset(
     "cm mm km ft feet foot inch inches yd yard yards mile miles meter meters metre metres unit "
     "units square cubic sq cu degree degrees dollar dollars cent cents hour hours minute minutes "
     "second seconds day days week weeks month months year years mph kg gram grams gm lb lbs pound "
     "pounds ounce ounces oz liter liters litre litres gallon gallons percent way ways point "
-    "points people students per times sec min hr hrs radians rad"
+    "points people students per times sec min hr hrs radians rad".split()
 )
 
 OPENERS = frozenset({"(", "[", "{set"})

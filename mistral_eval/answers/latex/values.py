@@ -56,7 +56,7 @@ def same_value(a: Value, b: Value) -> bool:
 
     Constants are compared to 420 digits; formulas at six fixed rational points, of which at least
     two must be defined. Points where one of them is not real count only for formulas that contain
-    i: `\sqrt{x^3}` and `x\sqrt{x}` are equal in MATH.
+    i: `\sqrt{x^3}` and `x\sqrt{x}` are equal in the data's solutions.
     """
     if a == b:
         return True

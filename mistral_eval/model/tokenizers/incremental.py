@@ -63,7 +63,7 @@ class PrefixEncoder:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._text, self._ids = "", tuple(tokenizer.encode("", bos=True))
-        # One int object per id, shared by all texts: MMLU's prompts alone hold 40 million ids.
+        # One int object per id, shared by all texts: a benchmark's prompts can hold 40 million ids.
         self._integers = list(range(tokenizer.n_words))
 
     def encode(self, text: str) -> tuple[int, ...]:

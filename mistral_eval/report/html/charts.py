@@ -15,7 +15,7 @@ from mistral_eval.report.table.sections import anchors, group_interval
 from mistral_eval.report.table.view import RowView, column_of, points
 from mistral_eval.stats import Interval, wilson
 from mistral_eval.suite.benchmark import Benchmark, Group
-from mistral_eval.suite.suites import FIGURE_4
+from mistral_eval.suite.registry import FIGURE_4
 
 WIDTH: Final = 4.7  # inches: text stays readable on a phone
 LABEL: Final = 30  # characters

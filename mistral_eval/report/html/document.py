@@ -18,8 +18,7 @@ from mistral_eval.report.table.compared import comparison_sections
 from mistral_eval.report.table.html_table import STYLE, html_fragment, section_html
 from mistral_eval.report.table.sections import ANCHOR_IDS, figure_4, figure_5, reproduced
 from mistral_eval.report.table.view import Section, TableView, column_of
-from mistral_eval.suite.registry import BY_ID
-from mistral_eval.suite.suites import FIGURE_4, FIGURE_5
+from mistral_eval.suite.registry import BY_ID, FIGURE_4, FIGURE_5
 
 SCRIPTS: Final = ("text.js", "store.js", "filter.js", "list.js", "detail.js", "app.js")
 FIGURE_ROWS: Final = (

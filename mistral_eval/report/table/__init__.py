@@ -15,7 +15,7 @@ from mistral_eval.report.table.markdown_table import markdown_table
 from mistral_eval.report.table.rich_table import RichTable
 from mistral_eval.report.table.view import Section, TableOptions, TableView, build_notes, build_rows
 from mistral_eval.suite.registry import BENCHMARKS
-from mistral_eval.suite.suites import PAPER as PAPER_SUITE
+from mistral_eval.suite.registry import PAPER as PAPER_SUITE
 
 _RENDERERS: Final[dict[str, Callable[[TableView], Any]]] = {
     "rich": RichTable,

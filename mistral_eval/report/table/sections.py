@@ -22,7 +22,7 @@ from mistral_eval.report.table.view import (
 )
 from mistral_eval.stats import Interval, mean_of
 from mistral_eval.suite.benchmark import Benchmark, Group
-from mistral_eval.suite.suites import FIGURE_4, FIGURE_5, columns_of
+from mistral_eval.suite.registry import FIGURE_4, FIGURE_5, columns_of
 
 # Mistral 7B (arXiv 2310.06825v1), figure 5: the size of Llama 2 that would have a given score.
 ANCHOR_IDS: Final = (

@@ -13,8 +13,7 @@ from mistral_eval.record.run_record import Cell, RunScores, run_labels
 from mistral_eval.report.baselines import PAPER, Baseline, PublishedCell
 from mistral_eval.stats import Interval
 from mistral_eval.suite.benchmark import Benchmark
-from mistral_eval.suite.registry import BY_ID
-from mistral_eval.suite.suites import CONTRADICTIONS, paper_benchmarks
+from mistral_eval.suite.registry import BY_ID, CONTRADICTIONS, paper_benchmarks
 
 MISSING: Final = "—"
 OTHER_PROTOCOL: Final = "†"

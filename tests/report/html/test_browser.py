@@ -324,7 +324,7 @@ def test_the_full_suite_opens_in_two_seconds_and_stays_under_30_mb(
     from mistral_eval.console import Talk
     from mistral_eval.run.run import run_suite
     from mistral_eval.settings import RunSettings
-    from mistral_eval.suite.suites import SUITES
+    from mistral_eval.suite.registry import SUITES
 
     data = str(shared / "data")
     settings = RunSettings(tasks=SUITES["paper"], engine="random", data=data, output_path=tmp_path)

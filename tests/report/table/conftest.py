@@ -3,7 +3,7 @@
 import pytest
 
 from mistral_eval.record.run_record import Cell, RunScores
-from mistral_eval.suite.suites import paper_benchmarks
+from mistral_eval.suite.registry import paper_benchmarks
 
 RIGHT = {
     "mmlu": 8700, "hellaswag": 8134, "winogrande": 940, "piqa": 1511, "arc_easy": 1912,

@@ -17,7 +17,7 @@ from mistral_eval.report.table import FORMATS, render_table
 from mistral_eval.report.table.latex_table import escape as latex_escape
 from mistral_eval.report.table.markdown_table import escape as markdown_escape
 from mistral_eval.report.table.view import TableOptions
-from mistral_eval.suite.suites import paper_benchmarks
+from mistral_eval.suite.registry import paper_benchmarks
 from tests.report.table.conftest import limited_run, whole_run
 
 BASELINES = load_baselines()

@@ -11,7 +11,7 @@ from markdown_it import MarkdownIt  # rich brings it
 from mistral_eval.report.baselines import load_baselines, select
 from mistral_eval.report.table import render_table
 from mistral_eval.report.table.view import TableOptions
-from mistral_eval.suite.suites import paper_benchmarks
+from mistral_eval.suite.registry import paper_benchmarks
 from tests.report.table.conftest import limited_run, whole_run
 
 HOSTILE = "<script>a|b</script> **x** $\\input{/etc/passwd}$ & 100% _y_ `c` [l](javascript:1) ~^ #"

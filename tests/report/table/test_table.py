@@ -10,8 +10,7 @@ from mistral_eval.record.run_record import Cell, RunScores
 from mistral_eval.report.baselines import load_baselines, select
 from mistral_eval.report.table import build_view, render_table
 from mistral_eval.report.table.view import MISSING, TableOptions, points, signed
-from mistral_eval.suite.registry import BY_ID
-from mistral_eval.suite.suites import SUITES, paper_benchmarks
+from mistral_eval.suite.registry import BY_ID, SUITES, paper_benchmarks
 from tests.report.table.conftest import limited_run, oracle_run, whole_run
 
 BASELINES = load_baselines()

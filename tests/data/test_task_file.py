@@ -2,23 +2,23 @@
 
 import pytest
 
-from mistral_eval import locations
+from mistral_eval.data import task_file
 from mistral_eval.errors import TaskError
 
 
 def test_the_folder_holds_the_benchmarks():
-    assert (locations.tasks_folder() / "mmlu.yaml").is_file()
+    assert (task_file.tasks_folder() / "mmlu.yaml").is_file()
 
 
 def test_the_installed_folder_wins_over_the_checkout_s(tmp_path, monkeypatch):
-    monkeypatch.setattr(locations, "PACKAGE", tmp_path / "package")
+    monkeypatch.setattr(task_file, "PACKAGE", tmp_path / "package")
     (tmp_path / "tasks").mkdir()
-    assert locations.tasks_folder() == tmp_path / "tasks"
+    assert task_file.tasks_folder() == tmp_path / "tasks"
     (tmp_path / "package" / "_tasks").mkdir(parents=True)
-    assert locations.tasks_folder() == tmp_path / "package" / "_tasks"
+    assert task_file.tasks_folder() == tmp_path / "package" / "_tasks"
 
 
 def test_no_folder_is_an_error_that_names_both_places(tmp_path, monkeypatch):
-    monkeypatch.setattr(locations, "PACKAGE", tmp_path / "package")
+    monkeypatch.setattr(task_file, "PACKAGE", tmp_path / "package")
     with pytest.raises(TaskError, match=r"_tasks or in .*tasks, but neither"):
-        locations.tasks_folder()
+        task_file.tasks_folder()
