@@ -155,11 +155,6 @@ class RunSettings(BaseModel):
         Raises:
             UsageError: two options contradict each other; names both.
         """
-        if self.verify and self.engine not in ("auto", "native"):
-            raise UsageError(
-                "--verify compares the native engine with its own plain path, which --engine "
-                f"{self.engine} does not have. Leave out one of the two."
-            )
         if self.data_revision and self.data != "hub":
             raise UsageError(
                 f"--data-revision selects a version of the hub's rows, and --data is {self.data}. "
@@ -171,11 +166,6 @@ class RunSettings(BaseModel):
                     f"--data-revision names {name!r}, which is not run. "
                     f"{nearest(name, self.own_tasks)}"
                 )
-        if self.stock_tasks and self.engine in ("oracle", "oracle-wrong"):
-            raise UsageError(
-                "The oracle knows the answers to this package's own benchmarks, not to "
-                f"{self.stock_tasks[0]}. Give --engine native, hf or random for stock tasks."
-            )
         return self
 
     def as_json(self) -> dict[str, Any]:
