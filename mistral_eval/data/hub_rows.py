@@ -29,7 +29,7 @@ def rows_from_hub(spec: DataSpec, config: str | None, split: str) -> tuple[list[
         table = datasets.load_dataset(spec.path, config, split=split, revision=spec.revision)
     except DatasetNotFoundError as error:
         raise HubError(
-            f"{where} should be on the Hugging Face hub, but it is missing there or gated: "
+            f"{where} should be on the Hugging Face hub, but it is missing or gated: "
             f"{error} Log in with `hf auth login`, or give --data sample or a folder."
         ) from error
     except (DatasetsError, http_error, OSError, ValueError) as error:
