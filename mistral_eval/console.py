@@ -1,4 +1,4 @@
-"""What a person sees: data on stdout, messages on stderr, a live display only on a terminal."""
+"""Write data to stdout, messages to stderr, and a live display only to a terminal."""
 
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,13 +25,13 @@ class Row:
 
 
 class Phase(Protocol):
-    """Work that a display shows; the display reads it from another thread."""
+    """A phase of work to display; the display reads it from another thread."""
 
     label: str
 
     @property
     def rows(self) -> Sequence[Row]:
-        """The counts, as they are now."""
+        """The current counts."""
         ...
 
     def pace(self) -> str:
@@ -52,10 +52,10 @@ class Talk:
             self.console.print(text, markup=False)
 
     def show(self, phase: Phase) -> AbstractContextManager[object]:
-        """Display a phase while the block runs.
+        """Display a phase while the `with` block runs.
 
-        A terminal gets bars, which are erased at the end. Anything else gets a line at the start,
-        at the end and every `LINE_SECONDS`. Nothing is written when quiet.
+        On a terminal, show bars and erase them at the end. Elsewhere write a line at the start, at
+        the end and every `LINE_SECONDS`. Write nothing when quiet.
         """
         if self.quiet:
             return nullcontext()
@@ -95,14 +95,14 @@ class Bars(Progress):
             console=console,
             refresh_per_second=REFRESHES_PER_SECOND,
             transient=True,
-            redirect_stdout=False,  # it belongs to the table
+            redirect_stdout=False,  # only data is written to stdout
         )
         for row in phase.rows:
             self.add_task(row.name, total=row.total, note=row.note)
 
     def get_renderables(self) -> Iterable[RenderableType]:
         """Yield the bars and the last line."""
-        # add_task() draws, too, when there are fewer tasks than rows
+        # strict=False: add_task() draws before every row has its task
         for task, row in zip(self.tasks, self._phase.rows, strict=False):
             self.update(task.id, completed=row.done, note=row.note)
         yield self.make_tasks_table(self.tasks)
@@ -117,7 +117,7 @@ def line(phase: Phase) -> str:
 
 
 def show(renderable: object) -> None:
-    """Print one thing on stdout: text as it is, anything else through rich."""
+    """Print text unchanged, or any other object with rich, on stdout."""
     if isinstance(renderable, str):
         Console(soft_wrap=True).out(renderable.rstrip("\n"), highlight=False)
     else:

@@ -1,4 +1,4 @@
-"""Rows of the test sets, wherever they come from, with fingerprints."""
+"""Rows of the test sets, from the hub, a folder or the sample, with their fingerprints."""
 
 from mistral_eval.data.fingerprints import Fingerprint, fingerprint, identify, pins
 from mistral_eval.data.load import Rows, dataset_from, load_benchmark_data

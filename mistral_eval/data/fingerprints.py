@@ -1,8 +1,8 @@
-"""Identify a test set: a sha256 over what prompt and judge read, and the names of known copies.
+"""Identify a test set by the SHA-256 of the columns that prompt and judge read.
 
-Two copies with the same fingerprint ask the same questions and accept the same answers, whatever
-file format, extra columns or row groups they came with. The pins are in `fingerprints.json`; how
-each was checked is in docs/protocol.md.
+Copies with the same fingerprint have the same questions and answers, regardless of file format,
+extra columns or row groups. The pins are in `fingerprints.json`; docs/protocol.md tells how each
+was checked.
 """
 
 import hashlib
@@ -27,9 +27,9 @@ class Fingerprint:
 
     Attributes:
         sha256: The hash of the rows.
-        name: The name it is known by; "hub" if the rows were compared with the hub's and equal.
-        footnote: A sentence for the table's notes, to stand after the benchmark's title.
-        commit: The hub's commit, if the rows were just loaded from there and it is known.
+        name: The pin's name; "hub" if the rows were compared with the hub's and are equal.
+        footnote: A sentence for the table's notes; it follows the benchmark's title.
+        commit: The hub's commit, if the rows were just loaded from the hub and it is known.
     """
 
     sha256: str
@@ -39,14 +39,14 @@ class Fingerprint:
 
     @property
     def is_hub(self) -> bool:
-        """Whether these are the hub's rows, as far as anybody has checked."""
+        """True if the rows were compared with the hub's and are equal."""
         return self.name == "hub"
 
 
 def fingerprint(spec: DataSpec, splits: Mapping[str, Sequence[Row]]) -> str:
     """Hash the rows of all of the benchmark's splits, in order.
 
-    A row is one line of JSON, keys sorted, text as UTF-8; a split begins with its name and count.
+    Each split is hashed as its name and count, then each row as a line of JSON with sorted keys.
     """
     digest = hashlib.sha256()
     for split in spec.splits:
@@ -59,7 +59,7 @@ def fingerprint(spec: DataSpec, splits: Mapping[str, Sequence[Row]]) -> str:
 
 @cache
 def pins(benchmark: str) -> tuple[Fingerprint, ...]:
-    """The fingerprints this benchmark is known by; empty for one that nobody has pinned."""
+    """Return the pinned fingerprints of a benchmark; empty if it has none."""
     known = json.loads(PINS.read_text(encoding="utf-8")).get(benchmark, [])
     return tuple(Fingerprint(**pin) for pin in known)
 
@@ -71,19 +71,19 @@ def identify(
     unpinned: bool = False,
     is_from_hub: bool = False,
 ) -> Fingerprint:
-    """Find the rows' name among the pins.
+    """Return the pin that matches the rows.
 
-    The hub's own rows of some benchmarks were not available when the pins were made: what the hub
-    gives for these is used, and the footnote says that it was never compared.
+    Some benchmarks have no pin of the hub's own rows. For these the hub's rows are accepted, with a
+    footnote that they were never compared.
 
     Args:
         spec: the benchmark's data.
         splits: its rows, by split.
-        unpinned: accept rows that nobody has pinned; the footnote says so.
+        unpinned: accept rows that match no pin, with a footnote.
         is_from_hub: whether the rows were just loaded from the hub.
 
     Raises:
-        DataError: the fingerprint is not a pinned one, and `unpinned` is False.
+        DataError: the rows match no pin, and `unpinned` is False.
     """
     found = fingerprint(spec, splits)
     known = pins(spec.benchmark)
@@ -100,9 +100,9 @@ def identify(
     hint = (
         ""
         if any(pin.is_hub for pin in known) or not known
-        else " The hub's own rows were not at hand when the pins were made, and are not among them."
+        else " The hub's own rows were not available when the pins were made."
     )
     raise DataError(
         f"The rows of {spec.benchmark} should have a pinned fingerprint, {names}, but have "
-        f"sha256 {found[:12]}.{hint} Check where they come from; --data-unpinned goes on."
+        f"sha256 {found[:12]}.{hint} Check their source, or accept them with --data-unpinned."
     )

@@ -1,4 +1,4 @@
-"""Rows from the Hugging Face hub, through `datasets`, which keeps a copy in its cache."""
+"""Load rows from the Hugging Face hub with `datasets`, which caches them."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -11,25 +11,25 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def rows_from_hub(spec: DataSpec, config: str | None, split: str) -> tuple[list[Row], str | None]:
-    """One split of one configuration, and the hub's commit it is of, where that can be told.
+    """Return the rows of one split of one configuration, and the hub's commit if it is known.
 
     Raises:
-        DataError: the hub's columns are not those the benchmark reads.
-        HubError: the hub did not answer, or refused; or what came is of another commit than
-            `spec.revision`: without the hub, `datasets` takes any copy that its cache has.
+        DataError: a column that the benchmark reads is missing.
+        HubError: the hub did not answer, or refused; or the rows are of another commit than
+            `spec.revision`. Without the hub, `datasets` takes any copy in its cache.
     """
     import datasets
     from datasets.exceptions import DatasetNotFoundError, DatasetsError
     from huggingface_hub.errors import HfHubHTTPError
 
-    # requests or httpx, whichever huggingface_hub speaks through: the base of its own HTTP error
+    # huggingface_hub's HTTP error derives from that of its HTTP library, requests or httpx
     http_error: type[Exception] = HfHubHTTPError.__bases__[0]
     where = f"{spec.path}{f' ({config})' if config else ''}, split {split},"
     try:
         table = datasets.load_dataset(spec.path, config, split=split, revision=spec.revision)
     except DatasetNotFoundError as error:
         raise HubError(
-            f"{where} was expected on the Hugging Face hub, which says it is missing or gated: "
+            f"{where} should be on the Hugging Face hub, but it is missing or gated: "
             f"{error} Log in with `hf auth login`, or give --data sample or a folder."
         ) from error
     except (DatasetsError, http_error, OSError, ValueError) as error:
@@ -51,7 +51,7 @@ def rows_from_hub(spec: DataSpec, config: str | None, split: str) -> tuple[list[
 
 
 def commit_of(cache_files: Sequence[Mapping[str, str]]) -> str | None:
-    """The commit of a loaded data set: `datasets` keeps its copies in folders of that name."""
+    """Return the commit of a loaded data set: the name of its folder in the cache of `datasets`."""
     for file in cache_files:
         if COMMIT.fullmatch(folder := Path(file["filename"]).parent.name):
             return folder
@@ -59,7 +59,7 @@ def commit_of(cache_files: Sequence[Mapping[str, str]]) -> str | None:
 
 
 def _commit_meant(spec: DataSpec) -> str | None:
-    """The commit that the revision is, or last was when the hub was asked; None if never."""
+    """Return the commit of `spec.revision` as last seen on the hub; None if unknown."""
     from huggingface_hub import constants
 
     if COMMIT.fullmatch(spec.revision):

@@ -1,4 +1,4 @@
-"""Load a benchmark's rows from any source, and check them before a question is asked."""
+"""Load a benchmark's rows from any source and check them before requests are built."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,15 +28,15 @@ _KINDS: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = MappingProxyTyp
 
 
 class Rows(Sequence[Row]):
-    """An immutable list of rows that knows its columns and its sibling splits.
+    """An immutable list of rows with their columns and a reference to the other splits.
 
-    lm-eval wants `len`, indexing, iteration and `features.keys()`. A `datasets.Dataset` decodes
-    Arrow at every access, which costs more than building the prompt; here a row is a dict.
+    lm-eval needs `len`, indexing, iteration and `features.keys()`. A `datasets.Dataset` decodes
+    Arrow at every access, which is slower than building the prompt. Here a row is a dict.
 
     Args:
         rows: one dict per row, all with the same keys.
         columns: the columns' names and kinds (see `DataSpec`).
-        commit: the hub's commit that they are of, where that is known.
+        commit: the hub's commit of the rows, if known.
     """
 
     __slots__ = ("_rows", "commit", "features", "splits")
@@ -74,7 +74,7 @@ class Rows(Sequence[Row]):
 
 
 def with_siblings(splits: Mapping[str, Rows]) -> dict[str, Rows]:
-    """Let each split find the others, in the order of `DataSpec.splits`."""
+    """Set `splits` of each split to all splits, in the order of `DataSpec.splits`."""
     together = dict(splits)
     for rows in together.values():
         rows.splits = together
@@ -82,10 +82,10 @@ def with_siblings(splits: Mapping[str, Rows]) -> dict[str, Rows]:
 
 
 def load_benchmark_data(spec: DataSpec, source: Source) -> dict[str, Rows]:
-    """All splits that a benchmark needs, in the hub's row order.
+    """Load all splits that a benchmark needs, in the hub's row order.
 
     Returns:
-        Split name to rows; each `Rows` finds the others in `.splits`.
+        Rows by the split's name; each `Rows` refers to the others in `.splits`.
 
     Raises:
         DataError: files, columns, rows, values or shots are missing or wrong.
@@ -113,8 +113,8 @@ def dataset_from(
     Args:
         source: Where rows come from.
         unpinned: Accept rows whose fingerprint is not pinned.
-        noticed: Called with (benchmark, fingerprint) once rows are loaded.
-        check: Called with the rows by split, to refuse rows without a right answer.
+        noticed: Called with (benchmark, fingerprint) after rows are loaded.
+        check: Called with the rows by split; raises if a row has no right answer.
     """
 
     def load(**kwargs: Any) -> dict[str, Rows]:
@@ -132,7 +132,7 @@ def dataset_from(
 
 
 def check_rows(spec: DataSpec, split: str, rows: Sequence[Row]) -> None:
-    """Refuse rows that could not be asked.
+    """Check that there are rows, of the right types and with unique ids.
 
     Raises:
         DataError: There are no rows, a value is of the wrong kind, or an id is repeated.
@@ -171,7 +171,7 @@ def _check_ids(spec: DataSpec, split: str, rows: Sequence[Row]) -> None:
 
 
 def check_shots(spec: DataSpec, splits: Mapping[str, Sequence[Row]], shots: int) -> None:
-    """Check that each value of `shots_by` has enough solved examples of its own.
+    """Check that each value of `shots_by` has enough solved examples.
 
     Raises:
         DataError: A value has fewer than `shots` rows in the second split.

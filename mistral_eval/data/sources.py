@@ -1,4 +1,4 @@
-"""Where rows come from: the hub, the bundled sample, or a folder in the hub's layout."""
+"""Sources of rows: the hub, the bundled sample, or a folder in the hub's layout."""
 
 import json
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ SUFFIXES: Final = (".parquet", ".jsonl")
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One of `hub`, `sample` and `folder`; the last two read files below `folder`."""
+    """A source of rows; `sample` and `folder` read the files below `folder`."""
 
     kind: Literal["hub", "sample", "folder"]
     folder: Path | None = None
@@ -25,7 +25,7 @@ class Source:
 
 
 def make_source(text: str) -> Source:
-    """Read `--data`: `hub`, `sample`, or a folder that holds something.
+    """Parse `--data`: `hub`, `sample`, or a folder that is not empty.
 
     Raises:
         DataError: the folder is missing, is not a folder, or is empty.
@@ -49,10 +49,10 @@ def make_source(text: str) -> Source:
 
 
 def read_split(spec: DataSpec, source: Source, split: str) -> tuple[list[Row], str | None]:
-    """All rows of one split, configurations one after the other, unchecked but for columns.
+    """Read all rows of one split, configuration by configuration; only columns are checked.
 
     Returns:
-        The rows, and the hub's commit if they are its and it is known.
+        The rows, and the hub's commit if they are from the hub and it is known.
 
     Raises:
         DataError: files or columns are missing, or a file cannot be read.
@@ -70,7 +70,7 @@ def read_split(spec: DataSpec, source: Source, split: str) -> tuple[list[Row], s
 
 
 def _find(spec: DataSpec, folder: Path, config: str | None, split: str) -> Path:
-    """The file of one split: the first of the benchmark's folders that holds it."""
+    """Return the file of one split, from the first of the benchmark's folders that has it."""
     tried = []
     for pattern in spec.folders:
         for suffix in SUFFIXES:
@@ -122,7 +122,7 @@ def _from_jsonl(spec: DataSpec, file: Path) -> list[Row]:
         raise DataError(
             f"{file} should be UTF-8 text, but is not: {error}. Copy or download it again."
         ) from error
-    # not splitlines(): JSON may hold U+2028 and its like as they are
+    # not splitlines(): it also splits at U+2028, which JSON allows unescaped
     for number, line in enumerate(text.rstrip("\n").split("\n"), 1):
         try:
             row = json.loads(line)

@@ -1,4 +1,4 @@
-"""The benchmarks' YAML files: found, read without lm-eval, checked; they define the data."""
+"""Find, read and check the benchmarks' YAML files, without lm-eval."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -25,28 +25,28 @@ Kind = Literal["text", "integer", "boolean", "texts"]
 
 
 class _Checked(BaseModel):
-    """Frozen; keys that only lm-eval reads are ignored."""
+    """A frozen model that ignores keys that only lm-eval reads."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=False)
 
 
 class DataSpec(_Checked):
-    """A YAML file's `dataset_kwargs` and `metadata`, which lm-eval passes to a loader as one.
+    """A YAML file's `dataset_kwargs` and `metadata`, which lm-eval merges for a loader.
 
     Attributes:
         benchmark: The task's name.
         path: The hub's data set id.
         configs: The hub's configurations, read one after the other; None is the default one.
         revision: The hub's branch, tag or commit.
-        folders: Folders below `--data DIR`, of which the first that exists is read; `{config}` is
-            replaced by each configuration.
-        splits: The splits to read: the questions', then the shots' where they come from data.
+        folders: Folders below `--data DIR`; the first one with the split's file is read. `{config}`
+            is replaced by each configuration.
+        splits: The splits to read: the questions', then the shots' if shots are taken from data.
         columns: The columns that prompt, judge and record read, with their kinds.
             "answer.aliases" is a field of a column.
-        questions: Questions in the full test set.
+        questions: Number of questions in the full test set.
         stratum: The column within which a bootstrap resamples, or None.
         id_column: The column that identifies a question, or None for the row number.
-        shots_by: The column whose value a question shares with its shots, or None.
+        shots_by: The column in which a question and its shots have the same value, or None.
     """
 
     benchmark: str
@@ -63,7 +63,7 @@ class DataSpec(_Checked):
 
     @classmethod
     def from_kwargs(cls, kwargs: Mapping[str, Any]) -> "DataSpec":
-        """Check what lm-eval passes to a loader.
+        """Validate the arguments that lm-eval passes to a loader.
 
         Raises:
             TaskError: A key is missing or has a wrong value.
@@ -79,10 +79,10 @@ class DataSpec(_Checked):
         return list(dict.fromkeys(column.partition(".")[0] for column in self.columns))
 
     def require_columns(self, present: Mapping[str, object], where: str) -> None:
-        """Refuse a table that lacks one of the columns.
+        """Check that a table has all of the columns.
 
         Raises:
-            DataError: A column is missing; the sentence begins with `where`.
+            DataError: A column is missing; the message begins with `where`.
         """
         missing = [column for column in self.columns if column not in present]
         if missing:
@@ -107,7 +107,7 @@ class DataSpec(_Checked):
 
 
 class Generation(_Checked):
-    """What ends a generated reply."""
+    """The generation settings that are read here: the stop strings."""
 
     until: tuple[str, ...] = ()
 
@@ -120,10 +120,10 @@ class Metric(_Checked):
 
 
 class TaskFile(_Checked):
-    """What the package reads of a YAML file, under lm-eval's names; lm-eval reads the rest.
+    """The keys of a YAML file that this package reads, under lm-eval's names.
 
-    `data` joins `dataset_kwargs` and `metadata`; `unsafe_code` says that judging runs code that the
-    model wrote.
+    `data` merges `dataset_kwargs` and `metadata`; `unsafe_code` is True if judging runs code that
+    the model wrote.
     """
 
     task: str
@@ -160,10 +160,10 @@ _Loader.add_constructor("!function", _name_of)
 
 
 def tasks_folder() -> Path:
-    """Return the folder of the YAML files: in the installed package, or beside a checkout's.
+    """Return the folder of the YAML files, in the installed package or in a checkout.
 
     Raises:
-        TaskError: Neither the wheel's `_tasks` nor the checkout's `tasks` is there.
+        TaskError: Neither the wheel's `_tasks` nor the checkout's `tasks` exists.
     """
     folders = (PACKAGE / "_tasks", PACKAGE.parent / "tasks")
     for folder in folders:
@@ -177,7 +177,7 @@ def tasks_folder() -> Path:
 
 @cache
 def read_task(benchmark: str) -> Mapping[str, Any]:
-    """Return everything in `tasks/<benchmark>.yaml`.
+    """Return the content of `tasks/<benchmark>.yaml`.
 
     Raises:
         TaskError: There is no such file, or it is not a YAML mapping.
@@ -186,7 +186,7 @@ def read_task(benchmark: str) -> Mapping[str, Any]:
 
 
 def read_task_file(file: Path) -> Mapping[str, Any]:
-    """Return everything in a benchmark's YAML file.
+    """Return the content of a benchmark's YAML file.
 
     Raises:
         TaskError: There is no such file, or it is not a YAML mapping.
@@ -237,7 +237,7 @@ def column_paths(row: Mapping[str, object]) -> dict[str, object]:
 
 
 def _task_error(file: str, error: ValidationError) -> TaskError:
-    """Say of each wrong key what is expected and what was found."""
+    """Return an error that lists what was expected and found for each wrong key."""
     parts = []
     for one in error.errors():
         key = ".".join(str(part) for part in one["loc"] if part != "data")

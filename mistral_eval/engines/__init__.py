@@ -1,1 +1,1 @@
-"""Engines that speak text: native behind its tokenizer, lm-eval's own models, oracle, random."""
+"""Engines, their interface, and the adapter to lm-eval."""

@@ -1,10 +1,9 @@
 """lm-eval's `hf` model as an engine, for checkpoints that the native engine does not support.
 
-It takes text and samples with torch's global generator, so draws depend on how requests are
-batched; the replies log keeps what was drawn. Two repairs for Mistral's tokenizers: BOS is asked
-for, since a folder whose tokenizer does not add it would be scored without; and generated ids are
-decoded behind an anchor, since lm-eval decodes them alone and loses the space that the first piece
-stands for (pass@1 of 1.2 % instead of 27 %).
+It samples with torch's global generator, so sampled replies depend on batching. Two fixes for
+Mistral's tokenizers: BOS is always added, even if the folder's tokenizer does not add it; and
+generated ids are decoded after an anchor. lm-eval decodes them alone and loses the leading space of
+the first token (pass@1 of 1.2 % instead of 27 %).
 """
 
 import hashlib
@@ -42,11 +41,11 @@ from mistral_eval.settings import RunSettings
 
 ANCHOR: Final = "a"
 CHUNK: Final = 1 << 24  # bytes read at once for a digest
-CALL: Final = 256  # requests per call: what a kill can lose, and what a stop waits for
+CALL: Final = 256  # requests per call: at most these are lost by a kill or delay a stop
 
 
 class HFEngine(TextEncoder, Engine):
-    """An lm-eval model.
+    """An engine that wraps an lm-eval model.
 
     Args:
         lm: the model.
@@ -74,7 +73,7 @@ class HFEngine(TextEncoder, Engine):
     def answer(
         self, encoded: Sequence[Encoded], known: Collection[int] = (), stop: Stop = never
     ) -> Iterator[tuple[int, Reply]]:
-        """Pass requests on, a few hundred at a time, the longest first."""
+        """Pass requests to lm-eval's model, `CALL` at a time, the longest first."""
         asked = [index for index in range(len(encoded)) if index not in known]
         order = sorted(asked, key=lambda i: -len(encoded[i].request.context))
         for start in range(0, len(order), CALL):
@@ -94,10 +93,10 @@ class HFEngine(TextEncoder, Engine):
 
 
 class AnchoredHFLM(HFLM):
-    """lm-eval's `hf` model, decoding generated ids as they read after other text.
+    """lm-eval's `hf` model, which decodes generated ids as the continuation of other text.
 
-    What the checkpoint's generation_config.json asks for (penalties, cuts) is dropped, all but its
-    special ids: the protocol alone says how a reply is drawn.
+    The checkpoint's generation_config.json is ignored except for its special ids: only the protocol
+    decides how a reply is sampled.
     """
 
     def __init__(self, **arguments: Any) -> None:
@@ -111,7 +110,7 @@ class AnchoredHFLM(HFLM):
         )
 
     def tok_decode(self, tokens: Iterable[int] | int, *, skip_special_tokens: bool = True) -> str:
-        """Text of ids that follow a prompt; a single id (lm-eval asks for EOS) as it is."""
+        """Decode ids that follow a prompt; decode a single id (lm-eval's EOS) alone."""
         if isinstance(tokens, int):
             return str(self.tokenizer.decode(tokens, skip_special_tokens=skip_special_tokens))
         anchor = self.tokenizer(ANCHOR, add_special_tokens=False)["input_ids"]
@@ -124,12 +123,12 @@ class AnchoredHFLM(HFLM):
         requests: list[Instance],
         disable_tqdm: bool = False,  # noqa: FBT001, FBT002 - lm-eval's
     ) -> list[float]:
-        """lm-eval puts BOS before a whole text itself: encoding must not add a second one."""
+        """Score whole texts without BOS from the tokenizer, since lm-eval adds BOS itself."""
         self.add_bos_token = False
         try:
             found: list[float] = super().loglikelihood_rolling(requests, disable_tqdm)
         finally:
-            self.add_bos_token = True  # as `_load` asked for it
+            self.add_bos_token = True  # the value that `_load` sets
         return found
 
 
@@ -147,14 +146,15 @@ def open_hf(
     Args:
         pretrained: a hub id, a folder that transformers can read, or `tiny`.
         revision: branch, tag or commit of a hub id.
-        dtype: as transformers names it; `auto` is as stored.
-        device: `auto` (cuda where there is one), or torch's name for it.
-        seed: seeds torch's generator, from which replies are drawn.
+        dtype: a dtype's name in transformers; `auto` is the stored one.
+        device: `auto` (cuda if available), or a device's name in torch.
+        seed: random seed for sampling, for torch's global generator.
         model_args: passed to lm-eval's model, e.g. batch_size, peft, trust_remote_code.
 
     Raises:
         EngineError: transformers cannot load the folder.
-        HubError: the checkpoint could not be had.
+        HubError: the checkpoint could not be downloaded.
+        UsageError: lm-eval's model does not take these `model_args`.
     """
     arguments: dict[str, Any] = {"batch_size": 8, **(model_args or {})}
     where = choose_device(device)
@@ -186,7 +186,7 @@ def _load(
         first = str(error).strip().partition("\n")[0]
         raise EngineError(
             f"transformers cannot load {folder} with {dict(arguments)} ({first}). The hf engine "
-            "wants a Hugging Face folder with config.json, weights that fit it, and a tokenizer."
+            "needs a Hugging Face folder with config.json, weights that fit it, and a tokenizer."
         ) from error
     identity = EngineIdentity(
         "hf",
@@ -200,7 +200,7 @@ def _load(
 
 
 def _digest(folder: Path, arguments: Mapping[str, Any]) -> str:
-    """Return a digest of the checkpoint's files and of files that arguments point to."""
+    """Return a digest of the checkpoint's files and of files named in `arguments`."""
     digest = hashlib.sha256()
     for part in (folder, *(Path(str(value)) for value in arguments.values())):
         for file in sorted(part.rglob("*")) if part.is_dir() else [part]:

@@ -1,8 +1,8 @@
-"""The engine interface: what an engine is asked, what it answers, and how a reply is identified.
+"""The engine interface: requests, replies, and the keys that identify replies.
 
-A `Request` is built once per question (`run/questions.py`) and travels unchanged. `Engine.encode`
-turns it into an `Encoded`: the parts that identify the reply, and what the engine computes from.
-Encoding needs no weights, so a run can be planned or rescored with an `Encoder` alone.
+`run/questions.py` builds each `Request` once; it never changes. `Engine.encode` turns it into an
+`Encoded`: the parts that identify the reply, and the engine's input. Encoding needs no weights, so
+a run can be planned or rescored with an `Encoder` alone.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ Kind = Literal["score", "rolling", "generate"]
 Say: TypeAlias = Callable[[str], None]
 Stop: TypeAlias = requests.Stop
 never = requests.never
-# Engines by name, each imported when it is used: torch and transformers take seconds.
+# Engines by name, imported on first use: importing torch and transformers takes seconds.
 ENGINES: Final = MappingProxyType(
     {
         "native": ("mistral_eval.engines.native", "NativeEngine"),
@@ -42,11 +42,11 @@ class GenerationSettings:
 
     Attributes:
         until: stop strings; the reply ends before the first one.
-        max_tokens: most new tokens.
+        max_tokens: maximum number of new tokens.
         temperature: 0 is greedy decoding.
-        top_p: nucleus sampling; 1.0 switches it off.
-        top_k: most candidates per token; 0 switches it off.
-        other: further arguments of lm-eval's `generation_kwargs`, which only some engines know.
+        top_p: nucleus sampling; 1.0 disables it.
+        top_k: maximum number of candidates per token; 0 disables it.
+        other: further arguments of lm-eval's `generation_kwargs`, for engines that support them.
     """
 
     until: tuple[str, ...] = ()
@@ -58,7 +58,7 @@ class GenerationSettings:
 
     @property
     def is_sampled(self) -> bool:
-        """Whether tokens are drawn rather than decoded greedily."""
+        """True if tokens are sampled, False if decoding is greedy."""
         return self.temperature > 0
 
     def cut(self, text: str) -> str:
@@ -68,18 +68,18 @@ class GenerationSettings:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What an engine is asked.
+    """A request to an engine: score a continuation or a text, or generate a reply.
 
     Attributes:
         benchmark: the benchmark's (or stock task's) name.
-        doc_id: the question's place in the test set.
-        choice: which continuation of the question this is; 0 where there is one prompt.
-        sample: which of the question's samples this is; 0 where there is one.
+        doc_id: the question's index in the test set.
+        choice: index of the continuation among the question's; 0 unless choices are scored.
+        sample: index of the sample among the question's; 0 if there is only one.
         kind: "score" (log-likelihood of `continuation` after `context`), "rolling" (log-likelihood
             of the whole `context`) or "generate" (a reply to `context`).
-        context: the text before the continuation or the reply; the whole text of "rolling".
+        context: the text before the continuation or the reply; for "rolling" the whole text.
         continuation: the text to score.
-        settings: how to generate; None unless `kind` is "generate".
+        settings: generation settings; None unless `kind` is "generate".
     """
 
     benchmark: str
@@ -99,7 +99,7 @@ class Request:
 
     @property
     def draw(self) -> str:
-        """The name of the request's random draw within a seed."""
+        """The name that, with the seed, determines the request's random numbers."""
         return f"{self.benchmark}|{self.doc_id}|{self.sample}"
 
     def __str__(self) -> str:
@@ -111,13 +111,13 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What an engine answered: a log-likelihood, or text.
+    """An engine's reply: a log-likelihood, or text.
 
     Attributes:
         logprob: sum of natural-log probabilities of the continuation's tokens.
         is_greedy: whether every token of the continuation is the most likely one.
         text: the reply, cut at its first stop string.
-        ids: its token ids (EOS excluded), or None from an engine that does not return them.
+        ids: the reply's token ids without EOS; None if the engine does not return them.
         finish: why generation ended: "eos", "stop" or "length"; empty for log-likelihoods.
     """
 
@@ -128,7 +128,7 @@ class Reply:
     finish: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        """Return the fields that count, as the replies log keeps them."""
+        """Return the reply's fields for the replies log."""
         if not self.finish:
             return {"logprob": self.logprob, "is_greedy": self.is_greedy}
         ids = {} if self.ids is None else {"ids": self.ids}
@@ -136,19 +136,19 @@ class Reply:
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Self:
-        """Read what `as_json` wrote."""
+        """Create a reply from the fields that `as_json` returned."""
         ids = fields.get("ids")
         return cls(**{**fields, "ids": None if ids is None else tuple(ids)})
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A request as an engine computes it.
+    """A request in the form that an engine computes.
 
     Attributes:
-        parts: what the reply depends on beside the engine: texts, token ids or JSON values.
-        work: what the engine computes from, e.g. token ids; None where `request` is enough.
-        truncated: whether the left end was cut off to fit the model's context.
+        parts: what the reply depends on besides the engine: texts, token ids or JSON values.
+        work: the engine's input, e.g. token ids; None if `request` is enough.
+        truncated: whether the text was truncated on the left to fit the model's context.
     """
 
     request: Request
@@ -159,14 +159,14 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class EngineIdentity:
-    """What a reply depends on beside the request; kept in run.json.
+    """What a reply depends on besides the request; kept in run.json.
 
     Attributes:
-        version: of whatever computes the numbers.
-        weights, tokenizer: their digests.
+        version: version of the code that computes replies.
+        weights, tokenizer: digests of both.
         device: kind of device, e.g. "cpu".
         arguments: further arguments that change replies.
-        info: what lm-eval's results say about a model (`model_num_parameters`, `model_dtype`,
+        info: lm-eval's fields about a model (`model_num_parameters`, `model_dtype`,
             `max_length`, …); not part of the fingerprint.
         notes: sentences about the model for the table; not part of the fingerprint.
     """
@@ -183,13 +183,13 @@ class EngineIdentity:
 
     @property
     def fingerprint(self) -> str:
-        """A line that is equal exactly when replies may be shared."""
+        """A line of text; engines may share replies if and only if their lines are equal."""
         name = f"{self.engine}/{self.version}" if self.version else self.engine
         parts = (name, self.weights, self.tokenizer, self.dtype, self.device, self.arguments)
         return " ".join(part for part in parts if part)
 
     def as_json(self) -> dict[str, Any]:
-        """Return what the fingerprint is made of, as plain JSON."""
+        """Return the fingerprint's fields as plain JSON."""
         fields = asdict(self)
         del fields["info"], fields["notes"]
         return fields
@@ -200,10 +200,10 @@ class Capabilities:
     """What an engine can do.
 
     Attributes:
-        scores: log-likelihoods of continuations.
-        samples: independent samples of one prompt.
-        any_text: answers requests of any task, not only of our benchmarks.
-        plain_twin: has a slow, plain path that `--verify` compares its replies with.
+        scores: can return log-likelihoods of continuations.
+        samples: can draw independent samples of one prompt.
+        any_text: can answer requests of any task, not only of our benchmarks.
+        plain_twin: has a slow, plain path for `--verify`.
     """
 
     scores: bool = True
@@ -212,15 +212,15 @@ class Capabilities:
     plain_twin: bool = False
 
 
-# Maps a request and whether to answer correctly to a text to reply, or to the index of the choice
-# to make likely.
+# Called with a request and whether to answer correctly. Returns the text to reply, or the index of
+# the choice to make likely.
 Gold: TypeAlias = Callable[[Request, bool], str | int]
 
 
 class Encoder(Protocol):
-    """Encodes requests; needs no weights."""
+    """Encodes requests, without the model's weights."""
 
-    identity: EngineIdentity  # what replies depend on beside the request
+    identity: EngineIdentity  # what replies depend on besides the request
 
     def encode(self, request: Request) -> Encoded:
         """Encode a request.
@@ -235,7 +235,7 @@ class TextEncoder:
 
     Args:
         seed: random seed of sampled replies; part of every key.
-        identity: what replies depend on.
+        identity: what replies depend on besides the request.
     """
 
     def __init__(self, seed: int, identity: EngineIdentity) -> None:
@@ -243,7 +243,7 @@ class TextEncoder:
         self.identity = identity
 
     def encode(self, request: Request) -> Encoded:
-        """Identify the reply by texts, settings and seed, and by its draw where it is sampled."""
+        """Identify the reply by texts, settings and seed, and if it is sampled by its draw."""
         settings = request.settings
         parts: tuple[object, ...] = (self.seed, request.context, request.continuation)
         if settings is not None:
@@ -256,24 +256,24 @@ class TextEncoder:
 class Engine(Encoder, Protocol):
     """Anything that answers requests.
 
-    A subclass needs `identity` (set by its constructor), `open`, `encode` and `answer`; `encoder`
-    too, unless requests can be encoded by `TextEncoder`.
+    A subclass sets `identity` in its constructor and defines `open`, `encode` and `answer`. It
+    defines `encoder` too, unless `TextEncoder` can encode its requests.
     """
 
     can: Capabilities = Capabilities()
-    counters: requests.Counters | None = None  # tokens computed so far, if counted
+    counters: requests.Counters | None = None  # tokens computed so far; None if not counted
 
     @classmethod
     def open(cls, settings: RunSettings, gold: Gold, say: Say) -> "Engine":
-        """Open the engine that a run's settings ask for.
+        """Open the engine for a run.
 
         Args:
-            settings: the run's.
-            gold: what an oracle answers.
-            say: told what takes time, e.g. which model is loaded.
+            settings: the run's settings.
+            gold: returns the right and wrong answers, for an oracle.
+            say: receives messages, e.g. which model is being loaded.
 
         Raises:
-            MistralEvalError: it cannot be opened; the sentence says what to do.
+            MistralEvalError: it cannot be opened; the message says what to do.
         """
 
     @classmethod
@@ -284,24 +284,24 @@ class Engine(Encoder, Protocol):
     def answer(
         self, encoded: Sequence[Encoded], known: Collection[int] = (), stop: Stop = never
     ) -> Iterator[tuple[int, Reply]]:
-        """Answer requests of one kind, yielding (index, reply) as soon as each is known.
+        """Answer requests of one kind; yield (index, reply) as soon as each is computed.
 
-        Replies come in any order, each index once, those in `known` never. Known requests still
-        take part in batching, so that a resumed run computes what an uninterrupted one would.
+        Replies are in any order. Each index not in `known` is yielded once. Known requests still
+        take part in batching, so that a resumed run is bit-identical to an uninterrupted one.
 
         Args:
             encoded: the requests, all of one kind.
-            known: indices the caller has a reply to.
-            stop: asked before each forward pass; once it says yes, the engine yields what it has
-                computed and ends.
+            known: indices of requests whose replies the caller has.
+            stop: called before each forward pass; once it returns True, the engine yields the
+                replies it has computed and returns.
 
         Raises:
-            RequestError: one request is to blame.
+            RequestError: one request cannot be answered.
             EngineError: the engine failed.
         """
 
     def speed(self) -> Mapping[str, Any] | None:
-        """Return tokens per second and the share of the machine's matrix rate, for run.json."""
+        """Return the engine's speed for run.json; None if it is not measured."""
         return None
 
     def check(self, encoded: Encoded, reply: Reply) -> "Check":
@@ -311,7 +311,7 @@ class Engine(Encoder, Protocol):
 
 
 def engine_class(name: str) -> type[Engine]:
-    """Return the class of an engine, which can say what it can do before it is opened."""
+    """Return an engine's class; its `can` lists its capabilities before it is opened."""
     module, attribute = ENGINES[name]
     found: type[Engine] = getattr(import_module(module), attribute)
     return found
@@ -319,13 +319,13 @@ def engine_class(name: str) -> type[Engine]:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A reply compared with the plain path.
+    """The result of comparing a reply with the plain path.
 
     Attributes:
-        difference: of the log-likelihood, in nats; 0 for generated text.
-        tolerance: what a difference may be, in nats.
-        is_tie: the generated texts differ from a token on that either path could have drawn.
-        fault: what is wrong, as the rest of a sentence about the request; empty if nothing is.
+        difference: difference of the log-likelihoods, in nats; 0 for generated text.
+        tolerance: the largest accepted difference, in nats.
+        is_tie: whether the texts differ only after a token that either path could have drawn.
+        fault: the fault, as the predicate of a sentence about the request; empty if none.
     """
 
     difference: float = 0.0
@@ -335,15 +335,15 @@ class Check:
 
 
 def reply_key(identity: EngineIdentity, encoded: Encoded) -> bytes:
-    """Return the key of a request's reply: equal exactly when the same reply may be used."""
+    """Return a reply's key; requests may share a reply if and only if their keys are equal."""
     return request_key(identity.fingerprint, encoded.request.kind, *encoded.parts)
 
 
 def request_key(fingerprint: str, kind: str, *parts: object) -> bytes:
     """Return the SHA-256 digest of an engine's fingerprint, a kind and the encoded parts.
 
-    Texts and token ids are hashed as bytes, since a prompt has thousands of them; other values as
-    JSON. A type mark and a length before each part keep the parts apart.
+    Texts and token ids are hashed as bytes for speed, other values as JSON. A type mark and a
+    length before each part make the encoding unambiguous.
     """
     digest = hashlib.sha256()
     for part in (fingerprint, kind, *parts):

@@ -1,7 +1,7 @@
-"""Our engines as an lm-eval model, and lm-eval's instances as our requests.
+"""The lm-eval model `mistral`, and conversions between lm-eval's instances and our requests.
 
-Registered with lm-eval as `mistral`, for stock tasks (`--tasks lm_eval:NAME`) and for stock
-`lm_eval`. A run's own benchmarks do not pass through it.
+The model serves stock tasks (`--tasks lm_eval:NAME`) and stock `lm_eval`. A run's own benchmarks do
+not use it.
 """
 
 from collections import Counter
@@ -25,7 +25,7 @@ from mistral_eval.engines.interface import (
 )
 
 FEWSHOT_SEED: Final = 1234  # lm-eval's default
-DEFAULT_MAX_TOKENS: Final = 256  # lm-eval's, for tasks that name no limit
+DEFAULT_MAX_TOKENS: Final = 256  # lm-eval's default
 KINDS: Final[Mapping[str, Kind]] = {
     "loglikelihood": "score",
     "loglikelihood_rolling": "rolling",
@@ -36,7 +36,7 @@ Answer = Callable[[Sequence[Request]], Sequence[Reply]]
 
 @register_model("mistral")
 class MistralLM(LM):
-    """An lm-eval model over one of our engines, which `answer`s requests of one kind in order."""
+    """An lm-eval model; `answer` returns an engine's replies to requests of one kind, in order."""
 
     def __init__(self, answer: Answer) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class MistralLM(LM):
     def create_from_arg_string(
         cls, arg_string: str, additional_config: dict[str, Any] | None = None
     ) -> Self:
-        """Read stock lm-eval's `--model mistral --model_args pretrained=PATH,dtype=...`."""
+        """Open the engine for `lm_eval --model mistral --model_args pretrained=PATH,dtype=...`."""
         return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
 
     @classmethod
@@ -57,7 +57,7 @@ class MistralLM(LM):
         from mistral_eval.engines.native import open_native
 
         arguments = {k: v for k, v in {**arg_dict, **(additional_config or {})}.items() if v}
-        ignored = ("batch_size", "max_batch_size")  # the token budget takes their place
+        ignored = ("batch_size", "max_batch_size")  # `batch_tokens` replaces them
         engine = open_native(**{k: v for k, v in arguments.items() if k not in ignored})
         return cls(partial(ask, engine))
 
@@ -78,7 +78,7 @@ class MistralLM(LM):
 def requests_of(instances: Iterable[Instance]) -> list[Request]:
     """Convert instances as lm-eval passes them to a model.
 
-    lm-eval asks for k samples by passing the same instance k times: occurrence n is sample n.
+    lm-eval requests k samples by passing the same instance k times; occurrence n is sample n.
     """
     seen: Counter[int] = Counter()
     requests = []
@@ -91,7 +91,7 @@ def requests_of(instances: Iterable[Instance]) -> list[Request]:
 def request_of(
     instance: Instance, sample: int = 0, settings: GenerationSettings | None = None
 ) -> Request:
-    """Convert one of lm-eval's instances; `settings` are its generation arguments if known."""
+    """Convert one of lm-eval's instances; `settings` avoids parsing its generation arguments."""
     kind = KINDS[instance.request_type]
     context, *rest = instance.args
     return Request(
@@ -124,7 +124,7 @@ def settings_of(gen_kwargs: Mapping[str, Any]) -> GenerationSettings:
 
 
 def instance_of(request: Request) -> Instance:
-    """Convert a request back, for lm-eval's own models."""
+    """Convert a request to an lm-eval instance, for lm-eval's own models."""
     arguments: tuple[Any, ...] = (request.context,)
     if request.kind == "score":
         arguments = (request.context, request.continuation)
@@ -146,7 +146,7 @@ def instance_of(request: Request) -> Instance:
 
 
 def ask(engine: Engine, requests: Sequence[Request]) -> list[Reply]:
-    """Have an engine answer requests of one kind, in order, equal ones once."""
+    """Return an engine's replies to requests of one kind, in order; compute equal ones once."""
     encoded = [engine.encode(request) for request in requests]
     keys = [reply_key(engine.identity, item) for item in encoded]
     unique = dict(zip(keys, encoded, strict=True))

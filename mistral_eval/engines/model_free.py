@@ -1,7 +1,7 @@
-"""Engines without a model, which check prompts, scorers and records: oracles and a guesser.
+"""Engines without a model, for checking prompts, judges and records: oracles and random guesses.
 
-An oracle knows the gold answers. Asked to answer correctly it must reach 100 on every benchmark,
-asked to answer wrongly 0.
+An oracle knows the gold answers. The oracle must score 100 on every benchmark, the wrong oracle
+must score 0.
 """
 
 import hashlib
@@ -32,10 +32,10 @@ class OracleEncoder:
         self.identity = EngineIdentity(name)
 
     def encode(self, request: Request) -> Encoded:
-        """Identify the reply by the question, since the gold depends on it.
+        """Identify the reply by texts and question, since the gold depends on the question.
 
         Raises:
-            EngineError: the request asks for the likelihood of a whole text.
+            EngineError: the request is for the likelihood of a whole text.
         """
         if request.kind == "rolling":
             raise EngineError(
@@ -91,12 +91,11 @@ class WrongOracle(Oracle):
 
 
 class Random(TextEncoder, Engine):
-    """Guess: what a benchmark scores without any knowledge.
+    """Random guesses, for the chance level of a benchmark.
 
-    Each answer is drawn from a hash of request and seed, so a run can be repeated. A log-likelihood
-    is drawn per character of the continuation, so that scoring per character, which most benchmarks
-    use, is fair between long and short choices.
-    Two seeds never share a reply.
+    Each reply is drawn from a hash of request and seed, so a run is reproducible. Two seeds never
+    share a reply. A log-likelihood is proportional to the continuation's length in characters, so
+    that scoring per character, which most benchmarks use, favours neither long nor short choices.
     """
 
     def __init__(self, seed: int) -> None:
@@ -110,12 +109,12 @@ class Random(TextEncoder, Engine):
 
     @classmethod
     def encoder(cls, settings: RunSettings, identity: EngineIdentity) -> Self:
-        """Return the engine itself, which has no weights."""
+        """Return the engine, which has no weights to avoid."""
         del identity
         return cls(settings.seed)
 
     def encode(self, request: Request) -> Encoded:
-        """Identify the reply by texts and draw: each choice and sample is drawn on its own."""
+        """Identify the reply by texts and draw; choices and samples are drawn independently."""
         parts = super().encode(request).parts
         return Encoded(request, (*parts, f"{request.draw}|{request.choice}"))
 
@@ -139,7 +138,7 @@ class Random(TextEncoder, Engine):
 def _asked(
     encoded: Sequence[Encoded], known: Collection[int], stop: Stop
 ) -> Iterator[tuple[int, Request]]:
-    """Yield unknown requests with their indices until told to stop."""
+    """Yield (index, request) for requests not in `known`, until `stop` returns True."""
     for index, item in enumerate(encoded):
         if index in known:
             continue

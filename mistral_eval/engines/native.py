@@ -1,7 +1,7 @@
-"""The native engine: our own transformer behind the checkpoint's tokenizer.
+"""The native engine: our transformer with the checkpoint's tokenizer.
 
-Context and continuation are encoded as lm-eval's `_encode_pair` does it: together, split at the
-context's length, trailing spaces of the context moved to the continuation. A reply is decoded
+Context and continuation are encoded as in lm-eval's `_encode_pair`: together, split at the
+context's length, with trailing spaces of the context moved to the continuation. A reply is decoded
 together with its prompt and then cut, since decoding it alone loses SentencePiece's leading space.
 """
 
@@ -48,17 +48,17 @@ from mistral_eval.settings import RunSettings
 
 VERSION: Final = "1"  # part of the reply's key: raise it when the engine's numbers change
 TINY: Final = "tiny"
-MEASURED_FROM: Final = 20.0  # seconds of work; measuring the machine does not pay for a shorter run
+MEASURED_FROM: Final = 20.0  # seconds of work below which the machine's rate is not measured
 
 
 class NativeEncoder:
     """Encode requests as token ids.
 
     Args:
-        tokenizer: the checkpoint's.
-        context_len: tokens the model can see; longer requests lose their left end.
+        tokenizer: the checkpoint's tokenizer.
+        context_len: the context length in tokens; longer requests are truncated on the left.
         seed: random seed of sampled replies; part of every key.
-        identity: what replies depend on.
+        identity: what replies depend on besides the request.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class NativeEncoder:
         """Return the ids of context (with BOS) and continuation, both non-empty.
 
         Where the tokenizer merges the beginning of the continuation into the context's last token,
-        the split comes before that token.
+        the split is before that token.
         """
         kept = context.rstrip()
         continuation = context[len(kept) :] + continuation
@@ -137,10 +137,10 @@ class NativeEncoder:
 
 
 class NativeEngine(NativeEncoder, Engine):
-    """Token ids in, token ids out, text on either side.
+    """An engine that computes replies with our transformer.
 
     Args:
-        runner: answers requests in token ids.
+        runner: computes replies from token ids.
         tokenizer, context_len, seed, identity: see `NativeEncoder`.
     """
 
@@ -176,10 +176,10 @@ class NativeEngine(NativeEncoder, Engine):
 
     @classmethod
     def encoder(cls, settings: RunSettings, identity: EngineIdentity) -> NativeEncoder:
-        """Open the tokenizer of the run's model.
+        """Return an encoder with the tokenizer of the run's model.
 
         Raises:
-            TokenizerError, HubError: it cannot be read.
+            TokenizerError, HubError: the tokenizer cannot be read.
         """
         if settings.model == TINY:
             file = tiny_tokenizer_file()
@@ -191,7 +191,7 @@ class NativeEngine(NativeEncoder, Engine):
     def answer(
         self, encoded: Sequence[Encoded], known: Collection[int] = (), stop: Stop = never
     ) -> Iterator[tuple[int, Reply]]:
-        """Compute replies on the runner and decode them."""
+        """Compute replies with the runner, and decode generated ids."""
         if not encoded:
             return
         self.runner.stopping = stop
@@ -234,7 +234,7 @@ class NativeEngine(NativeEncoder, Engine):
         return PlainTwin(self.runner.model, self.runner.eos_id)
 
     def check(self, encoded: Encoded, reply: Reply) -> Check:
-        """Compute one request alone on the plain path, and compare."""
+        """Recompute one request alone on the plain path and compare the replies."""
         twin, work = self._twin, encoded.work
         if encoded.request.kind == "generate":
             finish: Any = reply.finish
@@ -249,7 +249,7 @@ class NativeEngine(NativeEncoder, Engine):
         difference = abs(plain_sum - reply.logprob)
         tolerance = twin.tolerance(sum(len(window.continuation) for window in windows))
         fault = ""
-        if not difference <= tolerance:  # NaN is a difference too
+        if not difference <= tolerance:  # so that NaN is a fault
             fault = (
                 f"has the log-probability {reply.logprob:.6f} in this run, {plain_sum:.6f} "
                 f"(tolerance {tolerance:.6f})"
@@ -260,13 +260,13 @@ class NativeEngine(NativeEncoder, Engine):
         return Check(difference, tolerance, fault=fault)
 
     def speed(self) -> Mapping[str, Any]:
-        """Return how fast this process scored and generated.
+        """Return the speed of scoring and generation in this process.
 
         Returns:
-            For "score" and "generate": tokens per second, useful FLOP per second (None where
-            nothing was computed) and their share of `matrix_flop_per_second`, the rate of square
-            matrix products in the model's dtype on its device (None after a run too short to
-            measure it).
+            For "score" and "generate": tokens per second, useful FLOP per second (None if nothing
+            was computed) and their share of `matrix_flop_per_second`. That is the rate of square
+            matrix products in the model's dtype on its device; it is None after less than
+            `MEASURED_FROM` seconds of work.
         """
         stats, model = self.runner.stats, self.runner.model
         scoring, generating = stats.score_seconds, stats.generate_seconds
@@ -291,7 +291,7 @@ class NativeEngine(NativeEncoder, Engine):
 def watch_stops(
     until: Sequence[str], tokenizer: Tokenizer, prompt: Sequence[int]
 ) -> Callable[[Sequence[int]], bool]:
-    """Return a function that is shown the growing ids and says when a stop string is complete."""
+    """Return a function that tells whether a reply's ids so far contain a stop string."""
     stream: StreamText | None = None
     longest = max(map(len, until))
     seen = searched = 0
@@ -327,11 +327,11 @@ def open_native(
         pretrained: a hub id, a folder, or `tiny`.
         revision: branch, tag or commit of a hub id.
         dtype: `auto` (as stored), float32, bfloat16 or float16.
-        device: `auto` (cuda where there is one), or torch's name for it.
+        device: `auto` (cuda if available), or a device's name in torch.
         batch_tokens: tokens per forward pass; None chooses by device and memory.
         seed: random seed for sampling.
-        say: told what will be downloaded; None writes to stderr.
-        model_args: what the checkpoint's files leave open, e.g. rope_theta.
+        say: receives messages about downloads; None writes them to stderr.
+        model_args: values that the checkpoint's files do not state, e.g. rope_theta.
 
     Raises:
         CheckpointError, TokenizerError, HubError, ResourceError: it cannot be loaded.
@@ -339,7 +339,7 @@ def open_native(
     where = choose_device(device)
     if pretrained == TINY:
         if model_args:
-            raise UsageError("--model tiny takes no --model-args: nothing about it is open.")
+            raise UsageError("--model tiny takes no --model-args. Leave --model-args out.")
         checkpoint, file = tiny_model(dtype, where), tiny_tokenizer_file()
     else:
         file = resolve_model(pretrained, revision=revision, say=say)
@@ -377,14 +377,14 @@ def open_native(
 
 
 def tiny_model(dtype: str, device: torch.device) -> Checkpoint:
-    """Make the tiny model on a device; `auto` is float32, as it is made."""
+    """Create the tiny model on a device; dtype `auto` is float32."""
     made = make_tiny()
     kind = choose_dtype(dtype, torch.float32, None, device)
     return replace(made, weights={name: w.to(device, kind) for name, w in made.weights.items()})
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device to run on; `auto` is cuda where there is one.
+    """Return the device to run on; `auto` is cuda if available, else cpu.
 
     Raises:
         EngineError: torch does not know the device, or this machine does not have it.

@@ -1,4 +1,4 @@
-"""Stock lm-eval tasks through our engines: lm-eval's own evaluation, our adapter as its model."""
+"""Run stock lm-eval tasks with lm-eval's evaluator and our engines."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,13 +15,13 @@ from mistral_eval.settings import STOCK_PREFIX, RunSettings
 
 
 def load_stock(settings: RunSettings) -> Mapping[str, Any]:
-    """Load stock tasks and their data, before any model is: what is wrong is known at once.
+    """Load stock tasks and their data, before the model, so that errors appear early.
 
     Returns:
-        What lm-eval's task manager loads: `tasks`, `groups` and what it keeps beside them.
+        The result of lm-eval's task manager: `tasks`, `groups` and its other fields.
 
     Raises:
-        UsageError: a name lm-eval does not know, or one that a benchmark of this run has too.
+        UsageError: lm-eval has no such task, or a benchmark of this run has the same name.
         DataError: a task's data could not be loaded.
         SandboxError: a task runs generated code, and --unsafe-code was not given.
     """
@@ -65,7 +65,7 @@ def run_stock(loaded: Mapping[str, Any], lm: MistralLM, settings: RunSettings) -
 
 
 def stock_lines(results: Mapping[str, Any]) -> list[str]:
-    """A line of scores for each stock task: the paper's table has no column for them."""
+    """Return a line of scores for each stock task, since the table has no column for them."""
     lines = []
     for name, metrics in results.get("results", {}).items():
         scores = [
@@ -78,13 +78,13 @@ def stock_lines(results: Mapping[str, Any]) -> list[str]:
 
 
 def _prepare(name: str, task: Any, settings: RunSettings) -> None:
-    """What `simple_evaluate` does to each task before it evaluates."""
+    """Prepare a task as lm-eval's `simple_evaluate` does before evaluation."""
     if getattr(task, "UNSAFE_CODE", False) and not settings.unsafe_code:
         raise SandboxError(
-            f"The stock task {name} runs generated code without isolation. Use this suite's "
-            "a benchmark of ours that runs them, or give --unsafe-code."
+            f"The stock task {name} runs generated code without isolation. Use one "
+            "of our own code benchmarks, or give --unsafe-code."
         )
     shots = task.get_config("num_fewshot")
-    if shots is None or (shots != 0 and settings.num_fewshot is not None):  # 0 is the task's word
+    if shots is None or (shots != 0 and settings.num_fewshot is not None):  # lm-eval keeps a 0
         task.set_config(key="num_fewshot", value=settings.num_fewshot or 0)
     task.set_fewshot_seed(seed=FEWSHOT_SEED)

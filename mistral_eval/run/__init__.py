@@ -1,1 +1,1 @@
-"""lm-eval's tasks, run question by question through our engines; a run from settings to folder."""
+"""A run, from its settings to its folder: questions, answering, judging and results."""

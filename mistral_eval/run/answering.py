@@ -1,6 +1,6 @@
-"""Answering a run's requests: what is known comes from the replies log, the rest from the engine.
+"""Answer a run's requests, from the replies log where possible and from the engine otherwise.
 
-Each distinct request is computed once, and its reply counts once it is in the replies log.
+Each distinct request is computed once. A reply counts once it is in the replies log.
 """
 
 import time
@@ -27,11 +27,11 @@ from mistral_eval.run.watching import AnswerWatch
 
 
 class Recorded:
-    """The logged replies of a run, found by its engine's encoder alone.
+    """The logged replies of a run, looked up without loading the model.
 
     Args:
-        encoder: of the engine that answered.
-        log: where the replies are.
+        encoder: the encoder of the engine that answered; it computes the keys.
+        log: the run's replies log.
     """
 
     def __init__(self, encoder: Encoder, log: RepliesLog) -> None:
@@ -41,7 +41,7 @@ class Recorded:
         self.seconds: Mapping[str, float] = {}
 
     def answer(self, requests: Sequence[Request]) -> list[Reply]:
-        """Look the replies up.
+        """Return the logged replies to `requests`, in order.
 
         Raises:
             RepliesError: a reply is missing, e.g. because the protocol has changed.
@@ -57,7 +57,7 @@ class Recorded:
         return [Reply.from_json(found[key]) for key in keys]
 
     def counts(self) -> dict[str, Any]:
-        """Return nothing: a rescored run keeps the counts of its answering."""
+        """Return an empty dict: a rescored run keeps the counts of the original run."""
         return {}
 
 
@@ -65,15 +65,15 @@ class Answering:
     """Answers requests with an engine and a replies log.
 
     Args:
-        engine: computes what is not known.
-        log: where replies are kept.
-        others: other runs of the same model, asked before anything is computed.
-        stopper: knows whether the user wants the run to stop.
+        engine: computes the replies that are not logged.
+        log: the run's replies log.
+        others: other runs of the same model, whose replies are reused before any is computed.
+        stopper: tells whether the user has asked the run to stop.
 
     Attributes:
-        watch: told of requests and replies; None while nothing is displayed.
+        watch: the progress display; None while nothing is displayed.
         requests: every request answered so far, for `--verify`.
-        seconds: time spent until the replies came, by benchmark.
+        seconds: time the engine spent computing replies, by benchmark.
         computed, reused, from_other_runs, truncated, generated_tokens: counts for run.json.
     """
 
@@ -96,14 +96,14 @@ class Answering:
 
     @property
     def identity(self) -> EngineIdentity:
-        """The engine's."""
+        """The engine's identity."""
         return self.engine.identity
 
     def answer(self, requests: Sequence[Request]) -> list[Reply]:
-        """Answer requests of one kind, in their order.
+        """Return one reply per request, in order; all requests are of one kind.
 
         Raises:
-            EndedEarlyError: the engine was told to stop; what it answered is kept.
+            EndedEarlyError: the engine stopped early; the replies it computed are logged.
             EngineError: a request cannot be answered, or the engine failed.
         """
         encoded = [self.engine.encode(request) for request in requests]
@@ -126,7 +126,7 @@ class Answering:
         return Reply.from_json(self.log.lookup([key])[key])
 
     def counts(self) -> dict[str, Any]:
-        """Return the counts that run.json keeps of replies and tokens."""
+        """Return the counts of replies and tokens for run.json."""
         counts = {
             "computed": self.computed,
             "from_log": self.reused,
@@ -142,7 +142,7 @@ class Answering:
         }
 
     def _known(self, keys: Sequence[bytes]) -> dict[bytes, Reply]:
-        """Return the replies in this run's log, and those taken over from other runs."""
+        """Return replies from this run's log and from other runs; copy the latter into the log."""
         found = self.log.lookup(keys)
         self.reused += len(found)
         if self._others:
@@ -155,9 +155,9 @@ class Answering:
         return {key: Reply.from_json(fields) for key, fields in found.items()}
 
     def _compute(self, unique: Mapping[bytes, Encoded], known: dict[bytes, Reply]) -> None:
-        """Compute what is not known, and log each reply.
+        """Compute the replies missing from `known`, log each one and add it to `known`.
 
-        The engine is given the known requests too, so that it batches as an uninterrupted run does.
+        The engine gets the known requests too, so that a resumed run forms the same batches.
         """
         keys, encoded = list(unique), list(unique.values())
         before = frozenset(index for index, key in enumerate(keys) if key in known)
@@ -183,7 +183,7 @@ class Answering:
     def _replies(
         self, encoded: Sequence[Encoded], known: Collection[int]
     ) -> Iterator[tuple[int, Reply]]:
-        """Yield the engine's replies; an error names benchmark and question."""
+        """Yield the engine's replies; add the benchmark and question to a request's error."""
         stop = self._stopper.is_wanted if self._stopper else never
         try:
             yield from self.engine.answer(encoded, known, stop)

@@ -1,4 +1,4 @@
-"""Checks for `mistral-eval doctor`: what this machine offers a run, and what is missing."""
+"""Checks for `mistral-eval doctor`: which requirements of a run this machine meets."""
 
 import os
 import platform
@@ -23,7 +23,7 @@ MODEL_BYTES = 15 * GIB  # Mistral 7B in bfloat16, downloaded
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The result of one check: `ok` says whether a run can use what was checked."""
+    """The result of one check; `ok` is True if a run can use the checked part."""
 
     name: str
     ok: bool
@@ -35,7 +35,7 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Run every check; a missing part is a finding, not an error."""
+    """Run every check; report a missing part as a finding, not as an error."""
     before: tuple[Callable[[], Finding], ...] = (_versions, _device, _memory, _disk, _sandbox)
     after: tuple[Callable[[], Finding], ...] = (_tiny, _sample, _hf, _hub)
     return [look() for look in before] + _sandboxes() + [look() for look in after]

@@ -1,4 +1,4 @@
-"""From replies to verdicts, metrics and the cell of the table."""
+"""Judge replies: compute verdicts, metrics and the table's cell."""
 
 import math
 import statistics
@@ -15,10 +15,10 @@ from mistral_eval.suite.benchmark import JudgeContext
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A benchmark's questions with their verdicts, and what they come to.
+    """A benchmark's questions with their verdicts and aggregated metrics.
 
     `metrics` has lm-eval's keys: "<metric>,<filter>" and "<metric>_stderr,<filter>" (fractions, not
-    percent). `strata` maps each subject to (correct, questions). `is_unguarded` says that programs
+    percent). `strata` maps each subject to (correct, questions). `is_unguarded` is True if programs
     ran without isolation.
     """
 
@@ -51,7 +51,7 @@ class Judged:
         )
 
     def _notes(self) -> tuple[str, ...]:
-        """What a reader must know of this cell: other shots, rows that are not the hub's."""
+        """Return the cell's notes: other shots, no isolation, rows that are not the hub's."""
         benchmark, fingerprint = self.loaded.benchmark, self.loaded.fingerprint
         shots = self.loaded.task.config.num_fewshot
         notes = []
@@ -72,7 +72,7 @@ def judge_benchmark(
     """Judge one benchmark.
 
     Args:
-        loaded: the benchmark as it was asked.
+        loaded: the benchmark and its questions.
         replies: per question, (logprob, is_greedy) of each choice or the text of each sample.
         context: how generated programs may be run.
     """
@@ -82,7 +82,7 @@ def judge_benchmark(
         _record(loaded, question, answers, verdict)
         for question, answers, verdict in zip(loaded.questions, replies, verdicts, strict=True)
     )
-    isolation = context.isolation  # --unsafe-code lets programs run without, where there is none
+    isolation = context.isolation  # --unsafe-code permits a run without isolation if there is none
     unguarded = loaded.benchmark.runs_programs and isolation is not None and not isolation.available
     metrics = _aggregate(loaded, verdicts)
     return Judged(loaded, records, metrics, _by_stratum(records), unguarded)
@@ -110,7 +110,7 @@ def _record(
 
 
 def _aggregate(loaded: LoadedBenchmark, verdicts: Sequence[QuestionVerdict]) -> dict[str, float]:
-    """Each metric over all questions, with lm-eval's standard error where it is a mean."""
+    """Aggregate each metric over all questions; add lm-eval's standard error if it is a mean."""
     aggregate = loaded.task.aggregation()
     metrics: dict[str, float] = {}
     for listed in loaded.benchmark.task.metric_list:

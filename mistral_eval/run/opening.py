@@ -1,4 +1,4 @@
-"""What a run opens before it asks anything: its folder, the sandbox and the engine."""
+"""Open a run's folder, sandbox and engine before the first request."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -20,7 +20,7 @@ from mistral_eval.suite.registry import BY_ID, suite_of
 
 
 def run_folder(settings: RunSettings, source: Source) -> Path:
-    """The run's folder: the latest attempt, or with --fresh the next one."""
+    """Return the run's folder: the latest attempt, or with --fresh a new one."""
     name = settings.run_id(_stamps(settings, source), suite_of(settings.tasks))
     parent = settings.output_path.expanduser() / settings.model_folder
     attempt = 1
@@ -32,12 +32,12 @@ def run_folder(settings: RunSettings, source: Source) -> Path:
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether the folder holds a run with all its scores."""
+    """Return whether the folder holds a finished run."""
     return (folder / RUN_FILE).is_file() and read_run(folder).get("status") == "finished"
 
 
 def is_another_attempt(folder: Path) -> bool:
-    """Whether the run was started again with --fresh: then every reply is to be its own."""
+    """Return whether --fresh started the run again; it then reuses no other run's replies."""
     return re.search(r"-attempt\d+$", folder.name) is not None
 
 
@@ -46,7 +46,7 @@ def _attempt(parent: Path, name: str, attempt: int) -> Path:
 
 
 def _stamps(settings: RunSettings, source: Source) -> dict[str, object]:
-    """What the settings point to: a changed file, protocol or version is another run."""
+    """Return stamps of files, protocol and version; a change of any gives a new run id."""
     stamps: dict[str, object] = {
         "version": __version__,
         "protocol": {name: protocol_hash(name) for name in settings.own_tasks},
@@ -69,7 +69,7 @@ def _stamps(settings: RunSettings, source: Source) -> dict[str, object]:
 
 
 def _stamp(files: Iterable[Path]) -> list[tuple[str, int, int]]:
-    """Names, sizes and times of those that are files: what a run reads, not what lies beside it."""
+    """Return (name, size, modification time in ns) of each path that is a file."""
     found = []
     for file in sorted(files):
         if file.is_file():
@@ -79,10 +79,10 @@ def _stamp(files: Iterable[Path]) -> list[tuple[str, int, int]]:
 
 
 def isolation_for(settings: RunSettings) -> Isolation | None:
-    """How generated programs will be isolated; None if none are to run.
+    """Return the isolation for generated programs, or None if the run has no programs.
 
     Raises:
-        SandboxError: They cannot be, which is said before anything is loaded.
+        SandboxError: no isolation is available; raised before any data or model is loaded.
     """
     wanted = [name for name in settings.own_tasks if BY_ID[name].runs_programs]
     if not wanted:
@@ -99,10 +99,10 @@ def isolation_for(settings: RunSettings) -> Isolation | None:
 
 
 def check_engine(settings: RunSettings) -> None:
-    """Refuse an engine or a device that cannot do what the run needs, before anything is read.
+    """Check that engine and device support the run, before any data or model is loaded.
 
     Raises:
-        UsageError: the engine cannot.
+        UsageError: the engine lacks a capability that the run needs.
         EngineError: torch does not know the device, or this machine does not have it.
     """
     name = "native" if settings.engine == "auto" else settings.engine
@@ -115,7 +115,7 @@ def check_engine(settings: RunSettings) -> None:
             missing = "independent samples"
         if missing:
             raise UsageError(
-                f"--engine {name} cannot give the {missing} that {benchmark.id} needs. Choose "
+                f"--engine {name} does not support the {missing} that {benchmark.id} needs. Choose "
                 "another engine, or leave the benchmark out."
             )
     if settings.stock_tasks and not can.any_text:
@@ -135,7 +135,7 @@ def check_engine(settings: RunSettings) -> None:
 
 
 def open_engine(settings: RunSettings, loaded: Sequence[LoadedBenchmark], talk: Talk) -> Engine:
-    """Open the engine that `settings` asks for; `auto` is native where it can be, else hf.
+    """Open the engine that `settings` names; `auto` tries native, then falls back to hf.
 
     Raises:
         CheckpointError, TokenizerError, HubError, ResourceError, EngineError: it cannot be opened.

@@ -1,4 +1,4 @@
-"""What a run would cost, from its requests and the model's outline; nothing is computed."""
+"""Estimate the cost of a run from its requests and the model's configuration."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -22,9 +22,9 @@ from mistral_eval.settings import RunSettings
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The cost of each benchmark alone, of all together, and of what this machine needs for it.
+    """The cost of each benchmark alone and of all together, and the estimated seconds.
 
-    `truncated` counts requests that lose their left end; `rates` is None where nothing was timed.
+    `truncated` counts requests truncated on the left; `rates` is None if nothing was timed.
     """
 
     benchmarks: Mapping[str, Work]
@@ -35,7 +35,7 @@ class Plan:
     seconds: Mapping[str, float]
 
     def as_json(self) -> dict[str, Any]:
-        """The plan as plain JSON."""
+        """Return the plan as plain JSON."""
         return {
             "benchmarks": {name: self._work(work) for name, work in self.benchmarks.items()},
             "together": self._work(self.together),
@@ -69,10 +69,10 @@ class Requests:
 
 
 def plan_run(settings: RunSettings, talk: Talk, *, calibrated: bool = True) -> Plan:
-    """Count what a run of `settings` computes on the native engine, and estimate its time.
+    """Count the tokens that a run computes on the native engine, and estimate its time.
 
     Raises:
-        UsageError: stock tasks, or an engine that is not native.
+        UsageError: the settings name stock tasks.
         MistralEvalError: data, configuration or tokenizer cannot be read.
     """
     if settings.stock_tasks:
@@ -122,7 +122,7 @@ def _differences(times: Sequence[float]) -> list[float]:
 
 
 def _encode(encoder: NativeEncoder, settings: RunSettings, talk: Talk) -> dict[str, Requests]:
-    """Encode each benchmark's requests; its texts are freed before the next one's are built."""
+    """Encode one benchmark at a time, so that only one benchmark's texts are in memory."""
     source = make_source(settings.data)
     parts = {}
     for benchmark in load_benchmarks(settings.own_tasks, Asking.of(settings, source)):

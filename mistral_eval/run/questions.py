@@ -1,4 +1,4 @@
-"""From a benchmark's YAML file and rows to the requests that lm-eval would build."""
+"""Build the requests that lm-eval would build from a benchmark's YAML file and rows."""
 
 import logging
 import math
@@ -35,13 +35,13 @@ class Question:
 
 @dataclass
 class LoadedBenchmark:
-    """A benchmark ready to be asked.
+    """A benchmark with its rows and requests.
 
     Attributes:
         task: lm-eval's task over our rows.
-        fingerprint: What the rows were recognised as.
-        total: Questions in the whole test set.
-        questions: Those this run asks, in the test set's order.
+        fingerprint: The identity of the rows.
+        total: Number of questions in the whole test set.
+        questions: The questions of this run, in the test set's order.
     """
 
     benchmark: Benchmark
@@ -52,7 +52,7 @@ class LoadedBenchmark:
 
     @property
     def kind(self) -> Kind:
-        """What the benchmark asks for: "score" or "generate"."""
+        """The kind of the benchmark's requests: "score" or "generate"."""
         return "score" if self.task.OUTPUT_TYPE == "multiple_choice" else "generate"
 
     @property
@@ -62,27 +62,27 @@ class LoadedBenchmark:
 
     @cached_property
     def settings(self) -> GenerationSettings | None:
-        """How replies are generated; None where choices are scored."""
+        """The generation settings; None if choices are scored."""
         if self.kind == "score":
             return None
         return settings_of(self.task.config.generation_kwargs)
 
     @property
     def judged_by(self) -> str:
-        """The name of the task's filter, which is part of lm-eval's key of each metric."""
+        """The name of the task's filter; lm-eval's metric keys contain it."""
         return str(self.task.config.filter_list[0]["name"])
 
     def stratum(self, doc: Mapping[str, Any]) -> str | None:
-        """The subject of a question, or None where the benchmark has none."""
+        """Return a question's subject, or None if the benchmark has no subjects."""
         column = self.benchmark.stratum
         return None if column is None else str(doc[column])
 
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """What decides the questions of a run, apart from the benchmark.
+    """The settings that choose a run's questions.
 
-    `revisions` maps a benchmark to the hub's branch, tag or commit that replaces its YAML file's.
+    `revisions` maps a benchmark to a branch, tag or commit of the hub; it overrides the YAML file.
     """
 
     source: Source
@@ -93,7 +93,7 @@ class Asking:
 
     @classmethod
     def of(cls, settings: RunSettings, source: Source) -> "Asking":
-        """What a run's settings say of it."""
+        """Return the part of a run's settings that chooses its questions."""
         return cls(
             source,
             settings.limit,
@@ -107,10 +107,10 @@ def load_benchmarks(names: Sequence[str], asking: Asking) -> Iterator[LoadedBenc
     """Load each benchmark's task and rows and build its requests, one benchmark at a time.
 
     Raises:
-        DataError, HubError: rows that are missing, malformed or not the pinned ones.
+        DataError, HubError: rows are missing, malformed or do not match the pinned fingerprint.
     """
     lm_eval.utils.apply_template = apply_template
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of each custom data set
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns about each custom data set
     for name in names:
         yield _load(BY_ID[name], asking)
 
@@ -122,10 +122,10 @@ def _compiled(template: str) -> Template:
 
 
 def apply_template(template: str, doc: dict[str, Any]) -> str:
-    """Render a template with a row's columns; it replaces lm-eval's function of this name.
+    """Render a template with a row's columns; this replaces lm-eval's function of the same name.
 
-    lm-eval compiles a template at each use: once per question and once more per shot, which for
-    14042 five-shot questions takes longer than everything else together.
+    lm-eval compiles the template for every question and every shot. For 14042 five-shot questions
+    that takes longer than all other steps of building requests. Here it is compiled once.
     """
     return _compiled(template).render(**doc)
 
@@ -147,7 +147,7 @@ def _load(benchmark: Benchmark, asking: Asking) -> LoadedBenchmark:
         pinned = {"revision": asking.revisions[benchmark.id]}
         config["dataset_kwargs"] = {**config["dataset_kwargs"], **pinned}
     task = ConfigurableTask(config=config)
-    task.set_fewshot_seed(seed=FEWSHOT_SEED)  # shots are fixed, save where --num-fewshot adds some
+    task.set_fewshot_seed(seed=FEWSHOT_SEED)  # matters only if --num-fewshot adds shots
     loaded = LoadedBenchmark(benchmark, task, recognised[benchmark.id], len(task.eval_docs), [])
     docs = task.eval_docs
     for doc_id in choose([loaded.stratum(doc) for doc in docs], asking.limit):
@@ -156,7 +156,7 @@ def _load(benchmark: Benchmark, asking: Asking) -> LoadedBenchmark:
 
 
 def _question(loaded: LoadedBenchmark, doc_id: int, doc: Mapping[str, Any]) -> Question:
-    """Build a question's requests with the calls that lm-eval's `build_all_requests` makes."""
+    """Build a question's requests with the same calls as lm-eval's `build_all_requests`."""
     task, config = loaded.task, loaded.task.config
     context = task.fewshot_context(
         doc, num_fewshot=config.num_fewshot or 0, gen_prefix=task.doc_to_prefix(doc)
@@ -173,14 +173,14 @@ def _question(loaded: LoadedBenchmark, doc_id: int, doc: Mapping[str, Any]) -> Q
 
 
 def choose(strata: Sequence[object], limit: Limit | None) -> list[int]:
-    """The row numbers that a limited run asks, the same on every machine.
+    """Return the sorted row numbers of a limited run; the choice is deterministic.
 
-    Each stratum (subject) gives as nearly the same number as it can, and within a stratum the rows
-    are evenly spaced. Without strata pass the same value for each row.
+    The rows are divided as evenly as possible between the strata (subjects) and evenly spaced
+    within each stratum. If there are no strata, pass the same value for each row.
 
     Args:
         strata: Each row's stratum.
-        limit: As `parse_limit` returns it.
+        limit: A number of rows, a fraction of them, or None for all.
     """
     total = len(strata)
     if limit is None:
@@ -201,7 +201,7 @@ def choose(strata: Sequence[object], limit: Limit | None) -> list[int]:
 
 
 def _even_quotas(sizes: Sequence[int], wanted: int) -> list[int]:
-    """Equal shares; what a small stratum cannot give, and the remainder, goes round the others."""
+    """Divide `wanted` rows equally between strata; larger strata make up for small ones."""
     quotas = [0] * len(sizes)
     while wanted > 0:
         open_ = [i for i, size in enumerate(sizes) if quotas[i] < size]
@@ -219,7 +219,7 @@ def _spaced(items: Sequence[int], count: int) -> list[int]:
 
 
 def shot_rows(rows: Rows) -> Sequence[Row]:
-    """Return the rows of the shots' split, which a YAML file's `fewshot_config` names.
+    """Return the rows of the shots' split; a YAML file's `fewshot_config` names this function.
 
     lm-eval shows a sampler the question only if the shots' split is the test split. Therefore the
     YAML file states the test split, and this function swaps in the other one.
@@ -228,7 +228,7 @@ def shot_rows(rows: Rows) -> Sequence[Row]:
 
 
 class MatchingShots(ContextSampler):
-    """A few-shot sampler that takes the first rows whose column `by` equals the question's."""
+    """A few-shot sampler: the first rows with the question's value in column `by`."""
 
     by: str
 
@@ -261,7 +261,7 @@ class MatchingShots(ContextSampler):
 
 
 def __getattr__(name: str) -> type[MatchingShots]:
-    """Make the sampler that a YAML file names: `shots_by_<column>`."""
+    """Return the sampler class `shots_by_<column>` that a YAML file names."""
     by = name.removeprefix("shots_by_")
     if by == name:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

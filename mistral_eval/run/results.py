@@ -1,4 +1,4 @@
-"""Writing a finished run: samples, lm-eval's results file, the table, and last run.json."""
+"""Write a finished run: samples, lm-eval's results file, the table, and finally run.json."""
 
 import os
 import platform
@@ -32,10 +32,10 @@ PACKAGES = ("torch", "lm_eval", "transformers", "datasets", "sympy", "sentencepi
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """Everything a run came to.
+    """The results of a run.
 
-    `earlier` is the run.json that a rescoring replaces, `verified` what `--verify` found, `speed`
-    that of what this process computed.
+    `earlier` is the run.json that a rescoring replaces; `verified` is the result of `--verify`;
+    `speed` is the engine's speed in this process.
     """
 
     settings: RunSettings
@@ -49,10 +49,10 @@ class Finished:
 
 
 def write_run(folder: Path, finished: Finished) -> None:
-    """Write all of a run's files; run.json comes last, so that its presence says the rest is there.
+    """Write all files of a run; run.json is written last, so it exists only if the others do.
 
     Raises:
-        OutputError: a file could not be written; the replies are safe in the replies log.
+        OutputError: a file could not be written; the replies remain in the replies log.
     """
     now = datetime.now(UTC)
     stamp = now.strftime("%Y-%m-%dT%H-%M-%S.%f")
@@ -112,7 +112,7 @@ def _run(folder: Path, finished: Finished, results_name: str, now: datetime) -> 
         },
         "results_file": results_name,
     }
-    if finished.earlier:  # judging again changes nothing of who computed, when and how fast
+    if finished.earlier:  # rescoring computes no replies: keep date, machine and speed
         kept = ("date", "machine", "counts", "seconds", "seconds_by_task", "notes")
         run |= {key: finished.earlier[key] for key in kept} | {"rescored": run["date"]}
         run["speed"] = finished.earlier.get("speed")
@@ -125,14 +125,14 @@ def protocol_hash(benchmark: str) -> str:
 
 
 def _data(judged: Judged, settings: RunSettings) -> dict[str, Any]:
-    """What a benchmark's rows were recognised as; the hub's revision if they are from there."""
+    """Return the rows' fingerprint, with the hub's revision if they are from the hub."""
     kwargs = judged.loaded.task.config.dataset_kwargs
     revision = kwargs["revision"] if settings.data == "hub" else None
     return {**asdict(judged.loaded.fingerprint), "revision": revision}
 
 
 def _truncated(count: int) -> list[str]:
-    """Return a sentence for the table if requests did not fit into the model's context."""
+    """Return a note for the table if requests were truncated to the model's context."""
     if not count:
         return []
     return [f"{count} requests were longer than the model's context and lost their left end"]
@@ -141,7 +141,7 @@ def _truncated(count: int) -> list[str]:
 def _results(
     finished: Finished, stock: Mapping[str, Any], hashes: Mapping[str, str], now: datetime
 ) -> dict[str, Any]:
-    """The results file in lm-eval's schema; a stock task's part is what lm-eval returned."""
+    """Return the results in lm-eval's schema; stock tasks keep what lm-eval returned."""
     settings = finished.settings
     parts = {j.loaded.benchmark.id: j for j in finished.judged}
     tasks = {name: judged.loaded.task for name, judged in parts.items()}
@@ -214,7 +214,7 @@ def _task_results(judged: Judged) -> dict[str, Any]:
 
 
 def _config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A task's configuration without what says where this machine keeps its files."""
+    """Return a task's configuration without the loader and the paths of this machine."""
     plain = {key: value for key, value in config.items() if key != "custom_dataset"}
     metadata = dict(plain.get("metadata") or {})
     metadata.pop("config_source", None)

@@ -1,4 +1,4 @@
-"""One run, from settings to a folder: ask, answer, judge, remember; or judge again."""
+"""Run benchmarks from settings to a folder, or rescore a finished run."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,13 +37,13 @@ from mistral_eval.suite.registry import check_shots
 
 
 def run_suite(settings: RunSettings, talk: Talk) -> Path:
-    """Run the benchmarks of `settings`, or find them done.
+    """Run the benchmarks of `settings`, or return at once if the run is finished.
 
     Returns:
         The run's folder, with its scores in run.json.
 
     Raises:
-        MistralEvalError: anything the user can fix; nothing that was answered before is lost.
+        MistralEvalError: anything the user can fix; logged replies are kept.
     """
     check_shots(settings)
     source = make_source(settings.data)
@@ -60,15 +60,15 @@ def run_suite(settings: RunSettings, talk: Talk) -> Path:
 
 
 def rescore(folder: Path, talk: Talk, *, unsafe_code: bool, sandbox: str = "auto") -> None:
-    """Judge a finished run's logged replies again, without its model; the old files stay.
+    """Judge a finished run's logged replies again, without its model; keep the old files.
 
-    The questions are built again and their replies looked up: only the engine's encoder is needed,
-    for the keys. Nothing is computed.
+    The questions are rebuilt and their replies looked up in the replies log. Only the engine's
+    encoder is loaded, to compute the keys.
 
     Raises:
         OutputError: the folder holds no finished run.
-        RepliesError: a reply is missing, e.g. since the protocol has changed.
-        MistralEvalError: the run's data, tokenizer or sandbox is not there any more.
+        RepliesError: a reply is missing, e.g. because the protocol has changed.
+        MistralEvalError: the run's data, tokenizer or sandbox is no longer available.
     """
     run = read_run(folder)
     check_replies(folder)
@@ -80,7 +80,7 @@ def rescore(folder: Path, talk: Talk, *, unsafe_code: bool, sandbox: str = "auto
 
 
 def settings_of(run: Mapping[str, Any], *, unsafe_code: bool, sandbox: str) -> RunSettings:
-    """Return the settings that run.json keeps; how programs run is chosen anew."""
+    """Return the settings in run.json with the given sandbox options and without `verify`."""
     chosen = {"unsafe_code": unsafe_code, "sandbox": sandbox}
     return RunSettings(**{**run["settings"], **chosen, "verify": 0})  # no model to verify with
 
@@ -94,19 +94,19 @@ def complete(
     earlier: Mapping[str, Any] | None = None,
     rescored: EngineIdentity | None = None,
 ) -> None:
-    """Do what a run still lacks, in its folder.
+    """Complete a run: compute missing replies, judge all replies and write the results.
 
     Args:
-        folder: the run's.
-        settings: the run's.
-        talk: told of progress.
-        isolation: how generated programs run; None if there are none.
-        earlier: the run.json of a finished run that is judged or verified again.
-        rescored: the identity of the engine whose logged replies are judged again; None answers
-            with the engine that `settings` asks for.
+        folder: the run's folder.
+        settings: the run's settings.
+        talk: receives progress and messages.
+        isolation: isolation of generated programs; None if there are none.
+        earlier: the run.json of a finished run that is rescored or verified.
+        rescored: the identity of the engine that computed the logged replies, for rescoring; None
+            opens the engine that `settings` names.
 
     Raises:
-        MistralEvalError: anything the user can fix; no logged reply is lost.
+        MistralEvalError: anything the user can fix; logged replies are kept.
     """
     source = make_source(settings.data)
     clock = Clock()
@@ -156,7 +156,7 @@ class Clock:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Time the block under this name."""
+        """Record the seconds of the `with` block under this name."""
         start = time.monotonic()
         yield
         self.seconds[name] = round(time.monotonic() - start, 3)
@@ -173,10 +173,10 @@ def _load(settings: RunSettings, source: Source, talk: Talk) -> list[LoadedBench
 
 
 def _answer(answers: Answers, loaded: Sequence[LoadedBenchmark], talk: Talk) -> list[list[Any]]:
-    """Return the replies of all benchmarks, per question, in the form their judges take.
+    """Return the replies of all benchmarks, per question, in the form that judges read.
 
-    All benchmarks that ask for one kind of reply are asked in one call, so that they share
-    whatever prefixes they can.
+    Requests of the same kind from all benchmarks go to the engine in one call, so that they share
+    prefixes.
     """
     replies: dict[str, list[list[Any]]] = {}
     for kind in ("score", "generate"):
@@ -195,13 +195,13 @@ def _answer(answers: Answers, loaded: Sequence[LoadedBenchmark], talk: Talk) -> 
 
 
 def _judged_part(reply: Reply) -> str | tuple[float, bool]:
-    """Return what a judge reads of a reply."""
+    """Return the part of a reply that a judge reads."""
     return reply.text if reply.finish else (reply.logprob, reply.is_greedy)
 
 
 @contextmanager
 def _watched(answers: Answers, asked: Sequence[LoadedBenchmark], talk: Talk) -> Iterator[None]:
-    """Display how the block answers these benchmarks; when quiet, at no cost."""
+    """Display progress while the `with` block answers these benchmarks, unless quiet."""
     if talk.quiet or not isinstance(answers, Answering):
         yield
         return
@@ -231,7 +231,7 @@ def _judge(
     context: JudgeContext,
     talk: Talk,
 ) -> list[Judged]:
-    """Judge all benchmarks, with a display."""
+    """Judge all benchmarks and display progress, unless quiet."""
     asked = zip(loaded, replies, strict=True)
     if talk.quiet:
         return [judge_benchmark(benchmark, answers, context) for benchmark, answers in asked]

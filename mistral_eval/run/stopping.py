@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the batch in flight is finished, all is kept, and a sentence says where."""
+"""Stop on Ctrl-C or SIGTERM: finish the batch in flight, keep all replies, report where."""
 
 import signal
 import threading
@@ -17,14 +17,14 @@ _Handler = Callable[[int, FrameType | None], object]
 
 
 class _Terminated(BaseException):
-    """SIGTERM arrived: no `except Exception` on the way may swallow it."""
+    """SIGTERM arrived; a BaseException, so that no `except Exception` catches it."""
 
 
 class Stopper:
-    """Has the first signal wait where work is under way that would be lost.
+    """Defers the first signal while a batch is in flight, so that its work is not lost.
 
     Args:
-        say: told, from a thread of its own, that the signal was noted.
+        say: called in a separate thread to acknowledge the signal.
     """
 
     def __init__(self, say: Callable[[str], None]) -> None:
@@ -32,15 +32,15 @@ class Stopper:
         self._noted: int | None = None
 
     def is_wanted(self) -> bool:
-        """Whether a signal was noted: end after the batch in flight."""
+        """Return whether a signal has arrived, so that the engine stops after this batch."""
         return self._noted is not None
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Only note the first signal in this block, which acts at its end; a second acts at once.
+        """Defer the first signal to the end of the `with` block; a second one acts at once.
 
         Raises:
-            EndedEarlyError: the block's, where no signal asked for it.
+            EndedEarlyError: the block raised it without a signal.
         """
         acts = _handlers()
 
@@ -48,7 +48,7 @@ class Stopper:
             del frame
             _install(acts)
             self._noted = number
-            news.put(NOTED)  # a queue may be put to wherever the signal came
+            news.put(NOTED)  # SimpleQueue.put is reentrant, so a handler may call it
 
         news: SimpleQueue[str | None] = SimpleQueue()
         teller = threading.Thread(target=self._tell, args=(news,), daemon=True)
@@ -67,21 +67,21 @@ class Stopper:
             acts[self._noted](self._noted, None)
 
     def _tell(self, news: "SimpleQueue[str | None]") -> None:
-        """Pass on what the handler has to say: it must not write where it interrupted a write."""
+        """Write the handler's messages; a handler must not write, as it may interrupt a write."""
         while (text := news.get()) is not None:
             self._say(text)
 
 
 @contextmanager
 def stoppable(folder: Path, say: Callable[[str], None]) -> Iterator[Stopper]:
-    """End the block with one sentence when a signal says so: at once, save where it is deferred.
+    """Turn Ctrl-C and SIGTERM into a StoppedError that tells how to resume.
 
-    The replies log is open inside the block, so its replies are durable when this counts them.
+    The `with` block closes the replies log, so its replies are on disk before they are counted.
 
     Raises:
         StoppedError: Ctrl-C or SIGTERM.
     """
-    is_main = threading.current_thread() is threading.main_thread()  # signals are heard there only
+    is_main = threading.current_thread() is threading.main_thread()  # only it receives signals
     earlier = signal.signal(signal.SIGTERM, _terminate) if is_main else None
     try:
         yield Stopper(say)
@@ -99,7 +99,7 @@ def stoppable(folder: Path, say: Callable[[str], None]) -> Iterator[Stopper]:
 
 
 def _handlers() -> dict[int, _Handler]:
-    """What the signals do now; one that is ignored stays so, and other threads hear none."""
+    """Return the signals' current handlers, without ignored ones; none outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
         return {}
     found = {number: signal.getsignal(number) for number in _SIGNALS}
@@ -113,5 +113,5 @@ def _install(handlers: dict[int, _Handler]) -> None:
 
 def _terminate(number: int, frame: FrameType | None) -> None:
     del frame
-    signal.signal(number, signal.SIG_IGN)  # once is enough: what follows is saving
+    signal.signal(number, signal.SIG_IGN)  # a second one must not interrupt saving
     raise _Terminated

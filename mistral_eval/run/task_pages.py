@@ -1,4 +1,4 @@
-"""What `mistral-eval tasks` shows: the suite at a glance, or one benchmark and its prompt."""
+"""Pages of `mistral-eval tasks`: the list of benchmarks, or one benchmark and its prompt."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from mistral_eval.data.task_file import tasks_folder
 from mistral_eval.errors import UsageError, nearest
 from mistral_eval.suite.registry import BENCHMARKS, BY_ID, SUITES
 
-RULE = "-" * 27  # before and after a prompt: its last line break is seen
+RULE = "-" * 27  # before and after a prompt, so that its last line break is visible
 PROTOCOL_KEYS = (
     "dataset_path",
     "dataset_name",
@@ -29,7 +29,7 @@ PROTOCOL_KEYS = (
 
 
 def suite_listing() -> RenderableType:
-    """Every benchmark, one per line."""
+    """Return a table of every benchmark, one per line."""
     table = Table(title="Benchmarks", box=None, pad_edge=False)
     for name in ("task", "column", "questions", "shots", "the cell is", "suites"):
         table.add_column(name, justify="right" if name in ("questions", "shots") else "left")
@@ -42,14 +42,14 @@ def suite_listing() -> RenderableType:
             benchmark.cell,
             ", ".join(name for name, members in SUITES.items() if benchmark.id in members),
         )
-    return Group(table, Text("\nOne in full: mistral-eval tasks NAME. The files: tasks --path."))
+    return Group(table, Text("\nDetails: mistral-eval tasks NAME. Their folder: tasks --path."))
 
 
 def task_page(name: str) -> str:
-    """One benchmark: the values that decide its score, then its first prompt from the sample.
+    """Return a benchmark's protocol, then its first prompt from the sample.
 
     Raises:
-        UsageError: no such benchmark; offers the nearest names.
+        UsageError: there is no benchmark of this name; the error lists the nearest names.
     """
     if name not in BY_ID:
         raise UsageError(f"Unknown task {name!r}. {nearest(name, BY_ID)}")

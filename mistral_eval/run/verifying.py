@@ -1,6 +1,6 @@
-"""`--verify N`: some of a run's requests again on the engine's plain path, one at a time.
+"""`--verify N`: recompute N of a run's requests on the engine's plain path, one at a time.
 
-The replies are read from the replies log, so those of an earlier process are checked too.
+The replies are read from the replies log, so replies of an earlier process are checked too.
 """
 
 import random
@@ -14,16 +14,16 @@ from mistral_eval.run.answering import Answering
 
 
 def verify(answers: Answering, count: int, seed: int) -> dict[str, Any]:
-    """Compute `count` requests of a run again and compare.
+    """Recompute `count` requests of a run on the plain path and compare the replies.
 
     Args:
         answers: the run's requests, engine and replies log.
-        count: requests, spread over scores and generations; fewer where fewer were asked.
-        seed: chooses them.
+        count: number of requests, divided between scores and generations; at most all of them.
+        seed: random seed of the choice.
 
     Returns:
-        What run.json keeps: requests by kind, the largest difference of a log-likelihood and its
-        tolerance in nats, and how many generations differ from a tie on.
+        The fields for run.json: requests by kind, the largest difference of a log-likelihood and
+        the tolerance, both in nats, and how many generations differ because of a tie.
 
     Raises:
         EngineError: a reply differs by more than the dtype's tolerance.
@@ -57,8 +57,8 @@ def verify(answers: Answering, count: int, seed: int) -> dict[str, Any]:
 
 
 def pick(requests: Sequence[Request], count: int, seed: int) -> list[Request]:
-    """Choose `count` requests, of each kind as many as of the others as far as there are."""
-    draw = random.Random(seed)  # noqa: S311 - a choice that can be repeated
+    """Choose `count` requests at random, as evenly as possible between the kinds."""
+    draw = random.Random(seed)  # noqa: S311 - a repeatable choice
     by_kind: dict[str, list[Request]] = {}
     for request in requests:
         by_kind.setdefault(request.kind, []).append(request)
@@ -73,6 +73,6 @@ def pick(requests: Sequence[Request], count: int, seed: int) -> list[Request]:
 
 
 def is_verified(run: Mapping[str, Any], count: int) -> bool:
-    """Whether a finished run has been checked on as many requests already."""
+    """Return whether a finished run has already been verified on `count` requests."""
     verified = run.get("verify") or {}
     return int(sum(verified.get("requests", {}).values())) >= count

@@ -1,7 +1,7 @@
-"""Progress of a run: requests answered, speed, time left; then questions judged and their scores.
+"""Display a run's progress: requests answered, speed, time left; then scores as it judges.
 
-There is no score while replies come in: they come in the order of the prefix tree, subject by
-subject, so the questions answered first are no random sample and their score would mislead.
+No score is shown while requests are answered. Replies arrive in the order of the prefix tree,
+subject by subject, so the first ones are not a random sample and their score would mislead.
 """
 
 import time
@@ -23,18 +23,18 @@ LABELS: Final[Mapping[Kind, str]] = {
     "rolling": "Scoring texts",
     "generate": "Generating replies",
 }
-SPEED_SECONDS: Final = 30.0  # time left goes by the speed of so many seconds
-CHARACTERS_PER_TOKEN: Final = 4  # turns a reply's limit into the characters of text engines
+SPEED_SECONDS: Final = 30.0  # window over which speed is measured
+CHARACTERS_PER_TOKEN: Final = 4  # converts max_tokens for engines that return text
 
 
 @dataclass(slots=True)
 class AnswerRow(Row):
-    """A benchmark's requests and what is known of the lengths of its replies.
+    """A benchmark's requests and the lengths of its replies, in the unit of `Work`.
 
     Attributes:
-        limit: the longest a reply can be; 0 where requests only score.
+        limit: the largest possible length of a reply; 0 if requests only score.
         pending: distinct requests without a reply.
-        replies: replies whose lengths were seen, those of an earlier process included.
+        replies: replies received, including those of an earlier process.
         length: sum of these lengths.
         longest: largest of these lengths.
     """
@@ -47,25 +47,25 @@ class AnswerRow(Row):
 
     @property
     def mean(self) -> float:
-        """Mean length of a reply: of those seen, or the limit before there is one."""
+        """The mean length of a reply, or the limit before the first reply."""
         return self.length / self.replies if self.replies else self.limit
 
 
 @dataclass(slots=True)
 class Work:
-    """What a phase reads and writes, in tokens or characters, and how long the rest will take.
+    """A phase's input and output, in tokens or characters, and its estimated time left.
 
     Attributes:
-        label: what is being done.
+        label: the phase's name, as displayed.
         rows: the benchmarks.
-        unit: what is counted.
+        unit: "tokens" or "characters".
         read: input processed so far.
         to_read: all input to process; 0 until it is known.
-        written: output so far, including that of replies still under way.
-        clock: seconds.
-        finished: output of the replies that have ended.
-        fastest: most output a second of one reply, counted from the start of the phase, so a lower
-            bound of the speed at which one reply grows.
+        written: output so far, including unfinished replies.
+        clock: a clock in seconds.
+        finished: output of the finished replies.
+        fastest: the highest speed of one reply, in units per second since the start of the phase:
+            a lower bound of the speed at which one reply grows.
     """
 
     label: str
@@ -78,7 +78,7 @@ class Work:
     finished: int = field(default=0, init=False)
     fastest: float = field(default=0.0, init=False)
     began: float = field(init=False)
-    _seen: deque[tuple[float, float]] = field(init=False)  # (time, done) of the last seconds
+    _seen: deque[tuple[float, float]] = field(init=False)  # (time, done) in the window
 
     def __post_init__(self) -> None:
         self.start()
@@ -90,16 +90,16 @@ class Work:
 
     @property
     def done(self) -> float:
-        """Read and written so far."""
+        """Input and output so far."""
         return self.read() + self.written()
 
     def ended(self, length: int) -> None:
-        """Count a reply of this length that was generated now."""
+        """Count a reply of this length that has just been generated."""
         self.finished += length
         self.fastest = max(self.fastest, length / max(self.clock() - self.began, 1e-9))
 
     def speed(self) -> float | None:
-        """Return units a second over the last seconds in which anything was done."""
+        """Return units per second over the latest window with progress; None before any."""
         seen, now, done = self._seen, self.clock(), self.done
         seen.append((now, done))
         while seen[1][0] <= now - SPEED_SECONDS and seen[1][1] < done:
@@ -108,14 +108,14 @@ class Work:
         return (done - before) / (now - began) if done > before and now > began else None
 
     def left(self, speed: float) -> tuple[float, bool]:
-        """Estimate the seconds left at this speed.
+        """Estimate the seconds left at this speed, in units per second.
 
-        Replies to come are taken to be as long as their benchmark's mean. The phase lasts at least
-        as long as one unfinished reply may: it may grow to the longest length seen, or to the limit
-        once the unfinished ones are longer than that.
+        Pending replies are assumed to have their benchmark's mean length. The phase cannot end
+        before its longest unfinished reply: that one is assumed to grow to the longest length seen,
+        or to the limit once unfinished replies are longer than that.
 
         Returns:
-            The seconds, and whether they rest on the limit and are an upper bound.
+            The seconds, and whether they assume the limit and are therefore an upper bound.
         """
         pending = sum(row.pending for row in self.rows)
         under_way = self.written() - self.finished
@@ -135,7 +135,7 @@ class Work:
         return seconds, is_bound
 
     def pace(self) -> str:
-        """Return speed, time passed and time left, in words."""
+        """Return speed, time passed and time left as text."""
         speed, passed = self.speed(), self.clock() - self.began
         parts = [] if speed is None else [f"{_number(speed)} {self.unit}/s"]
         parts.append(f"{_time(passed)} so far")
@@ -146,10 +146,10 @@ class Work:
 
 
 class AnswerWatch:
-    """Show how the requests of one kind are answered.
+    """Display progress while requests of one kind are answered.
 
-    The display opens with `begin`, when it is known which requests have a reply already, and closes
-    with the `with` block.
+    `begin` opens the display, once the logged replies are known. The end of the `with` block closes
+    it.
     """
 
     def __init__(
@@ -167,7 +167,7 @@ class AnswerWatch:
         self.work = self._work(kind)
 
     def __enter__(self) -> Self:
-        """Make ready; `begin` opens the display."""
+        """Return the watch; `begin` opens the display."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -177,7 +177,7 @@ class AnswerWatch:
     def begin(
         self, keys: Sequence[bytes], requests: Sequence[Request], known: Mapping[bytes, Reply]
     ) -> None:
-        """Take the requests, in order, equal ones under one key, and the replies there are."""
+        """Open the display for `requests` with their `keys`; count the replies in `known`."""
         for key, request in zip(keys, requests, strict=True):
             row = self._rows[request.benchmark]
             if key not in self._askers:
@@ -194,7 +194,7 @@ class AnswerWatch:
         self._display.enter_context(self._talk.show(self.work))
 
     def reply(self, key: bytes, reply: Reply) -> None:
-        """Count a reply that was computed; it is called for every reply, so it does little."""
+        """Count a computed reply. This runs once per reply, so it must be fast."""
         length = self._take(key, reply)
         if not self._counters:
             self._read += self._sizes[key]
@@ -203,7 +203,7 @@ class AnswerWatch:
             self.work.ended(length)
 
     def _take(self, key: bytes, reply: Reply) -> int:
-        """Count a reply for everyone who asked, and return its length in the work's unit."""
+        """Count a reply for every request with this key; return its length in the work's unit."""
         askers = self._askers[key]
         for row in askers:
             row.done += 1
@@ -215,18 +215,18 @@ class AnswerWatch:
         return length
 
     def _length(self, reply: Reply) -> int:
-        """Return the tokens drawn, EOS included, or the characters; 0 of a log-likelihood."""
+        """Return the length in tokens (with EOS) or characters; 0 for a log-likelihood."""
         if self._counters and reply.finish:
             return len(reply.ids or ()) + (reply.finish == "eos")
         return len(reply.text)
 
     def _limit(self, request: Request) -> int:
-        """Return the longest that the reply can be, in the work's unit; 0 for scoring."""
+        """Return the largest possible length of the reply, in the work's unit; 0 for scoring."""
         limit = request.settings.max_tokens if request.settings else 0
         return limit if self._counters else limit * CHARACTERS_PER_TOKEN
 
     def _work(self, kind: Kind) -> Work:
-        """Take tokens from the engine's counters; count characters of an engine without."""
+        """Return the work in tokens, or in characters if the engine has no counters."""
         label, rows = LABELS[kind], tuple(self._rows.values())
         if self._counters is None:
             return Work(
@@ -243,24 +243,24 @@ class AnswerWatch:
 
 
 class JudgeRow(Row):
-    """A benchmark's questions, judged."""
+    """A benchmark's row in the display of judging."""
 
     def advance(self, done: int, of: int) -> None:
-        """Note how many of the benchmark's programs or comparisons are done."""
+        """Show the share of the benchmark's programs or comparisons that is done."""
         self.done = self.total * done // of
 
     def end(self, correct: int) -> None:
-        """Show the score, once all questions are judged."""
+        """Show the score after all questions are judged."""
         self.done = self.total
         score = wilson(correct, self.total)
         self.note = f"{score.value:.1f} [{score.low:.1f}, {score.high:.1f}]"
 
 
 class JudgeWatch:
-    """Show how the benchmarks are judged, one after another.
+    """Display progress while the benchmarks are judged, one after another.
 
-    A benchmark's score appears when all its questions are judged: the programs that end first are
-    not a random sample, since a wrong one may be quick to fail or run until its time limit. No time
+    A benchmark's score appears only after all its questions are judged. The first programs to end
+    are not a random sample, since a wrong one may fail quickly or run until its time limit. No time
     left is shown, since judging a program takes a thousand times as long as judging a choice.
     """
 
@@ -271,12 +271,12 @@ class JudgeWatch:
         self._began = time.monotonic()
 
     def pace(self) -> str:
-        """Return the time passed, in words."""
+        """Return the time passed as text."""
         return f"{_time(time.monotonic() - self._began)} so far"
 
 
 def _since(stats: Counters, name: str) -> Callable[[], float]:
-    """Return what one of the engine's counters has gained from now on."""
+    """Return a function that gives the increase of a counter since this call."""
     before = getattr(stats, name)
     return lambda: getattr(stats, name) - before
 

@@ -1,1 +1,1 @@
-"""The benchmarks: what each asks, which answer is right and how replies are judged; the suites."""
+"""The benchmarks, their gold answers and judges, and the suites."""

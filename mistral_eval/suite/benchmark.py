@@ -1,4 +1,4 @@
-"""The form every benchmark has: one object for what Python must say, its YAML file for the rest."""
+"""The base class of benchmarks: gold answers and judging in Python, the rest in a YAML file."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -20,13 +20,13 @@ Score: TypeAlias = tuple[float, bool]
 
 @dataclass(frozen=True, slots=True)
 class Gold:
-    """What is right, read from a question's row.
+    """The right answer, read from a question's row.
 
     Attributes:
         texts: The choices of a multiple-choice question; otherwise every accepted answer, or the
             tests a program must pass.
-        index: The place of the right choice in `texts`; None where replies are generated.
-        solution: The row's worked solution, for the report; "" where it has none.
+        index: The index of the right choice in `texts`; None if replies are generated.
+        solution: The row's worked solution, for the report; "" if it has none.
     """
 
     texts: tuple[str, ...]
@@ -36,13 +36,13 @@ class Gold:
 
 @dataclass(frozen=True, slots=True)
 class JudgeContext:
-    """What judging may use.
+    """Resources and options for judging.
 
     Attributes:
         isolation: The result of `sandbox.probe()`; None probes when there are programs to run.
         unsafe: Run generated programs without isolation.
-        workers: Processes to judge with; None uses one per core.
-        on_done: Called with (done, total) while programs run and formulas are compared. Other
+        workers: Number of processes for judging; None uses one per core.
+        on_done: Called with (done, total) while programs run or formulas are compared. Other
             benchmarks are judged too fast to report progress.
     """
 
@@ -59,16 +59,16 @@ DEFAULT: Final = JudgeContext()
 class Benchmark(ABC):
     """One benchmark. Prompt, shots, stops, sampling and N are read from `tasks/<id>.yaml`.
 
-    Each kind of benchmark is a class of its own, which says how replies are judged.
+    Each kind of benchmark is a subclass, which defines how replies are judged.
 
     Attributes:
         id: The task's name.
         column: The column's title as the paper prints it.
-        group: The bar of the paper's figure 4 that the benchmark belongs to.
-        cell: The metric that the table shows, one of the YAML file's `metric_list`.
-        gold: Read what is right from a row; texts are empty, or the index is outside them, where a
-            row names nothing.
-        title_column: The row's column by which the report calls a question.
+        group: The benchmark's bar in the paper's figure 4.
+        cell: The metric in the table, one of the YAML file's `metric_list`.
+        gold: Reads the right answer from a row. If a row has none, `texts` is empty or `index` is
+            out of range.
+        title_column: The column that the report uses as a question's title.
     """
 
     id: str
@@ -90,11 +90,11 @@ class Benchmark(ABC):
         Args:
             docs: The questions' rows.
             replies: Per question, the texts of its samples, or (log-likelihood, is greedy) of each
-                choice in order. A text that the engine did not stop is cut at the stops.
-            context: How programs may be run, and whom to tell of progress.
+                choice in order. Texts are cut at the stops if the engine has not done so.
+            context: Isolation of programs and the progress callback.
 
         Returns:
-            Verdicts whose metrics have the names of the YAML file's `metric_list`.
+            Verdicts; their metrics have the names in the YAML file's `metric_list`.
 
         Raises:
             SandboxError: Programs cannot be isolated, and `context.unsafe` is False.
@@ -105,29 +105,29 @@ class Benchmark(ABC):
         """Return a right or a wrong reply: a text, or the index of the choice to make likely."""
 
     def title(self, doc: Doc) -> str:
-        """Return the words by which the report calls a question."""
+        """Return a question's title for the report."""
         return str(doc[self.title_column])
 
     @cached_property
     def task(self) -> "TaskFile":
-        """The YAML file, read on first use: `--help` needs none of them."""
+        """The YAML file, read on first use, since `--help` does not need it."""
         from mistral_eval.data.task_file import task_file
 
         return task_file(self.id)
 
     @property
     def n(self) -> int:
-        """Questions in the full test set."""
+        """Number of questions in the full test set."""
         return self.task.data.questions
 
     @property
     def shots(self) -> int:
-        """Solved examples before the question."""
+        """Number of solved examples before the question."""
         return self.task.num_fewshot
 
     @property
     def samples(self) -> int:
-        """Replies drawn per question."""
+        """Number of replies sampled per question."""
         return self.task.repeats
 
     @property
@@ -142,7 +142,7 @@ class Benchmark(ABC):
 
     @property
     def kind(self) -> Literal["score", "generate"]:
-        """Whether choices are scored or replies generated."""
+        """The kind of the requests: "score" for choices, else "generate"."""
         return "score" if self.task.output_type == "multiple_choice" else "generate"
 
     @property
@@ -156,11 +156,11 @@ class Benchmark(ABC):
         return self.runs_programs and self.task.doc_to_text == "{{prompt}}"
 
     def cut(self, replies: Sequence[Sequence[str]]) -> list[list[str]]:
-        """Cut replies at the task's stops; an engine has usually done so already."""
+        """Cut replies at the task's stops, for engines that have not done so."""
         return [[cut(reply, self.stops) for reply in samples] for samples in replies]
 
     def check_golds(self, splits: Mapping[str, Sequence[Doc]]) -> None:
-        """Refuse rows that no reply could answer right.
+        """Check that every row has a right answer.
 
         Raises:
             DataError: A row's gold is outside its choices, or a row has none.

@@ -1,8 +1,8 @@
 """Multiple choice: the likelihood of each choice, plain or per character.
 
-The YAML files state the choices and the right one for lm-eval in `doc_to_choice` and
-`doc_to_target` (`doc_to_text` where the choices stand in the context); a test compares the two on
-every question.
+For lm-eval, the YAML files also state the choices and the right one, in `doc_to_choice` and
+`doc_to_target` (`doc_to_text` if the choices are in the context). A test compares both definitions
+on every question.
 """
 
 import re
@@ -25,7 +25,7 @@ class Choice(Benchmark):
         replies: Sequence[Sequence[Score]],
         context: JudgeContext = DEFAULT,  # noqa: ARG002  nothing here runs elsewhere
     ) -> list[QuestionVerdict]:
-        """Compute every metric of the YAML file; the verdict is that of the table's cell."""
+        """Compute every metric of the YAML file; the table's metric gives the verdict."""
         verdicts = []
         for doc, scores in zip(docs, replies, strict=True):
             gold = self.gold(doc)
@@ -59,9 +59,9 @@ def _mmlu(doc: Doc) -> Gold:
 
 
 def clean(text: str) -> str:
-    """Remove WikiHow's markup: ` [title]` becomes a full stop, other `[…]` go, spaces halve once.
+    """Remove WikiHow's markup: replace ` [title]` by ". ", delete other `[…]`, halve double spaces.
 
-    Equal to lm-eval 0.4.13's `hellaswag/utils.py`, so that scores compare with everybody's.
+    Equal to lm-eval 0.4.13's `hellaswag/utils.py`, so that scores are comparable.
     """
     text = text.strip().replace(" [title]", ". ")
     return MARKUP.sub("", text).replace("  ", " ")

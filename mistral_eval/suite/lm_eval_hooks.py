@@ -1,7 +1,7 @@
-"""The functions that the YAML files name, in the shapes that lm-eval 0.4.13 calls.
+"""The functions that the YAML files name, with the signatures that lm-eval 0.4.13 calls.
 
-lm-eval does not tell a function which task it judges. Therefore `filter_<id>` and `results_<id>`
-exist for every registered benchmark: they are made when they are asked for.
+lm-eval does not tell a function which task it judges. Therefore every registered benchmark has a
+`filter_<id>` and a `results_<id>`, created on first access.
 """
 
 import logging
@@ -20,7 +20,7 @@ Metrics: TypeAlias = dict[str, object]
 
 
 def __getattr__(name: str) -> Callable[..., Any]:
-    """Make the function of one benchmark: `filter_<id>` or `results_<id>`."""
+    """Return the function of one benchmark: `filter_<id>` or `results_<id>`."""
     role, _, benchmark = name.partition("_")
     if role == "filter" and benchmark in BY_ID:
         return filter_for(BY_ID[benchmark])
@@ -64,7 +64,7 @@ def by_group(items: Sequence[tuple[str, float]]) -> dict[str, float]:
 
 
 def macro(items: Sequence[tuple[str, float]], **_: Any) -> float:
-    """Return the mean of the groups' means: each group has the same weight."""
+    """Return the mean of the groups' means, so that each group has the same weight."""
     return fmean(by_group(items).values())
 
 

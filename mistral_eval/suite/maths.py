@@ -1,4 +1,4 @@
-"""Mathematics: every sample's final answer is read, the samples vote, the winner is judged."""
+"""Mathematics: extract each sample's final answer, take a majority vote, judge the winner."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -11,7 +11,7 @@ from mistral_eval.suite.benchmark import DEFAULT, Benchmark, Doc, Gold, JudgeCon
 
 
 class Formulas(Benchmark):
-    """A vote over equivalent formulas."""
+    """A benchmark judged by a majority vote over equivalent formulas."""
 
     def judge(
         self,
@@ -19,7 +19,7 @@ class Formulas(Benchmark):
         replies: Sequence[Sequence[str]],
         context: JudgeContext = DEFAULT,
     ) -> list[QuestionVerdict]:
-        """Vote over equivalent formulas; all comparisons go through one checker."""
+        """Vote over equivalent formulas, with one checker for all comparisons."""
         golds = [self.gold(doc).texts[0] for doc in docs]
         with MathChecker(workers=context.workers) as checker:
             return votes.vote_on_formulas(
@@ -27,7 +27,7 @@ class Formulas(Benchmark):
             )
 
     def oracle(self, doc: Doc, right: bool) -> str:  # noqa: FBT001
-        """Return the solution, ended as Minerva's examples end, or a number that is never gold."""
+        """Return the solution with the ending of Minerva's examples, or a number never gold."""
         gold = self.gold(doc)
         answer = gold.texts[0] if right else r"\frac{987654321}{1234567}"
         ending = f"Final Answer: The final answer is ${answer}$. I hope it is correct."
@@ -35,7 +35,7 @@ class Formulas(Benchmark):
 
 
 class Numbers(Benchmark):
-    """A vote over numbers."""
+    """A benchmark judged by a majority vote over numbers."""
 
     def judge(
         self,

@@ -1,4 +1,4 @@
-"""Code: every sample's program runs in the sandbox against the row's tests; pass@1."""
+"""Code: run every sample's program in the sandbox against the row's tests; estimate pass@1."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ class Programs(Benchmark):
 
     @abstractmethod
     def program(self, doc: Doc, reply: str) -> completions.Program:
-        """Make a program of a row and a reply."""
+        """Return the program to run for a row and a reply."""
 
     def judge(
         self,
@@ -61,10 +61,10 @@ class Continued(Programs):
 
 
 class Whole(Programs):
-    """A benchmark whose reply is a whole program, ended by `[DONE]`."""
+    """A benchmark whose reply is a whole program, terminated by `[DONE]`."""
 
     def program(self, doc: Doc, reply: str) -> completions.Program:
-        """Take the reply, and the row's set-up and asserts."""
+        """Join the reply and the row's set-up and asserts."""
         return completions.whole_program(doc, reply)
 
     def oracle(self, doc: Doc, right: bool) -> str:  # noqa: FBT001

@@ -1,6 +1,6 @@
-"""Every benchmark there is, the suites, and what `--tasks` may name.
+"""All benchmarks, the suites, and the parser of `--tasks`.
 
-Registering a benchmark puts it into no suite and no table. The paper's table has the columns of the
+Registering a benchmark adds it to no suite and no table. The paper's table has the columns of the
 suite `paper`.
 """
 
@@ -42,7 +42,7 @@ _PAPER: Final = (
 PAPER: Final = tuple(benchmark.id for benchmark in _PAPER)
 SUITES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType({"paper": PAPER})
 
-# The bars of the paper's figure 4 that the suite has the benchmarks of, in the figure's order.
+# The bars of the paper's figure 4 whose benchmarks the suite has, in the figure's order.
 FIGURE_4: Final[Mapping[Group, str]] = MappingProxyType(
     {
         MMLU.group: MMLU.column,
@@ -55,7 +55,7 @@ FIGURE_4: Final[Mapping[Group, str]] = MappingProxyType(
 FIGURE_5: Final[tuple[Group, ...]] = (MMLU.group, "reasoning", "knowledge")
 
 # Cells of the paper's table that contradict its text or Mistral's later papers: the benchmark, the
-# rows that must be shown, and the sentence for the table's notes.
+# rows that must be in the table, and the sentence for its notes.
 CONTRADICTIONS: Final = (
     (
         NQ,
@@ -82,18 +82,18 @@ def paper_benchmarks() -> tuple[Benchmark, ...]:
 
 
 def columns_of(group: Group) -> tuple[Benchmark, ...]:
-    """Return the paper's benchmarks whose mean is a bar of its figure 4."""
+    """Return the paper's benchmarks whose mean is the bar `group` of its figure 4."""
     return tuple(benchmark for benchmark in _PAPER if benchmark.group == group)
 
 
 def parse_tasks(text: str) -> tuple[str, ...]:
-    """Read a list of suites, benchmarks and `lm_eval:NAME`, separated by commas.
+    """Parse a comma-separated list of suites, benchmarks and `lm_eval:NAME`.
 
     Returns:
         Benchmark ids in the table's order, each once, then the stock tasks in the order given.
 
     Raises:
-        UsageError: an unknown name (the sentence offers the nearest ones), or no name.
+        UsageError: a name is unknown (the message lists the nearest names), or there is none.
     """
     asked = [part.strip() for part in text.split(",") if part.strip()]
     if not asked:
@@ -125,12 +125,12 @@ def parse_tasks(text: str) -> tuple[str, ...]:
 
 
 def check_shots(settings: RunSettings) -> None:
-    """Check that every benchmark's protocol has as many solved examples as are asked for.
+    """Check that every benchmark's protocol has at least `--num-fewshot` solved examples.
 
-    More would have to be drawn from the test set.
+    Further examples would have to be drawn from the test set.
 
     Raises:
-        UsageError: a benchmark has fewer; names it and their number.
+        UsageError: a benchmark has fewer; the message gives its name and their number.
     """
     wanted = settings.num_fewshot
     for name in settings.own_tasks:
@@ -142,5 +142,5 @@ def check_shots(settings: RunSettings) -> None:
 
 
 def suite_of(tasks: Sequence[str]) -> str | None:
-    """Return the name of the suite that has exactly these tasks, for the name of a run's folder."""
+    """Return the suite with exactly these tasks, or None; a run's folder is named after it."""
     return next((suite for suite, members in SUITES.items() if tuple(tasks) == members), None)

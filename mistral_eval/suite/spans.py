@@ -26,7 +26,7 @@ class Span(Benchmark):
         return verdicts
 
     def oracle(self, doc: Doc, right: bool) -> str:  # noqa: FBT001
-        """Return the first accepted answer, or a text that is none."""
+        """Return the first accepted answer, or a text that is not accepted."""
         return f" {self.gold(doc).texts[0]}\n" if right else " none of the accepted answers\n"
 
 

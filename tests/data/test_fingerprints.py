@@ -85,7 +85,7 @@ def test_every_benchmark_has_pins_with_names_and_footnotes():
 def test_a_benchmark_without_a_hub_pin_says_so_when_it_refuses():
     spec = data_spec("hellaswag")
     rows = list(load_benchmark_data(spec, make_source("sample"))["validation"])[:-1]
-    with pytest.raises(DataError, match=r"hub's own rows were not at hand.*--data-unpinned"):
+    with pytest.raises(DataError, match=r"hub's own rows were not available.*--data-unpinned"):
         identify(spec, {"validation": rows})
 
 
