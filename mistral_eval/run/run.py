@@ -12,9 +12,10 @@ from mistral_eval.data import Source, make_source
 from mistral_eval.engines.interface import EngineIdentity, Reply, engine_class
 from mistral_eval.engines.lm_eval_model import MistralLM
 from mistral_eval.engines.stock_tasks import load_stock, run_stock, stock_lines
+from mistral_eval.errors import OutputError
 from mistral_eval.record.replies import OtherRuns, RepliesLog, check_replies
 from mistral_eval.record.run_folder import make_folder
-from mistral_eval.record.run_record import read_run
+from mistral_eval.record.run_record import RUN_FILE, read_run
 from mistral_eval.run.answering import Answering, Answers, Recorded
 from mistral_eval.run.judging import Judged, judge_benchmark
 from mistral_eval.run.opening import (
@@ -72,6 +73,11 @@ def rescore(folder: Path, talk: Talk, *, unsafe_code: bool, sandbox: str = "auto
     """
     run = read_run(folder)
     check_replies(folder)
+    if "identity" not in run:
+        raise OutputError(
+            f"{folder / RUN_FILE} should hold the engine's identity, which names the logged "
+            "replies, but does not. Repeat the run's command with --fresh."
+        )
     settings = settings_of(run, unsafe_code=unsafe_code, sandbox=sandbox)
     info = {key: value for key, value in run["model"].items() if key != "fingerprint"}
     identity = EngineIdentity(**run["identity"], info=info, notes=tuple(run["notes"]))

@@ -164,3 +164,12 @@ def test_a_sandbox_that_does_not_work_stops_it_before_anything_is_built(finish, 
         again(folder, sandbox="podman")
 
     assert before == run_json(folder)
+
+
+def test_a_run_that_does_not_say_which_engine_answered_is_refused(finish):
+    folder = finish("winogrande", **CHANCE)
+    run = run_json(folder)
+    del run["identity"]
+    (folder / RUN_FILE).write_text(json.dumps(run), encoding="utf-8")
+    with pytest.raises(OutputError, match=r"should hold the engine's identity"):
+        again(folder)
