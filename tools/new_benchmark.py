@@ -27,6 +27,8 @@ def main() -> None:
     make_sample.write_sample(asked.name, Path(asked.data))
     make_pins.write_pins(asked.name, asked.data, asked.pin or f"{asked.name}-copy", asked.footnote)
     golden_prompts.write(asked.name)
+    print(f"Written: the sample and the pins of {asked.name} below mistral_eval/data, and")
+    print(f"tests/golden/prompts/{asked.name}.txt, which is to be read before it is committed.")
 
 
 if __name__ == "__main__":

@@ -96,10 +96,15 @@ def identify(
     if unpinned:
         note = f"test set not identified (sha256 {found[:12]})."
         return Fingerprint(found, UNPINNED, note)
-    names = ", ".join(f"{pin.name} (sha256 {pin.sha256[:12]})" for pin in known) or "none"
+    if not known:
+        raise DataError(
+            f"No copy of {spec.benchmark} is pinned (found sha256 {found[:12]}). Pin it with "
+            "tools/new_benchmark.py, or accept the rows with --data-unpinned."
+        )
+    names = ", ".join(f"{pin.name} (sha256 {pin.sha256[:12]})" for pin in known)
     hint = (
         ""
-        if any(pin.is_hub for pin in known) or not known
+        if any(pin.is_hub for pin in known)
         else " The hub's own rows were not available when the pins were made."
     )
     raise DataError(

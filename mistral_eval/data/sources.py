@@ -81,7 +81,8 @@ def _find(spec: DataSpec, folder: Path, config: str | None, split: str) -> Path:
     expected = " or ".join(str(file.relative_to(folder)) for file in tried[:: len(SUFFIXES)])
     raise DataError(
         f"The data folder {folder} should hold {expected} for {spec.benchmark}, but there is no "
-        "such file. Add it, leave the benchmark out of --tasks, or give --data hub or sample."
+        "such file. Add it, leave the benchmark out of --tasks, or give --data hub"
+        f"{'' if folder == SAMPLE else ' or sample'}."
     )
 
 

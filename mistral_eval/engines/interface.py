@@ -275,6 +275,8 @@ class Engine(Encoder, Protocol):
         Raises:
             MistralEvalError: it cannot be opened; the message says what to do.
         """
+        del settings, gold, say
+        raise TypeError(f"{cls.__name__} must define open()")
 
     @classmethod
     def encoder(cls, settings: RunSettings, identity: EngineIdentity) -> Encoder:

@@ -3,12 +3,13 @@
 Each distinct request is computed once. A reply counts once it is in the replies log.
 """
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from mistral_eval.engines.interface import (
     Encoded,
@@ -24,6 +25,8 @@ from mistral_eval.errors import EndedEarlyError, EngineError, RepliesError, Requ
 from mistral_eval.record.replies import OtherRuns, RepliesLog
 from mistral_eval.run.stopping import Stopper
 from mistral_eval.run.watching import AnswerWatch
+
+POSITIVE_NATS: Final = 1e-2  # what rounding may add to the log-likelihood of a certain text
 
 
 class Recorded:
@@ -167,6 +170,7 @@ class Answering:
             now = time.monotonic()
             self.seconds[encoded[index].request.benchmark] += now - last
             last = now
+            self._check(encoded[index].request, reply)
             self.log.put(key, reply.as_json())
             known[key] = reply
             self.computed += 1
@@ -178,6 +182,24 @@ class Answering:
             raise EndedEarlyError(
                 f"The engine {self.identity.engine} ended with {left} of {len(keys)} "
                 "requests unanswered. Its replies are kept: run the same command again to resume."
+            )
+
+    def _check(self, request: Request, reply: Reply) -> None:
+        """Refuse a reply that is no answer before it is logged and counts as known.
+
+        Raises:
+            EngineError: text without its finish, or a log-likelihood that cannot be one.
+        """
+        if request.kind == "generate":
+            if not reply.finish:
+                raise EngineError(
+                    f"The engine {self.identity.engine} answered {request} without `finish`: "
+                    "expected eos, stop or length."
+                )
+        elif not -math.inf < reply.logprob <= POSITIVE_NATS:
+            raise EngineError(
+                f"The engine {self.identity.engine} gave {request} the log-likelihood "
+                f"{reply.logprob}: expected a finite number of at most 0."
             )
 
     def _replies(

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
+from mistral_eval.data.task_file import tasks_folder
 from mistral_eval.errors import UsageError, nearest
 from mistral_eval.settings import STOCK_PREFIX, RunSettings
 from mistral_eval.suite import choice, maths, programs, spans
@@ -52,6 +53,7 @@ FIGURE_4: Final[Mapping[Group, str]] = MappingProxyType(
         "maths": "Math",
     }
 )
+FIGURE_4_LACKS: Final = "SIQA, OpenbookQA and CommonsenseQA"  # of its reasoning bar
 FIGURE_5: Final[tuple[Group, ...]] = (MMLU.group, "reasoning", "knowledge")
 
 # Cells of the paper's table that contradict its text or Mistral's later papers: the benchmark, the
@@ -111,6 +113,11 @@ def parse_tasks(text: str) -> tuple[str, ...]:
         elif name in BY_ID:
             ours.add(name)
         else:
+            if (tasks_folder() / f"{name}.yaml").is_file():
+                raise UsageError(
+                    f"tasks/{name}.yaml has no object: add one to a BENCHMARKS of "
+                    "mistral_eval/suite/ (docs/adding-a-benchmark.md)."
+                )
             raise UsageError(
                 f"Unknown task {name!r}. {nearest(name, [*BY_ID, *SUITES])} "
                 f"A stock lm-eval task is written {STOCK_PREFIX}NAME."

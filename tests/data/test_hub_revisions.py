@@ -33,7 +33,7 @@ from dataclasses import replace
 from mistral_eval.data import Source, identify, load_benchmark_data
 from mistral_eval.data.task_file import data_spec
 from mistral_eval.errors import HubError
-spec = replace(data_spec("winogrande"), revision=sys.argv[1])
+spec = data_spec("winogrande").model_copy(update={"revision": sys.argv[1]})
 try:
     splits = load_benchmark_data(spec, Source("hub"))
 except HubError as error:

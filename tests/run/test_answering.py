@@ -1,6 +1,7 @@
 """Answering: the replies log is asked first, equal requests are computed once, draws have names."""
 
 import itertools
+import re
 from collections import Counter
 from contextlib import contextmanager
 from functools import partial
@@ -10,7 +11,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.registry import get_model
 
 from mistral_eval.engines.hf import open_hf
-from mistral_eval.engines.interface import Engine, never
+from mistral_eval.engines.interface import Engine, Reply, never
 from mistral_eval.engines.lm_eval_model import MistralLM, ask, requests_of
 from mistral_eval.engines.model_free import Oracle, Random
 from mistral_eval.engines.native import NativeEngine, open_native
@@ -329,3 +330,28 @@ def test_a_request_that_cannot_be_answered_is_named_by_its_question(tiny, log, k
     with pytest.raises(EngineError) as told:
         getattr(lm, kind)(instances)
     assert str(told.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("reply", "sentence"),
+    [
+        (Reply(text="42"), "answered task question 0, sample 0 without `finish`: expected eos"),
+        (Reply(logprob=float("nan")), "gave task question 0, choice 0 the log-likelihood nan"),
+        (Reply(logprob=float("-inf")), "gave task question 0, choice 0 the log-likelihood -inf"),
+        (Reply(logprob=1.0), "gave task question 0, choice 0 the log-likelihood 1.0"),
+    ],
+    ids=["no finish", "nan", "infinite", "positive"],
+)
+def test_a_reply_that_is_no_answer_is_refused_and_not_logged(log, reply, sentence):
+    """It would count as known when the engine is repaired."""
+
+    class Bad(Counting):
+        def answer(self, encoded, known=(), stop=never):
+            for index, _ in super().answer(encoded, known, stop):
+                yield index, reply
+
+    lm = Asked(Bad(Random(0)), log)
+    with pytest.raises(EngineError, match=re.escape(sentence)):
+        lm.generate_until([prompt()]) if reply.text else lm.loglikelihood(scores()[:1])
+    log.flush()
+    assert log.count() == 0

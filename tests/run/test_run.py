@@ -10,6 +10,7 @@ import pytest
 from mistral_eval.console import Talk
 from mistral_eval.errors import OutputError, UsageError
 from mistral_eval.record.run_record import load_scores
+from mistral_eval.run.opening import check_engine
 from mistral_eval.run.run import run_suite
 from mistral_eval.sandbox import Isolation
 from mistral_eval.settings import RunSettings
@@ -243,7 +244,7 @@ def test_the_oracles_programs_pass_or_fail_as_it_means_them_to(start, engine, sc
 
 def test_the_oracle_refuses_stock_tasks_before_anything_is_loaded():
     with pytest.raises(UsageError, match="not to arc_easy"):
-        RunSettings(tasks=("lm_eval:arc_easy",), engine="oracle")
+        check_engine(RunSettings(tasks=("lm_eval:arc_easy",), engine="oracle"))
 
 
 def test_a_run_json_that_cannot_be_read_says_what_to_do(start):

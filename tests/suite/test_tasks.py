@@ -6,7 +6,7 @@ import pytest
 
 from mistral_eval.data.task_file import data_spec, read_task, read_task_file, tasks_folder
 from mistral_eval.errors import TaskError
-from mistral_eval.suite.registry import BENCHMARKS, BY_ID
+from mistral_eval.suite.registry import BENCHMARKS, BY_ID, FIGURE_4
 
 DECIDING = {
     "task", "dataset_path", "dataset_name", "custom_dataset", "dataset_kwargs", "test_split",
@@ -160,3 +160,9 @@ def test_an_unknown_or_broken_file_is_an_error_that_says_so(tmp_path):
     (tmp_path / "x.yaml").write_text("- a", encoding="utf-8")
     with pytest.raises(TaskError, match="should hold a YAML mapping"):
         read_task_file(tmp_path / "x.yaml")
+
+
+@pytest.mark.parametrize("benchmark", BENCHMARKS, ids=lambda one: one.id)
+def test_the_cell_is_a_metric_of_the_task_and_the_group_a_known_one(benchmark):
+    assert benchmark.cell in benchmark.task.metrics
+    assert benchmark.group in {*FIGURE_4, "comprehension"}
