@@ -36,13 +36,13 @@ from typing import Any
 
 import torch
 from both_engines import Apart, Both, open_both
-from lm_eval.api.instance import Instance
 from machine import machine
 from real_requests import DATA, questions_of
 from vs_lm_eval import ask_hf, ask_native
 
 from mistral_eval.bench.shapes import SHAPES
-from mistral_eval.model.load.weights import DTYPES
+from mistral_eval.engines.interface import Request
+from mistral_eval.model.load.stored import DTYPES
 
 FIRST = {"mmlu": 128, "hellaswag": 32, "gsm8k": 16}  # questions of the first line on a GPU
 FIRST_ON_CPU = 2
@@ -98,7 +98,7 @@ class Ready:
     """A benchmark after its warm-up."""
 
     name: str
-    questions: list[list[Instance]]
+    questions: list[list[Request]]
     first: int
     batch_size: int
     exact: Apart | None
@@ -124,25 +124,25 @@ def warm_up(name: str, both: Both, chosen: argparse.Namespace) -> Ready:
     return Ready(name, questions, min(first, len(questions)), batch_size, exact)
 
 
-def is_generated(instances: Sequence[Instance]) -> bool:
-    """Return whether the instances are generations, not scores."""
-    return instances[0].request_type == "generate_until"
+def is_generated(requests: Sequence[Request]) -> bool:
+    """Return whether the requests are generations, not scores."""
+    return requests[0].kind == "generate"
 
 
 def compare(ready: Ready, count: int, batch_size: int, both: Both) -> Line:
     """Run `count` questions through both engines, ours first."""
-    instances = list(chain(*ready.questions[:count]))
-    generated, stats = is_generated(instances), both.native.engine.stats
+    requests = list(chain(*ready.questions[:count]))
+    generated, stats = is_generated(requests), both.native.runner.stats
     rate, before = both.matrix_rate(), asdict(stats)
-    ours = both.asked(partial(ask_native, both.native, instances))
+    ours = both.asked(partial(ask_native, both.native, requests))
     spent = {name: value - before[name] for name, value in asdict(stats).items()}
-    theirs, batch_size = both.hf_asked(instances, batch_size)
+    theirs, batch_size = both.hf_asked(requests, batch_size)
     kind, part = ("generate", "prompt") if generated else ("score", "score")
-    limits = [one.args[1]["max_gen_toks"] for one in instances] if generated else []
+    limits = [one.generation.max_tokens for one in requests] if generated else []
     return Line(
         benchmark=ready.name,
         questions=count,
-        requests=len(instances),
+        requests=len(requests),
         ours=ours.seconds,
         hf=theirs.seconds,
         batch_size=batch_size,
@@ -154,11 +154,11 @@ def compare(ready: Ready, count: int, batch_size: int, both: Both) -> Line:
         flop=spent[f"{kind}_flop"],
         matrix_rate=max(rate, both.matrix_rate()),
         sheet_rate=both.sheet_rate(),
-        apart=None if generated else both.apart(instances, ours.answers, theirs.answers),
+        apart=None if generated else both.apart(requests, ours.answers, theirs.answers),
         exact=ready.exact,
         ours_bytes=ours.peak_bytes,
         hf_bytes=theirs.peak_bytes,
-        batch_tokens=both.native.engine.batch_tokens,
+        batch_tokens=both.native.runner.batch_tokens,
         halvings=spent["halvings"],
     )
 

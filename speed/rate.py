@@ -33,7 +33,7 @@ from mistral_eval.bench.shapes import SHAPES
 from mistral_eval.engines.interface import EngineIdentity
 from mistral_eval.engines.native import NativeEncoder
 from mistral_eval.model.config import ModelConfig
-from mistral_eval.model.load.weights import DTYPES
+from mistral_eval.model.load.stored import DTYPES
 from mistral_eval.model.tiny import tiny_tokenizer_file
 from mistral_eval.model.tokenizers.tokenizer import load_tokenizer
 from mistral_eval.native.calibrate import matrix_rate, random_weights

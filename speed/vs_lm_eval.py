@@ -138,7 +138,7 @@ def best_batch(models: Models, questions: list[list[Request]]) -> int:
 
     Of two generated questions, the short form's, the largest was always the best.
     """
-    is_generated = questions[0][0].request_type == "generate_until"
+    is_generated = questions[0][0].kind == "generate"
     if is_generated and len(questions) == 2:
         return max(BATCHES)
     count = 2 if is_generated else max(4, len(questions) // 8)
