@@ -137,7 +137,7 @@ def test_a_reply_that_is_not_there_is_said_and_nothing_changes(finish, settings,
     log.write_bytes(b"".join(others))
     before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
     forbid_models(monkeypatch)
-    with pytest.raises(RepliesError, match=r"^1 of the replies to these questions"):
+    with pytest.raises(RepliesError, match=r"^The replies log lacks 1 of the replies"):
         again(folder)
 
     assert before == {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}

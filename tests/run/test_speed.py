@@ -7,6 +7,7 @@ import pytest
 
 from mistral_eval.console import Talk
 from mistral_eval.engines import native as speed
+from mistral_eval.record.run_record import read_record
 from mistral_eval.report.html import provenance
 from mistral_eval.run.run import rescore, run_suite
 from mistral_eval.settings import RunSettings
@@ -41,7 +42,9 @@ def test_a_long_run_is_a_share_of_the_machines_matrix_rate(tmp_path, monkeypatch
     assert rate > 0
     assert scored["share"] == pytest.approx(scored["flop_per_second"] / rate)
     assert found["speed"]["generate"] == dict.fromkeys(found["speed"]["generate"])
-    shown = {row[0]: row[1] for row in provenance.speed([found], ["tiny"]).rows}
+    shown = {
+        row[0]: row[1] for row in provenance.speed([read_record(found["folder"])], ["tiny"]).rows
+    }
     assert shown["share of the matrix rate scoring, %"] == f"{100 * scored['share']:,.1f}"
     assert "share of the matrix rate generating, %" not in shown
 

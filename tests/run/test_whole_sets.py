@@ -65,7 +65,7 @@ def test_chance_is_within_its_interval_on_every_multiple_choice_benchmark(shared
     cells = scores(CHOICES, "random", shared, tmp_path)
     asking = Asking(make_source(str(shared / "data")), None, None, unpinned=False)
     for loaded in load_benchmarks(CHOICES, asking):
-        guesses = [1 / len(question.instances) for question in loaded.questions]
+        guesses = [1 / len(question.requests) for question in loaded.questions]
         mean = sum(guesses) / len(guesses)
         half = 1.96 * sqrt(sum(p * (1 - p) for p in guesses)) / len(guesses)
         cell = cells[loaded.benchmark.id]
