@@ -85,7 +85,7 @@ def load_samples(folders: Sequence[Path]) -> tuple[RunSamples, ...]:
 
 
 def expected_of(task: str, row: Mapping[str, Any]) -> str:
-    """Return the gold answer of a row: of multiple choice the right choice's text, not its index."""
+    """Return the gold answer of a row; of multiple choice it is the right choice's text."""
     known = BY_ID.get(task)
     if known is not None and isinstance(row["resps"][0][0], list):
         gold = known.gold(row["doc"])
