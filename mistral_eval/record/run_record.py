@@ -71,13 +71,17 @@ class DataRecord(_Part):
 
 
 class CountsRecord(_Part):
-    """How many replies were computed or found, and what the engine counted."""
+    """How many replies were computed or found, and what the engine counted.
+
+    `reply_tokens` is the mean number of tokens of a generated reply, by benchmark.
+    """
 
     computed: int
     from_log: int = Field(validation_alias=AliasChoices("from_log", "from_journal"))
     from_other_runs: int = 0
     truncated: int = 0
     generated_tokens: int = 0
+    reply_tokens: dict[str, float] = {}
     engine: dict[str, int | float] = {}
 
 
