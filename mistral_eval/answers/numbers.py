@@ -28,11 +28,11 @@ NUMBER = re.compile(
     rf"(?P<sign>{_SIGN}){_CURRENCY}(?:(?P<mixed>[0-9]+) (?=[0-9]+/))?(?P<digits>{_DECIMALS})"
     r"(?: ?/ ?(?P<below>[0-9]+)(?![0-9.,]*[0-9]))?"
 )
-# An equals sign between a value and a number. Up to three unit words may follow the value: `3 days =`.
+# An equals sign between a value, with up to three unit words (`3 days =`), and a number.
 _CLAUSE = "and as because if is since so that then therefore thus when where which with"
-_UNIT = rf"(?!(?:{_CLAUSE.replace(' ', '|')})\b)(?:[A-Za-z][A-Za-z'-]+)"
+_UNIT = rf"(?!(?:{_CLAUSE.replace(' ', '|')})\b)[A-Za-z][A-Za-z'-]{{1,20}}"
 _EQUATION = re.compile(
-    rf"(?:[0-9%)\]](?:[\s/]{{0,3}}{_UNIT}){{0,3}})\s{{0,3}}=\s{{0,3}}"
+    rf"[0-9%)\]](?:[\s/]{{0,3}}{_UNIT}(?:[\s/]{{1,3}}{_UNIT}){{0,2}})?\s{{0,3}}=\s{{0,3}}"
     r"(?=\*{0,3}[-\u2212+$\u20ac\u00a3\u00a5\\.0-9])"
 )
 

@@ -22,7 +22,7 @@ _SAID = re.compile(r"[Ff]inal [Aa]nswer is:?")
 _PLAIN = re.compile(r"[Aa]nswer is:?")
 _BRACES = re.compile(r"\\.|[{}]", re.DOTALL)
 _MATH = re.compile(
-    r"\$\$(?:\\.|[^$\\])+\$\$|\$(?:\\.|[^$\\])+\$|\\\(.+?\\\)|\\\[.+?\\\]", re.DOTALL
+    r"\$\$(?:\\+[^\\]|[^$\\])+\$\$|\$(?:\\+[^\\]|[^$\\])+\$|\\\(.+?\\\)|\\\[.+?\\\]", re.DOTALL
 )
 _FORMAL = re.compile(r"[$\\\\0-9]")
 _BOLD = re.compile(r"\*\*[^*\n]{1,2000}\*\*")

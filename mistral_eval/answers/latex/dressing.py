@@ -13,8 +13,8 @@ from mistral_eval.answers.latex.tokens import FUNCTIONS
 MAX_WORDS = 12  # after an answer; more is a sentence of its own
 # Words after a number that change it, or continue the answer.
 _CHANGING = frozenset(
-    "hundred hundreds thousand thousands million millions billion billions trillion trillions dozen "
-    "dozens score half halves third thirds fourth fourths fifth fifths sixth sixths eighth eighths "
+    "hundred hundreds thousand thousands million millions billion billions trillion trillions "
+    "dozen dozens score half halves third thirds fourth fourths fifth fifths sixth sixths eighth eighths "
     "tenth tenths hundredth hundredths squared cubed factorial plus minus less more greater fewer "
     "than above below over under up or nor not no none if unless when where is are was be equals "
     "mod modulo base pi infinity infinite zero one two three four five six seven eight nine ten "
@@ -31,7 +31,9 @@ _PROSE = r"\(?[A-Za-z][A-Za-z\s.,;:'\u2019()!?-]*"
 _AFTER_FORMULA = re.compile(
     rf"(?P<value>.*(?:(?<!\\)\$|\\\)|\\\]))\s*-?\s*(?P<prose>{_PROSE})", re.DOTALL
 )
-_AFTER_NUMBER = re.compile(rf"(?P<value>.*[0-9}}%)])(?:[\s~-]|\\[ ,;:])+(?P<prose>{_PROSE})", re.DOTALL)
+_AFTER_NUMBER = re.compile(
+    rf"(?P<value>.*[0-9}}%)])(?:[\s~-]|\\[ ,;:])+(?P<prose>{_PROSE})", re.DOTALL
+)
 _WHOLE = re.compile(r"\$([^$]*)(?<!\\)\$")
 _COMMANDS = re.compile(r"\\(?:text|mathrm|mbox|textbf)\s*\{[^{}]*\}|\\[A-Za-z]+")
 _NAMED = re.compile(r"^\s*[A-Za-z]\s*=")
@@ -41,7 +43,7 @@ _ORDINAL = re.compile(
 )
 _FONT = r"(?:\\(?:text|textbf|textrm|mathrm|mathbf|mbox)\s*\{\s*)"
 _LABEL = re.compile(
-    rf"{_FONT}?(?:\((?P<round>[A-Z])\)|(?P<bare>[A-Z])(?:\)|[.:](?=[\s}}~\\])))"
+    rf"{_FONT}?(?:\((?P<round>[A-Z])\)|(?P<bare>[A-Z])\s?\}}?(?:\)|[.:](?=[\s}}~\\])))"
     r"(?P<gap>[\s}~.:]|\\[ ,;])*"
     rf"(?P<rest>-?(?:[0-9.]|{_FONT}|\\(?:[dt]?frac|sqrt|pi)|[A-Za-z]).*)",
     re.DOTALL,
