@@ -52,9 +52,10 @@ def strict(text: str) -> str | None:
     if first is None:
         return None
     sentence = re.split(r"\.(?:\s|$)", line[first.start() :], maxsplit=1)[0]
-    sides = [_first_and_only(side) for side in _sides(sentence)]
-    stated = next((number for number, only in reversed(sides) if number and only), None)
-    return _text_of(stated or sides[-1][0] or first)
+    sides = _sides(sentence)
+    single = (_only_number(side) for side in reversed(sides))
+    stated = next((number for number in single if number), None)
+    return _text_of(stated or NUMBER.search(sides[-1]) or first)
 
 
 def _sides(sentence: str) -> list[str]:
@@ -63,10 +64,10 @@ def _sides(sentence: str) -> list[str]:
     return [sentence[a:b] for a, b in pairwise([0, *starts, len(sentence)])]
 
 
-def _first_and_only(side: str) -> tuple[re.Match[str] | None, bool]:
-    """Return the first number of a side, and whether the side has no other."""
+def _only_number(side: str) -> re.Match[str] | None:
+    """Return the number of a side; None if it has none, or more than one."""
     found = list(islice(NUMBER.finditer(side), 2))
-    return (found[0] if found else None), len(found) == 1
+    return found[0] if len(found) == 1 else None
 
 
 def flexible(text: str) -> str | None:

@@ -14,13 +14,13 @@ MAX_WORDS = 12  # after an answer; more is a sentence of its own
 # Words after a number that change it, or continue the answer.
 _CHANGING = frozenset(
     "hundred hundreds thousand thousands million millions billion billions trillion trillions "
-    "dozen dozens score half halves third thirds fourth fourths fifth fifths sixth sixths eighth eighths "
-    "tenth tenths hundredth hundredths squared cubed factorial plus minus less more greater fewer "
-    "than above below over under up or nor not no none if unless when where is are was be equals "
-    "mod modulo base pi infinity infinite zero one two three four five six seven eight nine ten "
-    "eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty thirty "
-    "forty fifty sixty seventy eighty ninety both either neither degree degrees radian radians "
-    "choose am pm".split()
+    "dozen dozens score half halves third thirds fourth fourths fifth fifths sixth sixths "
+    "eighth eighths tenth tenths hundredth hundredths squared cubed factorial plus minus less "
+    "more greater fewer than above below over under up or nor not no none if unless when where "
+    "is are was be equals mod modulo base pi infinity infinite zero one two three four five six "
+    "seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen "
+    "nineteen twenty thirty forty fifty sixty seventy eighty ninety both either neither degree "
+    "degrees radian radians choose am pm".split()
 )
 _SHORT = frozenset("a an at by in of on to".split())  # with fewer than three letters, yet words
 _MARKS = re.compile(
