@@ -24,8 +24,8 @@ SLOW = {("gpt-4-1106-preview", "HumanEval/129")}
 # The transcript wrapped the asserts in a function named `check`, which hid the program's own
 # function of that name: endless recursion. Here it has no such wrapper; the asserts hold.
 HIDDEN_BY_WRAPPER = {("codellama", "MBPP/56"), ("starcoder", "MBPP/349")}
-# Takes the first of several characters of a set that occur equally often: the answer hangs on the
-# seed of str's hash. Here the seed is fixed, and the verdict at least always the same.
+# Takes the first of several characters of a set that occur equally often: the answer depends on the
+# seed of str's hash, and a program must pass under three seeds.
 BY_HASH_SEED = {("starcoder", "MBPP/480")}
 
 
