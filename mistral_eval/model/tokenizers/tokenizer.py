@@ -135,7 +135,7 @@ def _choose(path: Path) -> "Kind":
     if file.name.startswith("tokenizer.model") and is_tiktoken(file):
         return JsonTokenizer.from_file(converted)
     tokenizer = _open(file)
-    if tokenizer.kind == "tokenizers":
+    if isinstance(tokenizer, JsonTokenizer):
         return tokenizer
     other = JsonTokenizer.from_file(converted, eos_id=tokenizer.eos_id)
     return agreed(tokenizer, other, file)
@@ -188,14 +188,13 @@ def _with_bos(tokenizer: "Kind", args: TokenizerArgs, path: Path) -> "Kind":
     folder = where if where.is_dir() else where.parent
     asked = read_special_tokens(folder).add_bos
     if args.adds_bos is None:
-        decides = tokenizer.bos_rule
-        notes: tuple[str, ...] = (_bos_sentence(tokenizer.adds_bos, decides),)
+        note = _bos_sentence(tokenizer.adds_bos, tokenizer.bos_rule)
         if asked is not None and asked != tokenizer.adds_bos:
-            notes = (
-                f"{notes[0]}; tokenizer_config.json's {ADD_BOS}={str(asked).lower()} has no "
-                f"effect, as in transformers (`--model-args {ADD_BOS}=...` decides otherwise)",
+            note += (
+                f"; {ADD_BOS}={str(asked).lower()} in tokenizer_config.json has no effect, as in "
+                f"transformers (`--model-args {ADD_BOS}=...` has)"
             )
-        return replace(tokenizer, notes=(*tokenizer.notes, *notes))
+        return replace(tokenizer, notes=(*tokenizer.notes, note))
     bos_id = tokenizer.bos_id
     if args.adds_bos and bos_id is None:
         bos_id = next(iter(read_token_ids(folder, CONFIG, "bos_token_id")), None)
