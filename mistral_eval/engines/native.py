@@ -33,7 +33,12 @@ from mistral_eval.model.load.weights import choose_dtype
 from mistral_eval.model.tiny import make_tiny, tiny_tokenizer_file
 from mistral_eval.model.tokenizers.incremental import PrefixEncoder, StreamText, continuation_text
 from mistral_eval.model.tokenizers.special import split_tokenizer_args
-from mistral_eval.model.tokenizers.tokenizer import Tokenizer, load_tokenizer, prefix_id
+from mistral_eval.model.tokenizers.tokenizer import (
+    ANY_VOCAB,
+    Tokenizer,
+    load_tokenizer,
+    prefix_id,
+)
 from mistral_eval.native.calibrate import matrix_rate
 from mistral_eval.native.plain import PlainTwin
 from mistral_eval.native.requests import (
@@ -189,7 +194,7 @@ class NativeEngine(NativeEncoder, Engine):
         else:
             file = resolve_model(settings.model, revision=settings.revision)
         args, _ = split_tokenizer_args(settings.model_args)
-        tokenizer = load_tokenizer(file, expected_vocab=1 << 30, args=args)
+        tokenizer = load_tokenizer(file, expected_vocab=ANY_VOCAB, args=args)
         return NativeEncoder(tokenizer, identity.info["max_length"], settings.seed, identity)
 
     def answer(

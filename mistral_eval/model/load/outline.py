@@ -18,10 +18,9 @@ from mistral_eval.model.load.weights import choose_dtype
 from mistral_eval.model.memory import TRY_TINY
 from mistral_eval.model.tiny import TINY_CONFIG, tiny_tokenizer_file
 from mistral_eval.model.tokenizers.special import split_tokenizer_args
-from mistral_eval.model.tokenizers.tokenizer import Tokenizer, load_tokenizer
+from mistral_eval.model.tokenizers.tokenizer import ANY_VOCAB, Tokenizer, load_tokenizer
 
 TINY = "tiny"
-_ANY_VOCAB = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +65,7 @@ def read_outline(
         if say and not constants.HF_HUB_OFFLINE:
             say(f"Reading {ref}'s configuration and tokenizer; its weights are not fetched.")
         folder = fetch(ref, revision, small_files())
-    tokenizer = load_tokenizer(folder, expected_vocab=_ANY_VOCAB, args=args)
+    tokenizer = load_tokenizer(folder, expected_vocab=ANY_VOCAB, args=args)
     found = read_config(folder, fields)
     config = found.config
     if config.vocab_size == -1:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     Kind: TypeAlias = JsonTokenizer | SentencePieceTokenizer | TekkenTokenizer
 
 NO_ARGS = TokenizerArgs()
+ANY_VOCAB = 1 << 30  # rows of an embedding that is not known
 
 
 class Tokenizer(Protocol):
