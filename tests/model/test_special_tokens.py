@@ -54,10 +54,17 @@ def add_word(folder, text, *, special, number=ROWS):
     change(folder / "tokenizer.json", added_tokens=[*content["added_tokens"], token])
 
 
-@pytest.mark.parametrize("model_file", [True, False], ids=["with tokenizer.model", "json alone"])
-@pytest.mark.parametrize("family", ["mistral", "llama"])
-@pytest.mark.parametrize("configured", [None, True, False])
-@pytest.mark.parametrize("processed", [True, False], ids=["post-processor", "none"])
+@pytest.mark.parametrize(
+    ("processed", "configured", "family", "model_file"),
+    [
+        (True, None, "mistral", True),
+        (True, False, "llama", True),
+        (True, False, "mistral", False),
+        (False, None, "llama", True),
+        (False, True, "mistral", True),
+        (False, True, "llama", False),
+    ],
+)
 def test_bos_is_added_where_transformers_adds_it(folder, processed, configured, family, model_file):
     """Only tokenizer.json's post-processor counts; a file that says otherwise is named."""
     if not processed:
@@ -235,9 +242,7 @@ def test_a_tiktoken_tokenizer_model_gives_way_to_tokenizer_json(folder):
 
     (folder / "tokenizer.json").unlink()
 
-    with pytest.raises(
-        TokenizerError, match=r"tiktoken's format.*copy the model's tokenizer\.json"
-    ):
+    with pytest.raises(TokenizerError, match=r"tiktoken's format.*tokenizer\.json there"):
         load_tokenizer(folder, expected_vocab=ROWS)
 
 

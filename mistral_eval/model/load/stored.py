@@ -69,8 +69,9 @@ def open_index(index: Path) -> tuple[dict[str, StoredTensor], tuple[Path, ...]]:
     """Open the shards of a model.safetensors.index.json; return tensors by name, and the shards.
 
     Raises:
-        CheckpointError: there is no weight_map, a shard is missing or broken, or a tensor is not
-            in the shard that should hold it.
+        CheckpointError: there is no weight_map, a shard is missing or broken, no shard holds a
+            tensor of the index, or two shards hold one (transformers takes the last one's, whatever
+            the index says).
     """
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
@@ -87,7 +88,14 @@ def open_index(index: Path) -> tuple[dict[str, StoredTensor], tuple[Path, ...]]:
         )
     found: dict[str, StoredTensor] = {}
     for file in shards.values():
-        found |= open_safetensors(file)
+        tensors = open_safetensors(file)
+        twice = [name for name in tensors if name in found]
+        if twice:
+            raise CheckpointError(
+                f"{found[twice[0]].file} and {file} both hold {_some(twice)}: shards of different "
+                "models lie in one folder; download them again into an empty one."
+            )
+        found |= tensors
     lost = [name for name in weight_map if name not in found]
     if lost:
         raise CheckpointError(

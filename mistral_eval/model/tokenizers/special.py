@@ -66,13 +66,11 @@ class SpecialTokens:
     Attributes:
         bos, eos: texts of BOS and EOS; None if no file names them.
         added: added tokens by id, (text, is special).
-        add_bos: tokenizer_config.json's `add_bos_token`; None if it has none.
     """
 
     bos: str | None = None
     eos: str | None = None
     added: Mapping[int, tuple[str, bool]] = field(default_factory=dict)
-    add_bos: bool | None = None
 
 
 def read_special_tokens(folder: Path) -> SpecialTokens:
@@ -94,13 +92,17 @@ def read_special_tokens(folder: Path) -> SpecialTokens:
         added[int(number)] = (str(token["content"]), bool(token.get("special")))
     for token in _read(folder / "tokenizer.json").get("added_tokens") or []:
         added[int(token["id"])] = (str(token["content"]), bool(token.get("special")))
-    add_bos = config.get(ADD_BOS)
     return SpecialTokens(
         bos=_text(config.get("bos_token") or names.get("bos_token")),
         eos=_text(config.get("eos_token") or names.get("eos_token")),
         added=added,
-        add_bos=add_bos if isinstance(add_bos, bool) else None,
     )
+
+
+def read_add_bos(folder: Path) -> bool | None:
+    """Return tokenizer_config.json's `add_bos_token`; None if it has none."""
+    value = _read(folder / "tokenizer_config.json").get(ADD_BOS)
+    return value if isinstance(value, bool) else None
 
 
 def read_token_ids(folder: Path, file: str, name: str) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ from mistral_eval.model.tokenizers.special import (
     GENERATION,
     TOKENIZER,
     TokenizerArgs,
-    read_special_tokens,
+    read_add_bos,
     read_token_ids,
 )
 
@@ -187,7 +187,7 @@ def _with_bos(tokenizer: "Kind", args: TokenizerArgs, path: Path) -> "Kind":
     """Apply `--model-args add_bos_token`, and note who decided."""
     where = args.file or path
     folder = where if where.is_dir() else where.parent
-    asked = read_special_tokens(folder).add_bos
+    asked = read_add_bos(folder)
     if args.adds_bos is None:
         note = _bos_sentence(tokenizer.adds_bos, tokenizer.bos_rule)
         if asked is not None and asked != tokenizer.adds_bos:

@@ -12,6 +12,7 @@ from mistral_eval.errors import TokenizerError
 from mistral_eval.model.tokenizers.incremental import SPACE, cut_before_space, joins_across_spaces
 from mistral_eval.model.tokenizers.special import (
     SpecialTokens,
+    read_add_bos,
     read_special_tokens,
     tokenizer_fingerprint,
 )
@@ -53,7 +54,7 @@ class SentencePieceTokenizer:
             processor = sentencepiece.SentencePieceProcessor(model_file=str(file))
         except (RuntimeError, OSError) as error:
             raise _not_sentencepiece(file) from error
-        special = read_special_tokens(file.parent)
+        special, add_bos = read_special_tokens(file.parent), read_add_bos(file.parent)
         n_pieces = processor.vocab_size()
         bos_id = _control_id(processor.bos_id(), special.bos, special, processor, file)
         eos_id = _control_id(processor.eos_id(), special.eos, special, processor, file)
@@ -78,11 +79,11 @@ class SentencePieceTokenizer:
             n_ordinary=_count_ordinary(processor),
             eos_ids=(eos_id,),
             # the format has no post-processor; Mistral's and Meta's code add BOS
-            adds_bos=bos_id is not None and special.add_bos is not False,
+            adds_bos=bos_id is not None and add_bos is not False,
             bos_rule=f"{file.name}, which has no BOS"
             if bos_id is None
             else f"{file.name}, as Mistral's and Meta's code read it"
-            if special.add_bos is None
+            if add_bos is None
             else "tokenizer_config.json's add_bos_token",
         )
 
