@@ -87,20 +87,22 @@ def open_index(index: Path) -> tuple[dict[str, StoredTensor], tuple[Path, ...]]:
             "copy or download the missing shard."
         )
     found: dict[str, StoredTensor] = {}
+    twice: list[tuple[str, Path, Path]] = []
     for file in shards.values():
         tensors = open_safetensors(file)
-        twice = [name for name in tensors if name in found]
-        if twice:
-            raise CheckpointError(
-                f"{found[twice[0]].file} and {file} both hold {_some(twice)}: shards of different "
-                "models lie in one folder; download them again into an empty one."
-            )
+        twice += [(name, found[name].file, file) for name in tensors if name in found]
         found |= tensors
     lost = [name for name in weight_map if name not in found]
     if lost:
         raise CheckpointError(
             f"{shards[weight_map[lost[0]]]} lacks {_some(lost)}, which {index.name} places there: "
             "shards and index are of different models; download them together."
+        )
+    if twice:
+        name, first, second = twice[0]
+        raise CheckpointError(
+            f"{first} and {second} both hold {name}: shards of different models lie in one folder; "
+            "download them again into an empty one."
         )
     return found, tuple(shards.values())
 
