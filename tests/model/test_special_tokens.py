@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
@@ -17,16 +18,29 @@ from mistral_eval.model.tokenizers.special import TokenizerArgs, split_tokenizer
 from mistral_eval.model.tokenizers.tokenizer import load_tokenizer, prefix_id
 
 V1 = tiny_tokenizer_file()
-V3 = V1.parent / "mistral_instruct_tokenizer_240323.model.v3"
-ROWS = 32000
+V1_ROWS = 32000
+ROWS = 320  # of the small tokenizer that is trained here: control ids, bytes, pieces
+WORD = 300
 TEXTS = ["", "A", "  def f(x):\n\treturn x  # é 日本", "<s>[INST] hi</s>"]
 
 
 @pytest.fixture(scope="session")
 def original(tmp_path_factory):
-    """A folder with tokenizer.model and the tokenizer.json that our writer makes of it."""
-    folder = tmp_path_factory.mktemp("original")
-    save_tokenizer(V1, folder)
+    """A folder with a small tokenizer.model and the tokenizer.json that our writer makes of it."""
+    work, folder = tmp_path_factory.mktemp("training"), tmp_path_factory.mktemp("original")
+    text = "of the man and of the woman of the house, and so on of the other one. Question: A B"
+    (work / "sentences.txt").write_text("\n".join([text] * 20))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(work / "sentences.txt"),
+        model_prefix=str(work / "made"),
+        vocab_size=ROWS,
+        model_type="bpe",
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        minloglevel=2,
+    )
+    save_tokenizer(work / "made.model", folder)
     return folder
 
 
@@ -87,9 +101,11 @@ def test_bos_is_added_where_transformers_adds_it(folder, processed, configured, 
 
 
 @pytest.mark.parametrize(("configured", "adds"), [(None, True), (True, True), (False, False)])
-def test_a_bare_tokenizer_model_keeps_bos_unless_its_config_says_no(tmp_path, configured, adds):
+def test_a_bare_tokenizer_model_keeps_bos_unless_its_config_says_no(
+    original, tmp_path, configured, adds
+):
     """The paper's models; transformers 5.23 adds none, Mistral's code does."""
-    shutil.copyfile(V1, tmp_path / "tokenizer.model")
+    shutil.copyfile(original / "tokenizer.model", tmp_path / "tokenizer.model")
     if configured is not None:
         change(tmp_path / "tokenizer_config.json", add_bos_token=configured)
 
@@ -156,7 +172,7 @@ def test_the_fast_encoder_is_right_with_and_without_bos(original, adds, texts):
         assert encoder.encode(text) == expected
 
 
-END = 32000
+END = ROWS
 ENDS = {
     "none": ({}, {}, (2,)),
     "numbers": ({"eos_token_id": 2}, {"eos_token_id": 2}, (2,)),
@@ -166,9 +182,9 @@ ENDS = {
     "each another": ({"eos_token_id": 0}, {"eos_token_id": END}, (2, 0, END)),
     "null and -1": ({"eos_token_id": None}, {"eos_token_id": -1}, (2,)),
     "nested": ({}, {"text_config": {"eos_token_id": END}}, (2, END)),
-    "a word": ({"eos_token_id": [2, 330]}, {}, (2, 330)),
-    "a word in config alone": ({}, {"eos_token_id": 330}, (2, 330)),
-    "a default that was saved": ({"eos_token_id": [2]}, {"eos_token_id": 330}, (2,)),
+    "a word": ({"eos_token_id": [2, WORD]}, {}, (2, WORD)),
+    "a word in config alone": ({}, {"eos_token_id": WORD}, (2, WORD)),
+    "a default that was saved": ({"eos_token_id": [2]}, {"eos_token_id": WORD}, (2,)),
     "beyond the rows": ({"eos_token_id": 40000}, {}, (2, 40000)),
 }
 
@@ -187,7 +203,7 @@ def test_every_end_token_that_a_file_names_counts(folder, name):
     is_dropped = name == "a default that was saved"
     assert len(told) == len(expected) - 1 + is_dropped
     assert all("config.json" in note for note in told)
-    assert sum("330 ('A')" in note for note in told) == ("a word" in name or is_dropped)
+    assert sum(f"{WORD} (" in note for note in told) == ("a word" in name or is_dropped)
 
 
 @pytest.mark.parametrize("value", [True, "</s>", [2, "x"], {"id": 2}])
@@ -203,36 +219,36 @@ def swap(folder):
     """Exchange two words' ids in tokenizer.json."""
     content = json.loads((folder / "tokenizer.json").read_text())
     words = content["model"]["vocab"]
-    left, right = "\u2581the", "\u2581of"
+    left, right = (word for word, number in words.items() if number in (WORD, WORD + 1))
     words[left], words[right] = words[right], words[left]
     (folder / "tokenizer.json").write_text(json.dumps(content))
 
 
 def forget_merges(folder):
     content = json.loads((folder / "tokenizer.json").read_text())
-    content["model"]["merges"] = content["model"]["merges"][:1000]
+    content["model"]["merges"] = content["model"]["merges"][:3]
     (folder / "tokenizer.json").write_text(json.dumps(content))
 
 
 def other_version(folder):
-    shutil.copyfile(V3, folder / "tokenizer.model")
+    shutil.copyfile(V1, folder / "tokenizer.model")
 
 
 @pytest.mark.parametrize("make", [swap, forget_merges, other_version])
 def test_a_stale_tokenizer_model_is_told_and_tokenizer_json_read(folder, make):
     make(folder)
 
-    tokenizer = load_tokenizer(folder, expected_vocab=33000)
+    tokenizer = load_tokenizer(folder, expected_vocab=V1_ROWS)
 
     assert tokenizer.kind == "tokenizers"
     assert "tokenizer.model and tokenizer.json differ" in tokenizer.notes[0]
-    assert tokenizer.encode(TEXTS[2], bos=True) == AutoTokenizer.from_pretrained(folder).encode(
-        TEXTS[2]
-    )
+    text = "of the man and of the other woman: A B"
+    theirs = AutoTokenizer.from_pretrained(folder)
+    assert tokenizer.encode(text, bos=True) == theirs.encode(text)
     chosen = TokenizerArgs(file=folder / "tokenizer.model")
-    other = load_tokenizer(folder, expected_vocab=33000, args=chosen)
+    other = load_tokenizer(folder, expected_vocab=V1_ROWS, args=chosen)
     assert other.kind == "sentencepiece"
-    assert other.encode(TEXTS[2], bos=True) != tokenizer.encode(TEXTS[2], bos=True)
+    assert other.encode(text, bos=True) != tokenizer.encode(text, bos=True)
 
 
 def test_a_tiktoken_tokenizer_model_gives_way_to_tokenizer_json(folder):
@@ -247,22 +263,21 @@ def test_a_tiktoken_tokenizer_model_gives_way_to_tokenizer_json(folder):
 
 
 def test_special_tokens_beyond_the_embedding_are_legal(folder):
-    """Code Llama's infilling tokens with 32000 rows."""
-    for place in range(7, 11):
+    """As Code Llama's infilling tokens in a vocabulary of 32000."""
+    for place in range(4):
         add_word(folder, f"<fill {place}>", special=True, number=ROWS + place)
 
     for path in (folder, folder / "tokenizer.json"):
         tokenizer = load_tokenizer(path, expected_vocab=ROWS)
         assert tokenizer.n_words == ROWS
-        assert tokenizer.notes[-1].startswith("11 special tokens have no embedding row")
-        assert PrefixEncoder(tokenizer).encode("<fill 7>")[0] == 1
+        assert tokenizer.notes[-1].startswith("4 special tokens have no embedding row")
+        assert PrefixEncoder(tokenizer).encode("<fill 2>")[0] == 1
 
 
-@pytest.mark.parametrize("number", [ROWS, ROWS + 7])
-def test_an_ordinary_word_beyond_the_embedding_is_an_error(folder, number):
-    add_word(folder, "<end>", special=False, number=number)
+def test_an_ordinary_word_beyond_the_embedding_is_an_error(folder):
+    add_word(folder, "<end>", special=False)
 
-    with pytest.raises(TokenizerError, match=f"has {number + 1} ids and the model's embedding"):
+    with pytest.raises(TokenizerError, match=f"has {ROWS + 1} ids and the model's embedding"):
         load_tokenizer(folder, expected_vocab=ROWS)
 
 
@@ -273,7 +288,7 @@ def test_bos_beyond_the_embedding_is_an_error_only_if_it_is_added(folder):
     tokenizer = load_tokenizer(folder / "tokenizer.json", expected_vocab=ROWS)
     assert (tokenizer.adds_bos, tokenizer.bos_id, prefix_id(tokenizer)) == (False, None, 2)
 
-    with pytest.raises(TokenizerError, match="BOS has the id 32000 and the model's embedding"):
+    with pytest.raises(TokenizerError, match="BOS has the id 320 and the model's embedding"):
         load_tokenizer(folder, expected_vocab=ROWS, args=TokenizerArgs(adds_bos=True))
 
 

@@ -103,7 +103,9 @@ class JsonTokenizer:
         added, notes = _post_processed(backend, file)
         bos_id = added[0] if added else _token_id(backend, names.bos)
         eos_id = _eos_id(backend, file, names, eos_id)
-        special = frozenset(t["id"] for t in content.get("added_tokens") or [] if t.get("special"))
+        # the library's ids: where the file leaves a gap, it numbers added tokens without one
+        added_tokens = backend.get_added_tokens_decoder().items()
+        special = frozenset(number for number, token in added_tokens if token.special)
         # the highest id, not a count: some vocabularies have gaps
         numbers = backend.get_vocab(with_added_tokens=True).values()
         n_words = max(numbers) + 1
