@@ -8,12 +8,14 @@ import pytest
 import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Regex, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer as Backend
 from transformers import AutoTokenizer
 
 from mistral_eval.errors import TokenizerError, UsageError
 from mistral_eval.model.export import save_tokenizer
 from mistral_eval.model.tiny import tiny_tokenizer_file
-from mistral_eval.model.tokenizers.incremental import PrefixEncoder
+from mistral_eval.model.tokenizers.incremental import LLAMA_SPLIT, TEKKEN_SPLIT, PrefixEncoder
 from mistral_eval.model.tokenizers.special import TokenizerArgs, split_tokenizer_args
 from mistral_eval.model.tokenizers.tokenizer import load_tokenizer, prefix_id
 
@@ -219,7 +221,7 @@ def swap(folder):
     """Exchange two words' ids in tokenizer.json."""
     content = json.loads((folder / "tokenizer.json").read_text())
     words = content["model"]["vocab"]
-    left, right = (word for word, number in words.items() if number in (WORD, WORD + 1))
+    left, right = (word for word, number in words.items() if number in (263, 264))
     words[left], words[right] = words[right], words[left]
     (folder / "tokenizer.json").write_text(json.dumps(content))
 
@@ -306,3 +308,38 @@ def test_model_args_of_the_tokenizer_are_taken_out(given_args, adds):
 def test_model_args_of_the_tokenizer_are_checked(bad):
     with pytest.raises(UsageError, match="should"):
         split_tokenizer_args(bad)
+
+
+SPLIT_NOTE = "splits words by another expression than Mistral's tekken"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "family", "size", "is_told"),
+    [
+        (LLAMA_SPLIT, "mistral", 131072, True),
+        (LLAMA_SPLIT, "ministral", 131073, True),
+        (TEKKEN_SPLIT, "mistral", 131072, False),
+        (LLAMA_SPLIT, "llama", 131072, False),
+        (LLAMA_SPLIT, "mistral", 50000, False),
+    ],
+)
+def test_a_mistral_with_another_split_expression_is_told(tmp_path, pattern, family, size, is_told):
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = ["<s>", "</s>", *letters, *(f"filler{n}" for n in range(size - 2 - len(letters)))]
+    backend = Backend(models.BPE(vocab={word: n for n, word in enumerate(words)}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(pattern), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(["<s>", "</s>"])
+    backend.save(str(tmp_path / "tokenizer.json"))
+    change(tmp_path / "tokenizer_config.json", bos_token="<s>", eos_token="</s>")
+    change(tmp_path / "config.json", model_type=family)
+
+    tokenizer = load_tokenizer(tmp_path, expected_vocab=size)
+
+    assert any(SPLIT_NOTE in note for note in tokenizer.notes) == is_told
+    assert not tokenizer.adds_bos

@@ -68,7 +68,7 @@ def test_bfloat16_agrees_with_its_plain_path(make_engine, make_weights):
     config = make_engine().model.config
     weights = {n: w.to("cuda", torch.bfloat16) for n, w in make_weights(config).items()}
     engine = ModelRunner(config, weights, n_words=61, eos_ids=(2,))
-    twin = PlainTwin(engine.model, 2)
+    twin = PlainTwin(engine.model, (2,))
     for n, reply in engine.score(SCORES):
         width = twin.tolerance(len(SCORES[n].continuation))
         assert reply.logprob == pytest.approx(twin.score(SCORES[n]).logprob, abs=width)
