@@ -106,6 +106,8 @@ class AnchoredHFLM(HFLM):
         arguments: HFLM's.
     """
 
+    add_bos_token: bool | None
+
     def __init__(self, end_ids: Sequence[int] | None = None, **arguments: Any) -> None:
         super().__init__(**arguments)
         theirs = self.model.generation_config
@@ -134,7 +136,7 @@ class AnchoredHFLM(HFLM):
         disable_tqdm: bool = False,  # noqa: FBT001, FBT002 - lm-eval's
     ) -> list[float]:
         """Score whole texts without BOS from the tokenizer, since lm-eval adds a prefix itself."""
-        adds_bos: bool | None = self.add_bos_token
+        adds_bos = self.add_bos_token
         self.add_bos_token = False
         try:
             found: list[float] = super().loglikelihood_rolling(requests, disable_tqdm)
