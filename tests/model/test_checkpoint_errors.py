@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from mistral_eval.errors import CheckpointError, ResourceError, UsageError
 from mistral_eval.model import memory
@@ -85,10 +86,76 @@ def test_a_missing_output_matrix_suggests_that_the_embeddings_are_tied(hf):
     assert load_checkpoint(hf, overrides={"tie_word_embeddings": "true"}).config.tied_embeddings
 
 
-def test_tied_embeddings_with_another_output_matrix_contradict_themselves(hf):
+def assert_as_transformers(folder):
+    """Both read the same two matrices."""
+    theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).state_dict()
+    loaded = load_checkpoint(folder, dtype="float32")
+    ours = loaded.weights
+    embeddings = ours["tok_embeddings.weight"]
+    assert torch.equal(embeddings, theirs["model.embed_tokens.weight"])
+    assert torch.equal(ours.get("output.weight", embeddings), theirs["lm_head.weight"])
+    return loaded
+
+
+def test_tied_embeddings_with_another_output_matrix_are_not_tied_and_told(hf):
     change_config(hf, tie_word_embeddings=True)
 
-    assert "`--model-args tie_word_embeddings=false`" in message(hf)
+    loaded = assert_as_transformers(hf)
+
+    assert not loaded.config.tied_embeddings
+    assert any("lm_head.weight differs from model.embed" in note for note in loaded.notes)
+
+
+def test_tied_embeddings_may_be_stored_under_the_output_matrixs_name(hf):
+    change_config(hf, tie_word_embeddings=True)
+    change_tensors(hf, lambda t: t.pop("model.embed_tokens.weight"))
+
+    loaded = assert_as_transformers(hf)
+
+    assert loaded.config.tied_embeddings
+    assert "the embeddings are tied and stored as lm_head.weight" in loaded.notes
+
+
+SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+
+
+def shard(folder, *, in_both=(), unlisted=(), misplaced=()):
+    """Split model.safetensors in two, with an index that may say otherwise than the shards."""
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(tensors)
+    halves = names[: len(names) // 2], names[len(names) // 2 :]
+    for file, half in zip(SHARDS, halves, strict=True):
+        held = {name: tensors[name] for name in (*half, *in_both)}
+        save_file(held, folder / file, metadata={"format": "pt"})
+    places = {name: SHARDS[name in halves[1]] for name in names if name not in unlisted}
+    places |= dict.fromkeys(misplaced, SHARDS[1])
+    index = {"metadata": {}, "weight_map": places}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize("odd", ["unlisted", "misplaced"])
+def test_what_a_shard_holds_counts_more_than_the_index(hf, odd):
+    """Transformers reads a tensor that the index leaves out, or places in another shard."""
+    shard(hf, **{odd: ("lm_head.weight",)})
+
+    assert_as_transformers(hf)
+
+
+def test_a_tensor_in_two_shards_is_an_error_that_names_both(hf):
+    """Transformers takes the last shard's, whatever the index says."""
+    shard(hf, in_both=("lm_head.weight",))
+
+    said = message(hf)
+
+    assert all(name in said for name in SHARDS)
+    assert "both hold lm_head.weight" in said
+
+
+def test_an_index_beside_a_single_file_is_told(hf):
+    (hf / "model.safetensors.index.json").write_text("{}")
+
+    assert any("index.json; model.safetensors was read" in n for n in load_checkpoint(hf).notes)
 
 
 def test_tied_embeddings_with_the_same_output_matrix_are_fine(hf):

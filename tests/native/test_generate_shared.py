@@ -52,8 +52,8 @@ budgets = st.builds(Budget, st.integers(1, 12), st.integers(1, 50), st.integers(
 @given(requests=benchmarks(), budget=budgets, reads_late=st.booleans())
 def test_replies_are_those_of_the_plain_generator(model, requests, budget, reads_late):
     """Token by token, for every budget, past several windows, read at once or a step late."""
-    plain = dict(PlainGenerator(model, 2, rows=3, chunk=7).run(requests))
-    generator = SharedGenerator(model, 2, budget, Counters(), reads_late=reads_late)
+    plain = dict(PlainGenerator(model, (2, 7), rows=3, chunk=7).run(requests))
+    generator = SharedGenerator(model, (2, 7), budget, Counters(), reads_late=reads_late)
     shared = list(generator.run(requests))
 
     assert len(shared) == len(requests)
@@ -65,7 +65,7 @@ def test_tokens_drawn_are_counted_once_whenever_they_are_read(model, reads_late)
     """What a sample draws after its end, before the host knows, is no token of the run."""
     requests = gsm8k_like()
     stats = Counters()
-    generator = SharedGenerator(model, 2, Budget(16, 64, 1000), stats, reads_late=reads_late)
+    generator = SharedGenerator(model, (2, 7), Budget(16, 64, 1000), stats, reads_late=reads_late)
     replies = dict(generator.run(requests))
 
     assert {reply.finish for reply in replies.values()} >= {"length"}
@@ -100,8 +100,8 @@ def test_block_and_questions_are_prefilled_once(make_engine):
 def test_more_samples_than_rows_are_drawn_in_several_rounds(model):
     """64 samples of one question with 5 rows: each reply as with many rows."""
     requests = [GenerateRequest((1, 9, 8, 7), 6, HOT, str(n)) for n in range(64)]
-    few = SharedGenerator(model, 2, Budget(5, 16, 1000), Counters()).run(requests)
-    many = SharedGenerator(model, 2, Budget(64, 16, 1000), Counters()).run(requests)
+    few = SharedGenerator(model, (2, 7), Budget(5, 16, 1000), Counters()).run(requests)
+    many = SharedGenerator(model, (2, 7), Budget(64, 16, 1000), Counters()).run(requests)
 
     assert dict(few) == dict(many)
 
@@ -112,7 +112,7 @@ def test_a_finished_sequence_leaves_and_the_next_one_enters(make_engine):
     lengths = [30, 2, 2, 2, 30]
     requests = [GenerateRequest((5 + n, 6), length) for n, length in enumerate(lengths)]
     order = [
-        n for n, _ in SharedGenerator(model, -1, Budget(2, 16, 1000), Counters()).run(requests)
+        n for n, _ in SharedGenerator(model, (), Budget(2, 16, 1000), Counters()).run(requests)
     ]
 
     assert order == [1, 2, 3, 0, 4]
@@ -162,7 +162,7 @@ def test_half_precision_generates_what_it_scores_as_greedy(make_weights, make_en
     """Rounding decides near ties, so 2 of 3 generations of ten tokens have to agree, not all."""
     config = make_engine().model.config
     weights = {name: tensor.to(dtype) for name, tensor in make_weights(config).items()}
-    engine = ModelRunner(config, weights, n_words=61, eos_id=-1)
+    engine = ModelRunner(config, weights, n_words=61, eos_ids=())
     prompts = [(1, 5 + n, 7, 9 + n) for n in range(30)]
     replies = dict(engine.generate([GenerateRequest(prompt, 10) for prompt in prompts]))
     scored = dict(engine.score([ScoreRequest(p, replies[n].ids) for n, p in enumerate(prompts)]))

@@ -73,7 +73,7 @@ def test_generating_ends_with_the_replies_of_the_steps_that_ran(make_engine, row
     """Between two steps, two packs of prompts or two clusters, and what was drawn is read."""
 
     def generator(model):
-        return SharedGenerator(model, -1, Budget(rows, 8, 400), Counters(), reads_late=reads_late)
+        return SharedGenerator(model, (), Budget(rows, 8, 400), Counters(), reads_late=reads_late)
 
     model = Passing(make_engine().model)
     came = timed(model, generator(model).run(GENERATIONS))
@@ -97,7 +97,7 @@ def test_what_was_drawn_and_not_read_is_read_before_the_end(make_engine):
     """One token a reply: the pass that draws them all is the last one, and none is lost."""
     requests = [GenerateRequest((5 + n, 6), 1) for n in range(4)]
     model = Passing(make_engine().model)
-    generator = SharedGenerator(model, -1, Budget(8, 16, 1000), Counters(), reads_late=True)
+    generator = SharedGenerator(model, (), Budget(8, 16, 1000), Counters(), reads_late=True)
     early = dict(generator.run(requests, Turn(stopping=Before(model, 1))))
     assert early == dict(generator.run(requests))
     assert model.passes == 2  # one for each run

@@ -31,6 +31,7 @@ from mistral_eval.model.load.weights import (
     choose_dtype,
     model_fingerprint,
     read_weights,
+    settle_tied,
 )
 
 
@@ -77,6 +78,7 @@ def load_checkpoint(
     config = found.config
     if config.vocab_size == -1:
         config = replace(config, vocab_size=_embedding_rows(source))
+    source, config, tied = settle_tied(source, config)
     check_tensors(source, config)
     stored = source.tensors[source.name("tok_embeddings.weight")].dtype
     chosen = choose_dtype(dtype, found.dtype, stored, device)
@@ -86,7 +88,7 @@ def load_checkpoint(
         notes = (*notes, f"weights stored as {', '.join(kinds)}, run in {name}")
     weights, digests = read_weights(source, config, chosen, device)
     fingerprint = model_fingerprint(config, digests)
-    return Checkpoint(config, weights, fingerprint, files, (*found.notes, *notes))
+    return Checkpoint(config, weights, fingerprint, files, (*found.notes, *tied, *notes))
 
 
 def _open(
@@ -108,7 +110,9 @@ def _open(
             tensors, shards = open_index(path / HF_INDEX)
             files = (config_file, path / HF_INDEX, *shards)
         note = "the folder also holds Mistral's format (params.json); Hugging Face's was read"
-        notes = (note,) if has_raw else ()
+        both = f"the folder also holds {HF_INDEX}; {HF_SINGLE} was read, as transformers does"
+        has_both = _has(path, HF_SINGLE) and _has(path, HF_INDEX)
+        notes = ((note,) if has_raw else ()) + ((both,) if has_both else ())
         return Source(path, tensors, is_hf=True), found, files, notes
     if has_raw:
         assert raw_file is not None

@@ -69,8 +69,9 @@ def open_index(index: Path) -> tuple[dict[str, StoredTensor], tuple[Path, ...]]:
     """Open the shards of a model.safetensors.index.json; return tensors by name, and the shards.
 
     Raises:
-        CheckpointError: there is no weight_map, a shard is missing or broken, or a tensor is not
-            in the shard that should hold it.
+        CheckpointError: there is no weight_map, a shard is missing or broken, no shard holds a
+            tensor of the index, or two shards hold one (transformers takes the last one's, whatever
+            the index says).
     """
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
@@ -86,13 +87,22 @@ def open_index(index: Path) -> tuple[dict[str, StoredTensor], tuple[Path, ...]]:
             "copy or download the missing shard."
         )
     found: dict[str, StoredTensor] = {}
+    twice: list[tuple[str, Path, Path]] = []
     for file in shards.values():
-        found |= open_safetensors(file)
+        tensors = open_safetensors(file)
+        twice += [(name, found[name].file, file) for name in tensors if name in found]
+        found |= tensors
     lost = [name for name in weight_map if name not in found]
     if lost:
         raise CheckpointError(
             f"{shards[weight_map[lost[0]]]} lacks {_some(lost)}, which {index.name} places there: "
             "shards and index are of different models; download them together."
+        )
+    if twice:
+        name, first, second = twice[0]
+        raise CheckpointError(
+            f"{first} and {second} both hold {name}: shards of different models lie in one folder; "
+            "download them again into an empty one."
         )
     return found, tuple(shards.values())
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -79,6 +79,29 @@ def check_tensors(source: Source, config: ModelConfig) -> None:
             )
 
 
+def settle_tied(source: Source, config: ModelConfig) -> tuple[Source, ModelConfig, tuple[str, ...]]:
+    """Return source and configuration with tied embeddings as the file has them; and notes.
+
+    As in transformers 5.23, either name may hold the one matrix of a tied model, and two matrices
+    that differ are not tied, whatever the configuration says.
+    """
+    embedding, output = source.name("tok_embeddings.weight"), source.name("output.weight")
+    if not config.tied_embeddings or output not in source.tensors:
+        return source, config, ()
+    tensors = dict(source.tensors)
+    if embedding not in tensors:
+        tensors[embedding] = tensors.pop(output)
+        note = f"the embeddings are tied and stored as {output}"
+        return replace(source, tensors=tensors), config, (note,)
+    if tensor_digest(tensors[embedding].read()) == tensor_digest(tensors[output].read()):
+        return source, config, ()
+    note = (
+        f"the configuration ties the output to the embeddings, but {output} differs from "
+        f"{embedding}; both are used, as in transformers"
+    )
+    return source, replace(config, tied_embeddings=False), (note,)
+
+
 def _and_more(names: list[str]) -> str:
     """Return the number of names after the first, in words."""
     return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
@@ -122,8 +145,7 @@ def read_weights(
 
     Raises:
         ResourceError: the weights do not fit in the free memory.
-        CheckpointError: a weight is NaN, infinite or too large for `dtype`, or the file has an
-            output matrix that differs from the embeddings it is tied to.
+        CheckpointError: a weight is NaN, infinite or too large for `dtype`.
     """
     shapes = expected_shapes(config)
     sizes = {ours: torch.Size(shape).numel() for ours, shape in shapes.items()}
@@ -143,7 +165,6 @@ def read_weights(
                 tensor = half_split_from_interleaved(tensor, config.head_dim)
             digests[ours] = tensor_digest(tensor)
             tensors[ours] = _converted(source, name, tensor, dtype, device)
-    _check_tied(source, config, digests["tok_embeddings.weight"])
     # in the order of computation, independent of the files' order
     return {ours: tensors[ours] for ours in shapes}, digests
 
@@ -171,18 +192,6 @@ def _is_finite(tensor: torch.Tensor) -> bool:
     """Return whether every value is finite, in one pass without a mask (aminmax keeps NaN)."""
     low, high = torch.aminmax(tensor)
     return bool(torch.isfinite(low)) and bool(torch.isfinite(high))
-
-
-def _check_tied(source: Source, config: ModelConfig, embedding_digest: str) -> None:
-    """Raise if the configuration ties the embeddings and the file has another output matrix."""
-    output = source.tensors.get(source.name("output.weight"))
-    if config.tied_embeddings and output and tensor_digest(output.read()) != embedding_digest:
-        option = "tie_word_embeddings" if source.is_hf else "tied_embeddings"
-        raise source.error(
-            "the configuration ties the output to the embeddings, and "
-            f"{source.name('output.weight')} differs from them: "
-            f"give `--model-args {option}=false` to use it."
-        )
 
 
 def tensor_digest(tensor: torch.Tensor) -> str:
