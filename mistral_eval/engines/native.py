@@ -171,7 +171,7 @@ class NativeEngine(NativeEncoder, Engine):
             batch_tokens=settings.batch_tokens,
             seed=settings.seed,
             say=say,
-            **settings.model_args,
+            model_args=settings.model_args,
         )
 
     @classmethod
@@ -310,7 +310,7 @@ def watch_stops(
     return is_done
 
 
-def open_native(
+def open_native(  # noqa: PLR0913 - one argument per setting of a run
     pretrained: str,
     *,
     revision: str | None = None,
@@ -319,7 +319,7 @@ def open_native(
     batch_tokens: int | None = None,
     seed: int = 0,
     say: Say | None = None,
-    **model_args: str,
+    model_args: Mapping[str, Any] | None = None,
 ) -> NativeEngine:
     """Load a checkpoint and its tokenizer into the native engine.
 
@@ -331,7 +331,8 @@ def open_native(
         batch_tokens: tokens per forward pass; None chooses by device and memory.
         seed: random seed for sampling.
         say: receives messages about downloads; None writes them to stderr.
-        model_args: values that the checkpoint's files do not state, e.g. rope_theta.
+        model_args: values that the checkpoint's files do not state, e.g. rope_theta; text is read
+            by `parse_value`.
 
     Raises:
         CheckpointError, TokenizerError, HubError, ResourceError: it cannot be loaded.
@@ -343,7 +344,7 @@ def open_native(
         checkpoint, file = tiny_model(dtype, where), tiny_tokenizer_file()
     else:
         file = resolve_model(pretrained, revision=revision, say=say)
-        checkpoint = load_checkpoint(file, dtype=dtype, device=where, overrides=model_args)
+        checkpoint = load_checkpoint(file, dtype=dtype, device=where, overrides=model_args or {})
     config = checkpoint.config
     tokenizer = load_tokenizer(file, expected_vocab=config.vocab_size)
     notes = checkpoint.notes

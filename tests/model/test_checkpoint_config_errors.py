@@ -53,7 +53,6 @@ def test_metas_params_json_without_a_length_asks_for_it():
         ({"model_type": "mixtral", "num_local_experts": 8}, "mixture of experts"),
         ({"model_type": "gemma"}, "model_type should be one of mistral, ministral, llama"),
         ({"quantization_config": {"bits": 4}}, "means quantised weights"),
-        ({"auto_map": {"AutoModel": "m.py"}}, "its own code, which is never run"),
         ({"attention_bias": True}, "attention_bias should be false"),
         ({"mlp_bias": True}, "mlp_bias should be false"),
         ({"hidden_act": "gelu"}, "hidden_act should be silu for the native engine and is 'gelu'"),

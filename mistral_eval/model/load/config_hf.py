@@ -38,7 +38,7 @@ _KNOWN = frozenset(NAMES.values()) | {
     *("architectures", "model_type", "transformers_version", "dtype", "torch_dtype"),
     *("bos_token_id", "eos_token_id", "pad_token_id", "use_cache", "initializer_range"),
     *("attention_dropout", "attention_bias", "mlp_bias", "pretraining_tp", "rope_scaling"),
-    *("rope_parameters", "layer_types", "_sliding_window", "_name_or_path"),
+    *("rope_parameters", "layer_types", "_sliding_window", "_name_or_path", "auto_map"),
 }
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 
@@ -114,11 +114,6 @@ def _refuse_unsupported(fields: Fields) -> None:
         raise UnsupportedError(
             "config.json: quantization_config means quantised weights, which the native engine "
             f"does not read: {USE_HF}."
-        )
-    if values.get("auto_map"):
-        raise UnsupportedError(
-            "config.json: auto_map means that the model needs its own code, which is never run: "
-            f"{USE_HF}."
         )
     for name in ("attention_bias", "mlp_bias"):
         if values.get(name):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mistral_eval.errors import TokenizerError
+from mistral_eval.lfs import pointer_sentence
 from mistral_eval.model.load.fields import read_json
 
 
@@ -106,6 +107,8 @@ def _choose_file(path: Path) -> Path:
 
 def _open(file: Path) -> Tokenizer:
     """Load one file; its name says of which kind it is."""
+    if sentence := pointer_sentence(file):
+        raise TokenizerError(sentence)
     # each kind is imported when it is used: their libraries take long to load
     from mistral_eval.model.tokenizers.tokenizer_json import JsonTokenizer
     from mistral_eval.model.tokenizers.tokenizer_sentencepiece import SentencePieceTokenizer
