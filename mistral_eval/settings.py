@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -27,6 +28,7 @@ from mistral_eval.errors import UsageError, complaint, nearest
 ENGINES = ("auto", "native", "hf", "oracle", "oracle-wrong", "random")
 MODEL_FREE = ("oracle", "oracle-wrong", "random")
 STOCK_PREFIX = "lm_eval:"
+TINY = "tiny"
 DEFAULT_MODEL = "mistralai/Mistral-7B-v0.1"
 WORDS: Mapping[str, bool | None] = {"true": True, "false": False, "none": None}
 OWN_OPTIONS = {
@@ -120,6 +122,14 @@ def parse_value(text: str) -> bool | int | float | str | None:
     return text
 
 
+def _absolute(model: object) -> object:
+    """Return a local model's absolute path, so that `.` and `../model` keep a name anywhere."""
+    if not isinstance(model, str) or model == TINY or not model.strip():
+        return model
+    path = Path(model).expanduser()
+    return os.path.abspath(path) if path.exists() else model  # noqa: PTH100 - keeps a link's name
+
+
 def _limit_as_json(limit: int | Fraction) -> int | str:
     return limit if isinstance(limit, int) else str(limit)
 
@@ -134,7 +144,8 @@ class RunSettings(BaseModel):
 
     Attributes:
         tasks: Benchmark ids in the table's order, then stock tasks as `lm_eval:NAME`.
-        model: A model's name on the Hugging Face hub, a folder, or `tiny`.
+        model: A model's name on the Hugging Face hub, a folder (kept as an absolute path), or
+            `tiny`.
         revision: The model's branch, tag or commit on the hub.
         engine: What answers; `auto` is native where it can run the model, else hf.
         data: `hub`, `sample` or a folder of parquet files.
@@ -156,7 +167,7 @@ class RunSettings(BaseModel):
     )
 
     tasks: tuple[str, ...]
-    model: str = DEFAULT_MODEL
+    model: Annotated[str, BeforeValidator(_absolute)] = DEFAULT_MODEL
     revision: str | None = None
     engine: Annotated[str, BeforeValidator(_known_engine)] = "auto"
     data: str = "hub"
@@ -246,9 +257,9 @@ class RunSettings(BaseModel):
     def model_folder(self) -> str:
         """The model's name as a folder, as lm-eval writes it: `org__model`."""
         name = self.engine if self.engine in MODEL_FREE else self.model
-        path = Path(name).expanduser()
-        if path.exists():
-            name = path.resolve().name
+        path = Path(name)
+        if path.is_absolute():
+            name = path.name
         return "".join(c if c.isalnum() or c in "-._" else "__" if c == "/" else "-" for c in name)
 
 

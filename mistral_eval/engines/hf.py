@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -32,6 +33,7 @@ from mistral_eval.engines.interface import (
     Say,
     Stop,
     TextEncoder,
+    named,
     never,
 )
 from mistral_eval.engines.lm_eval_model import instance_of
@@ -96,7 +98,9 @@ class HFEngine(TextEncoder, Engine):
         is_score = request.kind == "score"
         continuation = request.continuation if is_score else None
         new_tokens = 0 if is_score else request.generation.max_tokens
-        return replace(encoded, truncated=self.lm.is_cut(request.context, continuation, new_tokens))
+        with named(request):
+            is_cut = self.lm.is_cut(request.context, continuation, new_tokens)
+        return replace(encoded, truncated=is_cut)
 
     def answer(
         self, encoded: Sequence[Encoded], known: Collection[int] = (), stop: Stop = never
@@ -117,17 +121,19 @@ class HFEngine(TextEncoder, Engine):
                     return
                 part = order[start : start + CALL]
                 instances = [instance_of(encoded[i].request) for i in part]
-                with library_faults(lambda cause, of=benchmark: _failed(of, cause)):
+                with library_faults(partial(_failed, benchmark)):
                     replies = self._call(encoded[0].request.kind, instances)
                 yield from zip(part, replies, strict=True)
 
     def _call(self, kind: Kind, instances: list[Instance]) -> list[Reply]:
         if kind == "score":
-            scored = self.lm.loglikelihood(instances)
+            scored = self.lm.loglikelihood(instances, disable_tqdm=True)
             return [Reply(float(logprob), bool(greedy)) for logprob, greedy in scored]
         if kind == "rolling":
-            return [Reply(float(one)) for one in self.lm.loglikelihood_rolling(instances)]
-        return [Reply(text=text, finish="stop") for text in self.lm.generate_until(instances)]
+            rolling = self.lm.loglikelihood_rolling(instances, disable_tqdm=True)
+            return [Reply(float(one)) for one in rolling]
+        texts = self.lm.generate_until(instances, disable_tqdm=True)
+        return [Reply(text=text, finish="stop") for text in texts]
 
 
 @contextmanager

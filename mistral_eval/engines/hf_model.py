@@ -5,7 +5,8 @@ ties embeddings again after loading, whatever the file holds.
 """
 
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 import torch
@@ -13,6 +14,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.mistral3 import Mistral3LM
 from transformers import GenerationConfig
+from transformers.utils import logging
 
 from mistral_eval.errors import CheckpointError, EngineError, TokenizerError, UsageError
 from mistral_eval.model.load.layout import is_harmless
@@ -31,8 +33,12 @@ class AnchoredHFLM(HFLM):
     decides how a reply is sampled.
     """
 
+    AUTO_MODEL_CLASS: Any = None
+    add_bos_token: bool | None
+
     def __init__(self, **arguments: Any) -> None:
-        super().__init__(**arguments)
+        with _quiet():
+            super().__init__(**arguments)
         theirs = self.model.generation_config
         self.model.generation_config = GenerationConfig(
             bos_token_id=theirs.bos_token_id,
@@ -98,27 +104,40 @@ class AnchoredHFLM(HFLM):
         room = self.max_length - new_tokens
         if room < 1:
             raise EngineError(
-                f"{new_tokens} new tokens leave no room for a prompt in the model's context of "
-                f"{self.max_length} tokens"
+                f"{new_tokens} new tokens leave no room for a prompt in a context of "
+                f"{self.max_length}"
             )
         if continuation is None:
             # no token is shorter than one byte; special tokens are counted generously
             if len(context.encode()) + 8 <= room:
                 return False
-            return len(self.tok_encode(context)) > room
+            return bool(len(self.tok_encode(context)) > room)
         if len((context + continuation).encode()) + 8 <= room:
             return False
         head, tail = self._encode_pair(context, continuation)
         if len(tail) > self.max_length:
             raise EngineError(
-                f"a continuation of {len(tail)} tokens does not fit the model's context of "
-                f"{self.max_length} tokens"
+                f"a continuation of {len(tail)} tokens does not fit a context of {self.max_length}"
             )
-        return len(head) + len(tail) > self.max_length + 1
+        return bool(len(head) + len(tail) > self.max_length + 1)
 
 
 class AnchoredMistral3(AnchoredHFLM, Mistral3LM):
     """The same for Mistral3ForConditionalGeneration, which AutoModelForCausalLM does not load."""
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence transformers' report of what is missing, which our errors state."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def check_arguments(arguments: Mapping[str, Any]) -> None:
@@ -151,7 +170,9 @@ class _CheckedLoader:
 
     def from_pretrained(self, name: str, **options: Any) -> Any:
         """Load a model and check it (see `check_loaded`)."""
-        model, info = self._chosen.from_pretrained(name, output_loading_info=True, **options)
+        # a mismatch raises by default, without the tensor's name
+        asked = {**options, "output_loading_info": True, "ignore_mismatched_sizes": True}
+        model, info = self._chosen.from_pretrained(name, **asked)
         check_loaded(name, model, info)
         self.rows = _rows(model)
         return model
@@ -171,9 +192,10 @@ def check_loaded(name: str, model: Any, info: Mapping[str, Any]) -> None:
         raise _wrong(
             name, surplus, "has no place in the model that the configuration describes", OTHER_MODEL
         )
-    if info["mismatched_keys"]:
-        changed = sorted(str(key[0]) for key in info["mismatched_keys"])
-        raise _wrong(name, changed, "has another shape than the configuration says", OTHER_MODEL)
+    if mismatched := sorted(info["mismatched_keys"]):
+        _, stored, expected = mismatched[0]
+        what = f"should have shape {tuple(expected)} by the configuration and has {tuple(stored)}"
+        raise _wrong(name, [key for key, *_ in mismatched], what, OTHER_MODEL)
     for key, tensor in model.named_parameters():
         if tensor.dtype in DTYPES.values() and tensor.numel() and not tensor.is_meta:
             check_finite(name, key, tensor)

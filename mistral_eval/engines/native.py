@@ -24,6 +24,7 @@ from mistral_eval.engines.interface import (
     Request,
     Say,
     Stop,
+    named,
     never,
 )
 from mistral_eval.errors import EngineError, RequestError, UsageError
@@ -78,7 +79,8 @@ class NativeEncoder:
         """
         if request.kind == "score":
             pair = ScoreRequest(*self.encode_pair(request.context, request.continuation))
-            work, was_cut = truncate_left(pair, self.context_len)
+            with named(request):
+                work, was_cut = truncate_left(pair, self.context_len)
             return Encoded(request, (self.seed, work.context, work.continuation), work, was_cut)
         if request.kind == "rolling":
             windows = self._windows(request.context)
@@ -128,7 +130,8 @@ class NativeEncoder:
         key = f"{self.seed}|{request.draw}" if settings.is_sampled else ""
         prompt = self._prefixes.encode(request.context)
         whole = GenerateRequest(prompt, settings.max_tokens, sampling, key)
-        work, was_cut = truncate_prompt(whole, self.context_len)
+        with named(request):
+            work, was_cut = truncate_prompt(whole, self.context_len)
         drawn = (sampling.temperature, sampling.top_p, sampling.top_k, key)
         parts = (self.seed, work.prompt, settings.max_tokens, list(settings.until), *drawn)
         if settings.until:

@@ -132,6 +132,9 @@ def complete(
                 answers = Recorded(encoder, log)
             else:
                 engine = open_engine(settings, loaded, talk)
+                for benchmark in loaded:
+                    # refuse what does not fit the context before anything is computed
+                    engine.encode(benchmark.requests[0])
                 answers = Answering(engine, log, others, stopper)
         with clock.phase("answer"):
             replies = _answer(answers, loaded, talk)
