@@ -39,13 +39,13 @@ class AnchoredHFLM(HFLM):
     def __init__(self, **arguments: Any) -> None:
         with _quiet():
             super().__init__(**arguments)
-        theirs = self.model.generation_config
-        self.model.generation_config = GenerationConfig(
-            bos_token_id=theirs.bos_token_id,
-            eos_token_id=theirs.eos_token_id,
-            pad_token_id=theirs.pad_token_id,
-            top_k=0,
-        )
+            theirs = self.model.generation_config
+            self.model.generation_config = GenerationConfig(
+                bos_token_id=theirs.bos_token_id,
+                eos_token_id=theirs.eos_token_id,
+                pad_token_id=theirs.pad_token_id,
+                top_k=0,
+            )
 
     def _create_model(self, pretrained: str, **options: Any) -> None:
         """Create the model as lm-eval does, and check what is loaded, adapter included."""
