@@ -44,11 +44,12 @@ def tensors(change):
 
 
 def config(**fields):
-    """Change fields of config.json."""
+    """Change fields of config.json; None takes one out."""
 
     def apply(folder: Path) -> None:
         values = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps(values | fields))
+        kept = {key: value for key, value in (values | fields).items() if value is not None}
+        (folder / "config.json").write_text(json.dumps(kept))
 
     return apply
 
