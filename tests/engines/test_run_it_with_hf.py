@@ -47,6 +47,7 @@ MODELS = {
     "no layer types": lambda: MinistralConfig(
         **SMALL,
         sliding_window=8,
+        head_dim=16,
         rope_parameters={"rope_type": "default", "rope_theta": 1e4},
     ),
     "scaled RoPE": lambda: LlamaConfig(
