@@ -38,7 +38,7 @@ from mistral_eval.engines.interface import (
 )
 from mistral_eval.engines.lm_eval_model import instance_of
 from mistral_eval.engines.native import TINY, choose_device, tiny_model
-from mistral_eval.errors import EngineError, MistralEvalError, UsageError
+from mistral_eval.errors import CheckpointError, EngineError, MistralEvalError, UsageError
 from mistral_eval.lfs import pointer_sentence
 from mistral_eval.model.export import save_hf
 from mistral_eval.model.load.fields import read_json
@@ -207,7 +207,32 @@ def open_hf(
         pretrained, revision=revision, reader="transformers", programs=trusted
     )
     check_folder(folder_found, trusted=trusted)
+    base = _base_of(folder_found)
+    if base is not None:
+        arguments = {"peft": str(folder_found), **arguments}
+        if (folder_found / "tokenizer_config.json").is_file():
+            arguments = {"tokenizer": str(folder_found), **arguments}
+        folder_found = resolve_model(base, reader="transformers", programs=trusted)
+        check_folder(folder_found, trusted=trusted)
     return _load(folder_found, dtype, where, seed, arguments)
+
+
+def _base_of(folder: Path) -> str | None:
+    """Return the base model that a LoRA folder names; None for a whole model.
+
+    Raises:
+        CheckpointError: the adapter names none.
+    """
+    file = folder / "adapter_config.json"
+    if not file.is_file() or (folder / "config.json").is_file():
+        return None
+    base = read_json(file).get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        raise CheckpointError(
+            f"{file} should name the base model (base_model_name_or_path) and does not: give "
+            f"`--engine hf --model BASE --model-args peft={folder}`."
+        )
+    return base
 
 
 def _load(

@@ -139,7 +139,9 @@ def programmed(model, tmp_path) -> tuple[Path, Path]:
     config(auto_map={"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"})(model)
     (model / "own.py").write_text(
         f"open({str(ran)!r}, 'w').close()\n"
-        "from transformers import MistralConfig as Config, MistralForCausalLM as Model\n"
+        "from transformers import MistralConfig, MistralForCausalLM\n"
+        "class Config(MistralConfig): pass\n"
+        "class Model(MistralForCausalLM): config_class = Config\n"
     )
     (model / "custom_generate").mkdir()
     (model / "custom_generate/generate.py").write_text(f"open({str(ran)!r}, 'w').close()\n")

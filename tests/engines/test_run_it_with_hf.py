@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -54,6 +55,7 @@ MODELS = {
         **SMALL, rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
     ),
 }
+CASES = [*MODELS, "pickled", "quantised", "adapter"]
 FIELDS = {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64, "n_kv_heads": 1}
 
 
@@ -81,6 +83,11 @@ def made(name: str, folder: Path) -> Path:
         quantise(folder, settings["weight_block_size"][0])
         (folder / "config.json").write_text(json.dumps(config | {"quantization_config": settings}))
         return folder
+    if name == "adapter":
+        whole = AutoModelForCausalLM.from_pretrained(save(folder / "base", MistralConfig(**SMALL)))
+        settings = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+        get_peft_model(whole, settings).save_pretrained(folder / "adapter")
+        return folder / "adapter"
     save(folder, MODELS[name]())
     if name == "no layer types":
         file = folder / "config.json"
@@ -102,7 +109,7 @@ def quantise(folder: Path, block: int) -> None:
     save_file(found, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-@pytest.mark.parametrize("name", [*MODELS, "pickled", "quantised"])
+@pytest.mark.parametrize("name", CASES)
 def test_what_native_sends_to_hf_runs_there(tmp_path, ask, name):
     folder = made(name, tmp_path / "model")
     with pytest.raises(CheckpointError) as caught:
@@ -137,9 +144,9 @@ def test_a_repository_of_pickles_is_fetched_for_hf_and_only_there():
 def test_every_sentence_that_names_hf_is_walked(tmp_path):
     """The constant parts of each sentence occur in a message of a case above."""
     messages = []
-    for name in [*MODELS, "pickled", "quantised"]:
+    for name in CASES:
         with pytest.raises(CheckpointError) as caught:
-            open_native(str(made(name, tmp_path / name.replace(" ", "-"))), device="cpu")
+            open_native(str(made(name, tmp_path / name)), device="cpu")
         messages.append(str(caught.value))
     for change in ({"moe": {"num_experts": 2}}, {"softmax_scale": 2.0}):
         with pytest.raises(CheckpointError) as caught:

@@ -168,8 +168,8 @@ def _refuse_scaled_rope(name: str, rope: Any) -> None:
     if rope is None:
         return
     if not isinstance(rope, dict):
-        raise UnsupportedError(
-            f"config.json: {name} should be null or an object and is {rope!r}: {USE_HF}."
+        raise CheckpointError(
+            f"config.json: {name} should be null or an object and is {rope!r}: correct the file."
         )
     nested = [key for key, value in rope.items() if isinstance(value, dict)]
     kind = rope.get("rope_type", rope.get("type", "default"))

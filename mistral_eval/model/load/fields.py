@@ -27,7 +27,7 @@ def read_json(
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise kind(f"{path} is not JSON ({error}): copy or download the file again.") from error
+        raise kind(f"{path} is not JSON ({error}): copy or download it again.") from error
     if not isinstance(value, dict):
         found = type(value).__name__
         raise kind(f"{path} should hold a JSON object and holds {found}: copy the file again.")

@@ -34,6 +34,7 @@ _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 _TOKENIZER = re.compile(r"tokenizer\.model(\.v\w+)?|tekken\.json|tokenizer\.json")
 _BIN = re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin(\.index\.json)?")
 _VOCABULARY = re.compile(r"vocab\.(json|txt)|merges\.txt|spiece\.model|\w+\.(spm|tiktoken)")
+_ADAPTER = ("adapter_model.safetensors", "adapter_model.bin")
 _SMALL = frozenset(
     {
         *("config.json", "params.json", "adapter_config.json", "tokenizer_config.json"),
@@ -132,7 +133,7 @@ def files_to_fetch(
     elif reader == "native" and "params.json" in top and {RAW_SAFETENSORS, RAW_PICKLE} & set(top):
         weights = {RAW_SAFETENSORS if RAW_SAFETENSORS in top else RAW_PICKLE}
     elif "adapter_config.json" in top:
-        weights = set()  # the loader's error explains LoRA folders
+        weights = {name for name in top if name in _ADAPTER and reader == "transformers"}
     else:
         raise _no_weights(ref, reader, bins, sorted(top))
     names = weights | {name for name in top if name in _SMALL or _TOKENIZER.fullmatch(name)}
