@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -26,7 +28,19 @@ from mistral_eval.errors import UsageError, complaint, nearest
 ENGINES = ("auto", "native", "hf", "oracle", "oracle-wrong", "random")
 MODEL_FREE = ("oracle", "oracle-wrong", "random")
 STOCK_PREFIX = "lm_eval:"
+TINY = "tiny"
 DEFAULT_MODEL = "mistralai/Mistral-7B-v0.1"
+WORDS: Mapping[str, bool | None] = {"true": True, "false": False, "none": None}
+OWN_OPTIONS = {
+    "pretrained": "--model",
+    "revision": "--revision",
+    "device": "--device",
+    "dtype": "--dtype",
+    "torch_dtype": "--dtype",
+    "seed": "--seed",
+    "batch_tokens": "--batch-tokens",
+}
+"""Model arguments of lm-eval and of our engines that an option of ours sets."""
 LIMIT = re.compile(r"\d{1,12}|\d{0,12}\.\d{1,12}|\d{1,12}/\d{1,12}")
 NOT_IN_RUN_ID = frozenset({"output_path", "fresh", "batch_tokens", "sandbox", "verify", "name"})
 
@@ -63,13 +77,13 @@ def parse_limit(given: object) -> object:
 
 
 def parse_pairs(given: object) -> object:
-    """Read `key=value,key=value`, as lm-eval writes model arguments; a mapping is one already.
+    """Read `key=value,key=value`, as lm-eval writes model arguments, or a mapping, as text.
 
     Raises:
-        ValueError: a part without `=`, or without a key.
+        ValueError: a part without `=`, without a key, or with the key of another part.
     """
     if isinstance(given, Mapping):
-        return given
+        return {name: _as_text(value) for name, value in given.items()}
     if given is not None and not isinstance(given, str):
         raise ValueError(f"expected key=value pairs separated by commas, found {given!r}")
     parsed: dict[str, str] = {}
@@ -77,8 +91,43 @@ def parse_pairs(given: object) -> object:
         key, sign, value = part.partition("=")
         if not sign or not key.strip():
             raise ValueError(f"expected key=value pairs separated by commas, found {part!r}")
+        if key.strip() in parsed:
+            raise ValueError(f"expected each key once, found {key.strip()!r} twice")
         parsed[key.strip()] = value.strip()
     return parsed
+
+
+def _as_text(value: object) -> object:
+    """Return a plain value as the text that `parse_value` reads; anything else as it is."""
+    is_plain = value is None or isinstance(value, bool | int | float)
+    return str(value) if is_plain else value
+
+
+def parse_value(text: str) -> bool | int | float | str | None:
+    """Read the value of a model argument by lm-eval's rules (`lm_eval.utils.handle_arg_string`).
+
+    Text in quotes stays text. `true`, `false` and `none` in any case are values, and so is every
+    number. Anything else is text.
+    """
+    text = text.strip()
+    if len(text) >= 2 and text[0] == text[-1] and text[0] in "'\"":
+        return text[1:-1]
+    if text.lower() in WORDS:
+        return WORDS[text.lower()]
+    with suppress(ValueError):
+        if text.lstrip("+-").isdigit():
+            return int(text)
+    with suppress(ValueError):
+        return float(text)
+    return text
+
+
+def _absolute(model: object) -> object:
+    """Return a local model's absolute path, so that `.` and `../model` keep a name anywhere."""
+    if not isinstance(model, str) or model == TINY or not model.strip():
+        return model
+    path = Path(model).expanduser()
+    return os.path.abspath(path) if path.exists() else model  # noqa: PTH100 - keeps a link's name
 
 
 def _limit_as_json(limit: int | Fraction) -> int | str:
@@ -95,14 +144,16 @@ class RunSettings(BaseModel):
 
     Attributes:
         tasks: Benchmark ids in the table's order, then stock tasks as `lm_eval:NAME`.
-        model: A model's name on the Hugging Face hub, a folder, or `tiny`.
+        model: A model's name on the Hugging Face hub, a folder (kept as an absolute path), or
+            `tiny`.
         revision: The model's branch, tag or commit on the hub.
         name: The run's name in tables; None: the model's name.
         engine: What answers; `auto` is native where it can run the model, else hf.
         data: `hub`, `sample` or a folder of parquet files.
         limit: Questions of each benchmark (a count, or a fraction of its test set), or None.
         batch_tokens: Tokens per forward pass; None: as many as fit into memory.
-        model_args: What a checkpoint's own files leave open, e.g. {"rope_theta": "10000"}.
+        model_args: What a checkpoint's own files leave open, as text, e.g. {"rope_theta":
+            "10000"}; engines read the values with `parse_value`.
         num_fewshot: Solved examples in a prompt, where not the protocol's.
         data_revision: Benchmark -> branch, tag or commit of its rows on the hub.
         unsafe_code: Run generated programs without isolation if there is none.
@@ -117,7 +168,7 @@ class RunSettings(BaseModel):
     )
 
     tasks: tuple[str, ...]
-    model: str = DEFAULT_MODEL
+    model: Annotated[str, BeforeValidator(_absolute)] = DEFAULT_MODEL
     revision: str | None = None
     name: Annotated[str, Field(min_length=1, max_length=80)] | None = None
     engine: Annotated[str, BeforeValidator(_known_engine)] = "auto"
@@ -162,6 +213,13 @@ class RunSettings(BaseModel):
                 f"--data-revision selects a version of the hub's rows, and --data is {self.data}. "
                 "Leave out one of the two."
             )
+        for name in self.model_args:
+            if name in OWN_OPTIONS:
+                option = OWN_OPTIONS[name]
+                raise UsageError(
+                    f"--model-args sets {name}, which is the value of {option}. Give {option} "
+                    "instead."
+                )
         for name in self.data_revision:
             if name not in self.own_tasks:
                 raise UsageError(
@@ -201,9 +259,9 @@ class RunSettings(BaseModel):
     def model_folder(self) -> str:
         """The model's name as a folder, as lm-eval writes it: `org__model`."""
         name = self.engine if self.engine in MODEL_FREE else self.model
-        path = Path(name).expanduser()
-        if path.exists():
-            name = path.resolve().name
+        path = Path(name)
+        if path.is_absolute():
+            name = path.name
         return "".join(c if c.isalnum() or c in "-._" else "__" if c == "/" else "-" for c in name)
 
 

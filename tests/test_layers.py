@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "mistral_eval"
 # What every room may use: modules at the top of the package, each with those it may use itself.
 SHARED = {
     "errors": set(),
+    "lfs": set(),
     "stats": {"errors"},
     "settings": {"errors"},
     "console": {"errors"},

@@ -6,11 +6,13 @@ from fractions import Fraction
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
+from lm_eval.utils import handle_arg_string
 
 from mistral_eval.errors import UsageError
 from mistral_eval.run.questions import choose
-from mistral_eval.settings import RunSettings, parse_limit, parse_pairs
+from mistral_eval.settings import OWN_OPTIONS, RunSettings, parse_limit, parse_pairs, parse_value
 from mistral_eval.suite.registry import BY_ID, SUITES, check_shots, parse_tasks, suite_of
 
 
@@ -177,3 +179,47 @@ def test_a_models_folder_is_named_as_lm_eval_names_it(tmp_path):
     local = RunSettings(tasks=("mmlu",), model=str(tmp_path))
     assert local.model_folder == tmp_path.name
     assert RunSettings(tasks=("mmlu",), engine="oracle").model_folder == "oracle"
+
+
+VALUES = [
+    *("true", "False", " TRUE ", "none", "None", "null", "1", "-1", "+2", "+-3", "1.5", "1e3", "²"),
+    *("inf", "nan", "", "yes", "'1'", '"true"', "'", "a=b", "path/to", "0x10", "1_000"),
+]
+
+
+@settings_of_hypothesis(deadline=None)
+@given(st.sampled_from(VALUES) | st.text(alphabet="0123456789+-.e'\"truefalsn \t", max_size=6))
+def test_model_arguments_have_the_values_that_lm_eval_gives_them(text):
+    ours, theirs = parse_value(text), handle_arg_string(text)
+    assert (type(ours), repr(ours)) == (type(theirs), repr(theirs))
+
+
+@pytest.mark.parametrize("option", sorted(OWN_OPTIONS))
+def test_a_model_argument_that_an_option_sets_is_refused_with_the_options_name(option):
+    with pytest.raises(UsageError, match=f"sets {option}, .*Give {OWN_OPTIONS[option]} instead"):
+        RunSettings(tasks=("mmlu",), model_args=f"{option}=1")
+
+
+def test_a_model_argument_given_twice_is_refused():
+    with pytest.raises(UsageError, match="expected each key once, found 'a' twice"):
+        RunSettings(tasks=("mmlu",), model_args="a=1,b=2,a=1")
+
+
+def test_a_mapping_of_model_arguments_means_what_its_text_means():
+    """As in a settings file: the same run, and run.json gives the same values back."""
+    given = {"a": True, "b": None, "c": 1, "d": 0.5, "e": "false"}
+    mapping = RunSettings(tasks=("mmlu",), model_args=given)
+    text = RunSettings(tasks=("mmlu",), model_args="a=True,b=None,c=1,d=0.5,e=false")
+    assert mapping.as_json() == text.as_json() == RunSettings(**text.as_json()).as_json()
+    assert [parse_value(one) for one in text.model_args.values()] == [True, None, 1, 0.5, False]
+
+
+@pytest.mark.parametrize("spelling", [".", "../model", "./", "../model/"])
+def test_a_local_model_has_one_name_however_it_is_spelt(tmp_path, monkeypatch, spelling):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    found = RunSettings(tasks=("mmlu",), model=spelling)
+    whole = RunSettings(tasks=("mmlu",), model=str(folder))
+    assert found.model == str(folder)
+    assert (found.model_folder, found.run_id({})) == ("model", whole.run_id({}))

@@ -1,6 +1,8 @@
 """Sources of rows: the hub, the bundled sample, or a folder in the hub's layout."""
 
 import json
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -8,9 +10,11 @@ from typing import Any, Final, Literal
 from mistral_eval.data.hub_rows import rows_from_hub
 from mistral_eval.data.task_file import DataSpec, Row, column_paths
 from mistral_eval.errors import DataError
+from mistral_eval.lfs import pointer_sentence
 
 SAMPLE: Final = Path(__file__).resolve().parent / "sample"
 SUFFIXES: Final = (".parquet", ".jsonl")
+_SHARD: Final = re.compile(r"(?P<number>\d+)-of-(?P<count>\d+)\.(parquet|jsonl)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +41,7 @@ def make_source(text: str) -> Source:
     folder = Path(text).expanduser()
     advice = (
         "Give --data hub, --data sample, or a folder <name>/<config>/<split>.parquet "
-        "in the hub's column schema."
+        "in the hub's column schema, or data sets as they lie on the hub."
     )
     if not folder.exists():
         raise DataError(f"The data folder {folder} does not exist. {advice}")
@@ -65,28 +69,78 @@ def read_split(spec: DataSpec, source: Source, split: str) -> tuple[list[Row], s
             some, commit = rows_from_hub(spec, config, split)
             rows += some
         else:
-            rows += _from_file(spec, _find(spec, source.folder, config, split))
+            for file in _find(spec, source.folder, config, split):
+                rows += _from_file(spec, file)
     return rows, commit
 
 
-def _find(spec: DataSpec, folder: Path, config: str | None, split: str) -> Path:
-    """Return the file of one split, from the first of the benchmark's folders that has it."""
-    tried = []
-    for pattern in spec.folders:
+def split_files(spec: DataSpec, folder: Path, config: str | None, split: str) -> list[Path]:
+    """Return the files of one split in the order of their rows; none if the folder lacks it.
+
+    Our own layout comes first: the first of the benchmark's folders that has `<split>.parquet` or
+    `<split>.jsonl`. Then the hub's: `<split>-00000-of-00001.parquet` in `<org>/<name>/<config>` or
+    `<org>/<name>/data`, with or without the organisation.
+
+    Raises:
+        DataError: a shard of the split is missing.
+    """
+    for place in _places(spec, folder, config):
         for suffix in SUFFIXES:
-            file = folder / pattern.format(config=config) / f"{split}{suffix}"
-            if file.is_file():
-                return file
-            tried.append(file)
-    expected = " or ".join(str(file.relative_to(folder)) for file in tried[:: len(SUFFIXES)])
+            if (place / f"{split}{suffix}").is_file():
+                return [place / f"{split}{suffix}"]
+        shards = {}
+        for file in place.glob(f"{split}-*"):
+            if match := _SHARD.fullmatch(file.name.removeprefix(f"{split}-")):
+                shards[int(match["number"])] = (file, int(match["count"]))
+        if shards:
+            return _all_shards(place, split, shards)
+    return []
+
+
+def _places(spec: DataSpec, folder: Path, config: str | None) -> list[Path]:
+    """Return the folders in which a split's files may lie, the most specific first."""
+    own = [folder / pattern.format(config=config) for pattern in spec.folders]
+    homes = (folder / spec.path, folder / spec.path.rpartition("/")[2])
+    below = [name for name in (config, "default", "data", "") if name is not None]
+    return list(dict.fromkeys([*own, *(home / name for home in homes for name in below)]))
+
+
+def _all_shards(place: Path, split: str, shards: Mapping[int, tuple[Path, int]]) -> list[Path]:
+    count = max(of for _, of in shards.values())
+    missing = [number for number in range(count) if number not in shards]
+    if missing:
+        raise DataError(
+            f"{place} should hold {count} files of split {split}, but "
+            f"{split}-{missing[0]:05d}-of-{count:05d} is missing. Copy or download it too."
+        )
+    return [shards[number][0] for number in range(count)]
+
+
+def _find(spec: DataSpec, folder: Path, config: str | None, split: str) -> list[Path]:
+    """Return the files of one split (see `split_files`).
+
+    Raises:
+        DataError: there are none; names what lies there instead.
+    """
+    if files := split_files(spec, folder, config, split):
+        return files
+    tried = [Path(pattern.format(config=config)) / f"{split}.parquet" for pattern in spec.folders]
+    hub = Path(spec.path) / (config or "data") / f"{split}-00000-of-00001.parquet"
+    expected = " or ".join(map(str, [*tried, hub]))
+    there = sorted(file for suffix in SUFFIXES for file in folder.rglob(f"*{suffix}"))
+    names = ", ".join(str(file.relative_to(folder)) for file in there[:4])
+    more = f" and {len(there) - 4} more" if len(there) > 4 else ""
+    found = f"{names}{more}" if there else "no parquet or JSON lines file"
     raise DataError(
         f"The data folder {folder} should hold {expected} for {spec.benchmark}, but there is no "
-        "such file. Add it, leave the benchmark out of --tasks, or give --data hub"
-        f"{'' if folder == SAMPLE else ' or sample'}."
+        f"such file; it holds {found}. Add it, leave the benchmark out of --tasks, or give --data "
+        f"hub{'' if folder == SAMPLE else ' or sample'}."
     )
 
 
 def _from_file(spec: DataSpec, file: Path) -> list[Row]:
+    if sentence := pointer_sentence(file):
+        raise DataError(sentence)
     if file.suffix == ".jsonl":
         return _from_jsonl(spec, file)
     import pyarrow as pa

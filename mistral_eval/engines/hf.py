@@ -7,19 +7,21 @@ leading space of the first token (pass@1 of 1.2 % instead of 27 %).
 """
 
 import hashlib
+import pickle
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
-from itertools import takewhile
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from lm_eval.api.instance import Instance
-from lm_eval.api.model import LM
-from lm_eval.models.huggingface import HFLM
-from transformers import GenerationConfig
+from safetensors import SafetensorError
 
+from mistral_eval.engines.hf_model import AnchoredHFLM, AnchoredMistral3, check_arguments
 from mistral_eval.engines.interface import (
     Encoded,
     Engine,
@@ -27,24 +29,43 @@ from mistral_eval.engines.interface import (
     Gold,
     Kind,
     Reply,
+    Request,
     Say,
     Stop,
     TextEncoder,
+    named,
     never,
 )
 from mistral_eval.engines.lm_eval_model import instance_of
 from mistral_eval.engines.native import TINY, choose_device, tiny_model
-from mistral_eval.errors import EngineError, TokenizerError, UsageError
+from mistral_eval.errors import (
+    CheckpointError,
+    EngineError,
+    MistralEvalError,
+    TokenizerError,
+    UsageError,
+)
+from mistral_eval.lfs import pointer_sentence
 from mistral_eval.model.export import save_hf
+from mistral_eval.model.load.fields import read_json
+from mistral_eval.model.load.folder import TRUST, check_folder, folder_notes
 from mistral_eval.model.load.hub import resolve_model
+from mistral_eval.model.load.stored import open_hf_tensors
 from mistral_eval.model.tiny import tiny_tokenizer_file
 from mistral_eval.model.tokenizers.special import TOKENIZER, TokenizerArgs, split_tokenizer_args
 from mistral_eval.model.tokenizers.tokenizer import ANY_VOCAB, Tokenizer, load_tokenizer
-from mistral_eval.settings import RunSettings
+from mistral_eval.settings import RunSettings, parse_value
 
-ANCHOR: Final = "a"
+# What lm-eval, transformers and torch raise for a checkpoint or a request that they cannot handle.
+FAULTS: Final = (
+    *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, MemoryError),
+    *(OSError, RuntimeError, SyntaxError, TypeError, ValueError),
+    *(SafetensorError, pickle.UnpicklingError),
+)
 CHUNK: Final = 1 << 24  # bytes read at once for a digest
-CALL: Final = 256  # requests per call: at most these are lost by a kill or delay a stop
+CALL: Final = (
+    256  # requests per call, all of one benchmark: at most these are lost by a kill or delay a stop
+)
 
 
 class HFEngine(TextEncoder, Engine):
@@ -55,7 +76,7 @@ class HFEngine(TextEncoder, Engine):
         seed, identity: see `TextEncoder`.
     """
 
-    def __init__(self, lm: LM, seed: int, identity: EngineIdentity) -> None:
+    def __init__(self, lm: AnchoredHFLM, seed: int, identity: EngineIdentity) -> None:
         super().__init__(seed, identity)
         self.lm = lm
 
@@ -73,76 +94,82 @@ class HFEngine(TextEncoder, Engine):
             model_args=settings.model_args,
         )
 
+    def encode(self, request: Request) -> Encoded:
+        """Encode a request, and tell whether lm-eval truncates it on the left.
+
+        Raises:
+            EngineError: the request does not fit the context even without its prompt.
+        """
+        encoded = super().encode(request)
+        if request.kind == "rolling":
+            return encoded
+        is_score = request.kind == "score"
+        continuation = request.continuation if is_score else None
+        new_tokens = 0 if is_score else request.generation.max_tokens
+        with named(request):
+            is_cut = self.lm.is_cut(request.context, continuation, new_tokens)
+        return replace(encoded, truncated=is_cut)
+
     def answer(
         self, encoded: Sequence[Encoded], known: Collection[int] = (), stop: Stop = never
     ) -> Iterator[tuple[int, Reply]]:
-        """Pass requests to lm-eval's model, `CALL` at a time, the longest first."""
-        asked = [index for index in range(len(encoded)) if index not in known]
-        order = sorted(asked, key=lambda i: -len(encoded[i].request.context))
-        for start in range(0, len(order), CALL):
-            if stop():
-                return
-            part = order[start : start + CALL]
-            instances = [instance_of(encoded[i].request) for i in part]
-            yield from zip(part, self._call(encoded[0].request.kind, instances), strict=True)
+        """Pass requests to lm-eval's model, `CALL` of a benchmark at a time, the longest first.
+
+        Raises:
+            EngineError: lm-eval's model failed; names the benchmark and the cause.
+        """
+        asked: dict[str, list[int]] = {}
+        for index, item in enumerate(encoded):
+            if index not in known:
+                asked.setdefault(item.request.benchmark, []).append(index)
+        for benchmark, indices in asked.items():
+            order = sorted(indices, key=lambda i: -len(encoded[i].request.context))
+            for start in range(0, len(order), CALL):
+                if stop():
+                    return
+                part = order[start : start + CALL]
+                instances = [instance_of(encoded[i].request) for i in part]
+                with library_faults(partial(_failed, benchmark)):
+                    replies = self._call(encoded[0].request.kind, instances)
+                yield from zip(part, replies, strict=True)
 
     def _call(self, kind: Kind, instances: list[Instance]) -> list[Reply]:
         if kind == "score":
-            scored = self.lm.loglikelihood(instances)
+            scored = self.lm.loglikelihood(instances, disable_tqdm=True)
             return [Reply(float(logprob), bool(greedy)) for logprob, greedy in scored]
         if kind == "rolling":
-            return [Reply(float(one)) for one in self.lm.loglikelihood_rolling(instances)]
-        return [Reply(text=text, finish="stop") for text in self.lm.generate_until(instances)]
+            rolling = self.lm.loglikelihood_rolling(instances, disable_tqdm=True)
+            return [Reply(float(one)) for one in rolling]
+        texts = self.lm.generate_until(instances, disable_tqdm=True)
+        return [Reply(text=text, finish="stop") for text in texts]
 
 
-class AnchoredHFLM(HFLM):
-    """lm-eval's `hf` model, which decodes generated ids as the continuation of other text.
+@contextmanager
+def library_faults(said: Callable[[str], MistralEvalError]) -> Iterator[None]:
+    """Turn an exception that a library raises in the `with` block into an error of ours.
 
-    The checkpoint's generation_config.json is ignored except for its special ids: only the protocol
-    decides how a reply is sampled.
+    An exception raised in this package's own code is a bug and keeps its traceback.
 
     Args:
-        end_ids: each ends a generation; None leaves this to generation_config.json.
-        arguments: HFLM's.
+        said: called with the cause, in one line; returns the error to raise.
     """
+    try:
+        yield
+    except FAULTS as error:
+        frame = error.__traceback__
+        while frame is not None and frame.tb_next is not None:
+            frame = frame.tb_next
+        if frame is not None and frame.tb_frame.f_globals["__name__"].startswith("mistral_eval."):
+            raise
+        lines = str(error).strip().splitlines()
+        raise said(lines[0] if lines else type(error).__name__) from error
 
-    add_bos_token: bool | None
 
-    def __init__(self, end_ids: Sequence[int] | None = None, **arguments: Any) -> None:
-        super().__init__(**arguments)
-        theirs = self.model.generation_config
-        self._end_ids = frozenset(end_ids or ())
-        self.model.generation_config = GenerationConfig(
-            bos_token_id=theirs.bos_token_id,
-            eos_token_id=list(end_ids) if end_ids else theirs.eos_token_id,
-            pad_token_id=theirs.pad_token_id,
-            top_k=0,
-        )
-
-    def tok_decode(self, tokens: Iterable[int] | int, *, skip_special_tokens: bool = True) -> str:
-        """Decode ids that follow a prompt, up to an end token; decode a single id (EOS) alone."""
-        if isinstance(tokens, int):
-            return str(self.tokenizer.decode(tokens, skip_special_tokens=skip_special_tokens))
-        anchor = self.tokenizer(ANCHOR, add_special_tokens=False)["input_ids"]
-        ids = tokens.tolist() if isinstance(tokens, torch.Tensor) else list(tokens)
-        # an end token may be an ordinary word, which decoding would show
-        ids = list(takewhile(lambda token: token not in self._end_ids, ids))
-        text = self.tokenizer.decode(anchor + ids, skip_special_tokens=skip_special_tokens)
-        return str(text).removeprefix(ANCHOR)
-
-    def loglikelihood_rolling(
-        self,
-        requests: list[Instance],
-        disable_tqdm: bool = False,  # noqa: FBT001, FBT002 - lm-eval's
-    ) -> list[float]:
-        """Score whole texts without BOS from the tokenizer, since lm-eval adds a prefix itself."""
-        adds_bos = self.add_bos_token
-        self.add_bos_token = False
-        try:
-            found: list[float] = super().loglikelihood_rolling(requests, disable_tqdm)
-        finally:
-            self.add_bos_token = adds_bos
-        return found
+def _failed(benchmark: str, cause: str) -> EngineError:
+    return EngineError(
+        f"{benchmark}: lm-eval's hf model failed ({cause}). Earlier replies are kept: run the same "
+        "command again to resume, with --debug for the traceback, or leave the benchmark out."
+    )
 
 
 def open_hf(
@@ -152,7 +179,7 @@ def open_hf(
     dtype: str = "auto",
     device: str = "auto",
     seed: int = 0,
-    model_args: Mapping[str, str] | None = None,
+    model_args: Mapping[str, Any] | None = None,
 ) -> HFEngine:
     """Load a checkpoint into lm-eval's `hf` model.
 
@@ -162,14 +189,20 @@ def open_hf(
         dtype: a dtype's name in transformers; `auto` is the stored one.
         device: `auto` (cuda if available), or a device's name in torch.
         seed: random seed for sampling, for torch's global generator.
-        model_args: passed to lm-eval's model, e.g. batch_size, peft, trust_remote_code.
+        model_args: passed to lm-eval's model, e.g. batch_size, peft, trust_remote_code; text is
+            read by `parse_value`.
 
     Raises:
+        CheckpointError: the checkpoint is incomplete, does not fit its configuration, or names a
+            program of its own that `model_args` do not allow.
         EngineError: transformers cannot load the folder.
         HubError: the checkpoint could not be downloaded.
         UsageError: lm-eval's model does not take these `model_args`.
     """
-    arguments: dict[str, Any] = {"batch_size": 8, **(model_args or {})}
+    arguments: dict[str, Any] = {"batch_size": 8}
+    for name, given in (model_args or {}).items():
+        arguments[name] = parse_value(given) if isinstance(given, str) else given
+    check_arguments(arguments)
     where = choose_device(device)
     torch.manual_seed(seed)
     if pretrained == TINY:
@@ -177,7 +210,37 @@ def open_hf(
             file = tiny_tokenizer_file()
             save_hf(tiny_model(dtype, torch.device("cpu")), Path(folder), tokenizer_file=file)
             return _load(Path(folder), dtype, where, seed, arguments)
-    return _load(resolve_model(pretrained, revision=revision), dtype, where, seed, arguments)
+    trusted = arguments.get(TRUST) is True
+    folder_found = resolve_model(
+        pretrained, revision=revision, reader="transformers", programs=trusted
+    )
+    check_folder(folder_found, trusted=trusted)
+    base = _base_of(folder_found)
+    if base is not None:
+        arguments = {"peft": str(folder_found), **arguments}
+        if (folder_found / "tokenizer_config.json").is_file():
+            arguments = {"tokenizer": str(folder_found), **arguments}
+        folder_found = resolve_model(base, reader="transformers", programs=trusted)
+        check_folder(folder_found, trusted=trusted)
+    return _load(folder_found, dtype, where, seed, arguments)
+
+
+def _base_of(folder: Path) -> str | None:
+    """Return the base model that a LoRA folder names; None for a whole model.
+
+    Raises:
+        CheckpointError: the adapter names none.
+    """
+    file = folder / "adapter_config.json"
+    if not file.is_file() or (folder / "config.json").is_file():
+        return None
+    base = read_json(file).get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        raise CheckpointError(
+            f"{file} should name the base model (base_model_name_or_path) and does not: give "
+            f"`--engine hf --model BASE --model-args peft={folder}`."
+        )
+    return base
 
 
 def _load(
@@ -193,8 +256,25 @@ def _load(
         rest[TOKENIZER] = remote
     elif args.file is not None:
         rest[TOKENIZER] = str(args.file if args.file.is_dir() else args.file.parent)
-    try:
-        lm = AnchoredHFLM(
+    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    if not config.get("quantization_config"):
+        open_hf_tensors(folder)  # transformers would read quantised integers as plain numbers
+    is_mistral3 = "Mistral3ForConditionalGeneration" in (config.get("architectures") or ())
+    model_class = AnchoredMistral3 if is_mistral3 else AnchoredHFLM
+
+    def failed(cause: str) -> MistralEvalError:
+        if "unexpected keyword argument" in cause:
+            return UsageError(f"lm-eval's hf model does not take these --model-args: {cause}.")
+        for file in sorted(folder.iterdir()):
+            if sentence := pointer_sentence(file):
+                return EngineError(sentence)
+        return EngineError(
+            f"transformers cannot load {folder} with {dict(arguments)} ({cause}). The hf engine "
+            "needs a Hugging Face folder with config.json, weights that fit it, and a tokenizer."
+        )
+
+    with library_faults(failed):
+        lm = model_class(
             pretrained=str(folder),
             dtype=dtype,
             device=str(device),
@@ -202,16 +282,6 @@ def _load(
             end_ids=tokenizer.eos_ids if tokenizer else None,
             **rest,
         )
-    except TypeError as error:
-        raise UsageError(
-            f"lm-eval's hf model does not take these --model-args: {error}."
-        ) from error
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
-        first = str(error).strip().partition("\n")[0]
-        raise EngineError(
-            f"transformers cannot load {folder} with {dict(arguments)} ({first}). The hf engine "
-            "needs a Hugging Face folder with config.json, weights that fit it, and a tokenizer."
-        ) from error
     ends = [f"ends {list(tokenizer.eos_ids)}, bos {tokenizer.adds_bos}"] if tokenizer else []
     identity = EngineIdentity(
         "hf",
@@ -219,8 +289,8 @@ def _load(
         dtype=dtype,
         device=device.type,
         arguments=" ".join([str(sorted(arguments.items())), *ends, *_libraries()]),
-        info=lm.get_model_info(),
-        notes=tokenizer.notes if tokenizer else (),
+        info={**lm.get_model_info(), "max_length": lm.max_length},
+        notes=(*(tokenizer.notes if tokenizer else ()), *folder_notes(folder)),
     )
     return HFEngine(lm, seed, identity)
 

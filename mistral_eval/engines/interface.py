@@ -9,7 +9,7 @@ import hashlib
 import json
 from array import array
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from types import MappingProxyType
@@ -215,6 +215,22 @@ class Capabilities:
 # Called with a request and whether to answer correctly. Returns the text to reply, or the index of
 # the choice to make likely.
 Gold: TypeAlias = Callable[[Request, bool], str | int]
+
+
+@contextmanager
+def named(request: Request) -> Iterator[None]:
+    """Add the benchmark and what to do to an error about the length of a request.
+
+    Raises:
+        EngineError: the `with` block raised one; the message begins with the benchmark.
+    """
+    name = request.benchmark
+    try:
+        yield
+    except EngineError as error:
+        raise EngineError(
+            f"{name}: {error}. Leave {name} out of --tasks, or use a model with a longer context."
+        ) from error
 
 
 class Encoder(Protocol):

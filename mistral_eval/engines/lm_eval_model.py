@@ -23,6 +23,7 @@ from mistral_eval.engines.interface import (
     Request,
     reply_key,
 )
+from mistral_eval.settings import OWN_OPTIONS
 
 FEWSHOT_SEED: Final = 1234  # lm-eval's default
 DEFAULT_MAX_TOKENS: Final = 256  # lm-eval's default
@@ -56,14 +57,12 @@ class MistralLM(LM):
         """Open the native engine from lm-eval's model arguments (see `open_native`)."""
         from mistral_eval.engines.native import open_native
 
-        arguments = {
-            k: v
-            for k, v in {**arg_dict, **(additional_config or {})}.items()
-            if v not in (None, "")
-        }
+        chosen = {k: v for k, v in (additional_config or {}).items() if v is not None}
+        arguments = {**arg_dict, **chosen}
         ignored = ("batch_size", "max_batch_size")  # `batch_tokens` replaces them
-        engine = open_native(**{k: v for k, v in arguments.items() if k not in ignored})
-        return cls(partial(ask, engine))
+        options = {name: arguments[name] for name in OWN_OPTIONS if name in arguments}
+        fields = {k: v for k, v in arguments.items() if k not in (*options, *ignored)}
+        return cls(partial(ask, open_native(**options, model_args=fields)))
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         """Return each continuation's log-likelihood and whether it is the greedy continuation."""

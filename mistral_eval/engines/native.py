@@ -24,6 +24,7 @@ from mistral_eval.engines.interface import (
     Request,
     Say,
     Stop,
+    named,
     never,
 )
 from mistral_eval.errors import EngineError, RequestError, UsageError
@@ -86,7 +87,8 @@ class NativeEncoder:
         """
         if request.kind == "score":
             pair = ScoreRequest(*self.encode_pair(request.context, request.continuation))
-            work, was_cut = truncate_left(pair, self.context_len)
+            with named(request):
+                work, was_cut = truncate_left(pair, self.context_len)
             return Encoded(request, (self.seed, work.context, work.continuation), work, was_cut)
         if request.kind == "rolling":
             windows = self._windows(request.context)
@@ -135,7 +137,8 @@ class NativeEncoder:
         key = f"{self.seed}|{request.draw}" if settings.is_sampled else ""
         prompt = self._prefixes.encode(request.context) or self._prefix
         whole = GenerateRequest(prompt, settings.max_tokens, sampling, key)
-        work, was_cut = truncate_prompt(whole, self.context_len)
+        with named(request):
+            work, was_cut = truncate_prompt(whole, self.context_len)
         drawn = (sampling.temperature, sampling.top_p, sampling.top_k, key)
         ends = (list(settings.until), self.tokenizer.eos_ids)
         parts = (self.seed, work.prompt, settings.max_tokens, *ends, *drawn)
@@ -179,7 +182,7 @@ class NativeEngine(NativeEncoder, Engine):
             batch_tokens=settings.batch_tokens,
             seed=settings.seed,
             say=say,
-            **settings.model_args,
+            model_args=settings.model_args,
         )
 
     @classmethod
@@ -319,7 +322,7 @@ def watch_stops(
     return is_done
 
 
-def open_native(
+def open_native(  # noqa: PLR0913 - one argument per setting of a run
     pretrained: str,
     *,
     revision: str | None = None,
@@ -328,7 +331,7 @@ def open_native(
     batch_tokens: int | None = None,
     seed: int = 0,
     say: Say | None = None,
-    **model_args: str,
+    model_args: Mapping[str, Any] | None = None,
 ) -> NativeEngine:
     """Load a checkpoint and its tokenizer into the native engine.
 
@@ -341,13 +344,13 @@ def open_native(
         seed: random seed for sampling.
         say: receives messages about downloads; None writes them to stderr.
         model_args: values that the checkpoint's files do not state, e.g. rope_theta; and
-            `tokenizer` and `add_bos_token` (see `TokenizerArgs`).
+            `tokenizer` and `add_bos_token` (see `TokenizerArgs`). Text is read by `parse_value`.
 
     Raises:
         CheckpointError, TokenizerError, HubError, ResourceError: it cannot be loaded.
     """
     where = choose_device(device)
-    args, fields = split_tokenizer_args(model_args)
+    args, fields = split_tokenizer_args(model_args or {})
     if pretrained == TINY:
         if fields:
             raise UsageError(

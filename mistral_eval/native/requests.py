@@ -206,7 +206,7 @@ def truncate_left(request: ScoreRequest, max_length: int) -> tuple[ScoreRequest,
     if room < 1:
         raise EngineError(
             f"a continuation of {len(request.continuation)} tokens does not fit a context of "
-            f"{max_length}: use a model with a longer context"
+            f"{max_length}"
         )
     if len(request.context) <= room:
         return request, False
@@ -225,7 +225,7 @@ def truncate_prompt(request: GenerateRequest, max_length: int) -> tuple[Generate
     if room < 1:
         raise EngineError(
             f"{request.max_tokens} new tokens leave no room for a prompt in a context of "
-            f"{max_length}: ask for fewer"
+            f"{max_length}"
         )
     if len(request.prompt) <= room:
         return request, False

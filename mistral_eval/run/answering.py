@@ -142,12 +142,12 @@ class Answering:
             "computed": self.computed,
             "from_log": self.reused,
             "from_other_runs": self.from_other_runs,
+            "truncated": self.truncated,
         }
         if self.engine.counters is None:
             return counts
         return {
             **counts,
-            "truncated": self.truncated,
             "generated_tokens": self.generated_tokens,
             "reply_tokens": {
                 name: round(tokens / count, 1) for name, (count, tokens) in self.replies.items()
@@ -224,8 +224,10 @@ class Answering:
             raise EngineError(f"{encoded[error.index].request}: {error.what}") from error
         except (RuntimeError, MemoryError) as error:  # torch raises these for any fault
             first = str(error).strip().partition("\n")[0] or type(error).__name__
+            names = dict.fromkeys(item.request.benchmark for item in encoded)
             raise EngineError(
-                f"The engine {self.identity.engine} failed while answering ({first}). "
+                f"The engine {self.identity.engine} failed while answering {', '.join(names)} "
+                f"({first}). "
                 "Earlier replies are kept: run the same command again to resume, with --debug for "
                 "the traceback."
             ) from error

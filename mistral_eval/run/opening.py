@@ -7,7 +7,7 @@ from pathlib import Path
 from mistral_eval import __version__
 from mistral_eval.console import Talk
 from mistral_eval.data import Source
-from mistral_eval.data.sources import SUFFIXES
+from mistral_eval.data.sources import split_files
 from mistral_eval.data.task_file import data_spec
 from mistral_eval.engines.interface import Engine, Request, engine_class
 from mistral_eval.errors import SandboxError, UnsupportedError, UsageError
@@ -58,12 +58,11 @@ def _stamps(settings: RunSettings, source: Source) -> dict[str, object]:
     if source.kind == "folder" and source.folder is not None:
         specs = [data_spec(name) for name in settings.own_tasks]
         stamps["data"] = _stamp(
-            source.folder / pattern.format(config=config) / f"{split}{suffix}"
+            file
             for spec in specs
-            for pattern in spec.folders
             for config in spec.configs
             for split in spec.splits
-            for suffix in SUFFIXES
+            for file in split_files(spec, source.folder, config, split)
         )
     return stamps
 

@@ -179,9 +179,7 @@ def complete(
         if known := log.count():
             talk.say(f"Resuming with {known} replies of {folder}.")
         with clock.phase("build"):
-            loaded = questions or _load(settings, source, talk)
-            if questions is not None:
-                questions[:] = loaded
+            loaded = _load(settings, source, talk, questions)
             stock_tasks = load_stock(settings) if settings.stock_tasks else None
         with clock.phase("load"):
             answers: Answers
@@ -190,6 +188,9 @@ def complete(
                 answers = Recorded(encoder, log)
             else:
                 engine = open_engine(settings, loaded, talk)
+                for benchmark in loaded:
+                    # refuse what does not fit the context before anything is computed
+                    engine.encode(benchmark.requests[0])
                 answers = Answering(engine, log, others, stopper)
         with clock.phase("answer"):
             replies = _answer(answers, loaded, talk)
@@ -226,13 +227,20 @@ class Clock:
         self.seconds[name] = round(time.monotonic() - start, 3)
 
 
-def _load(settings: RunSettings, source: Source, talk: Talk) -> list[LoadedBenchmark]:
+def _load(
+    settings: RunSettings, source: Source, talk: Talk, questions: list[LoadedBenchmark] | None
+) -> list[LoadedBenchmark]:
+    """Build the questions, or return those that are built; see `run_suite`."""
+    if questions:
+        return questions
     asking = Asking.of(settings, source)
     loaded = []
     for benchmark in load_benchmarks(settings.own_tasks, asking):
         count = len(benchmark.questions)
         talk.say(f"{benchmark.benchmark.column}: {count} question{'s' if count != 1 else ''}")
         loaded.append(benchmark)
+    if questions is not None:
+        questions += loaded
     return loaded
 
 

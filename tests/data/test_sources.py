@@ -221,3 +221,46 @@ def test_the_hub_s_rows_are_read_through_datasets(monkeypatch):
     rows = load_benchmark_data(data_spec("arc_easy"), make_source("hub"))["test"]
     assert list(rows) == [ARC]
     assert asked == [("allenai/ai2_arc", "ARC-Easy", {"split": "test", "revision": "main"})]
+
+
+HUB_LAYOUTS = [
+    ("arc_easy", "allenai/ai2_arc/ARC-Easy/test-00000-of-00001.parquet"),
+    ("arc_easy", "ai2_arc/ARC-Easy/test-00000-of-00001.parquet"),
+    ("arc_easy", "allenai/ai2_arc/ARC-Easy/test.jsonl"),
+    ("piqa", "baber/piqa/data/validation-00000-of-00001.parquet"),
+    ("piqa", "baber/piqa/validation-00000-of-00001.parquet"),
+]
+
+
+@pytest.mark.parametrize(("benchmark", "file"), HUB_LAYOUTS)
+def test_rows_are_read_as_they_lie_on_the_hub(tmp_path, benchmark, file):
+    spec = data_spec(benchmark)
+    row = ARC if benchmark == "arc_easy" else PIQA
+    rows = load_benchmark_data(spec, write(tmp_path, file, [row]))
+    assert len(rows[spec.splits[0]]) == 1
+
+
+def test_shards_are_read_in_their_order_and_a_missing_one_is_named(tmp_path):
+    for shard in (1, 0, 2):
+        file = f"allenai/ai2_arc/ARC-Easy/test-0000{shard}-of-00003.parquet"
+        source = write(tmp_path, file, [{**ARC, "id": f"q{shard}"}])
+    rows = load_benchmark_data(data_spec("arc_easy"), source)["test"]
+    assert [row["id"] for row in rows] == ["q0", "q1", "q2"]
+    (tmp_path / "allenai/ai2_arc/ARC-Easy/test-00001-of-00003.parquet").unlink()
+    assert "test-00001-of-00003 is missing" in error_of("arc_easy", source)
+
+
+def test_an_error_about_missing_rows_names_what_lies_there(tmp_path):
+    source = write(tmp_path, "somewhere/else.parquet", [ARC])
+    said = error_of("arc_easy", source)
+    assert "ai2_arc/ARC-Easy/test.parquet" in said
+    assert "allenai/ai2_arc/ARC-Easy/test-00000-of-00001.parquet" in said
+    assert "it holds somewhere/else.parquet." in said
+
+
+def test_rows_that_git_lfs_did_not_fetch_are_told_with_the_command(tmp_path):
+    source = write(tmp_path, "ai2_arc/ARC-Easy/test.jsonl", [ARC])
+    for name in ("test.jsonl", "test.parquet"):
+        file = tmp_path / "ai2_arc/ARC-Easy" / name
+        file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 2\n")
+        assert "is a Git LFS pointer: run `git lfs pull` in" in error_of("arc_easy", source)

@@ -92,8 +92,11 @@ def test_a_prompt_longer_than_the_context_is_cut_and_counted_and_the_table_says_
     ("error", "sentence"),
     [
         (EngineError("The engine says no."), "The engine says no."),
-        (RuntimeError("CUDA error: device lost\nmore"), "native failed while answering (CUDA err"),
-        (MemoryError(), "native failed while answering (MemoryError)"),
+        (
+            RuntimeError("CUDA error: device lost\nmore"),
+            "native failed while answering winogrande (CUDA err",
+        ),
+        (MemoryError(), "native failed while answering winogrande (MemoryError)"),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -128,7 +131,7 @@ def test_with_debug_an_engines_error_keeps_its_traceback(cli, tmp_path, monkeypa
         yield
 
     monkeypatch.setattr(NativeEngine, "answer", failing)
-    with pytest.raises(EngineError, match=r"failed while answering \(lost\)"):
+    with pytest.raises(EngineError, match=r"failed while answering winogrande \(lost\)"):
         cli("--debug", *TINY, "-o", tmp_path / "results")
 
 

@@ -53,9 +53,8 @@ def test_metas_params_json_without_a_length_asks_for_it():
         ({"model_type": "mixtral", "num_local_experts": 8}, "mixture of experts"),
         ({"model_type": "gemma"}, "model_type should be one of mistral, ministral, llama"),
         ({"quantization_config": {"bits": 4}}, "means quantised weights"),
-        ({"auto_map": {"AutoModel": "m.py"}}, "its own code, which is never run"),
-        ({"attention_bias": True}, "attention_bias should be false"),
-        ({"mlp_bias": True}, "mlp_bias should be false"),
+        ({"model_type": "llama", "attention_bias": True}, "attention_bias should be false"),
+        ({"model_type": "llama", "mlp_bias": True}, "mlp_bias should be false"),
         ({"hidden_act": "gelu"}, "hidden_act should be silu for the native engine and is 'gelu'"),
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling should be plain"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "rope_scaling should be plain"),
@@ -120,3 +119,35 @@ def test_an_option_that_names_no_field_is_wrong_usage_with_the_nearest_name():
 def test_an_option_that_is_no_value_is_wrong_usage():
     with pytest.raises(UsageError, match="--model-args rope_theta=many"):
         from_hf_config(MISTRAL, {"rope_theta": "many"})
+
+
+@pytest.mark.parametrize(
+    ("change", "context", "note"),
+    [
+        ({"causal": True}, 32768, "no effect: causal"),
+        ({"max_position_embeddings": 4096}, 4096, "max_position_embeddings is the context length"),
+        (
+            {"max_position_embeddings": 4096, "max_seq_len": 8192},
+            8192,
+            "no effect beside max_seq_len: max_position_embeddings",
+        ),
+    ],
+)
+def test_fields_of_params_json_that_change_nothing_are_noted(change, context, note):
+    found = from_params_json(RAW | change, {"rope_theta": "10000"})
+    assert found.config.context_len == context
+    assert any(note in said for said in found.notes)
+
+
+def test_params_json_of_a_model_that_is_not_causal_is_refused():
+    with pytest.raises(CheckpointError, match="causal is false"):
+        from_params_json(RAW | {"causal": False}, {"rope_theta": "10000"})
+
+
+@pytest.mark.parametrize("name", ["attention_bias", "mlp_bias"])
+def test_biases_that_transformers_mistral_does_not_have_are_noted(name):
+    assert any(f"no effect on a mistral model: {name}" in note for note in notes_of({name: True}))
+
+
+def notes_of(change):
+    return from_hf_config(MISTRAL | change, {}).notes

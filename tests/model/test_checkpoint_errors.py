@@ -207,11 +207,11 @@ def test_a_truncated_safetensors_file_is_an_error_with_its_size(hf, keep):
     assert f"{len(whole[:end])} bytes): copy or download it again." in message(hf)
 
 
-def test_quantised_tensors_are_sent_to_hf(hf):
+def test_quantised_tensors_that_nothing_explains_are_refused(hf):
     change_tensors(hf, lambda t: t.update({"lm_head.weight": torch.zeros(16, 8, dtype=torch.int8)}))
 
     assert "lm_head.weight should have dtype F64, F32, F16, BF16 and has I8" in message(hf)
-    assert message(hf).endswith("run it with `--engine hf`.")
+    assert "config.json has no quantization_config" in message(hf)
 
 
 def test_a_missing_shard_is_named(checkpoint, tmp_path):

@@ -292,3 +292,11 @@ def test_the_fingerprint_sees_another_file_and_another_eos(tmp_path):
 
     assert plain == load_tokenizer(V1, expected_vocab=32000).fingerprint
     assert len({plain, changed, load_tokenizer(V3, expected_vocab=32768).fingerprint}) == 3
+
+
+def test_a_tekken_file_newer_than_mistral_common_asks_to_upgrade_it(tmp_path):
+    content = json.loads(TEKKEN.read_text())
+    content["config"]["version"] = "v99"
+    (tmp_path / "tekken.json").write_text(json.dumps(content))
+    with pytest.raises(TokenizerError, match=r"version v99.*pip install --upgrade mistral-common"):
+        load_tokenizer(tmp_path, expected_vocab=131072)

@@ -15,12 +15,13 @@ from mistral_eval.model.config import ConfigFile, ModelConfig
 from mistral_eval.model.load.config_hf import from_hf_config
 from mistral_eval.model.load.config_params import from_params_json
 from mistral_eval.model.load.fields import USE_HF, read_json
+from mistral_eval.model.load.folder import check_folder, folder_notes
 from mistral_eval.model.load.stored import (
     HF_INDEX,
     HF_SINGLE,
     RAW_PICKLE,
     RAW_SAFETENSORS,
-    open_index,
+    open_hf_tensors,
     open_pickle,
     open_safetensors,
 )
@@ -88,7 +89,8 @@ def load_checkpoint(
         notes = (*notes, f"weights stored as {', '.join(kinds)}, run in {name}")
     weights, digests = read_weights(source, config, chosen, device)
     fingerprint = model_fingerprint(config, digests)
-    return Checkpoint(config, weights, fingerprint, files, (*found.notes, *tied, *notes))
+    notes = (*found.notes, *tied, *notes, *folder_notes(path))
+    return Checkpoint(config, weights, fingerprint, files, notes)
 
 
 def _open(
@@ -103,17 +105,12 @@ def _open(
         config_file = path / "config.json"
         # the configuration first: its errors explain more than a tensor's
         found = from_hf_config(read_json(config_file), overrides)
-        files: tuple[Path, ...] = (config_file, path / HF_SINGLE)
-        if _has(path, HF_SINGLE):
-            tensors = open_safetensors(path / HF_SINGLE)
-        else:
-            tensors, shards = open_index(path / HF_INDEX)
-            files = (config_file, path / HF_INDEX, *shards)
+        tensors, files = open_hf_tensors(path)
         note = "the folder also holds Mistral's format (params.json); Hugging Face's was read"
         both = f"the folder also holds {HF_INDEX}; {HF_SINGLE} was read, as transformers does"
         has_both = _has(path, HF_SINGLE) and _has(path, HF_INDEX)
         notes = ((note,) if has_raw else ()) + ((both,) if has_both else ())
-        return Source(path, tensors, is_hf=True), found, files, notes
+        return Source(path, tensors, is_hf=True), found, (config_file, *files), notes
     if has_raw:
         assert raw_file is not None
         _check_single_part(path)
@@ -130,13 +127,8 @@ def _has(path: Path, name: str) -> bool:
 
 
 def _check_folder(path: Path) -> None:
-    """Raise if the path is no folder, or is a LoRA folder."""
-    if not path.is_dir():
-        kind = "is a file" if path.exists() else "does not exist"
-        raise CheckpointError(
-            f"{path} should be a folder with a model's files and {kind}: give the folder, "
-            "a Hugging Face name such as mistralai/Mistral-7B-v0.1, or tiny."
-        )
+    """Raise if the folder is none that an engine can load, or is a LoRA folder."""
+    check_folder(path)
     if _has(path, "adapter_config.json"):
         raise UnsupportedError(
             f"{path} should hold a whole model and holds a LoRA adapter (adapter_config.json): "

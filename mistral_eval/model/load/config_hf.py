@@ -38,8 +38,9 @@ _KNOWN = frozenset(NAMES.values()) | {
     *("architectures", "model_type", "transformers_version", "dtype", "torch_dtype"),
     *("bos_token_id", "eos_token_id", "pad_token_id", "use_cache", "initializer_range"),
     *("attention_dropout", "attention_bias", "mlp_bias", "pretraining_tp", "rope_scaling"),
-    *("rope_parameters", "layer_types", "_sliding_window", "_name_or_path"),
+    *("rope_parameters", "layer_types", "_sliding_window", "_name_or_path", "auto_map"),
 }
+_BIASES = ("attention_bias", "mlp_bias")  # transformers' Mistral and Ministral have no such option
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 
 
@@ -56,7 +57,7 @@ def from_hf_config(values: Mapping[str, Any], overrides: Mapping[str, str]) -> C
         merged["rope_parameters"] = {**merged["rope_parameters"], "rope_theta": None}
     fields = Fields(merged, "config.json")
     family = _family(fields)
-    _refuse_unsupported(fields)
+    _refuse_unsupported(fields, family)
     n_layers = fields.integer("num_hidden_layers")
     theta, notes = _rope_theta(fields, family)
     unread = _unread(merged, family)
@@ -99,29 +100,53 @@ def _family(fields: Fields) -> str:
             f"does not support: {USE_HF}."
         )
     if family not in FAMILIES:
-        raise UnsupportedError(
+        what = (
             f"config.json: model_type should be one of {', '.join(FAMILIES)} for the native engine "
-            f"and is {family!r}: {USE_HF}."
+            f"and is {family!r}"
+        )
+        if _is_in_transformers(family):
+            raise UnsupportedError(f"{what}: {USE_HF}.")
+        raise CheckpointError(
+            f"{what}, which the transformers installed here has no causal language model for: "
+            "upgrade transformers and take --engine hf, or give another model."
         )
     assert isinstance(family, str)
     return family
 
 
-def _refuse_unsupported(fields: Fields) -> None:
+def _check_activation(fields: Fields) -> None:
+    """Raise if transformers does not know the activation either."""
+    from transformers.activations import ACT2FN  # imported only for this error
+
+    if fields.values["hidden_act"] not in ACT2FN:
+        raise fields.wrong("hidden_act", "an activation that transformers knows, such as silu")
+
+
+def _quantised_by(settings: Any) -> str:
+    """Return the name of a quantisation method."""
+    method = settings.get("quant_method") if isinstance(settings, Mapping) else None
+    return str(method or "this quantisation")
+
+
+def _is_in_transformers(family: object) -> bool:
+    """Return whether the hf engine can load this model_type; mistral3 has a class of its own."""
+    # imported only for this error: it takes seconds
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    return family == "mistral3" or family in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+
+def _refuse_unsupported(fields: Fields, family: str) -> None:
     """Raise for every option that transformers supports and the native engine does not."""
     values = fields.values
     if values.get("quantization_config"):
         raise UnsupportedError(
             "config.json: quantization_config means quantised weights, which the native engine "
-            f"does not read: {USE_HF}."
+            "does not read: install the library that transformers reads "
+            f"{_quantised_by(values['quantization_config'])} with, and {USE_HF}."
         )
-    if values.get("auto_map"):
-        raise UnsupportedError(
-            "config.json: auto_map means that the model needs its own code, which is never run: "
-            f"{USE_HF}."
-        )
-    for name in ("attention_bias", "mlp_bias"):
-        if values.get(name):
+    for name in _BIASES:
+        if values.get(name) and family == "llama":
             raise UnsupportedError(
                 f"config.json: {name} should be false for the native engine and is "
                 f"{values[name]!r}: {USE_HF}."
@@ -129,6 +154,7 @@ def _refuse_unsupported(fields: Fields) -> None:
     if values.get("hidden_act") is None:
         raise fields.missing("hidden_act", "silu")
     if values["hidden_act"] != "silu":
+        _check_activation(fields)
         raise UnsupportedError(
             f"config.json: hidden_act should be silu for the native engine and is "
             f"{values['hidden_act']!r}: {USE_HF}."
@@ -142,8 +168,8 @@ def _refuse_scaled_rope(name: str, rope: Any) -> None:
     if rope is None:
         return
     if not isinstance(rope, dict):
-        raise UnsupportedError(
-            f"config.json: {name} should be null or an object and is {rope!r}: {USE_HF}."
+        raise CheckpointError(
+            f"config.json: {name} should be null or an object and is {rope!r}: correct the file."
         )
     nested = [key for key, value in rope.items() if isinstance(value, dict)]
     kind = rope.get("rope_type", rope.get("type", "default"))
@@ -215,5 +241,7 @@ def _windows(fields: Fields, family: str, n_layers: int) -> tuple[int | None, ..
 def _unread(values: Mapping[str, Any], family: str) -> list[str]:
     """List fields that neither this reader nor transformers' model of this family uses."""
     unread = sorted(name for name in values if name not in _KNOWN and values[name] is not None)
+    if family != "llama":
+        return [*unread, *(name for name in _BIASES if values.get(name))]
     windowed = values.get("sliding_window") is not None or values.get("_sliding_window") is not None
-    return [*unread, "sliding_window"] if family == "llama" and windowed else unread
+    return [*unread, "sliding_window"] if windowed else unread

@@ -20,6 +20,7 @@ NAMES = dict(zip(_SAME, _SAME, strict=True)) | {"context_len": "max_seq_len"}
 _KNOWN = frozenset(NAMES.values()) | {
     *("_sliding_window", "multiple_of", "ffn_dim_multiplier", "max_batch_size", "model_type"),
 }
+_LENGTH = "max_position_embeddings"
 
 
 def from_params_json(values: Mapping[str, Any], overrides: Mapping[str, str]) -> ConfigFile:
@@ -67,10 +68,15 @@ def _refuse_unsupported(fields: Fields) -> None:
             "params.json: moe makes this a mixture of experts, which the native engine does not "
             f"support: take the model's Hugging Face folder and {USE_HF}."
         )
+    if fields.values.get("causal") is False:
+        raise CheckpointError(
+            "params.json: causal is false, so this is no causal language model: give the language "
+            "model's folder."
+        )
     unknown = sorted(
         name
         for name, value in fields.values.items()
-        if name not in _KNOWN and value is not None and value is not False
+        if name not in (*_KNOWN, _LENGTH, "causal") and value is not None and value is not False
     )
     if unknown:
         raise CheckpointError(
@@ -80,13 +86,21 @@ def _refuse_unsupported(fields: Fields) -> None:
 
 
 def _context_len(fields: Fields, *, is_meta: bool) -> tuple[int, tuple[str, ...]]:
-    """Return max_seq_len, or Mistral 7B's 32768 with a note."""
+    """Return max_seq_len, else max_position_embeddings, else Mistral 7B's 32768, and notes."""
+    notes = []
+    if fields.values.get("causal") is not None:
+        notes.append("params.json: no effect: causal")
     if fields.values.get("max_seq_len") is not None:
-        return fields.integer("max_seq_len"), ()
+        if fields.values.get(_LENGTH) is not None:
+            notes.append(f"params.json: no effect beside max_seq_len: {_LENGTH}")
+        return fields.integer("max_seq_len"), tuple(notes)
+    if fields.values.get(_LENGTH) is not None:
+        notes.append(f"params.json: no max_seq_len; {_LENGTH} is the context length")
+        return fields.integer(_LENGTH), tuple(notes)
     if is_meta:
         raise fields.missing("max_seq_len", "4096")
-    note = f"params.json: no max_seq_len; {MISTRAL_CONTEXT_LEN} assumed, as for Mistral 7B"
-    return MISTRAL_CONTEXT_LEN, (note,)
+    notes.append(f"params.json: no max_seq_len; {MISTRAL_CONTEXT_LEN} assumed, as for Mistral 7B")
+    return MISTRAL_CONTEXT_LEN, tuple(notes)
 
 
 def _kv_heads(fields: Fields, *, is_meta: bool) -> int:

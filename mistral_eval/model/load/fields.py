@@ -11,18 +11,23 @@ from pathlib import Path
 from typing import Any
 
 from mistral_eval.errors import CheckpointError, TokenizerError, UsageError
+from mistral_eval.lfs import pointer_sentence
+from mistral_eval.settings import parse_value
 
 USE_HF = "run it with `--engine hf`"
+_TEXTS = frozenset({"hidden_act"})  # fields whose value is text
 
 
 def read_json(
     path: Path, kind: type[CheckpointError | TokenizerError] = CheckpointError
 ) -> dict[str, Any]:
     """Return the JSON object in `path`; raise `kind` if it holds anything else."""
+    if sentence := pointer_sentence(path):
+        raise kind(sentence)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise kind(f"{path} is not JSON ({error}): copy or download the file again.") from error
+        raise kind(f"{path} is not JSON ({error}): copy or download it again.") from error
     if not isinstance(value, dict):
         found = type(value).__name__
         raise kind(f"{path} should hold a JSON object and holds {found}: copy the file again.")
@@ -101,28 +106,22 @@ class Fields:
         return tuple(windows[layer % len(windows)] for layer in range(n_layers))
 
 
-def parse_override(name: str, text: str) -> Any:
-    """Parse the value of `name=text`: `none` is null, anything else must be JSON.
+def parse_override(name: str, given: Any) -> Any:
+    """Return the value of the model argument `name`: text is read by `parse_value`.
 
     Raises:
-        UsageError: the text is neither.
+        UsageError: the text is no value, and the field's value is not text.
     """
-    if text.strip().lower() in {"none", "null"}:
-        return None
-    try:
-        return json.loads(text.strip().lower() if text.strip() in {"True", "False"} else text)
-    except json.JSONDecodeError as error:
-        if name == "hidden_act":
-            return text.strip()
-        raise UsageError(
-            f"--model-args {name}={text}: expected a number, true, false or none."
-        ) from error
+    value = parse_value(given) if isinstance(given, str) else given
+    if isinstance(value, str) and name not in _TEXTS:
+        raise UsageError(f"--model-args {name}={given}: expected a number, true, false or none.")
+    return value
 
 
 def with_overrides(
-    values: Mapping[str, Any], overrides: Mapping[str, str], names: Mapping[str, str]
+    values: Mapping[str, Any], overrides: Mapping[str, Any], names: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Return a file's fields with `--model-args` applied, text by the file's or params.json's name.
+    """Return a file's fields with `--model-args` applied, by the file's or params.json's name.
 
     `names` maps params.json's name to the file's, for every field that may be set.
 

@@ -9,25 +9,37 @@ import errno
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeGuard
+from typing import Literal, TypeAlias, TypeGuard
 
 from huggingface_hub import HfApi, constants, errors, snapshot_download, try_to_load_from_cache
 
-from mistral_eval.errors import CheckpointError, HubError, ResourceError, UsageError
+from mistral_eval.errors import (
+    CheckpointError,
+    HubError,
+    ResourceError,
+    UnsupportedError,
+    UsageError,
+)
 from mistral_eval.model.load.fields import USE_HF, read_json
 from mistral_eval.model.load.stored import HF_INDEX, HF_SINGLE, RAW_PICKLE, RAW_SAFETENSORS
 from mistral_eval.model.memory import GIB, TRY_TINY
 
+Reader: TypeAlias = Literal["native", "transformers"]
+BIN_SINGLE = "pytorch_model.bin"
 _HUB_NAME = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 _TOKENIZER = re.compile(r"tokenizer\.model(\.v\w+)?|tekken\.json|tokenizer\.json")
+_BIN = re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin(\.index\.json)?")
+_VOCABULARY = re.compile(r"vocab\.(json|txt)|merges\.txt|spiece\.model|\w+\.(spm|tiktoken)")
+_ADAPTER = ("adapter_model.safetensors", "adapter_model.bin")
 _SMALL = frozenset(
     {
         *("config.json", "params.json", "adapter_config.json", "tokenizer_config.json"),
         *("special_tokens_map.json", "added_tokens.json", "generation_config.json"),
+        *("chat_template.jinja", "chat_template.json"),
     }
 )
 # huggingface_hub uses requests (before 1.0; its errors are OSErrors), httpx (1.x) or httpx2 (2.x).
@@ -45,7 +57,12 @@ class RemoteFile:
 
 
 def resolve_model(
-    ref: str, *, revision: str | None = None, say: Callable[[str], None] | None = None
+    ref: str,
+    *,
+    revision: str | None = None,
+    say: Callable[[str], None] | None = None,
+    reader: Reader = "native",
+    programs: bool = False,
 ) -> Path:
     """Return the folder of a model, after downloading it if needed.
 
@@ -53,6 +70,8 @@ def resolve_model(
         ref: a folder, or a hub name such as mistralai/Mistral-7B-v0.1. A folder wins.
         revision: branch, tag or commit of a hub name.
         say: called with a sentence before a download; None writes it to stderr.
+        reader: what reads the files; transformers reads more formats than the native engine.
+        programs: whether to fetch the model's own Python files too.
 
     Raises:
         CheckpointError: `ref` is neither a folder nor a hub name, or has no weights we can read.
@@ -71,48 +90,76 @@ def resolve_model(
             "and there is no such folder."
         )
     if constants.HF_HUB_OFFLINE:
-        return _from_cache(ref, revision, None)
+        return _from_cache(ref, revision, None, reader)
     try:
         found = HfApi().model_info(ref, revision=revision, files_metadata=True)
     except CONNECTION_ERRORS as error:
         if unreachable(error):
-            return _from_cache(ref, revision, error)
+            return _from_cache(ref, revision, error, reader)
         raise HubError(sentence_for(error, ref, revision)) from error
     remote = [RemoteFile(f.rfilename, f.size or 0) for f in found.siblings or []]
-    wanted = files_to_fetch(ref, remote)
+    wanted = files_to_fetch(ref, remote, reader, programs=programs)
     cached = {f.name: try_to_load_from_cache(ref, f.name, revision=found.sha) for f in wanted}
     missing = [file for file in wanted if not isinstance(cached[file.name], str)]
     _announce(ref, missing, say or _to_stderr)
     return fetch(ref, revision, [file.name for file in wanted])
 
 
-def files_to_fetch(ref: str, files: Iterable[RemoteFile]) -> list[RemoteFile]:
-    """Select the files of a repository that the native engine reads.
+def files_to_fetch(
+    ref: str, files: Iterable[RemoteFile], reader: Reader = "native", *, programs: bool = False
+) -> list[RemoteFile]:
+    """Select the files of a repository that an engine reads.
 
-    Prefer Hugging Face's safetensors to Mistral's own files.
+    Prefer Hugging Face's safetensors to Mistral's own files, and these to pytorch_model*.bin.
+
+    Args:
+        ref: the hub name, for errors.
+        files: the repository's files.
+        reader: transformers also reads pytorch_model*.bin and other tokenizers' files, but not
+            Mistral's own weights.
+        programs: whether to fetch the model's own Python files too.
 
     Raises:
-        CheckpointError: the repository holds weights in neither format.
+        CheckpointError: the repository holds weights in no format that `reader` reads.
     """
     top = {file.name: file for file in files if "/" not in file.name}
+    bins = {name for name in top if _BIN.fullmatch(name)}
     if HF_SINGLE in top:
         weights = {HF_SINGLE}
     elif HF_INDEX in top:
         weights = {HF_INDEX, *(name for name in top if _SHARD.fullmatch(name))}
-    elif "params.json" in top and (RAW_SAFETENSORS in top or RAW_PICKLE in top):
+    elif reader == "transformers" and bins:
+        weights = bins
+    elif reader == "native" and "params.json" in top and {RAW_SAFETENSORS, RAW_PICKLE} & set(top):
         weights = {RAW_SAFETENSORS if RAW_SAFETENSORS in top else RAW_PICKLE}
     elif "adapter_config.json" in top:
-        weights = set()  # the loader's error explains LoRA folders
+        weights = {name for name in top if name in _ADAPTER and reader == "transformers"}
     else:
-        has_bin = any(name.endswith(".bin") for name in top)
-        kind = "pytorch_model*.bin" if has_bin else "other formats"
-        raise CheckpointError(
-            f"{ref} should hold safetensors or consolidated weights and holds {kind}: {USE_HF}."
-        )
+        raise _no_weights(ref, reader, bins, sorted(top))
     names = weights | {name for name in top if name in _SMALL or _TOKENIZER.fullmatch(name)}
+    if reader == "transformers":
+        names |= {name for name in top if _VOCABULARY.fullmatch(name)}
+        names |= {name for name in top if programs and name.endswith(".py")}
     if HF_SINGLE in weights or HF_INDEX in weights:
         names.discard("params.json")
     return [top[name] for name in sorted(names)]
+
+
+def _no_weights(ref: str, reader: Reader, bins: set[str], names: Sequence[str]) -> CheckpointError:
+    """Return the error for a repository without weights that `reader` reads."""
+    if bins:
+        return UnsupportedError(
+            f"{ref} should hold safetensors or consolidated weights for the native engine and "
+            f"holds pytorch_model*.bin: {USE_HF}."
+        )
+    read = "safetensors or consolidated weights"
+    if reader == "transformers":
+        read = "safetensors or pytorch_model*.bin, which transformers reads,"
+    shown = ", ".join(names[:8]) + (" and more" if len(names) > 8 else "")
+    return CheckpointError(
+        f"{ref} should hold {read} and holds {shown or 'nothing'}: take another repository of the "
+        "model."
+    )
 
 
 def small_files() -> list[str]:
@@ -145,7 +192,7 @@ def fetch(ref: str, revision: str | None, patterns: list[str]) -> Path:
         raise HubError(sentence_for(error, ref, revision)) from error
 
 
-def _from_cache(ref: str, revision: str | None, cause: Exception | None) -> Path:
+def _from_cache(ref: str, revision: str | None, cause: Exception | None, reader: Reader) -> Path:
     """Return the cached snapshot without opening a connection.
 
     Raises:
@@ -164,7 +211,7 @@ def _from_cache(ref: str, revision: str | None, cause: Exception | None) -> Path
             f"{f' at {revision}' if revision else ''}: go online once, give a folder, {TRY_TINY}."
         ) from error
     folder = Path(found)
-    lacking = _lacking(folder)
+    lacking = _lacking(folder, reader)
     if lacking:
         raise HubError(
             f"the cached copy of {ref} in {folder} lacks {lacking}, and the hub was not asked "
@@ -174,13 +221,15 @@ def _from_cache(ref: str, revision: str | None, cause: Exception | None) -> Path
     return folder
 
 
-def _lacking(folder: Path) -> str | None:
+def _lacking(folder: Path, reader: Reader) -> str | None:
     """Return the first file that an interrupted download left out, or None."""
-    if (folder / HF_INDEX).is_file() and not (folder / HF_SINGLE).is_file():
-        shards = sorted(set(read_json(folder / HF_INDEX).get("weight_map", {}).values()))
-        return next((name for name in shards if not (folder / name).is_file()), None)
-    weights = (HF_SINGLE, RAW_SAFETENSORS, RAW_PICKLE)
-    if any((folder / name).is_file() for name in weights):
+    bins = f"{BIN_SINGLE}.index.json"
+    for index, single in ((HF_INDEX, HF_SINGLE), (bins, BIN_SINGLE)):
+        if (folder / index).is_file() and not (folder / single).is_file():
+            shards = sorted(set(read_json(folder / index).get("weight_map", {}).values()))
+            return next((name for name in shards if not (folder / name).is_file()), None)
+    own = (BIN_SINGLE,) if reader == "transformers" else (RAW_SAFETENSORS, RAW_PICKLE)
+    if any((folder / name).is_file() for name in (HF_SINGLE, *own)):
         return None
     return HF_SINGLE
 

@@ -12,6 +12,7 @@ from mistral_eval.model.config import ConfigFile, ModelConfig
 from mistral_eval.model.load.config_hf import from_hf_config
 from mistral_eval.model.load.config_params import from_params_json
 from mistral_eval.model.load.fields import read_json
+from mistral_eval.model.load.folder import check_folder
 from mistral_eval.model.load.hub import fetch, small_files
 from mistral_eval.model.load.stored import stored_dtype
 from mistral_eval.model.load.weights import choose_dtype
@@ -65,6 +66,7 @@ def read_outline(
         if say and not constants.HF_HUB_OFFLINE:
             say(f"Reading {ref}'s configuration and tokenizer; its weights are not fetched.")
         folder = fetch(ref, revision, small_files())
+    check_folder(folder)
     tokenizer = load_tokenizer(folder, expected_vocab=ANY_VOCAB, args=args)
     found = read_config(folder, fields)
     config = found.config

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from mistral_eval.errors import CheckpointError, UnsupportedError
-from mistral_eval.model.load.fields import USE_HF, read_json
+from mistral_eval.errors import CheckpointError
+from mistral_eval.lfs import pointer_sentence
+from mistral_eval.model.load.fields import read_json
 
 FLOATS = {
     "F64": torch.float64,
@@ -47,6 +48,7 @@ def open_safetensors(file: Path) -> dict[str, StoredTensor]:
         CheckpointError: the file is truncated, is not safetensors, or holds other dtypes than
             plain floats.
     """
+    _refuse_pointer(file)
     try:
         handle: Any = safe_open(str(file), framework="pt", device="cpu")
     except (SafetensorError, OSError) as error:
@@ -63,6 +65,23 @@ def open_safetensors(file: Path) -> dict[str, StoredTensor]:
         shape = tuple(header.get_shape())
         found[name] = StoredTensor(file, shape, dtype, partial(handle.get_tensor, name))
     return found
+
+
+def open_hf_tensors(folder: Path) -> tuple[dict[str, StoredTensor], tuple[Path, ...]]:
+    """Open a folder's model.safetensors, or its index and shards; return tensors and files.
+
+    Both are empty where the folder has neither.
+
+    Raises:
+        CheckpointError: see `open_safetensors` and `open_index`.
+    """
+    single, index = folder / HF_SINGLE, folder / HF_INDEX
+    if single.is_file():
+        return open_safetensors(single), (single,)
+    if index.is_file():
+        tensors, shards = open_index(index)
+        return tensors, (index, *shards)
+    return {}, ()
 
 
 def open_index(index: Path) -> tuple[dict[str, StoredTensor], tuple[Path, ...]]:
@@ -114,6 +133,7 @@ def open_pickle(file: Path) -> dict[str, StoredTensor]:
         CheckpointError: the file is broken, holds anything but tensors, or has torch.save's old
             format, which cannot be mapped.
     """
+    _refuse_pointer(file)
     try:
         loaded = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
     except pickle.UnpicklingError as error:
@@ -156,11 +176,22 @@ def stored_dtype(folder: Path) -> torch.dtype | None:
     return None
 
 
+def _refuse_pointer(file: Path) -> None:
+    """Raise if the file is a Git LFS pointer."""
+    if sentence := pointer_sentence(file):
+        raise CheckpointError(sentence)
+
+
 def _not_float(file: Path, name: str, kind: object) -> CheckpointError:
-    """Return the error for a tensor that is not a plain float, as in a quantised model."""
-    return UnsupportedError(
-        f"{file}: {name} should have dtype {', '.join(FLOATS)} and has {kind}: "
-        f"the native engine does not read quantised weights; {USE_HF}."
+    """Return the error for a tensor that is not a plain float.
+
+    Quantised models say how they are read in config.json's quantization_config; those are refused
+    before their tensors are opened.
+    """
+    return CheckpointError(
+        f"{file}: {name} should have dtype {', '.join(FLOATS)} and has {kind}, and nothing says "
+        "how to read it (config.json has no quantization_config): take the whole folder of the "
+        "quantised model, or the model before it was quantised."
     )
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -56,7 +56,7 @@ def check_tensors(source: Source, config: ModelConfig) -> None:
             hint = f"if the embeddings are tied, give `--model-args {tied}=true`"
         raise source.error(
             f"tensor {missing[0]} of shape {expected[missing[0]]} is missing"
-            f"{_and_more(missing)}: {hint}."
+            f"{and_more(missing)}: {hint}."
         )
     tied_output = {source.name("output.weight")} if config.tied_embeddings else set()
     surplus = [
@@ -67,7 +67,7 @@ def check_tensors(source: Source, config: ModelConfig) -> None:
     if surplus:
         raise source.error(
             f"tensor {surplus[0]} of shape {source.tensors[surplus[0]].shape} has no place in the "
-            f"model that the configuration describes{_and_more(surplus)}: "
+            f"model that the configuration describes{and_more(surplus)}: "
             "configuration and weights are of different models."
         )
     for name, shape in expected.items():
@@ -102,7 +102,7 @@ def settle_tied(source: Source, config: ModelConfig) -> tuple[Source, ModelConfi
     return source, replace(config, tied_embeddings=False), (note,)
 
 
-def _and_more(names: list[str]) -> str:
+def and_more(names: Sequence[str]) -> str:
     """Return the number of names after the first, in words."""
     return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
 
@@ -176,16 +176,25 @@ def _converted(
     # copy even where dtype and device match: the file may be replaced while the model runs
     converted = tensor.to(device=device, dtype=dtype, copy=True).contiguous()
     if not _is_finite(converted):
-        if _is_finite(tensor):
-            raise source.error(
-                f"tensor {name} holds values too large for {str(dtype).removeprefix('torch.')}: "
-                "use --dtype bfloat16 or float32."
-            )
+        check_finite(source.folder, name, tensor)
         raise source.error(
-            f"tensor {name} holds NaN or infinity and should be finite: the checkpoint is damaged "
-            "or its training diverged; download it again or take another one."
+            f"tensor {name} holds values too large for {str(dtype).removeprefix('torch.')}: "
+            "use --dtype bfloat16 or float32."
         )
     return converted
+
+
+def check_finite(folder: Path | str, name: str, tensor: torch.Tensor) -> None:
+    """Check that a stored tensor holds neither NaN nor infinity.
+
+    Raises:
+        CheckpointError: it does.
+    """
+    if not _is_finite(tensor):
+        raise CheckpointError(
+            f"{folder}: tensor {name} holds NaN or infinity and should be finite: the checkpoint "
+            "is damaged or its training diverged; download it again or take another one."
+        )
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:

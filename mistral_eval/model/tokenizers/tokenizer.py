@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from mistral_eval.errors import TokenizerError
+from mistral_eval.lfs import pointer_sentence
 from mistral_eval.model.tokenizers.special import (
     ADD_BOS,
     CONFIG,
@@ -163,6 +164,8 @@ def _first_file(path: Path) -> Path:
 
 def _open(file: Path) -> "Kind":
     """Load one file; its name says of which kind it is."""
+    if sentence := pointer_sentence(file):
+        raise TokenizerError(sentence)
     from mistral_eval.model.tokenizers.tokenizer_json import JsonTokenizer
     from mistral_eval.model.tokenizers.tokenizer_sentencepiece import SentencePieceTokenizer
     from mistral_eval.model.tokenizers.tokenizer_tekken import TekkenTokenizer

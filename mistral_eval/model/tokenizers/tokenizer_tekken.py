@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mistral_eval.errors import TokenizerError
+from mistral_eval.model.load.fields import read_json
 from mistral_eval.model.tokenizers.incremental import SPLITS, cut_before_space
 from mistral_eval.model.tokenizers.special import tokenizer_fingerprint
 
@@ -38,8 +39,16 @@ class TekkenTokenizer:
             TokenizerError: mistral-common cannot read the file.
         """
         # this import takes half a second, and no other tokenizer needs it
+        from mistral_common.tokens.tokenizers.base import TokenizerVersion
         from mistral_common.tokens.tokenizers.tekken import Tekkenizer
 
+        named = (read_json(file, TokenizerError).get("config") or {}).get("version")
+        known = TokenizerVersion.__members__
+        if isinstance(named, str) and _number(named) > max(map(_number, known)):
+            raise TokenizerError(
+                f"{file} has version {named}, and the mistral-common installed here reads versions "
+                f"up to {max(known, key=_number)}: run `pip install --upgrade mistral-common`."
+            )
         try:
             tekkenizer = Tekkenizer.from_file(file)
         except (ValueError, KeyError, TypeError, AssertionError) as error:
@@ -84,3 +93,9 @@ class TekkenTokenizer:
             return False
         word: bytes = self.tekkenizer.id_to_byte_piece(token)
         return word[0] & 0xC0 != 0x80
+
+
+def _number(version: str) -> int:
+    """Return the number in a version such as v13; -1 where there is none."""
+    digits = version.removeprefix("v")
+    return int(digits) if digits.isdecimal() else -1

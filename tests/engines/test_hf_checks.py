@@ -1,0 +1,254 @@
+"""No engine runs a checkpoint that another refuses: missing, surplus and damaged tensors, ...
+
+The hf engine loads through transformers, which makes up what is missing and drops what is too much.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from mistral_eval.engines.hf import FAULTS, library_faults, open_hf
+from mistral_eval.engines.native import open_native
+from mistral_eval.errors import EngineError, MistralEvalError, UsageError
+from mistral_eval.model.export import save_hf
+from mistral_eval.model.tiny import make_tiny, tiny_tokenizer_file
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
+ENGINES = {"native": open_native, "hf": open_hf}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    return save_hf(make_tiny(), folder, tokenizer_file=tiny_tokenizer_file())
+
+
+@pytest.fixture
+def model(base, tmp_path) -> Path:
+    return shutil.copytree(base, tmp_path / "model")
+
+
+def tensors(change):
+    """Change the tensors of model.safetensors."""
+
+    def apply(folder: Path) -> None:
+        found = load_file(folder / "model.safetensors")
+        change(found)
+        save_file(found, folder / "model.safetensors", metadata={"format": "pt"})
+
+    return apply
+
+
+def config(**fields):
+    """Change fields of config.json; None takes one out."""
+
+    def apply(folder: Path) -> None:
+        values = json.loads((folder / "config.json").read_text())
+        kept = {key: value for key, value in (values | fields).items() if value is not None}
+        (folder / "config.json").write_text(json.dumps(kept))
+
+    return apply
+
+
+def pointers(pattern: str):
+    """Replace files by Git LFS pointers."""
+
+    def apply(folder: Path) -> None:
+        for file in folder.glob(pattern):
+            file.write_text(POINTER)
+
+    return apply
+
+
+def without_mlp(found: dict[str, torch.Tensor]) -> None:
+    for name in [name for name in found if "layers.1.mlp" in name]:
+        del found[name]
+
+
+def with_biases(found: dict[str, torch.Tensor]) -> None:
+    for layer in range(4):
+        found[f"model.layers.{layer}.self_attn.q_proj.bias"] = torch.ones(64)
+
+
+FAULTY = {
+    "tensors missing": (tensors(without_mlp), r"layers\.1\.mlp\.\w+\.weight .*missing \(and 2 mo"),
+    "biases left over": (tensors(with_biases), r"layers\.0\.self_attn\.q_proj\.bias .*\(and 3 mo"),
+    "another shape": (
+        config(intermediate_size=100),
+        r"mlp\.\w+\.weight should have shape \(.*100.*\) by the configuration and has \(.*192.*\)",
+    ),
+    "NaN": (
+        tensors(lambda found: found["model.norm.weight"].fill_(float("nan"))),
+        "tensor model.norm.weight holds NaN or infinity",
+    ),
+    "tied and not": (config(tie_word_embeddings=True), "`--model-args tie_word_embeddings=false`"),
+    "integers": (
+        tensors(lambda found: found.update({"lm_head.weight": torch.zeros(9, dtype=torch.int8)})),
+        "has I8, and nothing says how to read it",
+    ),
+    "reward model": (
+        config(architectures=["LlamaForSequenceClassification"]),
+        "architectures should name a causal language model.*is LlamaForSequenceClassification",
+    ),
+    "embedding model": (config(architectures=["MistralModel"]), "is MistralModel: a model without"),
+    "weights not fetched": (
+        pointers("*.safetensors"),
+        "model.safetensors should .* Git LFS pointer: run `git lfs pull`",
+    ),
+    "tokenizer not fetched": (pointers("tokenizer.*"), "tokenizer.* run `git lfs pull`"),
+    "fewer rows than ids": (
+        lambda folder: (config(vocab_size=31000)(folder), tensors(cut_rows)(folder)),
+        "the tokenizer has 32000 ids and the model's embedding only 31000 rows",
+    ),
+}
+
+
+def cut_rows(found: dict[str, torch.Tensor]) -> None:
+    for name in ("lm_head.weight", "model.embed_tokens.weight"):
+        found[name] = found[name][:31000].clone()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("fault", FAULTY)
+def test_a_faulty_checkpoint_is_refused_by_every_engine(model, engine, fault):
+    change, sentence = FAULTY[fault]
+    change(model)
+    with pytest.raises(MistralEvalError, match=sentence) as caught:
+        ENGINES[engine](str(model), device="cpu")
+    assert "\n" not in str(caught.value)
+    assert str(model) in str(caught.value)
+
+
+def test_the_refusal_of_tied_embeddings_names_an_option_that_helps(model, base, ask):
+    config(tie_word_embeddings=True)(model)
+    scores = []
+    for folder, options in ((base, {}), (model, {"tie_word_embeddings": "false"})):
+        engine = open_hf(str(folder), device="cpu", model_args=options)
+        scores += [reply for _, reply in engine.answer([engine.encode(ask("One", " two"))])]
+    assert scores[0] == scores[1]
+
+
+@pytest.fixture
+def programmed(model, tmp_path) -> tuple[Path, Path]:
+    """A model that names a program of its own, and the file that exists once it ran."""
+    ran = tmp_path / "ran"
+    config(auto_map={"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"})(model)
+    (model / "own.py").write_text(
+        f"open({str(ran)!r}, 'w').close()\n"
+        "from transformers import MistralConfig, MistralForCausalLM\n"
+        "class Config(MistralConfig): pass\n"
+        "class Model(MistralForCausalLM): config_class = Config\n"
+    )
+    (model / "custom_generate").mkdir()
+    (model / "custom_generate/generate.py").write_text(f"open({str(ran)!r}, 'w').close()\n")
+    return model, ran
+
+
+@pytest.mark.parametrize("given", ["false", "False", "none", "yes", "1", "'true'", None])
+def test_a_checkpoints_own_program_never_runs_unless_told_so(programmed, given):
+    model, ran = programmed
+    options = {} if given is None else {"trust_remote_code": given}
+    with pytest.raises(MistralEvalError, match=r"own\.Config|expected true or false"):
+        open_hf(str(model), device="cpu", model_args=options)
+    with pytest.raises(MistralEvalError, match=r"trust_remote_code=true|knows no field"):
+        open_native(str(model), device="cpu", model_args=options)
+    assert not ran.exists()
+
+
+def test_a_program_that_the_folder_does_not_name_does_not_run_either(programmed):
+    model, ran = programmed
+    config(auto_map=None)(model)
+    open_hf(str(model), device="cpu")
+    assert not ran.exists()
+
+
+def test_a_checkpoints_own_program_runs_when_told_so(programmed):
+    model, ran = programmed
+    shutil.rmtree(model / "custom_generate")
+    open_hf(str(model), device="cpu", model_args={"trust_remote_code": "true"})
+    assert ran.exists()
+
+
+def test_arguments_have_types(base):
+    given = {"max_length": "64", "logits_cache": "false"}
+    engine = open_hf(str(base), device="cpu", model_args=given)
+    assert (engine.lm.max_length, engine.lm.logits_cache) == (64, False)
+    with pytest.raises(UsageError, match="logits_cache=no: expected true or false"):
+        open_hf(str(base), device="cpu", model_args={"logits_cache": "no"})
+
+
+def test_an_adapter_is_checked_like_its_base(base, tmp_path):
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    whole = AutoModelForCausalLM.from_pretrained(base)
+    adapter = tmp_path / "adapter"
+    settings = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    get_peft_model(whole, settings).save_pretrained(adapter)
+    open_hf(str(base), device="cpu", model_args={"peft": str(adapter)})
+    file = adapter / "adapter_model.safetensors"
+    stored = load_file(file)
+    name = min(stored)
+    save_file({key: value for key, value in stored.items() if key != name}, file)
+    with pytest.raises(MistralEvalError, match=r"tensor base_model\S+lora_A\S* is missing"):
+        open_hf(str(base), device="cpu", model_args={"peft": str(adapter)})
+    save_file({**stored, name.replace("q_proj", "k_proj"): stored[name].clone()}, file)
+    with pytest.raises(MistralEvalError, match=r"k_proj\S+ has no place in the adapter"):
+        open_hf(str(base), device="cpu", model_args={"peft": str(adapter)})
+
+
+def test_a_chat_template_is_noted_by_every_engine(model):
+    (model / "chat_template.jinja").write_text("{{ messages }}")
+    for open_engine in ENGINES.values():
+        notes = open_engine(str(model), device="cpu").identity.notes
+        assert any("chat template is not used" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("engine", "context"), [(engine, length) for engine in ENGINES for length in (12, 40)]
+)
+def test_a_prompt_that_does_not_fit_is_cut_and_counted_or_refused(model, ask, engine, context):
+    config(max_position_embeddings=context)(model)
+    opened = ENGINES[engine](str(model), device="cpu")
+    settings = {"until": [], "max_gen_toks": 16, "do_sample": False}
+    request = ask("one two three " * 20, settings, kind="generate", task="gsm8k")
+    if context == 12:
+        with pytest.raises(
+            EngineError, match=r"^gsm8k: 16 new tokens leave no room.*of 12\. Leave gsm"
+        ):
+            opened.encode(request)
+        return
+    encoded = [opened.encode(request), opened.encode(ask("one", " two"))]
+    assert [item.truncated for item in encoded] == [True, False]
+    assert len(list(opened.answer(encoded[:1]))) == 1
+    assert opened.encode(ask("one two three " * 20, " four")).truncated
+
+
+def test_a_librarys_exception_while_answering_names_the_benchmark(base, ask):
+    engine = open_hf(str(base), device="cpu")
+    settings = {"until": [], "max_gen_toks": 4, "do_sample": False, "num_beams": "many"}
+    request = engine.encode(ask("one", settings, kind="generate", task="triviaqa"))
+    with pytest.raises(EngineError, match=r"^triviaqa: lm-eval's hf model failed \(.+\)\. Earlier"):
+        list(engine.answer([request]))
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_every_exception_that_a_library_raises_is_one_sentence(kind):
+    namespace = {"__name__": "library", "kind": kind}
+    exec("def fail():\n    raise kind('first\\nsecond')", namespace)
+    with (
+        pytest.raises(EngineError, match=r"^said .*first$"),
+        library_faults(lambda cause: EngineError(f"said {cause}")),
+    ):
+        namespace["fail"]()
+
+
+def test_an_exception_of_our_own_code_keeps_its_traceback():
+    namespace = {"__name__": "mistral_eval.engines.hf"}
+    exec("def fail():\n    raise ValueError('ours')", namespace)
+    with pytest.raises(ValueError, match="ours"), library_faults(EngineError):
+        namespace["fail"]()
