@@ -15,6 +15,7 @@ from mistral_eval.model.config import ConfigFile, ModelConfig
 from mistral_eval.model.load.config_hf import from_hf_config
 from mistral_eval.model.load.config_params import from_params_json
 from mistral_eval.model.load.fields import USE_HF, read_json
+from mistral_eval.model.load.hf_names import text_tensors
 from mistral_eval.model.load.stored import (
     HF_INDEX,
     HF_SINGLE,
@@ -29,6 +30,7 @@ from mistral_eval.model.load.weights import (
     Source,
     check_tensors,
     choose_dtype,
+    is_output_of_its_own,
     model_fingerprint,
     read_weights,
 )
@@ -78,6 +80,9 @@ def load_checkpoint(
     if config.vocab_size == -1:
         config = replace(config, vocab_size=_embedding_rows(source))
     check_tensors(source, config)
+    if config.tied_embeddings and is_output_of_its_own(source):
+        config = replace(config, tied_embeddings=False)
+        notes = (*notes, _not_tied(source))
     stored = source.tensors[source.name("tok_embeddings.weight")].dtype
     chosen = choose_dtype(dtype, found.dtype, stored, device)
     kinds = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in source.tensors.values()})
@@ -109,7 +114,7 @@ def _open(
             files = (config_file, path / HF_INDEX, *shards)
         note = "the folder also holds Mistral's format (params.json); Hugging Face's was read"
         notes = (note,) if has_raw else ()
-        return Source(path, tensors, is_hf=True), found, files, notes
+        return Source(path, text_tensors(tensors), is_hf=True), found, files, notes
     if has_raw:
         assert raw_file is not None
         _check_single_part(path)
@@ -172,6 +177,15 @@ def _no_checkpoint(path: Path) -> CheckpointError:
     return CheckpointError(
         f"{path} should hold {wanted}; it holds {shown or 'nothing'}. "
         "Copy the missing files there, or give another model's folder."
+    )
+
+
+def _not_tied(source: Source) -> str:
+    """Return the note that the file's output matrix is used, as transformers does."""
+    option = "tie_word_embeddings" if source.is_hf else "tied_embeddings"
+    return (
+        f"the configuration has {option} true, and {source.name('output.weight')} differs from the "
+        "embeddings: the file's matrix is used, as in transformers"
     )
 
 
