@@ -12,6 +12,7 @@ import torch
 
 from mistral_eval.errors import CheckpointError, UnsupportedError
 from mistral_eval.model.config import ConfigFile, ModelConfig
+from mistral_eval.model.load.adapter import merged
 from mistral_eval.model.load.config_hf import from_hf_config
 from mistral_eval.model.load.config_params import from_params_json
 from mistral_eval.model.load.fields import USE_HF, read_json
@@ -57,6 +58,7 @@ class Checkpoint:
 def load_checkpoint(
     path: Path,
     *,
+    adapter: Path | None = None,
     dtype: Dtype = "auto",
     device: torch.device | str = "cpu",
     overrides: Mapping[str, str] | None = None,
@@ -65,6 +67,7 @@ def load_checkpoint(
 
     Args:
         path: the folder. If it holds both formats, Hugging Face's is read.
+        adapter: the folder of a LoRA adapter to merge into it.
         dtype: the dtype to compute in, a torch.dtype, its name or 'auto' (see `choose_dtype`).
         device: where the weights go.
         overrides: `--model-args`, text by field name.
@@ -80,15 +83,19 @@ def load_checkpoint(
     if config.vocab_size == -1:
         config = replace(config, vocab_size=_embedding_rows(source))
     check_tensors(source, config)
-    if config.tied_embeddings and is_output_of_its_own(source):
-        config = replace(config, tied_embeddings=False)
-        notes = (*notes, _not_tied(source))
     stored = source.tensors[source.name("tok_embeddings.weight")].dtype
     chosen = choose_dtype(dtype, found.dtype, stored, device)
     kinds = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in source.tensors.values()})
     name = str(chosen).removeprefix("torch.")
     if kinds != [name]:
         notes = (*notes, f"weights stored as {', '.join(kinds)}, run in {name}")
+    if adapter is not None:
+        source = merged(source, adapter, chosen)
+        check_tensors(source, config)
+        notes = (*notes, f"the LoRA adapter {adapter.name} was merged into the base model by peft")
+    if config.tied_embeddings and is_output_of_its_own(source):
+        config = replace(config, tied_embeddings=False)
+        notes = (*notes, _not_tied(source))
     weights, digests = read_weights(source, config, chosen, device)
     fingerprint = model_fingerprint(config, digests)
     return Checkpoint(config, weights, fingerprint, files, (*found.notes, *notes))
@@ -131,17 +138,12 @@ def _has(path: Path, name: str) -> bool:
 
 
 def _check_folder(path: Path) -> None:
-    """Raise if the path is no folder, or is a LoRA folder."""
+    """Raise if the path is no folder."""
     if not path.is_dir():
         kind = "is a file" if path.exists() else "does not exist"
         raise CheckpointError(
             f"{path} should be a folder with a model's files and {kind}: give the folder, "
             "a Hugging Face name such as mistralai/Mistral-7B-v0.1, or tiny."
-        )
-    if _has(path, "adapter_config.json"):
-        raise UnsupportedError(
-            f"{path} should hold a whole model and holds a LoRA adapter (adapter_config.json): "
-            f"merge it into its base model, or {USE_HF}."
         )
 
 

@@ -117,7 +117,7 @@ def _theta(fields: Fields, family: str) -> tuple[float, tuple[str, ...]]:
             places[f"{place}.rope_theta"] = _object(fields, place).get("rope_theta")
     found = {name: value for name, value in places.items() if value is not None}
     first = next(iter(found.values()), None)
-    if any(value != first for value in found.values()):
+    if any(value is not first and value != first for value in found.values()):
         listed = " and ".join(f"{name} is {value!r}" for name, value in found.items())
         raise CheckpointError(
             f"{fields.source}: {listed}; choose one with `--model-args rope_theta=...`."
