@@ -29,7 +29,7 @@ from mistral_eval.run.opening import (
 from mistral_eval.run.questions import Asking, LoadedBenchmark, load_benchmarks
 from mistral_eval.run.results import Finished, write_run
 from mistral_eval.run.stopping import stoppable
-from mistral_eval.run.verifying import is_verified, verify
+from mistral_eval.run.verifying import is_verified, judgement, verify
 from mistral_eval.run.watching import AnswerWatch, JudgeWatch
 from mistral_eval.sandbox import Isolation
 from mistral_eval.settings import RunSettings
@@ -223,11 +223,7 @@ def _verify(
         return None
     with clock.phase("verify"):
         verified = verify(answers, settings.verify, settings.seed)
-    count = sum(verified["requests"].values())
-    talk.say(
-        f"Verified {count} requests on the plain path: log-probabilities differ by "
-        f"{verified['largest_difference']:.1e} at most."
-    )
+    talk.say(judgement(verified, answers.identity))
     return verified
 
 
