@@ -1,5 +1,7 @@
 """Random models of transformers in folders, and their logits beside ours on every path."""
 
+import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +49,11 @@ def with_images(text: dict[str, Any], **outer: Any) -> dict[str, Any]:
 
 
 def make_theirs(fields: dict[str, Any], seed: int = 0) -> torch.nn.Module:
-    """A random model of transformers' class for these fields, norms included."""
-    fields = dict(fields)
-    config = AutoConfig.for_model(fields.pop("model_type"), **fields)
-    config._attn_implementation = "eager"  # noqa: SLF001 - from_config takes it from here
+    """A random model of the class that transformers builds for a config.json of these fields."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "config.json").write_text(json.dumps(fields))
+        config = AutoConfig.from_pretrained(folder, attn_implementation="eager")
+    config._experts_implementation = "eager"  # noqa: SLF001 - grouped_mm fails on rows of 37
     kind = AutoModelForImageTextToText if "text_config" in fields else AutoModelForCausalLM
     torch.manual_seed(seed)
     model = kind.from_config(config, dtype=torch.float32).eval()

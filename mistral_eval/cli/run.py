@@ -10,6 +10,7 @@ def run(  # noqa: PLR0913 - one parameter per option of the command line
     *,
     tasks: opt.Tasks,
     model: opt.Model = "mistralai/Mistral-7B-v0.1",
+    adapter: opt.Adapter = None,
     engine: opt.Engine = "auto",
     data: opt.Data = "hub",
     limit: opt.Limit = None,

@@ -35,7 +35,9 @@ from mistral_eval.engines.lm_eval_model import instance_of
 from mistral_eval.engines.native import TINY, choose_device, tiny_model
 from mistral_eval.errors import EngineError, UsageError
 from mistral_eval.model.export import save_hf
-from mistral_eval.model.load.hub import resolve_model
+from mistral_eval.model.load.adapter import resolve_parts
+from mistral_eval.model.load.fields import read_json
+from mistral_eval.model.load.quantised import check_hf_dtype
 from mistral_eval.model.tiny import tiny_tokenizer_file
 from mistral_eval.settings import RunSettings
 
@@ -63,6 +65,7 @@ class HFEngine(TextEncoder, Engine):
         say(f"Loading {settings.model} into lm-eval's hf model.")
         return open_hf(
             settings.model,
+            adapter=settings.adapter,
             revision=settings.revision,
             dtype=settings.dtype,
             device=settings.device,
@@ -135,6 +138,7 @@ class AnchoredHFLM(HFLM):
 def open_hf(
     pretrained: str,
     *,
+    adapter: str | None = None,
     revision: str | None = None,
     dtype: str = "auto",
     device: str = "auto",
@@ -144,7 +148,9 @@ def open_hf(
     """Load a checkpoint into lm-eval's `hf` model.
 
     Args:
-        pretrained: a hub id, a folder that transformers can read, or `tiny`.
+        pretrained: a hub id, a folder that transformers can read, or `tiny`; a whole model, or an
+            adapter of peft.
+        adapter: an adapter of peft for `pretrained`: a hub id or a folder.
         revision: branch, tag or commit of a hub id.
         dtype: a dtype's name in transformers; `auto` is the stored one.
         device: `auto` (cuda if available), or a device's name in torch.
@@ -164,7 +170,14 @@ def open_hf(
             file = tiny_tokenizer_file()
             save_hf(tiny_model(dtype, torch.device("cpu")), Path(folder), tokenizer_file=file)
             return _load(Path(folder), dtype, where, seed, arguments)
-    return _load(resolve_model(pretrained, revision=revision), dtype, where, seed, arguments)
+    parts = resolve_parts(pretrained, adapter, revision=revision)
+    if parts.adapter is not None:
+        # in this order, so that --model-args still wins
+        own = {"peft": str(parts.adapter), "tokenizer": str(parts.tokenizer)}
+        arguments = {**own, **arguments}
+    if (parts.base / "config.json").is_file():
+        check_hf_dtype(read_json(parts.base / "config.json"), dtype, where)
+    return _load(parts.base, dtype, where, seed, arguments)
 
 
 def _load(

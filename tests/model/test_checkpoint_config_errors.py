@@ -60,7 +60,7 @@ def test_metas_params_json_without_a_length_asks_for_it():
     [
         ({"num_local_experts": 8}, "computes only for model_type mixtral"),
         ({"model_type": "gemma"}, "model_type should be one of mistral, ministral, ministral3,"),
-        ({"quantization_config": {"bits": 4}}, "means quantised weights"),
+        ({"quantization_config": {"bits": 4}}, "says that the weights are quantised"),
         ({"auto_map": {"AutoModel": "m.py"}}, "its own code, which is never run"),
         ({"attention_bias": True}, "attention_bias should be false"),
         ({"mlp_bias": True}, "mlp_bias should be false"),
@@ -81,9 +81,8 @@ def test_what_the_native_engine_does_not_compute_is_sent_to_hf(change, sentence)
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"moe": {"num_experts": 8}}, "mixture of experts"),
         ({"softmax_scale": 2.0}, "does not know softmax_scale"),
-        ({"vision_encoder": {"dim": 1}}, "does not know vision_encoder"),
+        ({"quantization": {"qformat_weight": "fp8_e4m3"}}, "does not know quantization"),
     ],
 )
 def test_what_params_json_asks_for_beyond_is_sent_to_hf(change, sentence):
@@ -139,3 +138,21 @@ def test_an_option_that_names_no_field_is_wrong_usage_with_the_nearest_name():
 def test_an_option_that_is_no_value_is_wrong_usage():
     with pytest.raises(UsageError, match="--model-args rope_theta=many"):
         from_hf_config(MISTRAL, {"rope_theta": "many"})
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"vision_encoder": {"dim": 1}}, "vision_encoder makes this a model with images"),
+        ({"moe": {"num_experts": 8}}, "moe has no field num_experts_per_tok"),
+        ({"moe": {"num_experts": 8, "num_shared_experts": 1}}, "moe should be an object of"),
+        ({"yarn": {"factor": 2.0}}, "yarn has no field original_max_position_embeddings"),
+        ({"yarn": True}, "yarn should be an object of alpha, apply_scale, beta, factor, orig"),
+        ({"llama_4_scaling": {"beta": "1"}}, "beta should be a positive number"),
+    ],
+)
+def test_a_part_of_params_json_that_cannot_be_is_an_error(change, sentence):
+    with pytest.raises(CheckpointError) as caught:
+        from_params_json(RAW | change, {"rope_theta": "1"})
+
+    assert sentence in str(caught.value)

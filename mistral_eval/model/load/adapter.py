@@ -175,10 +175,10 @@ def _merge(base: Path, adapter: Path, dtype: torch.dtype) -> Mapping[str, Tensor
         model = kind.from_pretrained(base, dtype=dtype, local_files_only=True)
         tuned = PeftModel.from_pretrained(model, str(adapter))
     except (RuntimeError, ValueError, KeyError, OSError) as error:
-        first = str(error).strip().partition("\n")[0]
+        reason = " ".join(str(error).split())[:300]  # several lines: the second says which tensor
         raise CheckpointError(
             f"the adapter {adapter} should fit the base model {base}, and peft cannot load it "
-            f"({first}): give the model that it was trained on as --model, and it as --adapter."
+            f"({reason}): give the model that it was trained on as --model, and it as --adapter."
         ) from error
     # peft only warns of tensors that it does not find or does not use
     wanted = get_peft_model_state_dict(tuned, save_embedding_layers=False)

@@ -14,6 +14,7 @@ from mistral_eval.errors import CheckpointError, UnsupportedError
 from mistral_eval.model.config import ConfigFile, Experts, ModelConfig
 from mistral_eval.model.load.config_rope import override_theta, read_rope
 from mistral_eval.model.load.fields import USE_HF, Fields, with_overrides
+from mistral_eval.model.load.quantised import refuse_quantised
 from mistral_eval.model.load.stored import FLOAT_NAMES
 
 FAMILIES = ("mistral", "ministral", "ministral3", "mistral3", "mixtral", "llama")
@@ -169,11 +170,7 @@ def _family(fields: Fields) -> str:
 def _refuse_unsupported(fields: Fields) -> None:
     """Raise for every option that transformers supports and the native engine does not."""
     values = fields.values
-    if values.get("quantization_config"):
-        raise UnsupportedError(
-            "config.json: quantization_config means quantised weights, which the native engine "
-            f"does not read: {USE_HF}."
-        )
+    refuse_quantised(values)
     if values.get("auto_map"):
         raise UnsupportedError(
             "config.json: auto_map means that the model needs its own code, which is never run: "
