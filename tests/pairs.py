@@ -53,7 +53,7 @@ def make_theirs(fields: dict[str, Any], seed: int = 0) -> torch.nn.Module:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(json.dumps(fields))
         config = AutoConfig.from_pretrained(folder, attn_implementation="eager")
-    config._experts_implementation = "eager"  # noqa: SLF001 - grouped_mm fails on rows of 37
+    config._experts_implementation = "eager"
     kind = AutoModelForImageTextToText if "text_config" in fields else AutoModelForCausalLM
     torch.manual_seed(seed)
     model = kind.from_config(config, dtype=torch.float32).eval()
@@ -108,9 +108,7 @@ def largest_tree_error(folder: Path, ids: list[int]) -> float:
         for n in range(1, len(ids) - 3, 5)
     ]
     found = load_checkpoint(folder, dtype="float32")
-    runner = ModelRunner(
-        found.config, found.weights, n_words=VOCAB, eos_id=NO_EOS, batch_tokens=16
-    )
+    runner = ModelRunner(found.config, found.weights, n_words=VOCAB, eos_id=NO_EOS, batch_tokens=16)
     fast = dict(runner.score(requests))
     slow = dict(score_plain(runner.model, requests, batch_tokens=64))
     return max(abs(fast[n].logprob - slow[n].logprob) for n in range(len(requests)))
@@ -121,9 +119,7 @@ def replies(folder: Path, ids: list[int], new: int) -> tuple[list[Any], list[Any
     prompts = [tuple(ids), (*ids, 3), (*ids[:-2], 7, 8, 9)]
     requests = [GenerateRequest(prompt, new) for prompt in prompts]
     found = load_checkpoint(folder, dtype="float32")
-    runner = ModelRunner(
-        found.config, found.weights, n_words=VOCAB, eos_id=NO_EOS, batch_tokens=24
-    )
+    runner = ModelRunner(found.config, found.weights, n_words=VOCAB, eos_id=NO_EOS, batch_tokens=24)
     fast = dict(runner.generate(requests))
     slow = dict(PlainGenerator(runner.model, NO_EOS, rows=1, chunk=7).run(requests))
     order = range(len(requests))

@@ -312,7 +312,7 @@ def watch_stops(
     return is_done
 
 
-def open_native(
+def open_native(  # noqa: PLR0913 - one argument per setting of a run
     pretrained: str,
     *,
     adapter: str | None = None,

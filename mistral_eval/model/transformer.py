@@ -1,9 +1,9 @@
 """The Mistral transformer in plain torch: token ids and positions in, hidden states or logits out.
 
 Sources: Mistral 7B paper, section 2, with names of mistral-inference; RoFormer (arXiv 2104.09864)
-for rotary embedding. It has grouped-query attention, SwiGLU (or a mixture of such experts) and RMSNorm;
-an `Attend` decides what a query sees. Rotary pairs are adjacent, as in mistral-inference: rotating them as complex numbers is
-one pass over memory, where half-split pairs take eight.
+for rotary embedding. It has grouped-query attention, SwiGLU (or a mixture of such experts) and
+RMSNorm; an `Attend` decides what a query sees. Rotary pairs are adjacent, as in mistral-inference:
+rotating them as complex numbers is one pass over memory, where half-split pairs take eight.
 """
 
 import math

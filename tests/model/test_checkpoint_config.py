@@ -198,7 +198,9 @@ def test_options_know_both_names_of_a_field_and_win_over_the_file():
     assert config == same
 
 
-@pytest.mark.parametrize(("apply_scale", "amplitude"), [({}, 1.2772588722239781), ({"apply_scale": False}, 1.0)])
+@pytest.mark.parametrize(
+    ("apply_scale", "amplitude"), [({}, 1.2772588722239781), ({"apply_scale": False}, 1.0)]
+)
 def test_params_json_of_ministral_3_has_yarn_and_a_query_scale(apply_scale, amplitude):
     """As vLLM reads these fields: alpha is beta_slow, beta is beta_fast."""
     original = {"original_max_position_embeddings": 16384}

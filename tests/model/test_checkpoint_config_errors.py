@@ -110,7 +110,10 @@ def test_what_params_json_asks_for_beyond_is_sent_to_hf(change, sentence):
         ({"rope_scaling": {"type": "linear"}}, "rope_scaling: factor should be a positive number"),
         ({"rope_scaling": {"type": "linear", "factor": "2"}}, "factor should be a number"),
         ({"rope_scaling": 2.0}, "rope_scaling should be null or an object and is 2.0"),
-        ({"rope_parameters": {"full_attention": {}}, "layer_types": KINDS}, "one RoPE for all layers"),
+        (
+            {"rope_parameters": {"full_attention": {}}, "layer_types": KINDS},
+            "one RoPE for all layers",
+        ),
         ({"rope_scaling": LLAMA_3 | {"low_freq_factor": 4.0}}, "low_freq_factor should be below"),
         ({"model_type": "ministral3"}, "field llama_4_scaling_beta"),
         ({"model_type": "mixtral", "layer_types": KINDS}, "transformers ignores layer_types"),
@@ -144,7 +147,10 @@ def test_an_option_that_is_no_value_is_wrong_usage():
     ("change", "sentence"),
     [
         ({"vision_encoder": {"dim": 1}}, "vision_encoder makes this a model with images"),
-        ({"moe": {"num_experts": 8}}, "moe has no field num_experts_per_tok"),
+        (
+            {"moe": {"num_experts": 8}},
+            "moe has no field num_experts_per_tok, which changes the result: add it to the file.",
+        ),
         ({"moe": {"num_experts": 8, "num_shared_experts": 1}}, "moe should be an object of"),
         ({"yarn": {"factor": 2.0}}, "yarn has no field original_max_position_embeddings"),
         ({"yarn": True}, "yarn should be an object of alpha, apply_scale, beta, factor, orig"),

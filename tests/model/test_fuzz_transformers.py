@@ -38,7 +38,7 @@ def draw_rope(rng: random.Random, family: str) -> dict[str, Any]:
     rope: dict[str, Any] = {}
     if kind != "default":
         rope["factor"] = rng.choice([1.0, 1.5, 4.0, 16.0])
-    if kind in {"yarn", "llama3"} and rng.random() < 0.8 or family == "ministral3":
+    if (kind in {"yarn", "llama3"} and rng.random() < 0.8) or family == "ministral3":
         rope["original_max_position_embeddings"] = rng.choice([8, 16, 33])
     if kind == "llama3":
         rope["low_freq_factor"] = rng.choice([0.5, 1.0, 2.0])
@@ -88,8 +88,11 @@ def draw_text(rng: random.Random, family: str) -> dict[str, Any]:
     if is_own:
         fields["head_dim"] = head_dim
     if family != "llama":
-        fields["sliding_window"] = rng.choice([None, 1, 3, 8, 20, 100])
-    if family == "ministral" and fields["sliding_window"]:
+        windows = [1, 3, 8, 20, 100]  # transformers' Ministral fails without a window
+        fields["sliding_window"] = rng.choice(
+            windows if family == "ministral" else [None, *windows]
+        )
+    if family == "ministral":
         kinds = ["sliding_attention", "full_attention"]
         fields["layer_types"] = [rng.choice(kinds) for _ in range(layers)]
         fields["model_type"] = rng.choice(["ministral", "mistral"])  # the same in transformers

@@ -32,6 +32,11 @@ def refused(**quantised):
     return str(caught.value)
 
 
+def check_environment(settings):
+    """What transformers does first with a quantised checkpoint."""
+    AutoHfQuantizer.from_config(settings, pre_quantized=True).validate_environment()
+
+
 @pytest.mark.parametrize("method", PACKAGES)
 def test_the_packages_named_are_those_that_transformers_asks_for(method):
     sentence = refused(quant_method=method, **SETTINGS[method])
@@ -41,10 +46,7 @@ def test_the_packages_named_are_those_that_transformers_asks_for(method):
         pytest.skip(f"{method} can run here")
 
     with pytest.raises((ImportError, RuntimeError)) as theirs:
-        quantizer = AutoHfQuantizer.from_config(
-            {"quant_method": method, **SETTINGS[method]}, pre_quantized=True
-        )
-        quantizer.validate_environment()
+        check_environment({"quant_method": method, **SETTINGS[method]})
 
     first = str(theirs.value).replace("compressed_tensors", "compressed-tensors").lower()
     assert any(name in first for name in PACKAGES[method]), first

@@ -31,7 +31,10 @@ AS_TRANSFORMERS = {
     },
     "scaling beside its base": {"rope_theta": 100.0, "rope_scaling": LINEAR},
     "an empty rope_scaling": {"rope_theta": 100.0, "rope_scaling": {}},
-    "the older name of the kind": {"rope_theta": 9.0, "rope_scaling": {"type": "linear", "factor": 3}},
+    "the older name of the kind": {
+        "rope_theta": 9.0,
+        "rope_scaling": {"type": "linear", "factor": 3},
+    },
     "original length beside the object": {
         "rope_theta": 1e5,
         "original_max_position_embeddings": 16,
@@ -44,7 +47,10 @@ AS_TRANSFORMERS = {
     "no original length": {"rope_theta": 1e5, "rope_scaling": LLAMA_3},
     "dynamic": {"rope_theta": 1e5, "rope_scaling": {"type": "dynamic", "factor": 2.0}},
     "YaRN": {"rope_theta": 1e5, "rope_scaling": YARN},
-    "YaRN with an amplitude": {"rope_theta": 1e5, "rope_scaling": {**YARN, "attention_factor": 1.5}},
+    "YaRN with an amplitude": {
+        "rope_theta": 1e5,
+        "rope_scaling": {**YARN, "attention_factor": 1.5},
+    },
     "YaRN with mscale": {
         "rope_theta": 1e5,
         "rope_scaling": {**YARN, "mscale": 0.7, "mscale_all_dim": 1.3},
@@ -87,11 +93,21 @@ def test_frequencies_and_amplitude_are_those_of_transformers(places, tmp_path):
             ("rope_theta is 1.0", "rope_scaling.rope_theta is 2.0"),
         ),
         (
-            {"rope_theta": 1.0, "rope_scaling": LINEAR, "rope_parameters": {"rope_type": "default"}},
-            ("rope_parameters is {'rope_type': 'default'}", "rope_scaling is {'rope_type': 'linear'"),
+            {
+                "rope_theta": 1.0,
+                "rope_scaling": LINEAR,
+                "rope_parameters": {"rope_type": "default"},
+            },
+            (
+                "rope_parameters is {'rope_type': 'default'}",
+                "rope_scaling is {'rope_type': 'linear'",
+            ),
         ),
         (
-            {"rope_theta": 1.0, "rope_scaling": {"type": "linear", **LINEAR, "rope_type": "default"}},
+            {
+                "rope_theta": 1.0,
+                "rope_scaling": {"type": "linear", **LINEAR, "rope_type": "default"},
+            },
             ("rope_type is 'default'", "type is 'linear'"),
         ),
         (

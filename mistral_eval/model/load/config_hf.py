@@ -1,8 +1,8 @@
 """Read config.json of Mistral's families and of Llama.
 
 A missing field that changes the result is an error; the message names the option that supplies it.
-Source: transformers' configuration_*.py of mistral, ministral, ministral3, mistral3 (its text part),
-mixtral and llama.
+Source: transformers' configuration_*.py of mistral, ministral, ministral3, mistral3 (its text
+part), mixtral and llama.
 """
 
 from collections.abc import Mapping

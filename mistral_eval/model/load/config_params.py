@@ -130,7 +130,7 @@ def _inner(fields: Fields, name: str, known: frozenset[str]) -> Fields | None:
             f"{fields.source}: {name} should be an object of {', '.join(sorted(known))} and is "
             f"{value!r}: take the model's Hugging Face folder."
         )
-    return Fields(value, f"{fields.source}: {name}")
+    return Fields(value, f"{fields.source}: {name}", is_inner=True)
 
 
 def _yarn(fields: Fields) -> YarnScaling | None:

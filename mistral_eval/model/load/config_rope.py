@@ -53,16 +53,17 @@ def read_rope(fields: Fields, family: str) -> Rope:
     """
     place, rope = _the_place(fields)
     theta, notes = _theta(fields, family)
-    inner = Fields(rope, f"{fields.source}: {place}")
+    inner = Fields(rope, f"{fields.source}: {place}", is_inner=True)
     kind = _kind(inner)
     context_len = fields.integer("max_position_embeddings", example="32768")
     original, more = _original_len(fields, inner, kind, context_len)
     scaling = _scaling(inner, kind, original)
     if kind == "dynamic":
-        more = (
+        note = (
             f"{fields.source}: {place}: dynamic scaling begins beyond max_position_embeddings "
-            f"({context_len}), and longer requests are truncated to it: it has no effect",
+            f"({context_len}), and longer requests are truncated to it: it has no effect"
         )
+        more = (note,)
     query_scale = _query_scale(inner, original) if family == "ministral3" else None
     return Rope(theta, scaling, query_scale, (*notes, *more))
 
