@@ -42,6 +42,9 @@ def compare(
             help="What fails: a statistically significant loss (shown), or any loss (point)"
         ),
     ] = GateName.SHOWN,
+    common: Annotated[
+        bool, typer.Option("--common", help="Compare the questions that both runs have")
+    ] = False,
     fmt: Annotated[CompareFormat, typer.Option("--format", help="Output format")] = (
         CompareFormat.RICH
     ),
@@ -56,7 +59,7 @@ def compare(
 
     if len(runs) < 2:
         raise UsageError("compare expects two runs or more, the reference first; found one.")
-    options = CompareOptions(margin=margin, gate=gate.value)
+    options = CompareOptions(margin=margin, gate=gate.value, common=common)
     from mistral_eval.record.sample_files import load_samples
 
     reference, *others = load_samples(runs)

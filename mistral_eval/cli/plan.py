@@ -1,5 +1,6 @@
 """`mistral-eval plan`: what a run would cost."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -27,6 +28,7 @@ def plan(  # noqa: PLR0913 - one parameter per option of the command line
     dtype: opt.Dtype = "auto",
     batch_tokens: opt.BatchTokens = None,
     num_fewshot: opt.NumFewshot = None,
+    output_path: opt.RunsFolder = Path("results"),
     model_args: opt.ModelArgs = None,
     data_revision: opt.DataRevision = None,
     data_unpinned: opt.DataUnpinned = False,
@@ -57,21 +59,22 @@ def table_of(found: "Plan") -> "Table":
     """Return a table with a row for each benchmark, and one for all together."""
     from rich.table import Table
 
-    columns = ("", "requests", "hf feeds", "unique", "ratio", "decode ≤", "K/V MiB", "time ≤")
+    columns = ("", "requests", "hf feeds", "unique", "ratio", "decode", "K/V MiB", "time")
     table = Table(title="What the run computes", box=None, pad_edge=False)
     for name in columns:
         table.add_column(name, justify="right" if name else "left")
     for name, work in [*found.benchmarks.items(), ("together", found.together)]:
-        seconds = None if found.rates is None else found.rates.seconds(work)
+        seconds = found.estimate(name)
+        bound = "" if found.is_measured(name) else "≤ "
         table.add_row(
             name,
             f"{work.score_requests + work.generate_requests:,}",
             f"{work.naive:,}",
             f"{work.unique:,}",
             f"{work.naive / work.unique:.2f}" if work.unique else "",
-            f"{work.decode_most:,}" if work.decode_most else "",
+            f"{bound}{found.decoded(name):,.0f}" if work.decode_most else "",
             f"{work.cache_bytes / MIB:,.1f}",
-            "" if seconds is None else duration(seconds),
+            "" if seconds is None else bound + duration(seconds),
         )
     return table
 
@@ -82,7 +85,8 @@ def foot_of(found: "Plan") -> str:
     text = (
         f"\nOn {place.device} in {str(place.dtype).removeprefix('torch.')}, "
         f"{place.budget.tokens} tokens per forward pass. Tokens are those of prompts and choices; "
-        "decode and time are upper bounds: they assume that every reply reaches its limit."
+        "decode is the tokens generated, by the mean reply of this model's earlier runs; with ≤, "
+        "where there are none, by the longest replies allowed, which is usually many times more."
     )
     if found.truncated:
         text += f"\n{found.truncated} requests exceed the context and are truncated on the left."

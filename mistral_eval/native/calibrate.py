@@ -33,9 +33,9 @@ class Rates:
     score: float
     decode: float
 
-    def seconds(self, work: Work) -> float:
-        """Estimate the seconds `work` takes if every reply has its maximum length."""
-        return work.unique * self.score + work.decode_most * self.decode
+    def seconds(self, work: Work, decoded: float) -> float:
+        """Estimate the seconds `work` takes if `decoded` tokens are generated."""
+        return work.unique * self.score + decoded * self.decode
 
 
 def random_weights(

@@ -6,7 +6,7 @@ in questions or protocol are refused.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 import numpy as np
@@ -118,7 +118,8 @@ class BenchmarkComparison:
 class Comparison:
     """Run B against the reference run A, on their common benchmarks in the suite's order.
 
-    `margin` is the points that B may lose; for `gate` see `BenchmarkComparison.fails`.
+    `margin` is the points that B may lose; for `gate` see `BenchmarkComparison.fails`. `asked` has
+    the numbers of questions of A and of B, of the benchmarks of which only some were compared.
     """
 
     a: str
@@ -126,6 +127,7 @@ class Comparison:
     benchmarks: tuple[BenchmarkComparison, ...]
     only_in_a: tuple[str, ...] = ()
     only_in_b: tuple[str, ...] = ()
+    asked: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     margin: float = 0.0
     gate: Gate = "shown"
 
@@ -137,11 +139,19 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class CompareOptions:
-    """How runs are compared: `margin` in points, `resamples` of the bootstrap."""
+    """How runs are compared.
+
+    Attributes:
+        margin: Points that a benchmark may lose.
+        gate: See `BenchmarkComparison.fails`.
+        resamples: Number of bootstrap resamples.
+        common: Compare the questions that both runs have, instead of refusing other ones.
+    """
 
     margin: float = 0.0
     gate: Gate = "shown"
     resamples: int = 10_000
+    common: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.margin <= 100:
@@ -182,6 +192,11 @@ def _pair(a: RunSamples, b: RunSamples, options: CompareOptions) -> Comparison:
             f"{', '.join(a.benchmarks) or 'none'}, {b.name} has {', '.join(b.benchmarks) or 'none'}"
             ". Run both with the same --tasks."
         )
+    asked = {}
+    if options.common:
+        sizes = {name: _sizes(name, a, b) for name in common}
+        a, b = _common_questions(a, b), _common_questions(b, a)
+        asked = {name: size for name, size in sizes.items() if size != _sizes(name, a, b)}
     for name in common:
         _check(name, a, b)
     return Comparison(
@@ -193,9 +208,28 @@ def _pair(a: RunSamples, b: RunSamples, options: CompareOptions) -> Comparison:
         ),
         tuple(name for name in every if name in a.benchmarks and name not in b.benchmarks),
         tuple(name for name in every if name in b.benchmarks and name not in a.benchmarks),
+        asked,
         options.margin,
         options.gate,
     )
+
+
+def _sizes(name: str, a: RunSamples, b: RunSamples) -> tuple[int, int]:
+    return len(a.benchmarks[name].questions), len(b.benchmarks[name].questions)
+
+
+def _common_questions(run: RunSamples, other: RunSamples) -> RunSamples:
+    """Return the run with the questions that the other run has too, in benchmarks of both."""
+    kept = {}
+    for name, benchmark in run.benchmarks.items():
+        there = other.benchmarks.get(name)
+        questions = {
+            key: outcome
+            for key, outcome in benchmark.questions.items()
+            if there is None or key in there.questions
+        }
+        kept[name] = replace(benchmark, questions=questions)
+    return replace(run, benchmarks=kept)
 
 
 def _check(name: str, a: RunSamples, b: RunSamples) -> None:
@@ -215,7 +249,7 @@ def _check(name: str, a: RunSamples, b: RunSamples) -> None:
         raise DataError(
             f"{name} was not run on the same questions: {len(missing)} are only in {a.name}, "
             f"{len(surplus)} only in {b.name} (question {example} is only in {where}). "
-            "Run both with the same --data and --limit."
+            "Run both with the same --data and --limit, or compare with --common."
         )
     if not left.questions:
         raise DataError(f"{name} has no question in {a.name} and {b.name}: nothing to compare.")

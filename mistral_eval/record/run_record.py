@@ -71,13 +71,17 @@ class DataRecord(_Part):
 
 
 class CountsRecord(_Part):
-    """How many replies were computed or found, and what the engine counted."""
+    """How many replies were computed or found, and what the engine counted.
+
+    `reply_tokens` is the mean number of tokens of a generated reply, by benchmark.
+    """
 
     computed: int
     from_log: int = Field(validation_alias=AliasChoices("from_log", "from_journal"))
     from_other_runs: int = 0
     truncated: int = 0
     generated_tokens: int = 0
+    reply_tokens: dict[str, float] = {}
     engine: dict[str, int | float] = {}
 
 
@@ -243,7 +247,11 @@ def scores_of(run: RunRecord, folder: Path) -> RunScores:
     """Return a run's scores; its notes are appended to those of each cell."""
     settings = run.settings
     return RunScores(
+<<<<<<< HEAD
         name=run.engine if run.engine in MODEL_FREE else settings.model_label,
+=======
+        name=run.settings.name or (Path(name).name if Path(name).exists() else name),
+>>>>>>> main
         path=str(folder),
         model=settings.model,
         seed=settings.seed,

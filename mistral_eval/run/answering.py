@@ -77,6 +77,7 @@ class Answering:
         watch: the progress display; None while nothing is displayed.
         requests: every request answered so far, for `--verify`.
         seconds: time the engine spent computing replies, by benchmark.
+        replies: number of generated replies and of their tokens, by benchmark.
         computed, reused, from_other_runs, truncated, generated_tokens: counts for run.json.
     """
 
@@ -94,6 +95,7 @@ class Answering:
         self._stopper = stopper
         self.requests: list[Request] = []
         self.seconds = defaultdict[str, float](float)
+        self.replies = defaultdict[str, list[int]](lambda: [0, 0])
         self.computed = self.reused = self.from_other_runs = 0
         self.truncated = self.generated_tokens = 0
 
@@ -121,7 +123,13 @@ class Answering:
             self.watch.begin(keys, requests, known)
         with self._stopper.deferred() if self._stopper else nullcontext():
             self._compute(unique, known)
-        return [known[key] for key in keys]
+        replies = [known[key] for key in keys]
+        for request, reply in zip(requests, replies, strict=True):
+            if reply.ids is not None:
+                count = self.replies[request.benchmark]
+                count[0] += 1
+                count[1] += len(reply.ids)
+        return replies
 
     def lookup(self, encoded: Encoded) -> Reply:
         """Return the logged reply to a request that was answered."""
@@ -141,6 +149,9 @@ class Answering:
             **counts,
             "truncated": self.truncated,
             "generated_tokens": self.generated_tokens,
+            "reply_tokens": {
+                name: round(tokens / count, 1) for name, (count, tokens) in self.replies.items()
+            },
             "engine": asdict(self.engine.counters),
         }
 

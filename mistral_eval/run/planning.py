@@ -1,6 +1,7 @@
 """Estimate the cost of a run from its requests and the model's configuration."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from time import monotonic
@@ -10,21 +11,26 @@ from mistral_eval.console import Talk
 from mistral_eval.data import make_source
 from mistral_eval.engines.interface import EngineIdentity
 from mistral_eval.engines.native import NativeEncoder, choose_device
-from mistral_eval.errors import UsageError
+from mistral_eval.errors import OutputError, UsageError
 from mistral_eval.model.load.outline import read_outline
 from mistral_eval.native.calibrate import Rates, calibrate
 from mistral_eval.native.requests import GenerateRequest, ScoreRequest
 from mistral_eval.native.runner import default_batch_tokens, generation_budget
 from mistral_eval.native.work import Place, Work, count_work
+from mistral_eval.record.run_record import RUN_FILE, read_record
 from mistral_eval.run.questions import Asking, LoadedBenchmark, load_benchmarks
 from mistral_eval.settings import RunSettings
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The cost of each benchmark alone and of all together, and the estimated seconds.
+    """The cost of each benchmark alone and of all together.
 
-    `truncated` counts requests truncated on the left; `rates` is None if nothing was timed.
+    Attributes:
+        truncated: requests truncated on the left.
+        rates: None if nothing was timed.
+        seconds: what each part of the planning took.
+        reply_tokens: mean tokens of a reply in the model's earlier runs, by benchmark.
     """
 
     benchmarks: Mapping[str, Work]
@@ -33,12 +39,37 @@ class Plan:
     place: Place
     rates: Rates | None
     seconds: Mapping[str, float]
+    reply_tokens: Mapping[str, float]
+
+    def decoded(self, name: str) -> float:
+        """Return the tokens that a benchmark ("together": all) is expected to generate.
+
+        A benchmark that no earlier run has measured counts with its limit.
+        """
+        if name == "together":
+            return sum(map(self.decoded, self.benchmarks))
+        work = self.benchmarks[name]
+        mean = self.reply_tokens.get(name)
+        return work.decode_most if mean is None else mean * work.generate_requests
+
+    def is_measured(self, name: str) -> bool:
+        """Return whether `decoded` rests on measured replies alone."""
+        names = self.benchmarks if name == "together" else [name]
+        return all(
+            one in self.reply_tokens for one in names if self.benchmarks[one].generate_requests
+        )
+
+    def estimate(self, name: str) -> float | None:
+        """Return the estimated seconds of a benchmark or "together"; None if nothing was timed."""
+        work = self.together if name == "together" else self.benchmarks[name]
+        return None if self.rates is None else self.rates.seconds(work, self.decoded(name))
 
     def as_json(self) -> dict[str, Any]:
         """Return the plan as plain JSON."""
         return {
-            "benchmarks": {name: self._work(work) for name, work in self.benchmarks.items()},
-            "together": self._work(self.together),
+            "benchmarks": {name: self._work(name, work) for name, work in self.benchmarks.items()},
+            "together": self._work("together", self.together),
+            "reply_tokens": dict(self.reply_tokens),
             "truncated": self.truncated,
             "device": str(self.place.device),
             "dtype": str(self.place.dtype).removeprefix("torch."),
@@ -47,15 +78,15 @@ class Plan:
             "seconds": dict(self.seconds),
         }
 
-    def _work(self, work: Work) -> dict[str, Any]:
+    def _work(self, name: str, work: Work) -> dict[str, Any]:
         ratio = work.naive / work.unique if work.unique else None
-        estimate = None if self.rates is None else self.rates.seconds(work)
         return {
             **asdict(work),
             "naive": work.naive,
             "unique": work.unique,
             "ratio": ratio,
-            "estimated_seconds": estimate,
+            "decode_expected": round(self.decoded(name)),
+            "estimated_seconds": self.estimate(name),
         }
 
 
@@ -113,9 +144,21 @@ def plan_run(settings: RunSettings, talk: Talk, *, calibrated: bool = True) -> P
         rates = calibrate(whole.scores, whole.generations, place, n_words)
     clock["calibrate"] = monotonic()
     seconds = dict(zip(list(clock)[1:], _differences(list(clock.values())), strict=True))
-    return Plan(
-        works, together, sum(part.truncated for part in parts.values()), place, rates, seconds
-    )
+    truncated = sum(part.truncated for part in parts.values())
+    return Plan(works, together, truncated, place, rates, seconds, reply_tokens_of(settings))
+
+
+def reply_tokens_of(settings: RunSettings) -> dict[str, float]:
+    """Return the mean tokens of a reply by benchmark, from the model's latest finished runs."""
+    folder = settings.output_path.expanduser() / settings.model_folder
+    runs = []
+    for file in folder.glob(f"*/{RUN_FILE}"):
+        with suppress(OutputError):  # unfinished, or of another version
+            runs.append(read_record(file.parent))
+    found: dict[str, float] = {}
+    for run in sorted(runs, key=lambda run: run.date):
+        found |= {k: v for k, v in run.counts.reply_tokens.items() if k in settings.own_tasks}
+    return found
 
 
 def _differences(times: Sequence[float]) -> list[float]:

@@ -1,8 +1,15 @@
 """Every family of transformers that the native engine computes: equal logits on every path."""
 
+import json
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from mistral_eval.errors import CheckpointError
+from mistral_eval.model.export import save_hf
+from mistral_eval.model.load.checkpoint import load_checkpoint
+from tests.checkpoints import save_raw
 from tests.pairs import (
     SHAPE,
     VOCAB,
@@ -112,3 +119,73 @@ def test_shared_prompts_generate_what_each_request_generates_alone(pair, ids):
     fast, slow = replies(pair[1], ids.tolist()[:30], 12)
 
     assert fast == slow
+
+
+def saved(folder, name):
+    """A random model of `MODELS` in a folder, and what it computes."""
+    theirs = make_theirs(MODELS[name])
+    theirs.save_pretrained(folder)
+    return theirs
+
+
+def test_fused_experts_are_read_as_separate_ones(tmp_path, ids):
+    """The names of transformers' memory, as another program may save its state_dict."""
+    theirs = saved(tmp_path, "Mixtral")
+    separate = load_checkpoint(tmp_path).fingerprint
+    state = {name: tensor.contiguous() for name, tensor in theirs.state_dict().items()}
+    assert "model.layers.0.mlp.experts.gate_up_proj" in state
+    save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
+
+    assert load_checkpoint(tmp_path).fingerprint == separate
+    torch.testing.assert_close(
+        our_logits(load_ours(tmp_path), ids), their_logits(theirs, ids), atol=1e-4, rtol=0
+    )
+
+
+def test_a_mixtral_in_mistrals_format_is_the_same_model(tmp_path):
+    saved(tmp_path / "hf", "Mixtral, window")
+    found = load_checkpoint(tmp_path / "hf")
+    save_raw(found, tmp_path / "raw")
+    names = load_file(tmp_path / "raw" / "consolidated.safetensors")
+    assert "layers.1.feed_forward.experts.4.w2.weight" in names
+
+    assert load_checkpoint(tmp_path / "raw").fingerprint == found.fingerprint
+
+
+@pytest.mark.parametrize("prefix", ["model.language_model.", "language_model.model."])
+def test_a_text_part_is_read_under_either_prefix(tmp_path, prefix):
+    """Tensors of images are left out, and so is everything about them in the notes."""
+    saved(tmp_path, "Mistral Small 3.1")
+    found = load_checkpoint(tmp_path)
+    file = tmp_path / "model.safetensors"
+    head = prefix.replace("model.language_model.", "").replace("model.", "")
+    renamed = {
+        name.replace("language_model.model.", prefix).replace("language_model.lm_", f"{head}lm_"): x
+        for name, x in load_file(file).items()
+    }
+    save_file(renamed, file, metadata={"format": "pt"})
+
+    again = load_checkpoint(tmp_path)
+
+    assert any(name.startswith(prefix) for name in renamed)
+    assert (again.fingerprint, again.notes) == (found.fingerprint, ())
+
+
+def test_a_text_part_that_is_tied_outside_is_tied(tmp_path):
+    """The outer field decides, is true where it is absent, and the inner one never counts."""
+    saved(tmp_path, "Ministral 3, tied, in a model with images")
+    file = tmp_path / "config.json"
+    config = json.loads(file.read_text())
+    del config["tie_word_embeddings"]
+    config["text_config"]["tie_word_embeddings"] = False
+    file.write_text(json.dumps(config))
+
+    assert load_checkpoint(tmp_path).config.tied_embeddings
+
+
+@pytest.mark.parametrize("name", ["Mixtral", "Ministral 3", "Llama 3.1"])
+def test_a_model_that_cannot_be_written_is_not_written_as_another(tmp_path, name):
+    saved(tmp_path / "theirs", name)
+
+    with pytest.raises(CheckpointError, match="should be a plain Mistral"):
+        save_hf(load_checkpoint(tmp_path / "theirs"), tmp_path / "ours")

@@ -211,6 +211,40 @@ class TestRefusals:
         assert "Not compared, only in B: NQ." in text
 
 
+class TestCommon:
+    """`--common`: runs of other limits are compared on the questions that both have."""
+
+    COMMON = replace(QUICK, common=True)
+
+    def test_only_common_questions_count_and_their_number_is_said(self):
+        a = run(gsm8k=samples([1, 0, 1, 1]), nq=samples([1, 0]))
+        b = run("b", gsm8k=samples([0, 0]), nq=samples([1, 1]))
+        found = compare_runs(a, b, self.COMMON)
+        by_id = {one.id: one for one in found.benchmarks}
+        assert (by_id["gsm8k"].n, by_id["gsm8k"].only_a, by_id["gsm8k"].only_b) == (2, 1, 0)
+        assert (by_id["nq"].n, by_id["nq"].only_a, by_id["nq"].only_b) == (2, 0, 1)
+        assert found.asked == {"gsm8k": (4, 2)}
+        text = render_comparison([found], "md")
+        assert "GSM8K: the 2 questions that both have, of A's 4 and B's 2." in text
+        assert "NQ: the" not in text
+
+    def test_it_changes_nothing_where_the_questions_are_the_same(self):
+        a, b = run(nq=samples([1, 0, 1])), run("b", nq=samples([1, 1, 0]))
+        assert compare_runs(a, b, self.COMMON) == compare_runs(a, b, QUICK)
+
+    def test_questions_of_one_id_and_another_text_are_still_refused(self):
+        a = run(nq=samples([1, 0], digests=["x", "y"]))
+        b = run("b", nq=samples([1], digests=["z"]))
+        with pytest.raises(DataError, match="not the same text"):
+            compare_runs(a, b, self.COMMON)
+
+    def test_no_common_question_is_refused(self):
+        a = run(nq=samples([1]))
+        b = run("b", nq=BenchmarkSamples(PROTOCOL, {"other": QuestionOutcome(correct=True)}))
+        with pytest.raises(DataError, match="nothing to compare"):
+            compare_runs(a, b, self.COMMON)
+
+
 class TestShown:
     @pytest.fixture
     def found(self) -> Comparison:
@@ -242,7 +276,8 @@ class TestShown:
         assert document["format"] == "mistral-eval/compare/1"
         (one,) = document["comparisons"]
         assert set(one) == {
-            "a", "b", "benchmarks", "only_in_a", "only_in_b", "margin", "gate", "failed", "verdict",
+            "a", "b", "benchmarks", "only_in_a", "only_in_b", "asked", "margin", "gate", "failed",
+            "verdict",
         }  # fmt: skip
         assert one["failed"] == ["mmlu"]
         mmlu = one["benchmarks"][0]

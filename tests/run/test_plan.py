@@ -73,7 +73,7 @@ def test_samples_are_counted_and_bounded_by_their_limit(suite):
 def test_a_short_calibration_gives_an_estimate_that_grows_with_the_work():
     found = plan_run(settings("winogrande", "mmlu", limit=4), QUIET)
     small, large = found.benchmarks["winogrande"], found.benchmarks["mmlu"]
-    assert 0 < found.rates.seconds(small) < found.rates.seconds(large)
+    assert 0 < found.rates.seconds(small, 10) < found.rates.seconds(large, 20)
     assert found.as_json()["together"]["estimated_seconds"] > 0
 
 
@@ -93,6 +93,27 @@ def test_a_folder_without_a_configuration_is_named(tmp_path):
     (tmp_path / "tokenizer.model").write_bytes(tiny_tokenizer_file().read_bytes())
     with pytest.raises(CheckpointError, match=r"config.json or params.json and holds neither"):
         read_outline(str(tmp_path), device=torch.device("cpu"))
+
+
+def test_replies_count_with_the_length_that_earlier_runs_measured(tmp_path):
+    """A reply of 8 tokens on average must not be planned with its limit."""
+    asked = settings("winogrande", "nq", output_path=tmp_path)
+    before = plan_run(asked, QUIET, calibrated=False)
+    assert before.decoded("nq") == before.benchmarks["nq"].decode_most
+    assert (before.is_measured("nq"), before.is_measured("winogrande")) == (False, True)
+    run = run_suite(settings("nq", output_path=tmp_path, limit=4), QUIET)
+    counts = json.loads((run / "run.json").read_text())["counts"]
+    assert counts["reply_tokens"] == {"nq": round(counts["generated_tokens"] / 4, 1)}
+    (tmp_path / "tiny" / "damaged").mkdir()
+    (tmp_path / "tiny" / "damaged" / "run.json").write_text("{")
+    after = plan_run(asked, QUIET, calibrated=False)
+    assert after.reply_tokens == counts["reply_tokens"]
+    assert after.decoded("nq") == pytest.approx(counts["reply_tokens"]["nq"] * 16)
+    assert after.decoded("together") == after.decoded("nq") + after.decoded("winogrande")
+    assert after.is_measured("together")
+    assert not plan_run(
+        settings("gsm8k", output_path=tmp_path), QUIET, calibrated=False
+    ).reply_tokens
 
 
 def test_stock_tasks_are_refused():

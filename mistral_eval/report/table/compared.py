@@ -80,6 +80,12 @@ def _sections(comparison: Comparison, method: Sequence[str]) -> list[Section]:
         for run, names in absent
         if names
     ]
+    alone += [
+        f"{column_of(one.id)}: the {one.n} questions that both have, of A's "
+        f"{comparison.asked[one.id][0]} and B's {comparison.asked[one.id][1]}."
+        for one in comparison.benchmarks
+        if one.id in comparison.asked
+    ]
     main = Section(
         f"{b} (B) against {a} (A)",
         HEADER,

@@ -271,9 +271,30 @@ def build_notes(
     notes += _sources(baselines)
     notes += _other_protocols(baselines, options.benchmarks)
     notes += _apart(baselines, options.benchmarks)
-    for run, label in zip(runs, run_labels(runs), strict=True):
-        notes += _about_run(run, label, options.benchmarks)
-    return tuple(notes)
+    about = {
+        label: _about_run(run, options.benchmarks)
+        for run, label in zip(runs, run_labels(runs), strict=True)
+    }
+    return (*notes, *_by_run(about))
+
+
+def _by_run(about: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return what is said about runs: what several share once, then each run's own in one note."""
+    if len(about) == 1:
+        return [f"{label}: {note}." for label, notes in about.items() for note in notes]
+    owners: dict[str, list[str]] = {}
+    for label, notes in about.items():
+        for note in notes:
+            owners.setdefault(note, []).append(label)
+    shared = [
+        f"{'All runs' if len(labels) == len(about) else '; '.join(labels)}: {note}."
+        for note, labels in owners.items()
+        if len(labels) > 1
+    ]
+    own = {
+        label: [note for note in notes if owners[note] == [label]] for label, notes in about.items()
+    }
+    return shared + [f"{label}: {'. '.join(notes)}." for label, notes in own.items() if notes]
 
 
 def _protocol(columns: Sequence[Benchmark]) -> str:
@@ -350,7 +371,8 @@ def _apart(baselines: Sequence[Baseline], columns: Sequence[Benchmark]) -> list[
     ]
 
 
-def _about_run(run: RunScores, label: str, columns: Sequence[Benchmark]) -> list[str]:
+def _about_run(run: RunScores, columns: Sequence[Benchmark]) -> list[str]:
+    """Return what the reader of a run's row must know, without the run's label."""
     cells = {c.column: run.cells[c.id] for c in columns if c.id in run.cells}
     notes = [NOT_A_MODEL[run.engine]] if run.engine in NOT_A_MODEL else []
     notes += [_limited(cells)]
@@ -359,7 +381,7 @@ def _about_run(run: RunScores, label: str, columns: Sequence[Benchmark]) -> list
     notes += [_shares("no readable answer", unread), _shares("checker timed out", late)]
     notes += [_secondary(cells), _data(cells)]
     said = [note.rstrip(".") for cell in cells.values() for note in cell.notes]
-    return [f"{label}: {note}." for note in (*notes, *dict.fromkeys(said)) if note]
+    return [note for note in dict.fromkeys((*notes, *said)) if note]
 
 
 def _limited(cells: Mapping[str, Cell]) -> str:

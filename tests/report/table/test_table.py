@@ -105,6 +105,18 @@ class TestOtherProtocols:
 
 
 class TestNotes:
+    def test_what_several_runs_share_is_said_once(self):
+        """Two runs alike but for one note, and a third of another limit."""
+        a = limited_run()
+        b = replace(a, name="b", cells={k: replace(c, notes=("own",)) for k, c in a.cells.items()})
+        text = notes_of([a, b, whole_run()])
+        assert text.count("limited: 16 questions of each benchmark") == 1, text
+        assert f"{a.name}; b: limited: 16 questions" in text
+        assert "b: own." in text
+        alike = notes_of([a, replace(a, name="b")])
+        assert "All runs: limited: 16 questions" in alike
+        assert "b: " not in alike
+
     def test_a_limited_run_says_of_how_many(self):
         run = limited_run()
         two = {name: run.cells[name] for name in ("mmlu", "gsm8k")}
