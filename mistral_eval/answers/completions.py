@@ -10,13 +10,17 @@ from dataclasses import dataclass
 
 from mistral_eval.answers.verdict import Outcome, Verdict
 
+# CPU seconds of problems whose own solution is slow (Austin et al.'s task 123 takes 3 to 7).
+_SLOW_PROBLEMS = {"123": 20}
+
 
 @dataclass(frozen=True, slots=True)
 class Program:
     """One program and its checks.
 
     The untrusted process runs `source`, then `setup` in the same namespace. The checker's process
-    runs `context`, then each of `checks`, with proxies for the program's own `names`.
+    runs `context`, then each of `checks`, with proxies for the program's own `names`. Each may use
+    `cpu_seconds`; None means the sandbox's own limit.
     """
 
     id: str
@@ -25,6 +29,7 @@ class Program:
     context: str = ""
     checks: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
+    cpu_seconds: int | None = None
 
 
 def continued_program(problem: Mapping[str, object], reply: str) -> Program:
@@ -65,6 +70,7 @@ def whole_program(row: Mapping[str, object], reply: str) -> Program:
         context=_imports(setup),
         checks=checks,
         names=_program_names(checks, setup),
+        cpu_seconds=_SLOW_PROBLEMS.get(str(row["task_id"])),
     )
 
 

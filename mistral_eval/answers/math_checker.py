@@ -148,7 +148,7 @@ class MathChecker:
         killed costs only its own worker, which is replaced.
 
         Args:
-            pairs: (a, b) as LaTeX; the order within a pair does not matter.
+            pairs: (gold, answer) as LaTeX; between two answers, see `latex.boxed.equal`.
             on_done: Called with (comparisons done, comparisons in all), for a progress bar.
         """
         assert self._workers, "MathChecker must be entered as a context manager"

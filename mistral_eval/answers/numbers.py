@@ -8,6 +8,7 @@ of that name.
 import re
 from collections import deque
 from fractions import Fraction
+from itertools import islice, pairwise
 from typing import Literal, TypeAlias
 
 from mistral_eval.answers.verdict import Outcome, Verdict
@@ -27,7 +28,13 @@ NUMBER = re.compile(
     rf"(?P<sign>{_SIGN}){_CURRENCY}(?:(?P<mixed>[0-9]+) (?=[0-9]+/))?(?P<digits>{_DECIMALS})"
     r"(?: ?/ ?(?P<below>[0-9]+)(?![0-9.,]*[0-9]))?"
 )
-_EQUATION = re.compile(r"[0-9%)\]]\s{0,3}=\s{0,3}(?=[-\u2212+$\u20ac\u00a3\u00a5\\.0-9])")
+# An equals sign between a value, with up to three unit words (`3 days =`), and a number.
+_CLAUSE = "and as because if is since so that then therefore thus when where which with"
+_UNIT = rf"(?!(?:{_CLAUSE.replace(' ', '|')})\b)[A-Za-z][A-Za-z'-]{{1,20}}"
+_EQUATION = re.compile(
+    rf"[0-9%)\]](?:[\s/]{{0,3}}{_UNIT}(?:[\s/]{{1,3}}{_UNIT}){{0,2}})?\s{{0,3}}=\s{{0,3}}"
+    r"(?=\*{0,3}[-\u2212+$\u20ac\u00a3\u00a5\\.0-9])"
+)
 
 
 def strict(text: str) -> str | None:
@@ -35,7 +42,7 @@ def strict(text: str) -> str | None:
 
     The first occurrence counts: replies are truncated at `Q:` and at a blank line, so anything
     after the first answer is run-on text. Only the rest of that line is read, and of an equation
-    (`21 - 15 = 6`) the right-hand side.
+    (`21 - 15 = 6`, `$4 x 3 days = $12`) the last side that is a single number.
     """
     _, found, rest = text.partition(TRIGGER)
     if not found:
@@ -45,8 +52,22 @@ def strict(text: str) -> str | None:
     if first is None:
         return None
     sentence = re.split(r"\.(?:\s|$)", line[first.start() :], maxsplit=1)[0]
-    sides = _EQUATION.split(sentence)
-    return _text_of(NUMBER.search(sides[-1]) or first) if len(sides) > 1 else _text_of(first)
+    sides = _sides(sentence)
+    single = (_only_number(side) for side in reversed(sides))
+    stated = next((number for number in single if number), None)
+    return _text_of(stated or NUMBER.search(sides[-1]) or first)
+
+
+def _sides(sentence: str) -> list[str]:
+    """Return the sides of an equation, the whole sentence if it is none."""
+    starts = [match.end() for match in _EQUATION.finditer(sentence)]
+    return [sentence[a:b] for a, b in pairwise([0, *starts, len(sentence)])]
+
+
+def _only_number(side: str) -> re.Match[str] | None:
+    """Return the number of a side; None if it has none, or more than one."""
+    found = list(islice(NUMBER.finditer(side), 2))
+    return found[0] if len(found) == 1 else None
 
 
 def flexible(text: str) -> str | None:

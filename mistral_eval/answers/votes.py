@@ -90,7 +90,8 @@ def vote_on_formulas(
     found = dict(zip(pairs, checker.equal_many(pairs, on_done), strict=True))
 
     def equal(representative: str, answer: str) -> bool:
-        return representative == answer or found[representative, answer] is Equality.EQUAL
+        same = representative == answer
+        return same or found[_ordered(representative, answer)] is Equality.EQUAL
 
     verdicts = []
     for gold, samples in zip(wanted, answers, strict=True):
@@ -135,7 +136,13 @@ def vote_on_numbers(
 def _pairs(gold: str, answers: Sequence[str | None]) -> list[Pair]:
     """List the comparisons of a question: each answer with the gold and with later answers."""
     distinct = list(dict.fromkeys(answer for answer in answers if answer is not None))
-    return [(gold, answer) for answer in distinct] + list(combinations(distinct, 2))
+    among = [_ordered(*pair) for pair in combinations(distinct, 2)]
+    return [(gold, answer) for answer in distinct] + among
+
+
+def _ordered(a: str, b: str) -> Pair:
+    """Put an answer that is no equation in the gold's place: in a vote `a+b=7` and 7 agree."""
+    return (b, a) if "=" in a and "=" not in b else (a, b)
 
 
 def _compare(gold: str, answer: str | None, found: Mapping[Pair, Equality]) -> Verdict:

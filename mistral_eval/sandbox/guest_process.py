@@ -17,18 +17,19 @@ _LONGEST_LINE = 1 << 16
 class GuestProcess:
     """A zygote or a checker. Use `close` when done."""
 
-    def __init__(self, setup: Setup, role: str) -> None:
+    def __init__(self, setup: Setup, role: str, hash_seed: str) -> None:
         """Start it; `wait_until_ready` must follow before the first job.
 
         Args:
             setup: How this run starts its processes.
             role: 'program' or 'checker'.
+            hash_seed: The value of PYTHONHASHSEED inside.
         """
         self.control, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  closed in `close`
         self._received = b""
         self._jobs = 0
-        start = start_command(setup, role, self._theirs.fileno())
+        start = start_command(setup, role, self._theirs.fileno(), hash_seed)
         self._container = start.container
         try:
             self._process = subprocess.Popen(  # noqa: S603  our own command
@@ -67,10 +68,10 @@ class GuestProcess:
         missing = tuple(json.loads(line)["missing"])
         return missing + (self._container.unenforced if self._container else ())
 
-    def start_job(self, descriptors: list[int]) -> None:
-        """Send a job's open files; the copies on this side stay open."""
+    def start_job(self, descriptors: list[int], cpu_seconds: int) -> None:
+        """Send a job's open files and CPU limit; the copies on this side stay open."""
         self._jobs += 1
-        socket.send_fds(self.control, [b"job%d\n" % self._jobs], descriptors)
+        socket.send_fds(self.control, [b"job%d/%d\n" % (self._jobs, cpu_seconds)], descriptors)
 
     def kill_job(self) -> None:
         """Kill the zygote's current program, if it still runs."""

@@ -13,9 +13,10 @@ from mistral_eval.sandbox.outcomes import Limits
 
 _GUEST = Path(__file__).parent / "guest"
 _INSIDE = "/mistral_eval"  # where the sandbox has the parent folder of `guest`
-# A fixed hash seed: a program whose result depends on the order of a set always gets the same
-# verdict.
-_HASH_SEED = "0"
+# A program must pass under each of these values of PYTHONHASHSEED, because the order of a set of
+# strings depends on it. They are fixed, so that a verdict is always the same. Of a program that is
+# right by chance, under 14 of 150 seeds for example, 1 in 100 passes two further seeds.
+HASH_SEEDS = ("0", "1", "2")
 _MODULES = {"program": "zygote", "checker": "checker"}  # of the guest, by role
 
 
@@ -45,7 +46,7 @@ class Start:
     container: containers.Container | None = None
 
 
-def start_command(setup: Setup, role: str, control: int) -> Start:
+def start_command(setup: Setup, role: str, control: int, hash_seed: str) -> Start:
     """Return the command that starts a guest process.
 
     Args:
@@ -53,6 +54,7 @@ def start_command(setup: Setup, role: str, control: int) -> Start:
         role: 'program' for a zygote, or 'checker'.
         control: Descriptor of the inherited socket to the host. A container inherits nothing, so
             `Container.hand_over` must follow.
+        hash_seed: The value of PYTHONHASHSEED.
 
     Raises:
         SandboxError: The container runtime does not work here.
@@ -71,7 +73,7 @@ def start_command(setup: Setup, role: str, control: int) -> Start:
     }
     python = _python(interpreter, _MODULES[role], folder, settings)
     environment = {
-        "PYTHONHASHSEED": _HASH_SEED,
+        "PYTHONHASHSEED": hash_seed,
         "LD_LIBRARY_PATH": interpreter.library_path,
     }
     if kind == "none":

@@ -22,12 +22,14 @@ class ProgramResult:
     Attributes:
         status: How it ended.
         detail: The exception's type and message, and the first failing check.
-        seconds: Wall time from start to end.
+        seconds: Wall time from start to end, of all its runs.
+        cpu_seconds: CPU time of the program in its slowest run.
     """
 
     status: Status
     detail: str = ""
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +37,15 @@ class Limits:
     """What one program may use; its checker gets the same.
 
     CPU time decides whether a program is too slow, because it does not depend on the machine's
-    load. The wall time only ends programs that sleep, and grows with the load.
+    load. Three seconds are ten times what the slowest reference solution takes, except for the
+    problems that set a limit of their own (`Program.cpu_seconds`). The wall time only ends programs
+    that sleep; it grows with the load, up to `most_load` times.
     """
 
-    cpu_seconds: int = 10
-    wall_seconds: float = 30.0
+    cpu_seconds: int = 3
+    wall_seconds: float = 15.0
+    most_load: float = 4.0
+    rerun_cpu_seconds: float = 1.0  # a program that took more is not run with other hash seeds
     grace_seconds: float = 20.0  # for the sandbox's own processes to react after a timeout
     memory_bytes: int = 1 << 30
     file_bytes: int = 8 << 20

@@ -97,7 +97,8 @@ def test_equality_is_symmetric(a, b):
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(
-    "piece", ["1", "1,", "1,111", " ", "1 ", "$", "-", "1/", "1 = ", "1 / ", "."]
+    "piece",
+    ["1", "1,", "1,111", " ", "1 ", "$", "-", "1/", "1 = ", "1 / ", ".", "1a", "1 ab ", "ab "],
 )
 def test_megabytes_are_read_in_linear_time(piece):
     """A megabyte of any one pattern is read in seconds, not hours."""

@@ -36,6 +36,16 @@ def test_all_500_mbpp_references_of_the_full_config_pass(shared, best_isolation,
     assert passed(run_under(programs, best_isolation)) == 500
 
 
+def test_a_wrong_program_that_one_hash_seed_lets_pass_fails(shared, best_isolation, run_under):
+    """The longest word, in the order of a set, passes HumanEval/158 under 14 of 150 seeds."""
+    problem = rows(shared, "humaneval/openai_humaneval")[158]
+    bodies = ["max(set(words), key=len)", "sorted(set(words), key=len)[-1]"]
+    programs = [continued_program(problem, f"    return {body}\n") for body in bodies]
+
+    assert problem["task_id"] == "HumanEval/158"
+    assert passed(run_under(programs, best_isolation)) == 0
+
+
 def test_no_empty_reply_passes(shared, best_isolation, run_under):
     problems = rows(shared, "humaneval/openai_humaneval")
     programs = [continued_program(problem, "") for problem in problems]

@@ -1,11 +1,14 @@
 """What `run_programs` promises besides isolation: verdicts, reasons, order, and an early no."""
 
+import dataclasses
 import os
+import re
 import secrets
 import selectors
 import subprocess
 import sys
 import threading
+import time
 from contextlib import closing
 
 import pytest
@@ -115,8 +118,107 @@ class TestVerdicts:
         assert result.detail.startswith("ModuleNotFoundError")
 
 
+# Of words with equally many letters these take the first of a set: which one depends on the seed.
+BY_ORDER = [
+    "def f(words): return max(set(words), key=len)",
+    "def f(words): return list(dict.fromkeys(words).keys() & set(words))[0]",
+    "def f(words): return min(words, key=hash)",
+    "def f(words): return next(iter({*words}))",
+    "class A:\n    def f(self, w): return list(frozenset(w))[0]\nf = A().f",
+]
+
+
+@pytest.mark.sandbox
+class TestHashSeeds:
+    """A program must pass under each hash seed."""
+
+    @pytest.mark.parametrize("source", BY_ORDER)
+    def test_a_program_that_depends_on_the_seed_fails_whatever_it_returns(self, one, source):
+        words = [f"word {n}" for n in range(6)]
+        results = [one(source, f"assert f({words}) == {word!r}") for word in words]
+
+        assert [str(result.status) for result in results] == ["failed"] * len(words)
+
+    def test_the_seed_is_named_where_another_passed(self, one):
+        words = ["ab", "cd"]
+        source = "def f(words): return next(iter(set(words)))"
+        results = [one(source, f"assert f({words}) == {word!r}") for word in words]
+
+        assert any("it passed with 0" in result.detail for result in results)
+
+    def test_order_that_the_language_promises_passes(self, one):
+        source = "def f(words): return list(dict.fromkeys(words)), sorted(set(words))"
+
+        assert (
+            one(source, "assert f(['b', 'a', 'b']) == (['b', 'a'], ['a', 'b'])").status == "passed"
+        )
+
+
+@pytest.mark.sandbox
+class TestTime:
+    def test_a_sleeping_program_is_ended_and_its_real_time_is_said(self, best_isolation, run_under):
+        limits = Limits(wall_seconds=1, most_load=1)
+        (result,) = run_under(
+            [program("import time\ntime.sleep(100)")], best_isolation, limits, workers=1
+        )
+        said = re.fullmatch(r"not done after ([0-9]+) seconds", result.detail)
+
+        assert (result.status, bool(said)) == (Status.TIMEOUT, True), result
+        assert 1 <= int(said[1]) <= result.seconds + 0.5
+
+    def test_the_load_stretches_the_wall_time_up_to_a_cap(self, monkeypatch, best_isolation):
+        monkeypatch.setattr("os.getloadavg", lambda: (1e6, 1e6, 1e6))
+        limits = Limits(wall_seconds=1, most_load=2)
+        sleeping = [program("import time\ntime.sleep(100)")]
+        results = run_programs(
+            sleeping, isolation=best_isolation, unsafe=False, workers=1, limits=limits
+        )
+        began = time.monotonic()
+        ((_, result),) = results
+
+        assert result.status is Status.TIMEOUT
+        assert time.monotonic() - began < 60
+
+    def test_a_program_may_set_its_own_cpu_limit(self, best_isolation, run_under):
+        slow = program(
+            "import time\nwhile time.process_time() < 1.5: pass\ndef f(): return 1", "f()"
+        )
+        own = dataclasses.replace(slow, cpu_seconds=20)
+        found = run_under([slow, own], best_isolation, Limits(cpu_seconds=1))
+
+        assert [str(result.status) for result in found] == ["timeout", "passed"]
+
+
 @pytest.mark.sandbox
 class TestValues:
+    @pytest.mark.parametrize(
+        ("body", "check", "status"),
+        [
+            ("import re\ndef f(x): return re.search('a', x)", "assert f('a')", "passed"),
+            ("import re\ndef f(x): return re.search('a', x)", "assert not f('b')", "passed"),
+            ("import re\ndef f(x): return re.search('a', x)", "assert f('b')", "failed"),
+            ("import re\ndef f(x): return [re.search('a', x)]", "assert all(f('a'))", "passed"),
+            ("import re\ndef f(x): return re.search('a', x)", "assert f('a') == True", "failed"),
+            (
+                "class N:\n    def __bool__(self): return False\ndef f(x): return N()",
+                "assert f(1)",
+                "failed",
+            ),
+            (
+                "class N:\n    def __bool__(self): raise ValueError\ndef f(x): return N()",
+                "assert f(1)",
+                "failed",
+            ),
+            (
+                "class N:\n    def __len__(self): return 0\ndef f(x): return N()",
+                "assert not f(1)",
+                "passed",
+            ),
+        ],
+    )
+    def test_an_object_may_be_used_for_its_truth_and_nothing_else(self, one, body, check, status):
+        assert status == one(body, check).status
+
     @pytest.mark.parametrize(
         ("body", "check"),
         [

@@ -19,14 +19,11 @@ WITHOUT_HELPER = {
     ("gpt-3.5-turbo-0613", "HumanEval/38"),
     ("gpt-3.5-turbo-0613", "HumanEval/50"),
 }
-# Right, but slower than the three seconds of wall time that the transcript allowed.
+# Right, but exponential: about the three seconds that the transcript allowed, as does the sandbox.
 SLOW = {("gpt-4-1106-preview", "HumanEval/129")}
 # The transcript wrapped the asserts in a function named `check`, which hid the program's own
 # function of that name: endless recursion. Here it has no such wrapper; the asserts hold.
 HIDDEN_BY_WRAPPER = {("codellama", "MBPP/56"), ("starcoder", "MBPP/349")}
-# Takes the first of several characters of a set that occur equally often: the answer hangs on the
-# seed of str's hash. Here the seed is fixed, and the verdict at least always the same.
-BY_HASH_SEED = {("starcoder", "MBPP/480")}
 
 
 def differences(rows, programs, results):
@@ -38,7 +35,7 @@ def differences(rows, programs, results):
 
 
 def test_humaneval_transcripts_agree(shared, best_isolation, run_under):
-    """653 of 656, the other three known."""
+    """654 of 656, the other two known."""
     data = pd.read_parquet(shared / "data/humaneval/openai_humaneval/test.parquet")
     problems = {row["task_id"]: row for row in data.to_dict("records")}
     rows = pd.read_parquet(shared / "transcripts/humaneval.parquet").to_dict("records")
@@ -54,7 +51,7 @@ def test_humaneval_transcripts_agree(shared, best_isolation, run_under):
 
 
 def test_mbpp_transcripts_agree(shared, best_isolation, run_under):
-    """1497 of 1500, the other three known. The asserts are the transcript's own."""
+    """1498 of 1500, the other two known. The asserts are the transcript's own."""
     data = pd.read_parquet(shared / "data/mbpp/full/test.parquet")
     setups = {row["task_id"]: row["test_setup_code"] for row in data.to_dict("records")}
     rows = pd.read_parquet(shared / "transcripts/mbpp.parquet").to_dict("records")
@@ -69,5 +66,4 @@ def test_mbpp_transcripts_agree(shared, best_isolation, run_under):
     results = run_under(programs, best_isolation)
 
     assert len(rows) == 1500
-    found = differences(rows, programs, results)
-    assert found - BY_HASH_SEED == HIDDEN_BY_WRAPPER
+    assert differences(rows, programs, results) == HIDDEN_BY_WRAPPER

@@ -8,6 +8,7 @@ import re
 from collections import deque
 from enum import StrEnum
 
+from mistral_eval.answers.latex.dressing import choice, labelled, undressed, without_markdown
 from mistral_eval.answers.latex.grammar import parse
 from mistral_eval.answers.latex.nodes import LatexError, Node
 from mistral_eval.answers.latex.text import MAX_CHARS, clock, normal_form, words
@@ -20,8 +21,11 @@ _BARE_BOX = re.compile(r"\\boxed\s+([^\s{}$]{1,200})")
 _SAID = re.compile(r"[Ff]inal [Aa]nswer is:?")
 _PLAIN = re.compile(r"[Aa]nswer is:?")
 _BRACES = re.compile(r"\\.|[{}]", re.DOTALL)
-_MATH = re.compile(r"\$\$(.+?)\$\$|\$([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+_MATH = re.compile(
+    r"\$\$(?:\\+[^\\]|[^$\\])+\$\$|\$(?:\\+[^\\]|[^$\\])+\$|\\\(.+?\\\)|\\\[.+?\\\]", re.DOTALL
+)
 _FORMAL = re.compile(r"[$\\\\0-9]")
+_BOLD = re.compile(r"\*\*[^*\n]{1,2000}\*\*")
 _GOES_ON = re.compile(r"\s*(?:,|and|or|, and|, or)\s*\$")
 
 
@@ -51,28 +55,48 @@ def boxed_answer(solution: str) -> str | None:
     return max(boxes)[1] if boxes else None
 
 
-def equal(a: str, b: str) -> Equality:
+def equal(gold: str, answer: str) -> Equality:
     """Compare two answers in this process, without a time limit; use `MathChecker` for replies.
 
-    The order of the two does not matter. Answers outside the grammar are compared as text.
+    The order matters in two cases only: an answer that is an equation is right if the gold is one
+    of its sides, and a choice with its text is right if the gold is its letter. Answers outside the
+    grammar are compared as text.
     """
-    if a.strip() == b.strip():
+    if gold.strip() == answer.strip():
         return Equality.EQUAL
-    if max(len(a), len(b)) > MAX_CHARS:
+    if max(len(gold), len(answer)) > MAX_CHARS:
         return Equality.DIFFERENT
-    a, b = normal_form(a), normal_form(b)
-    said_a, said_b = words(a), words(b)
-    if a == b or (said_a == said_b and any(map(str.isalpha, said_a))):
+    gold, answer = without_markdown(gold), without_markdown(answer)
+    chosen = labelled(answer)
+    letter = choice(gold)
+    if chosen and letter:
+        return Equality.EQUAL if chosen[0] == letter else Equality.DIFFERENT
+    answers = [answer, *undressed(answer)]
+    if chosen:
+        answers += [chosen[1], *undressed(chosen[1])]
+    for wanted in (gold, *undressed(gold)):
+        for said in answers:
+            found = _compare(wanted, said)
+            if found is not None:
+                return found
+    return Equality.DIFFERENT
+
+
+def _compare(gold: str, answer: str) -> Equality | None:
+    """Compare one reading of each answer; None if another reading may still be equal."""
+    gold, answer = normal_form(gold), normal_form(answer)
+    said = words(gold), words(answer)
+    if gold == answer or (said[0] == said[1] and any(map(str.isalpha, said[0]))):
         return Equality.EQUAL
-    times = clock(said_a), clock(said_b)
+    times = clock(said[0]), clock(said[1])
     if any(time and time[2] for time in times):
         return Equality.EQUAL if _same_time(*times) else Equality.DIFFERENT
-    left, right = _parsed(a), _parsed(b)
+    left, right = _parsed(gold), _parsed(answer)
     if left is None or right is None:
-        return Equality.DIFFERENT
+        return None
     from mistral_eval.answers.latex.equivalence import same  # imports sympy, which is slow
 
-    return Equality.EQUAL if same(left, right) else Equality.DIFFERENT
+    return Equality.EQUAL if same(left, right) else None
 
 
 def _parsed(text: str) -> Node | None:
@@ -121,8 +145,8 @@ def _said(text: str, words_before: re.Pattern[str]) -> list[tuple[int, str]]:
 
 
 def _sentence(rest: str) -> str:
-    """Return the formula that the text starts with if no list follows, else the first sentence."""
-    formula = _MATH.match(rest)
+    """Return the formula or bold text at the start if no list follows, else the first sentence."""
+    formula = _MATH.match(rest) or _BOLD.match(rest)
     if formula and not _GOES_ON.match(rest, formula.end()):
         return formula[0]
     return re.split(r"\.(?:\s|$)|\n", rest, maxsplit=1)[0]

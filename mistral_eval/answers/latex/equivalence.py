@@ -19,15 +19,17 @@ from mistral_eval.answers.latex.values import (
 )
 
 MAX_ITEMS = 60
+MAX_SIDES = 8  # of an equation that states a value
 INEQUALITIES = frozenset({"<", ">", "<=", ">="})
 FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!=", "in": "in"}
 INFINITY = name("infty")
 REALS = frozenset({name("mathbb R"), name("R")})
+CONSTANTS = frozenset({INFINITY, name("pi"), name("i"), name("e")})
 
 
 def same(a: Node, b: Node) -> bool:
-    """Return whether two answers are equivalent."""
-    if a == b:
+    """Return whether a gold answer `a` and an answer `b` are equivalent."""
+    if a == b or _states(b, a):
         return True
     if a.op == b.op == "relation" and _same_relation(a, b):
         return True
@@ -115,6 +117,29 @@ def _signed(node: Node, plus: str) -> Node:
     )
 
 
+def _states(equation: Node, gold: Node) -> bool:
+    """Return whether an equation states the gold: `a+b=7` and `7=2+5` state 7.
+
+    One side equals the gold, and every other side equals it too or is a formula in other letters:
+    neither `2+5=8` nor `x+3=0` states 8, 0 or x+3. An equation as gold is compared as a whole.
+    """
+    if equation.op != "relation" or set(equation.args[1::2]) != {"="} or gold.op == "relation":
+        return False
+    if len(equation.nodes) > MAX_SIDES:
+        return False
+    letters = _letters(gold)
+    others = [side for side in equation.nodes if not same(gold, side)]
+    return len(others) < len(equation.nodes) and all(
+        _letters(side) and not _letters(side) & letters for side in others
+    )
+
+
+def _letters(node: Node) -> set[str]:
+    """Return the unknowns in a node."""
+    leaves = (below for below in node.walk() if below.op in {"name", "call"})
+    return {leaf.text for leaf in leaves if leaf not in CONSTANTS}
+
+
 def _stripped(node: Node, other: Node) -> Node:
     r"""Strip the name from a relation: `x = 3` is 3, `x \in S` is S, `x < 2` is an interval.
 
@@ -142,7 +167,7 @@ def _is_name(node: Node) -> bool:
     r"""Return whether a left-hand side only names the answer: x, AB, f(x), (x, y), \angle ABC."""
     if node.op in {"mul", "seq"}:
         return all(_is_name(child) for child in node.nodes)
-    return node.op in {"name", "call"} and node not in {INFINITY, name("pi"), name("i"), name("e")}
+    return node.op in {"name", "call"} and node not in CONSTANTS
 
 
 def _same_relation(a: Node, b: Node) -> bool:

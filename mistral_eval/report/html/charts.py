@@ -19,6 +19,7 @@ from mistral_eval.suite.registry import FIGURE_4
 
 WIDTH: Final = 4.7  # inches: text stays readable on a phone
 LABEL: Final = 30  # characters
+LABEL_GAP: Final = 0.075  # of a chart's height, which is one line of its labels
 
 
 def color_of(rows: Sequence[RowView]) -> dict[str, str]:
@@ -34,9 +35,9 @@ def short(name: str) -> str:
 
 
 def groups_chart(rows: Sequence[RowView], columns: Sequence[Benchmark], group: Group) -> str | None:
-    """Draw one group of the paper's figure 4 as bars; None if no row has the whole group."""
+    """Draw one group of the paper's figure 4 as bars; None if no run has the whole group."""
     scored = _scored(rows, columns, group)
-    if not scored:
+    if not _has_run(scored):
         return None
     colors = color_of(rows)
 
@@ -65,16 +66,22 @@ def sizes_chart(
     known: Sequence[Baseline],
     group: Group,
 ) -> str | None:
-    """Draw the paper's figure 5 for one group: score against Llama 2's size; None without rows.
+    """Draw the paper's figure 5 for one group: score against Llama 2's size.
+
+    None if no run has the whole group.
 
     Llama 2's own rows are the curve; the other models are placed on it.
     """
     scale = anchors(known, group)
     placed = [row for row in rows if row.is_model and "llama2" not in row.id]
     scored = _scored(placed, columns, group)
-    if not scored or len(scale.sizes) < 2:
+    if not _has_run(scored) or len(scale.sizes) < 2:
         return None
     colors = color_of(rows)
+    values = [interval.value for _, interval in scored]
+    edges = [edge for _, interval in scored for edge in (interval.low, interval.high)]
+    spread = max(*edges, *scale.scores) - min(*edges, *scale.scores)
+    heights = spaced(values, LABEL_GAP * spread)
 
     def paint(axes: Axes) -> None:
         axes.plot(scale.sizes, scale.scores, color=QUIET, marker="o", markersize=4, linewidth=1.2)
@@ -88,7 +95,7 @@ def sizes_chart(
                 color=QUIET,
                 ha="right" if size == scale.sizes[-1] else "left",
             )
-        for row, interval in scored:
+        for (row, interval), height in zip(scored, heights, strict=True):
             size = scale.size_of(interval.value)
             axes.axhspan(interval.low, interval.high, color=colors[row.id], alpha=0.18, linewidth=0)
             axes.axhline(interval.value, color=colors[row.id], linewidth=1.1)
@@ -96,7 +103,7 @@ def sizes_chart(
                 axes.plot([size], [interval.value], "D", color=colors[row.id], markersize=5)
             axes.annotate(
                 short(row.label),
-                (scale.sizes[0], interval.value),
+                (scale.sizes[0], height),
                 (2, 3),
                 textcoords="offset points",
                 fontsize=8.5,
@@ -111,6 +118,15 @@ def sizes_chart(
 
     title = f"{FIGURE_4[group]}: scores against the size of Llama 2"
     return draw(f"figure-5-{group}", title, (WIDTH, 2.9), paint)
+
+
+def spaced(places: Sequence[float], gap: float) -> list[float]:
+    """Return the places, in their order, moved up until all are at least `gap` apart."""
+    moved = list(places)
+    order = sorted(range(len(places)), key=lambda i: places[i])
+    for lower, upper in itertools.pairwise(order):
+        moved[upper] = max(moved[upper], moved[lower] + gap)
+    return moved
 
 
 def subjects_chart(
@@ -188,6 +204,10 @@ def _name_rows(axes: Axes, labels: Sequence[str]) -> None:
     axes.set_yticks(range(len(labels)), [short(label) for label in labels])
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.spines["bottom"].set_color(LINE)
+
+
+def _has_run(scored: Sequence[tuple[RowView, Interval]]) -> bool:
+    return any(row.kind == "run" for row, _ in scored)
 
 
 def _scored(

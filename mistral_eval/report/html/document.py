@@ -14,7 +14,7 @@ from mistral_eval.record.run_record import RunRecord
 from mistral_eval.report.html import charts, provenance
 from mistral_eval.report.html.bundle import Bundle, packed
 from mistral_eval.report.table import published_rows
-from mistral_eval.report.table.compared import comparison_sections
+from mistral_eval.report.table.compared import METHOD, comparison_sections
 from mistral_eval.report.table.html_table import STYLE, html_fragment, section_html
 from mistral_eval.report.table.sections import ANCHOR_IDS, figure_4, figure_5, reproduced
 from mistral_eval.report.table.view import Section, TableView, column_of
@@ -57,7 +57,7 @@ def document(content: Content) -> Iterator[str]:
     """Yield the document's parts in order; it needs no network."""
     script = "(() => {\n'use strict';\n" + "\n".join(_static(name) for name in SCRIPTS) + "})();"
     assert "</script" not in script.lower()
-    title = f"Evaluation of {', '.join(content.names)}"
+    title = f"Evaluation of {_listed(content.names)}"
     sections = dict(_sections(content))
     yield _head(title, script)
     yield '<body>\n<a class="skip" href="#questions">Skip to the questions</a>\n<header>'
@@ -74,6 +74,13 @@ def document(content: Content) -> Iterator[str]:
         for place, chunk in enumerate(bundle.chunks):
             yield _embedded(f"chunk-{number}-{place}", chunk)
     yield "</body>\n</html>"
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return up to two names, or the first and the number of the others."""
+    if len(names) > 2:
+        return f"{names[0]} and {len(names) - 1} more runs"
+    return " and ".join(names)
 
 
 def _head(title: str, script: str) -> str:
@@ -142,13 +149,14 @@ def _figures(view: TableView) -> Iterator[str]:
         yield f'<div class="figures">{"".join(bars)}</div>'
         yield _folded(figure_4(rows, view.columns), "Figure 4 as a table")
     else:
-        yield '<p class="about">No run has all benchmarks of a group of figure 4.</p>'
+        yield '<p class="about">No run has all benchmarks of a group of figure 4 or 5.</p>'
     sizes = [
         _figure(FIGURE_4[g], charts.sizes_chart(rows, view.columns, known, g)) for g in FIGURE_5
     ]
-    yield "<h3>The paper's figure 5: the size of Llama 2 with the same score</h3>"
-    yield f'<div class="figures">{"".join(sizes)}</div>'
-    yield _folded(figure_5(rows, view.columns, known), "Figure 5 as a table")
+    if any(sizes):
+        yield "<h3>The paper's figure 5: the size of Llama 2 with the same score</h3>"
+        yield f'<div class="figures">{"".join(sizes)}</div>'
+        yield _folded(figure_5(rows, view.columns, known), "Figure 5 as a table")
 
 
 def _comparison(content: Content) -> Iterator[str]:
@@ -158,7 +166,7 @@ def _comparison(content: Content) -> Iterator[str]:
         caption = "Difference per benchmark, 95 % interval; filled if it is significant"
         drawing = charts.difference_chart(comparison, number)
         yield f'<div class="figures">{_figure(caption, drawing)}</div>'
-        table, *flips = comparison_sections([comparison])
+        table, *flips = comparison_sections([comparison], () if number else METHOD)
         yield _folded(table, is_open=not number)
         run = number + 1
         yield (

@@ -52,12 +52,14 @@ def render_comparison(comparisons: Sequence[Comparison], fmt: str) -> Renderable
     return RichSections(sections) if fmt == "rich" else join(sections_markdown(sections, "###"))
 
 
-def comparison_sections(comparisons: Sequence[Comparison]) -> list[Section]:
+def comparison_sections(
+    comparisons: Sequence[Comparison], method: Sequence[str] = METHOD
+) -> list[Section]:
     """Return the tables of comparisons with one reference; the first explains the method."""
     return [
         section
         for i, one in enumerate(comparisons)
-        for section in _sections(one, METHOD if i == 0 else ())
+        for section in _sections(one, method if i == 0 else ())
     ]
 
 

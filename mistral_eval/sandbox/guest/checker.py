@@ -16,7 +16,7 @@ import socket
 import sys
 from collections.abc import Callable
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from .codec import Codec, FrameError, NotPlainError, Pipe
 from .confine import Confinement
@@ -70,7 +70,7 @@ def main() -> None:
         job, writing, reading = descriptors
         with os.fdopen(job, "rb") as file:
             task = json.load(file)
-        _set_cpu_limit(settings["limits"]["cpu_seconds"])
+        _set_cpu_limit(task["cpu_seconds"])
         pipe = Pipe(reading, writing)
         result = _Checks(task, _Channel(pipe)).run()
         pipe.close()
@@ -95,7 +95,7 @@ def _out_of_time(_number: int, _frame: FrameType | None) -> NoReturn:
 class _Checks:
     """The tests of one program."""
 
-    def __init__(self, task: dict[str, list[str]], channel: "_Channel") -> None:
+    def __init__(self, task: dict[str, Any], channel: "_Channel") -> None:
         self._task = task
         self._channel = channel
         self._sources = {"<context>": "".join(task["context"])}
@@ -241,25 +241,35 @@ class _Channel:
 
 
 class _Foreign:
-    """An object that stays in the program's process. It can be passed back and nothing else."""
+    """An object that stays in the program's process.
+
+    A test may pass it back, and may ask whether it is true, as of a `re.Match`: its truth was sent
+    with it, one bit that the program might as well have returned in its place.
+    """
 
     __hash__ = None  # type: ignore[assignment]
 
     def __init__(self, body: object) -> None:
         if not (
             isinstance(body, list)
-            and len(body) == 2
+            and len(body) == 3
             and type(body[0]) is int
             and type(body[1]) is str
+            and (body[2] is None or type(body[2]) is bool)
         ):
-            raise ValueError("not the number and type of an object")
-        self._number, self._type = body
+            raise ValueError("not the number, type and truth of an object")
+        self._number, self._type, self._truth = body
 
     def _refuse(self, *_arguments: object) -> NoReturn:
         raise UnreadableValue(f"the program returned a {self._type}, which is not plain data")
 
+    def __bool__(self) -> bool:
+        if self._truth is None:
+            self._refuse()
+        return bool(self._truth)
+
     __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _refuse
-    __bool__ = __len__ = __iter__ = __contains__ = __getitem__ = __call__ = _refuse
+    __len__ = __iter__ = __contains__ = __getitem__ = __call__ = _refuse
     __add__ = __radd__ = __sub__ = __rsub__ = __abs__ = __round__ = __float__ = __int__ = _refuse
     __index__ = __str__ = __repr__ = __format__ = _refuse
 

@@ -42,7 +42,7 @@ class Confinement:
         """Prepare the filters.
 
         Args:
-            settings: `limits` (cpu_seconds, memory_bytes, file_bytes, open_files); `world`, where
+            settings: `limits` (memory_bytes, file_bytes, open_files); `world`, where
                 this runs: 'namespaces', 'container', or 'host', where landlock is not used and
                 capabilities are not dropped; `readable`, the files and folders that landlock
                 allows to read; `without`, the layers that a test leaves out.
@@ -95,15 +95,17 @@ class Confinement:
             os.close(self._ruleset)
             self._ruleset = -1
 
-    def lock(self) -> None:
+    def lock(self, cpu_seconds: int | None = None) -> None:
         """Confine the calling process irrevocably.
+
+        Args:
+            cpu_seconds: Its CPU time. A checker passes none and sets a limit for each program.
 
         Raises:
             OSError: A layer that is not in `missing` could not be enforced.
         """
-        if not self._checker:  # a checker sets a new CPU limit for each program
-            cpu = self._limits["cpu_seconds"]
-            resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu))
+        if cpu_seconds is not None:
+            resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds))
         if "seccomp" in self.missing and self._isolated:
             resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
         if self._ruleset >= 0:

@@ -82,7 +82,7 @@ class _Server:
 
     def _keep(self, result: object) -> object:
         self._results.append(result)
-        return {"object": [len(self._results) - 1, type(result).__name__]}
+        return {"object": [len(self._results) - 1, type(result).__name__, _truth(result)]}
 
     def _resolve(self, number: object) -> object:
         assert isinstance(number, int), f"an object's number is an int, not {number!r}"
@@ -93,6 +93,14 @@ def _kind(names: dict[str, object], name: str) -> str:
     if name not in names:
         return "missing"
     return "callable" if callable(names[name]) else "value"
+
+
+def _truth(value: object) -> bool | None:
+    """Return whether an object is true; None if it does not say."""
+    try:
+        return bool(value)
+    except Exception:  # noqa: BLE001  `__bool__` is the program's code
+        return None
 
 
 def _describe(error: BaseException) -> list[str]:

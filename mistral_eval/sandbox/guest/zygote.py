@@ -67,14 +67,15 @@ class _Zygote:
             self._words += data.split()
             jobs = [word for word in self._words if word.startswith(b"job")]
             if jobs:
-                self._run(jobs[0].removeprefix(b"job"), pipes)
+                number, _, cpu_seconds = jobs[0].removeprefix(b"job").partition(b"/")
+                self._run(number, int(cpu_seconds), pipes)
             self._words.clear()  # a kill request for a job that has ended is void
 
-    def _run(self, number: bytes, pipes: list[int]) -> None:
+    def _run(self, number: bytes, cpu_seconds: int, pipes: list[int]) -> None:
         self._world.enter()
         child = os.fork()
         if child == 0:
-            self._become(pipes)
+            self._become(cpu_seconds, pipes)
         self._world.leave()
         for descriptor in pipes:
             os.close(descriptor)
@@ -82,12 +83,12 @@ class _Zygote:
         code, spent = os.waitstatus_to_exitcode(status), self._world.is_spent()
         self._send({"status": code, "cpu": cpu_used, "spent": spent})
 
-    def _become(self, pipes: list[int]) -> None:
+    def _become(self, cpu_seconds: int, pipes: list[int]) -> None:
         """Confine the fork, run the program in it, and never return."""
         try:
             os.setsid()  # a signal to its process group must not reach the zygote
             os.closerange(HIGH, self._open_files)
-            self._confinement.lock()
+            self._confinement.lock(cpu_seconds)
             self._confinement.release()
         except BaseException:  # noqa: BLE001  nothing may run unconfined
             os._exit(_UNCONFINED)

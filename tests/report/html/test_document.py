@@ -8,6 +8,7 @@ import pytest
 from mistral_eval.errors import OutputError
 from mistral_eval.record.run_record import CountsRecord, read_record
 from mistral_eval.report.html import write_report
+from mistral_eval.report.html.charts import spaced
 from mistral_eval.report.html.svg import RUNS, draw
 
 
@@ -106,3 +107,36 @@ def test_tokens_saved_and_speed_are_computed_from_the_run_s_counts(sample_runs):
     assert rows["tokens drawn a second"] == ("20", "—")
     assert rows["seconds answering"] == ("3.5", "—")
     assert rows["replies computed"] == ("12", "0")
+
+
+@pytest.mark.parametrize(
+    ("places", "moved"),
+    [
+        ((1.0, 5.0, 9.0), [1.0, 5.0, 9.0]),
+        ((5.0, 5.0, 1.0), [5.0, 7.0, 1.0]),
+        ((5.5, 5.0, 5.2), [9.0, 5.0, 7.0]),
+        ((), []),
+    ],
+)
+def test_labels_do_not_overlap(places, moved):
+    assert spaced(places, 2.0) == pytest.approx(moved)
+
+
+def test_a_panel_without_any_run_is_not_drawn(sample_runs, tmp_path):
+    """The runs have MMLU, but of no other group all benchmarks."""
+    file = tmp_path / "report.html"
+    write_report([sample_runs["random"]], file)
+    page = file.read_text(encoding="utf-8")
+    assert "figure-4-mmlu" in page
+    assert "figure-4-reasoning" not in page
+    assert "figure-5-reasoning" not in page
+
+
+def test_the_title_names_two_runs_or_counts_them_and_the_method_is_said_once(sample_runs, tmp_path):
+    file = tmp_path / "report.html"
+    write_report([sample_runs["oracle"], sample_runs["random"]], file)
+    assert "<h1>Evaluation of oracle and random</h1>" in file.read_text(encoding="utf-8")
+    write_report(list(sample_runs.values()), file)
+    page = file.read_text(encoding="utf-8")
+    assert "<h1>Evaluation of oracle and 2 more runs</h1>" in page
+    assert page.count("corrected by Holm over all rows") == 1
