@@ -25,11 +25,10 @@ Model = Annotated[
         "--model", "-m", help="Hugging Face hub name, folder, or tiny (random weights, for tests)"
     ),
 ]
-<<<<<<< HEAD
 Adapter = Annotated[
     str | None,
     typer.Option(help="LoRA adapter to merge into the model: a folder or a hub name"),
-=======
+]
 Models = Annotated[
     list[str] | None,
     typer.Option(
@@ -49,7 +48,6 @@ BatchSize = Annotated[
     typer.Option(
         "--batch-size", "--batch_size", help="Requests per forward pass of --engine hf, as lm-eval"
     ),
->>>>>>> main
 ]
 Engine = Annotated[
     str,

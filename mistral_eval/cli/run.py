@@ -18,12 +18,8 @@ if TYPE_CHECKING:
 def run(  # noqa: PLR0913 - one parameter per option of the command line
     *,
     tasks: opt.Tasks,
-<<<<<<< HEAD
-    model: opt.Model = "mistralai/Mistral-7B-v0.1",
-    adapter: opt.Adapter = None,
-=======
     model: opt.Models = None,
->>>>>>> main
+    adapter: opt.Adapter = None,
     engine: opt.Engine = "auto",
     data: opt.Data = "hub",
     limit: opt.Limit = None,
@@ -78,6 +74,11 @@ def _settings_of_each(options: Mapping[str, Any]) -> list["RunSettings"]:
         raise UsageError(
             f"Expected one --name for each of {len(models)} models, found {len(names)}. Give "
             "--name once per -m, in the same order."
+        )
+    if options["adapter"] is not None and len(models) > 1:
+        raise UsageError(
+            f"--adapter is put on one model, and {len(models)} are given. Give each adapter's own "
+            "folder as -m, or run them one by one."
         )
     for place, model in enumerate(models):
         if model in models[:place]:

@@ -246,12 +246,9 @@ def load_scores(folder: Path) -> RunScores:
 def scores_of(run: RunRecord, folder: Path) -> RunScores:
     """Return a run's scores; its notes are appended to those of each cell."""
     settings = run.settings
+    own = run.engine if run.engine in MODEL_FREE else settings.model_label
     return RunScores(
-<<<<<<< HEAD
-        name=run.engine if run.engine in MODEL_FREE else settings.model_label,
-=======
-        name=run.settings.name or (Path(name).name if Path(name).exists() else name),
->>>>>>> main
+        name=settings.name or own,
         path=str(folder),
         model=settings.model,
         seed=settings.seed,

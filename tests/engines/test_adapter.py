@@ -98,3 +98,10 @@ def test_an_adapter_has_its_own_label_folder_and_run_id(folders):
 def test_an_adapter_without_its_model_is_wrong_usage(options, sentence):
     with pytest.raises(UsageError, match=sentence):
         settings(adapter="somewhere", **options)
+
+
+def test_one_adapter_on_several_models_is_wrong_usage(cli):
+    code, _, said = cli("run", "-m", "a/b", "-m", "c/d", "--adapter", "x/y", "-t", "piqa")
+
+    assert code == 2
+    assert "--adapter is put on one model, and 2 are given" in said
