@@ -152,15 +152,19 @@ def test_a_mixtral_in_mistrals_format_is_the_same_model(tmp_path):
     assert load_checkpoint(tmp_path / "raw").fingerprint == found.fingerprint
 
 
-@pytest.mark.parametrize("prefix", ["model.language_model.", "language_model.model."])
-def test_a_text_part_is_read_under_either_prefix(tmp_path, prefix):
+@pytest.mark.parametrize(
+    ("prefix", "head"),
+    [("model.language_model.", ""), ("language_model.model.", "language_model.")],
+)
+def test_a_text_part_is_read_under_either_prefix(tmp_path, prefix, head):
     """Tensors of images are left out, and so is everything about them in the notes."""
     saved(tmp_path, "Mistral Small 3.1")
     found = load_checkpoint(tmp_path)
     file = tmp_path / "model.safetensors"
-    head = prefix.replace("model.language_model.", "").replace("model.", "")
     renamed = {
-        name.replace("language_model.model.", prefix).replace("language_model.lm_", f"{head}lm_"): x
+        name.replace("language_model.model.", prefix).replace(
+            "language_model.lm_head", f"{head}lm_head"
+        ): x
         for name, x in load_file(file).items()
     }
     save_file(renamed, file, metadata={"format": "pt"})
