@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -57,6 +58,8 @@ def raw_fields(config: ModelConfig) -> dict[str, object]:
         fields["sliding_window"] = (
             config.sliding_window[0] if uniform else list(config.sliding_window)
         )
+    if config.experts is not None:
+        fields["moe"] = asdict(config.experts)
     if config.tied_embeddings:
         fields["tied_embeddings"] = True
     return fields

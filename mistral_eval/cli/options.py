@@ -25,6 +25,10 @@ Model = Annotated[
         "--model", "-m", help="Hugging Face hub name, folder, or tiny (random weights, for tests)"
     ),
 ]
+Adapter = Annotated[
+    str | None,
+    typer.Option(help="LoRA adapter to merge into the model: a folder or a hub name"),
+]
 Models = Annotated[
     list[str] | None,
     typer.Option(

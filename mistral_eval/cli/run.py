@@ -19,6 +19,7 @@ def run(  # noqa: PLR0913 - one parameter per option of the command line
     *,
     tasks: opt.Tasks,
     model: opt.Models = None,
+    adapter: opt.Adapter = None,
     engine: opt.Engine = "auto",
     data: opt.Data = "hub",
     limit: opt.Limit = None,
@@ -73,6 +74,11 @@ def _settings_of_each(options: Mapping[str, Any]) -> list["RunSettings"]:
         raise UsageError(
             f"Expected one --name for each of {len(models)} models, found {len(names)}. Give "
             "--name once per -m, in the same order."
+        )
+    if options["adapter"] is not None and len(models) > 1:
+        raise UsageError(
+            f"--adapter is put on one model, and {len(models)} are given. Give each adapter's own "
+            "folder as -m, or run them one by one."
         )
     for place, model in enumerate(models):
         if model in models[:place]:

@@ -39,7 +39,6 @@ from mistral_eval.engines.interface import (
 from mistral_eval.engines.lm_eval_model import instance_of
 from mistral_eval.engines.native import TINY, choose_device, tiny_model
 from mistral_eval.errors import (
-    CheckpointError,
     EngineError,
     MistralEvalError,
     TokenizerError,
@@ -47,9 +46,11 @@ from mistral_eval.errors import (
 )
 from mistral_eval.lfs import pointer_sentence
 from mistral_eval.model.export import save_hf
+from mistral_eval.model.load.adapter import resolve_parts
 from mistral_eval.model.load.fields import read_json
 from mistral_eval.model.load.folder import TRUST, check_folder, folder_notes
 from mistral_eval.model.load.hub import resolve_model
+from mistral_eval.model.load.quantised import check_hf_dtype
 from mistral_eval.model.load.stored import open_hf_tensors
 from mistral_eval.model.tiny import tiny_tokenizer_file
 from mistral_eval.model.tokenizers.special import TOKENIZER, TokenizerArgs, split_tokenizer_args
@@ -87,6 +88,7 @@ class HFEngine(TextEncoder, Engine):
         say(f"Loading {settings.model} into lm-eval's hf model.")
         return open_hf(
             settings.model,
+            adapter=settings.adapter,
             revision=settings.revision,
             dtype=settings.dtype,
             device=settings.device,
@@ -175,6 +177,7 @@ def _failed(benchmark: str, cause: str) -> EngineError:
 def open_hf(
     pretrained: str,
     *,
+    adapter: str | None = None,
     revision: str | None = None,
     dtype: str = "auto",
     device: str = "auto",
@@ -184,7 +187,9 @@ def open_hf(
     """Load a checkpoint into lm-eval's `hf` model.
 
     Args:
-        pretrained: a hub id, a folder that transformers can read, or `tiny`.
+        pretrained: a hub id, a folder that transformers can read, or `tiny`; a whole model, or an
+            adapter of peft.
+        adapter: an adapter of peft for `pretrained`: a hub id or a folder.
         revision: branch, tag or commit of a hub id.
         dtype: a dtype's name in transformers; `auto` is the stored one.
         device: `auto` (cuda if available), or a device's name in torch.
@@ -211,36 +216,17 @@ def open_hf(
             save_hf(tiny_model(dtype, torch.device("cpu")), Path(folder), tokenizer_file=file)
             return _load(Path(folder), dtype, where, seed, arguments)
     trusted = arguments.get(TRUST) is True
-    folder_found = resolve_model(
-        pretrained, revision=revision, reader="transformers", programs=trusted
-    )
-    check_folder(folder_found, trusted=trusted)
-    base = _base_of(folder_found)
-    if base is not None:
-        arguments = {"peft": str(folder_found), **arguments}
-        if (folder_found / "tokenizer_config.json").is_file():
-            arguments = {"tokenizer": str(folder_found), **arguments}
-        folder_found = resolve_model(base, reader="transformers", programs=trusted)
-        check_folder(folder_found, trusted=trusted)
-    return _load(folder_found, dtype, where, seed, arguments)
-
-
-def _base_of(folder: Path) -> str | None:
-    """Return the base model that a LoRA folder names; None for a whole model.
-
-    Raises:
-        CheckpointError: the adapter names none.
-    """
-    file = folder / "adapter_config.json"
-    if not file.is_file() or (folder / "config.json").is_file():
-        return None
-    base = read_json(file).get("base_model_name_or_path")
-    if not isinstance(base, str) or not base:
-        raise CheckpointError(
-            f"{file} should name the base model (base_model_name_or_path) and does not: give "
-            f"`--engine hf --model BASE --model-args peft={folder}`."
-        )
-    return base
+    resolve = partial(resolve_model, reader="transformers", programs=trusted)
+    parts = resolve_parts(pretrained, adapter, revision=revision, resolve=resolve)
+    check_folder(parts.base, trusted=trusted)
+    if parts.adapter is not None:
+        check_folder(parts.adapter, trusted=trusted)
+        # in this order, so that --model-args still wins
+        own = {"peft": str(parts.adapter), "tokenizer": str(parts.tokenizer)}
+        arguments = {**own, **arguments}
+    if (parts.base / "config.json").is_file():
+        check_hf_dtype(read_json(parts.base / "config.json"), dtype, where)
+    return _load(parts.base, dtype, where, seed, arguments)
 
 
 def _load(

@@ -36,7 +36,8 @@ def save_hf(checkpoint: Checkpoint, folder: Path, *, tokenizer_file: Path | None
         `folder`.
 
     Raises:
-        CheckpointError: the windows have several sizes, which config.json cannot express.
+        CheckpointError: the windows have several sizes, which config.json cannot express, or the
+            model has experts, scaled RoPE or scaled queries, which are not written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     first = next(iter(checkpoint.weights.values()))
@@ -55,6 +56,12 @@ def save_hf(checkpoint: Checkpoint, folder: Path, *, tokenizer_file: Path | None
 
 def _hf_fields(config: ModelConfig) -> dict[str, Any]:
     """Return config.json's fields: ministral if only some layers have a window, else mistral."""
+    for name in ("rope_scaling", "query_scale", "experts"):
+        if getattr(config, name) is not None:
+            raise CheckpointError(
+                f"a model to write should be a plain Mistral and has {name}: copy the folder that "
+                "it was read from."
+            )
     windows = {window for window in config.sliding_window if window is not None}
     if len(windows) > 1:
         raise CheckpointError(

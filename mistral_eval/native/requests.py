@@ -137,8 +137,9 @@ class Counters:
 class Flops:
     """FLOP of one model: useful arithmetic; a multiplication with its addition counts 2.
 
-    Counted are linear layers, attention over visible keys, and the LM head over asked rows. Norms,
-    rotations and softmax are left out, as usual, and so are masked scores.
+    Counted are linear layers (of a mixture: those of a token's own experts), attention over visible
+    keys, and the LM head over asked rows. Norms, rotations and softmax are left out, as usual, and
+    so are masked scores.
 
     Attributes:
         linear: per token, the linear layers of all blocks.
@@ -157,7 +158,7 @@ class Flops:
         """Return the FLOP of a model that can predict `n_words` ids."""
         queries = config.n_heads * config.head_dim
         keys = config.n_kv_heads * config.head_dim
-        weights = config.dim * (2 * queries + 2 * keys + 3 * config.hidden_dim)
+        weights = config.dim * (2 * queries + 2 * keys + _feed_forward_width(config))
         return cls(
             linear=2 * weights * config.n_layers,
             key=4 * queries,  # product with the query, and sum of values
@@ -185,6 +186,17 @@ class Flops:
 
     def _sum(self, tokens: int, keys: Iterable[int]) -> int:
         return self.linear * tokens + self.key * sum(keys)
+
+
+def _feed_forward_width(config: ModelConfig) -> int:
+    """Return the weights, per input of a layer, that a token is multiplied with.
+
+    In a mixture of experts: those of its experts, and the router's.
+    """
+    one = 3 * config.hidden_dim
+    if config.experts is None:
+        return one
+    return config.experts.num_experts_per_tok * one + config.experts.num_experts
 
 
 def _keys(length: int, window: int | None) -> int:

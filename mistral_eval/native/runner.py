@@ -72,13 +72,15 @@ def bytes_per_token(config: ModelConfig, dtype: torch.dtype) -> int:
 def pass_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
     """Return an upper bound, in bytes, of what one token of a pass needs.
 
-    It covers the workspace, attention's copies of queries and outputs, and a mask row (one for each
-    query head that shares keys) over a path longer than any benchmark's; not weights, cache and
-    gathered keys.
+    It covers the workspace (in a mixture, all tokens may choose one expert), attention's copies of
+    queries and outputs, and a mask row (one for each query head that shares keys) over a path
+    longer than any benchmark's; not weights, cache and gathered keys.
     """
     heads = 8 * config.n_heads + 4 * config.n_kv_heads
     repeats = config.n_heads // config.n_kv_heads
     values = 3 * config.dim + heads * config.head_dim + 3 * config.hidden_dim
+    if config.experts is not None:  # gathered rows and an expert's output; the router in float32
+        values += 2 * config.dim + 6 * config.experts.num_experts
     path = min(config.context_len, _LONG_PATH)
     wide = max(config.dim, (config.n_heads + config.n_kv_heads) * config.head_dim)
     return (values + repeats * path) * dtype.itemsize + 4 * wide

@@ -16,6 +16,7 @@ engine: random
 data: hub
 limit: 3
 revision: null
+adapter: null
 device: cpu
 dtype: float32
 batch-tokens: 64

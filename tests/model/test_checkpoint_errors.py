@@ -290,13 +290,6 @@ def test_pytorch_bin_files_are_sent_to_hf(tmp_path):
     assert message(tmp_path).endswith("run it with `--engine hf`.")
 
 
-def test_a_lora_folder_is_sent_to_hf(tmp_path):
-    (tmp_path / "adapter_config.json").write_text("{}")
-
-    assert "holds a LoRA adapter" in message(tmp_path)
-    assert message(tmp_path).endswith("run it with `--engine hf`.")
-
-
 def test_a_raw_model_in_parts_is_an_error(checkpoint, tmp_path):
     save_raw(checkpoint, tmp_path, as_pickle=True)
     (tmp_path / "consolidated.01.pth").touch()

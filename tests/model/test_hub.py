@@ -229,3 +229,11 @@ def test_a_name_the_hub_cannot_have_is_a_sentence(monkeypatch):
 
     with pytest.raises(HubError, match="is not a valid name on the hub"):
         resolve_model("a..b/c")
+
+
+def test_of_an_adapter_its_weights_are_fetched_and_no_whole_model():
+    """Transformers ignores a whole model beside an adapter_config.json."""
+    names = ["adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "config.json"]
+    remote = [RemoteFile(name, 1) for name in (*names, "model.safetensors", "optimizer.pt")]
+
+    assert {file.name for file in files_to_fetch("a/b", remote)} == set(names)

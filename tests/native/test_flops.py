@@ -1,6 +1,7 @@
 """Useful FLOP: the formulas against a walk over tokens, layers and keys, one by one."""
 
 import math
+from dataclasses import replace
 from itertools import count
 
 import numpy as np
@@ -8,8 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
 
-from mistral_eval.model.transformer import expected_shapes
+from mistral_eval.model.attention import SequencesAttend
+from mistral_eval.model.config import Experts
+from mistral_eval.model.transformer import Transformer, expected_shapes
 from mistral_eval.native.calibrate import matrix_rate
 from mistral_eval.native.requests import Flops, GenerateRequest, Sampling, ScoreRequest
 
@@ -144,3 +148,18 @@ def test_a_device_that_the_model_fills_has_no_matrix_rate_and_no_error(monkeypat
     monkeypatch.setattr(torch, "randn", full)
 
     assert matrix_rate(torch.float32, torch.device("cpu")) == 0.0
+
+
+@pytest.mark.parametrize("experts", [None, Experts(5, 2), Experts(3, 1)])
+def test_linear_flop_are_those_of_the_products_that_torch_runs(make_engine, make_weights, experts):
+    """Also in a mixture of experts, where a token runs through its own experts only."""
+    config = replace(make_engine().model.config, experts=experts)
+    model = Transformer(config, make_weights(config), N_WORDS)
+    attend = SequencesAttend([7], config.sliding_window, model.dtype, model.device)
+    in_place = {torch.ops.aten.addmm_: lambda _, a, b, **__: 2 * a[0] * a[1] * b[1]}
+    with FlopCounterMode(display=False, custom_mapping=in_place) as counter:
+        model.hidden(torch.arange(3, 10), torch.arange(7), attend)
+    products = {torch.ops.aten.mm, *in_place}
+    counted = sum(n for op, n in counter.get_flop_counts()["Global"].items() if op in products)
+
+    assert Flops.of(config, N_WORDS).linear * 7 == counted

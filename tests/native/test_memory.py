@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from mistral_eval.model.config import Experts
 from mistral_eval.model.memory import free_bytes, total_bytes
 from mistral_eval.model.shared_cache import Room, SharedCache, cache_bytes
 from mistral_eval.native.pack_attention import Stack, stack_bytes
@@ -75,6 +76,14 @@ def test_a_pass_takes_what_is_fast_and_less_where_memory_is_short(
     assert tokens == expected
     assert tokens == 64 or tokens * pass_bytes(config, dtype) <= 0.2 * (gib << 30)
     assert tokens == 64 or tokens <= pass_tokens(config, dtype, cpu)
+
+
+def test_a_passs_bytes_cover_the_experts_rows(make_engine):
+    """All tokens may choose one expert: gathered rows, gate, up and output of `hidden_dim`."""
+    config = replace(make_engine().model.config, experts=Experts(8, 2))
+    own = 2 * config.dim + 2 * config.hidden_dim
+
+    assert pass_bytes(config, torch.float32) - own * 4 >= 4 * (3 * config.dim + config.hidden_dim)
 
 
 def test_a_passs_bytes_cover_its_workspace(make_engine):

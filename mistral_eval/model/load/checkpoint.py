@@ -12,10 +12,12 @@ import torch
 
 from mistral_eval.errors import CheckpointError, UnsupportedError
 from mistral_eval.model.config import ConfigFile, ModelConfig
+from mistral_eval.model.load.adapter import merged
 from mistral_eval.model.load.config_hf import from_hf_config
 from mistral_eval.model.load.config_params import from_params_json
 from mistral_eval.model.load.fields import USE_HF, read_json
 from mistral_eval.model.load.folder import check_folder, folder_notes
+from mistral_eval.model.load.hf_names import text_tensors
 from mistral_eval.model.load.stored import (
     HF_INDEX,
     HF_SINGLE,
@@ -57,6 +59,7 @@ class Checkpoint:
 def load_checkpoint(
     path: Path,
     *,
+    adapter: Path | None = None,
     dtype: Dtype = "auto",
     device: torch.device | str = "cpu",
     overrides: Mapping[str, str] | None = None,
@@ -65,6 +68,7 @@ def load_checkpoint(
 
     Args:
         path: the folder. If it holds both formats, Hugging Face's is read.
+        adapter: the folder of a LoRA adapter to merge into it.
         dtype: the dtype to compute in, a torch.dtype, its name or 'auto' (see `choose_dtype`).
         device: where the weights go.
         overrides: `--model-args`, text by field name.
@@ -87,6 +91,14 @@ def load_checkpoint(
     name = str(chosen).removeprefix("torch.")
     if kinds != [name]:
         notes = (*notes, f"weights stored as {', '.join(kinds)}, run in {name}")
+    if adapter is not None:
+        source, config, untied = settle_tied(merged(source, adapter, chosen), config)
+        check_tensors(source, config)
+        notes = (
+            *notes,
+            *untied,
+            f"the LoRA adapter {adapter.name} was merged into the base model by peft",
+        )
     weights, digests = read_weights(source, config, chosen, device)
     fingerprint = model_fingerprint(config, digests)
     notes = (*found.notes, *tied, *notes, *folder_notes(path))
@@ -97,7 +109,7 @@ def _open(
     path: Path, overrides: Mapping[str, str]
 ) -> tuple[Source, ConfigFile, tuple[Path, ...], tuple[str, ...]]:
     """Detect the format and read configuration and headers, but no weights."""
-    _check_folder(path)
+    check_folder(path)
     has_hf = _has(path, "config.json") and (_has(path, HF_SINGLE) or _has(path, HF_INDEX))
     raw_file = next((path / n for n in (RAW_SAFETENSORS, RAW_PICKLE) if _has(path, n)), None)
     has_raw = _has(path, "params.json") and raw_file is not None
@@ -110,7 +122,8 @@ def _open(
         both = f"the folder also holds {HF_INDEX}; {HF_SINGLE} was read, as transformers does"
         has_both = _has(path, HF_SINGLE) and _has(path, HF_INDEX)
         notes = ((note,) if has_raw else ()) + ((both,) if has_both else ())
-        return Source(path, tensors, is_hf=True), found, (config_file, *files), notes
+        source = Source(path, text_tensors(tensors), is_hf=True)
+        return source, found, (config_file, *files), notes
     if has_raw:
         assert raw_file is not None
         _check_single_part(path)
@@ -124,16 +137,6 @@ def _open(
 def _has(path: Path, name: str) -> bool:
     """Return whether the folder holds this file."""
     return (path / name).is_file()
-
-
-def _check_folder(path: Path) -> None:
-    """Raise if the folder is none that an engine can load, or is a LoRA folder."""
-    check_folder(path)
-    if _has(path, "adapter_config.json"):
-        raise UnsupportedError(
-            f"{path} should hold a whole model and holds a LoRA adapter (adapter_config.json): "
-            f"merge it into its base model, or {USE_HF}."
-        )
 
 
 def _check_single_part(path: Path) -> None:

@@ -36,23 +36,28 @@ def read_json(
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """The fields of the file named `source`, with `--model-args` applied."""
+    """The fields of the file named `source`, with `--model-args` applied.
+
+    `is_inner` marks an object inside the file, whose fields no option sets.
+    """
 
     values: Mapping[str, Any]
     source: str
+    is_inner: bool = False
 
     def missing(self, name: str, example: str) -> CheckpointError:
         """Return the error for a missing field that changes the result."""
+        how = "add it to the file" if self.is_inner else _option(name, example, "supply it with")
         return CheckpointError(
-            f"{self.source} has no field {name}, which changes the result: "
-            f"supply it with `--model-args {name}={example}`."
+            f"{self.source} has no field {name}, which changes the result: {how}."
         )
 
     def wrong(self, name: str, expected: str) -> CheckpointError:
         """Return the error for a field with an invalid value."""
+        how = "" if self.is_inner else _option(name, "...", " or give")
         return CheckpointError(
             f"{self.source}: {name} should be {expected} and is {self.values.get(name)!r}; "
-            f"correct the file or give `--model-args {name}=...`."
+            f"correct the file{how}."
         )
 
     def integer(self, name: str, *, example: str = "...") -> int:
@@ -104,6 +109,10 @@ class Fields:
         if not windows or not is_good:
             raise self.wrong(name, "null, a positive whole number, or a list of these")
         return tuple(windows[layer % len(windows)] for layer in range(n_layers))
+
+
+def _option(name: str, value: str, verb: str) -> str:
+    return f"{verb} `--model-args {name}={value}`"
 
 
 def parse_override(name: str, given: Any) -> Any:

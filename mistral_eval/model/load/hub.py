@@ -29,15 +29,16 @@ from mistral_eval.model.memory import GIB, TRY_TINY
 
 Reader: TypeAlias = Literal["native", "transformers"]
 BIN_SINGLE = "pytorch_model.bin"
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 _HUB_NAME = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 _TOKENIZER = re.compile(r"tokenizer\.model(\.v\w+)?|tekken\.json|tokenizer\.json")
 _BIN = re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin(\.index\.json)?")
 _VOCABULARY = re.compile(r"vocab\.(json|txt)|merges\.txt|spiece\.model|\w+\.(spm|tiktoken)")
-_ADAPTER = ("adapter_model.safetensors", "adapter_model.bin")
 _SMALL = frozenset(
     {
-        *("config.json", "params.json", "adapter_config.json", "tokenizer_config.json"),
+        *("config.json", "params.json", ADAPTER_CONFIG, "tokenizer_config.json"),
         *("special_tokens_map.json", "added_tokens.json", "generation_config.json"),
         *("chat_template.jinja", "chat_template.json"),
     }
@@ -110,7 +111,8 @@ def files_to_fetch(
 ) -> list[RemoteFile]:
     """Select the files of a repository that an engine reads.
 
-    Prefer Hugging Face's safetensors to Mistral's own files, and these to pytorch_model*.bin.
+    Prefer an adapter to a whole model, as transformers does, then Hugging Face's safetensors to
+    Mistral's own files, and these to pytorch_model*.bin.
 
     Args:
         ref: the hub name, for errors.
@@ -124,7 +126,9 @@ def files_to_fetch(
     """
     top = {file.name: file for file in files if "/" not in file.name}
     bins = {name for name in top if _BIN.fullmatch(name)}
-    if HF_SINGLE in top:
+    if ADAPTER_CONFIG in top:
+        weights = {name for name in ADAPTER_WEIGHTS if name in top}
+    elif HF_SINGLE in top:
         weights = {HF_SINGLE}
     elif HF_INDEX in top:
         weights = {HF_INDEX, *(name for name in top if _SHARD.fullmatch(name))}
@@ -132,8 +136,6 @@ def files_to_fetch(
         weights = bins
     elif reader == "native" and "params.json" in top and {RAW_SAFETENSORS, RAW_PICKLE} & set(top):
         weights = {RAW_SAFETENSORS if RAW_SAFETENSORS in top else RAW_PICKLE}
-    elif "adapter_config.json" in top:
-        weights = {name for name in top if name in _ADAPTER and reader == "transformers"}
     else:
         raise _no_weights(ref, reader, bins, sorted(top))
     names = weights | {name for name in top if name in _SMALL or _TOKENIZER.fullmatch(name)}
@@ -201,7 +203,10 @@ def _from_cache(ref: str, revision: str | None, cause: Exception | None, reader:
     why = "HF_HUB_OFFLINE is set" if cause is None else sentence_for(cause, ref, revision)
     try:
         found = snapshot_download(
-            ref, revision=revision, local_files_only=True, allow_patterns=["config.json"]
+            ref,
+            revision=revision,
+            local_files_only=True,
+            allow_patterns=["config.json", ADAPTER_CONFIG],
         )
     except CONNECTION_ERRORS as error:
         if cause is not None:
@@ -224,14 +229,19 @@ def _from_cache(ref: str, revision: str | None, cause: Exception | None, reader:
 def _lacking(folder: Path, reader: Reader) -> str | None:
     """Return the first file that an interrupted download left out, or None."""
     bins = f"{BIN_SINGLE}.index.json"
-    for index, single in ((HF_INDEX, HF_SINGLE), (bins, BIN_SINGLE)):
-        if (folder / index).is_file() and not (folder / single).is_file():
-            shards = sorted(set(read_json(folder / index).get("weight_map", {}).values()))
-            return next((name for name in shards if not (folder / name).is_file()), None)
-    own = (BIN_SINGLE,) if reader == "transformers" else (RAW_SAFETENSORS, RAW_PICKLE)
-    if any((folder / name).is_file() for name in (HF_SINGLE, *own)):
+    weights: tuple[str, ...] = (HF_SINGLE, BIN_SINGLE)
+    if (folder / ADAPTER_CONFIG).is_file():
+        weights = ADAPTER_WEIGHTS
+    else:
+        for index, single in ((HF_INDEX, HF_SINGLE), (bins, BIN_SINGLE)):
+            if (folder / index).is_file() and not (folder / single).is_file():
+                shards = sorted(set(read_json(folder / index).get("weight_map", {}).values()))
+                return next((name for name in shards if not (folder / name).is_file()), None)
+        if reader == "native":
+            weights = (HF_SINGLE, RAW_SAFETENSORS, RAW_PICKLE)
+    if any((folder / name).is_file() for name in weights):
         return None
-    return HF_SINGLE
+    return weights[0]
 
 
 def _to_stderr(text: str) -> None:

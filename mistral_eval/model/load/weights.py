@@ -219,5 +219,7 @@ def model_fingerprint(config: ModelConfig, digests: Mapping[str, str]) -> str:
     resharded or converted. They are hashed while they are read (1 to 2 GB/s), so nothing is cached.
     The dtype a model runs in is a setting of the run and not part of the fingerprint.
     """
-    content = {"config": asdict(config), "weights": dict(digests)}
+    # an absent part, such as experts, is left out: a later version of ModelConfig may add others
+    fields = {name: value for name, value in asdict(config).items() if value is not None}
+    content = {"config": fields, "weights": dict(digests)}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
