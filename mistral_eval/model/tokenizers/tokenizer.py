@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from mistral_eval.errors import TokenizerError
 from mistral_eval.model.load.fields import read_json
+from mistral_eval.model.load.gguf_file import SUFFIX, find_gguf
 
 
 class Tokenizer(Protocol):
@@ -67,7 +68,8 @@ def load_tokenizer(path: Path, *, expected_vocab: int) -> Tokenizer:
     In a folder, read the first of tokenizer.model, tokenizer.model.v* (highest version),
     tekken.json and tokenizer.json. The first three are those Mistral trained with; tokenizer.json
     is a conversion that gives the same ids. Exception: if a fine-tune added ordinary (not special)
-    tokens, only tokenizer.json has them, so it is read.
+    tokens, only tokenizer.json has them, so it is read. A GGUF file, or a folder whose only weights
+    are one, has its own tokenizer.
 
     Args:
         path: the folder or the file.
@@ -89,6 +91,9 @@ def _choose_file(path: Path) -> Path:
     """Return the tokenizer file to read."""
     if path.is_file():
         return path
+    gguf_file = find_gguf(path)
+    if gguf_file is not None:
+        return gguf_file
     versions = sorted(
         (file.name for file in path.glob("tokenizer.model.v*")),
         key=lambda name: (len(name), name),
@@ -107,10 +112,13 @@ def _choose_file(path: Path) -> Path:
 def _open(file: Path) -> Tokenizer:
     """Load one file; its name says of which kind it is."""
     # each kind is imported when it is used: their libraries take long to load
+    from mistral_eval.model.tokenizers.tokenizer_gguf import GGUFTokenizer
     from mistral_eval.model.tokenizers.tokenizer_json import JsonTokenizer
     from mistral_eval.model.tokenizers.tokenizer_sentencepiece import SentencePieceTokenizer
     from mistral_eval.model.tokenizers.tokenizer_tekken import TekkenTokenizer
 
+    if file.suffix == SUFFIX:
+        return GGUFTokenizer.from_file(file)
     if file.name.startswith("tekken") and file.suffix == ".json":
         return TekkenTokenizer.from_file(file)
     if file.suffix == ".json":
