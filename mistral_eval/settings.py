@@ -95,7 +95,7 @@ class RunSettings(BaseModel):
 
     Attributes:
         tasks: Benchmark ids in the table's order, then stock tasks as `lm_eval:NAME`.
-        model: A model's name on the Hugging Face hub, a folder, or `tiny`.
+        model: A model's name on the Hugging Face hub, a folder, a GGUF file, or `tiny`.
         revision: The model's branch, tag or commit on the hub.
         engine: What answers; `auto` is native where it can run the model, else hf.
         data: `hub`, `sample` or a folder of parquet files.

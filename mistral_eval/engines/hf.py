@@ -35,6 +35,7 @@ from mistral_eval.engines.lm_eval_model import instance_of
 from mistral_eval.engines.native import TINY, choose_device, tiny_model
 from mistral_eval.errors import EngineError, UsageError
 from mistral_eval.model.export import save_hf
+from mistral_eval.model.load.gguf_file import find_gguf
 from mistral_eval.model.load.hub import resolve_model
 from mistral_eval.model.tiny import tiny_tokenizer_file
 from mistral_eval.settings import RunSettings
@@ -164,7 +165,13 @@ def open_hf(
             file = tiny_tokenizer_file()
             save_hf(tiny_model(dtype, torch.device("cpu")), Path(folder), tokenizer_file=file)
             return _load(Path(folder), dtype, where, seed, arguments)
-    return _load(resolve_model(pretrained, revision=revision), dtype, where, seed, arguments)
+    folder = resolve_model(pretrained, revision=revision)
+    if find_gguf(folder) is not None:
+        raise EngineError(
+            f"The hf engine does not read GGUF files, and {folder} is one or holds one: transformers "
+            "ignores the sliding window of their metadata. Use --engine native."
+        )
+    return _load(folder, dtype, where, seed, arguments)
 
 
 def _load(

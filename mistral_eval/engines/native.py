@@ -324,7 +324,7 @@ def open_native(
     """Load a checkpoint and its tokenizer into the native engine.
 
     Args:
-        pretrained: a hub id, a folder, or `tiny`.
+        pretrained: a hub id, a folder, a GGUF file, or `tiny`.
         revision: branch, tag or commit of a hub id.
         dtype: `auto` (as stored), float32, bfloat16 or float16.
         device: `auto` (cuda if available), or a device's name in torch.

@@ -138,8 +138,8 @@ def _check_folder(path: Path) -> None:
     if not path.is_dir():
         kind = "is a file" if path.exists() else "does not exist"
         raise CheckpointError(
-            f"{path} should be a folder with a model's files and {kind}: give the folder, "
-            "a Hugging Face name such as mistralai/Mistral-7B-v0.1, or tiny."
+            f"{path} should be a folder with a model's files and {kind}: give the folder, a GGUF "
+            "file, a Hugging Face name such as mistralai/Mistral-7B-v0.1, or tiny."
         )
     if _has(path, "adapter_config.json"):
         raise UnsupportedError(
