@@ -214,9 +214,10 @@ def _kv_heads(fields: Fields) -> int:
 def _windows(fields: Fields, n_layers: int) -> tuple[int | None, ...]:
     """Return one window per layer; 0 means none, as in llama.cpp."""
     name = "attention.sliding_window"
-    if fields.values.get(name) == 0:
-        return (None,) * n_layers
-    return fields.windows(name, n_layers)
+    value = fields.values.get(name)
+    given = value if isinstance(value, list) else [value]
+    windows = [None if window == 0 else window for window in given]
+    return Fields({name: windows}, fields.source).windows(name, n_layers)
 
 
 def _window_note(config: ModelConfig) -> tuple[str, ...]:

@@ -81,8 +81,10 @@ def find_gguf(path: Path) -> Path | None:
     found = [
         file for file in sorted(path.glob(f"*{SUFFIX}")) if not file.name.startswith(_PROJECTOR)
     ]
-    models = {file if (split := _SPLIT.fullmatch(file.name)) is None else split["stem"]: file
-              for file in reversed(found)}
+    models = {
+        file if (split := _SPLIT.fullmatch(file.name)) is None else split["stem"]: file
+        for file in reversed(found)
+    }
     if len(models) > 1:
         names = ", ".join(sorted(file.name for file in models.values()))
         raise CheckpointError(
@@ -191,7 +193,9 @@ class _Header:
         found = [self._tensor() for _ in range(self.n_tensors)]
         alignment = self.metadata.get("general.alignment", _ALIGNMENT)
         start = -(-self._at // alignment) * alignment
-        return {name: self._stored(name, kind, shape, start + at) for name, kind, shape, at in found}
+        return {
+            name: self._stored(name, kind, shape, start + at) for name, kind, shape, at in found
+        }
 
     def _tensor(self) -> tuple[str, GGMLQuantizationType, tuple[int, ...], int]:
         """Return name, type, shape (rows first, as torch has it) and offset of the next tensor."""

@@ -21,7 +21,10 @@ from mistral_eval.model.load.gguf_file import read_metadata
 from mistral_eval.model.tokenizers.incremental import GPT2_SPLIT, LLAMA_SPLIT, TEKKEN_SPLIT
 from mistral_eval.model.tokenizers.tokenizer import Tokenizer
 from mistral_eval.model.tokenizers.tokenizer_json import JsonTokenizer
-from mistral_eval.model.tokenizers.tokenizer_sentencepiece import SentencePieceTokenizer
+from mistral_eval.model.tokenizers.tokenizer_sentencepiece import (
+    SentencePieceTokenizer,
+    space_mark,
+)
 
 # token types, as SentencePiece numbers them
 _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 2, 3, 4, 5, 6
@@ -71,9 +74,12 @@ class GGUFTokenizer:
     bos_id: int
     eos_id: int
     n_words: int
+    n_ordinary: int
     fingerprint: str
     adds_bos: bool
     eos_ids: tuple[int, ...]
+    bos_rule: str = "the GGUF file's add_bos_token"
+    notes: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -110,9 +116,17 @@ class GGUFTokenizer:
                 f"and one is {wrong[0]}: the file is damaged; copy or download it again."
             )
         adds_bos = "bos_token_id" in fields and fields.get("add_bos_token", vocabulary.adds_bos)
-        inner = vocabulary.build(bos_id, eos_ids[0])
         digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
-        return cls(inner, bos_id, eos_ids[0], vocabulary.n_words, digest, adds_bos, eos_ids)
+        return cls(
+            inner=vocabulary.build(bos_id, eos_ids[0], digest),
+            bos_id=bos_id,
+            eos_id=eos_ids[0],
+            n_words=vocabulary.n_words,
+            n_ordinary=vocabulary.n_ordinary,
+            fingerprint=digest,
+            adds_bos=adds_bos,
+            eos_ids=eos_ids,
+        )
 
     def encode(self, text: str, bos: bool) -> list[int]:  # noqa: FBT001 - the protocol's form
         """Encode a text, after BOS if asked; special tokens in the text are plain characters."""
@@ -155,14 +169,19 @@ class _Vocabulary:
         self.pre = self._pre_tokenizer() if self.model == "gpt2" else None
         self.adds_bos = self.pre is None or self.pre.adds_bos
         # tokens that only fill the embedding up can never be predicted
-        used = [number for number, kind in enumerate(self.types) if kind != _UNUSED]
-        self.n_words = max(used, default=-1) + 1
+        self.n_words = self._last(_UNUSED) + 1
+        self.n_ordinary = self._last(_UNUSED, _CONTROL, _UNKNOWN) + 1
 
-    def build(self, bos_id: int, eos_id: int) -> Tokenizer:
+    def build(self, bos_id: int, eos_id: int, fingerprint: str) -> Tokenizer:
         """Return the library's tokenizer."""
         if self.pre is None:
-            return self._sentencepiece(bos_id, eos_id)
-        return self._byte_level(self.pre, bos_id, eos_id)
+            return self._sentencepiece(bos_id, eos_id, fingerprint)
+        return self._byte_level(self.pre, bos_id, eos_id, fingerprint)
+
+    def _last(self, *kinds: int) -> int:
+        """Return the last id that has none of these types."""
+        found = (number for number, kind in enumerate(self.types) if kind not in kinds)
+        return max(found, default=-1)
 
     def _require(self, name: str, values: Sequence[Any]) -> None:
         """Raise if an array does not have one value per token."""
@@ -183,7 +202,7 @@ class _Vocabulary:
             )
         return PRE_TOKENIZERS[name]
 
-    def _sentencepiece(self, bos_id: int, eos_id: int) -> SentencePieceTokenizer:
+    def _sentencepiece(self, bos_id: int, eos_id: int, fingerprint: str) -> SentencePieceTokenizer:
         scores = self.fields.get("scores") or []
         self._require("scores", scores)
         merged = {score for score, kind in zip(scores, self.types, strict=True) if kind == 1}
@@ -199,15 +218,38 @@ class _Vocabulary:
             processor.LoadFromSerializedProto(model)
         except RuntimeError as error:
             raise self._damaged(error) from error
-        return SentencePieceTokenizer.from_model(processor, model, bos_id, eos_id)
+        return SentencePieceTokenizer(
+            processor=processor,
+            bos_id=bos_id,
+            eos_id=eos_id,
+            n_words=self.n_words,
+            fingerprint=fingerprint,
+            has_ordinary_additions=False,
+            space_id=space_mark(processor, model),
+        )
 
-    def _byte_level(self, pre: PreTokenizer, bos_id: int, eos_id: int) -> JsonTokenizer:
+    def _byte_level(
+        self, pre: PreTokenizer, bos_id: int, eos_id: int, fingerprint: str
+    ) -> JsonTokenizer:
         content = _tokenizer_json(self.tokens, self.types, self.fields.get("merges") or [], pre)
         try:
             backend = Backend.from_str(json.dumps(content))
         except Exception as error:  # the library raises bare Exception
             raise self._damaged(error) from error
-        return JsonTokenizer.from_content(backend, content, bos_id, eos_id)
+        # `<s>` in a question is three characters, not BOS
+        backend.encode_special_tokens = True
+        added = content["added_tokens"]
+        return JsonTokenizer(
+            backend=backend,
+            bos_id=bos_id,
+            eos_id=eos_id,
+            n_words=self.n_words,
+            fingerprint=fingerprint,
+            decoding="bytes",
+            # an added word of ordinary text could have a space inside: then no text is cut
+            front="nothing" if all(token["special"] for token in added) else None,
+            special_ids=frozenset(token["id"] for token in added if token["special"]),
+        )
 
     def _damaged(self, error: Exception) -> TokenizerError:
         return TokenizerError(

@@ -1,10 +1,8 @@
 """Read tokenizer.json with the tokenizers library; files beside it name BOS and EOS."""
 
-import hashlib
-import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -65,35 +63,22 @@ class JsonTokenizer:
                 f"{file} is not a tokenizer.json that the tokenizers library can read "
                 f"({str(error)[:120]}): copy or download it again."
             ) from error
-        names = read_special_tokens(file.parent)
-        bos_id = _named_id(backend, file, "bos", names.bos)
-        eos_id = _named_id(backend, file, "eos", names.eos)
-        found = cls.from_content(backend, read_json(file), bos_id, eos_id)
-        digest = tokenizer_fingerprint(file, bos_id, eos_id, found.n_words)
-        return replace(found, fingerprint=digest)
-
-    @classmethod
-    def from_content(
-        cls, backend: Any, content: dict[str, Any], bos_id: int, eos_id: int
-    ) -> "JsonTokenizer":
-        """Return the tokenizer of a tokenizer.json's content that `backend` has loaded."""
         # the file may contain a fine-tune's truncation and padding
         backend.no_truncation()
         backend.no_padding()
         # `<s>` in a question is three characters, not BOS
         backend.encode_special_tokens = True
-        added = content.get("added_tokens") or []
-        return cls(
-            backend=backend,
-            bos_id=bos_id,
-            eos_id=eos_id,
-            # the highest id, not a count: some vocabularies have gaps
-            n_words=max(backend.get_vocab(with_added_tokens=True).values()) + 1,
-            fingerprint=hashlib.sha256(json.dumps(content).encode()).hexdigest(),
-            decoding=_decoding(content.get("decoder")),
-            front=_front(content),
-            special_ids=frozenset(token["id"] for token in added if token.get("special")),
-        )
+        names = read_special_tokens(file.parent)
+        bos_id = _named_id(backend, file, "bos", names.bos)
+        eos_id = _named_id(backend, file, "eos", names.eos)
+        content = read_json(file)
+        special = frozenset(t["id"] for t in content.get("added_tokens") or [] if t.get("special"))
+        # the highest id, not a count: some vocabularies have gaps
+        n_words = max(backend.get_vocab(with_added_tokens=True).values()) + 1
+        digest = tokenizer_fingerprint(file, bos_id, eos_id, n_words)
+        decoding = _decoding(content.get("decoder"))
+        front = _front(content)
+        return cls(backend, bos_id, eos_id, n_words, digest, decoding, front, special)
 
     def encode(self, text: str, bos: bool) -> list[int]:  # noqa: FBT001 - the protocol's form
         """Encode a text without the file's post-processor, which may add BOS."""

@@ -1,6 +1,5 @@
 """Read tokenizer.model and tokenizer.model.v1 to .v7: Mistral's and Llama's SentencePiece."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,23 +67,8 @@ class SentencePieceTokenizer:
             for number, (_, is_special) in special.added.items()
         )
         digest = tokenizer_fingerprint(file, bos_id, eos_id, n_words)
-        space_id = _space_id(processor, file.read_bytes())
+        space_id = space_mark(processor, file.read_bytes())
         return cls(processor, bos_id, eos_id, n_words, digest, ordinary, space_id)
-
-    @classmethod
-    def from_model(
-        cls, processor: Any, model: bytes, bos_id: int, eos_id: int
-    ) -> "SentencePieceTokenizer":
-        """Return the tokenizer of a serialized ModelProto that `processor` has loaded."""
-        return cls(
-            processor=processor,
-            bos_id=bos_id,
-            eos_id=eos_id,
-            n_words=processor.vocab_size(),
-            fingerprint=hashlib.sha256(model).hexdigest(),
-            has_ordinary_additions=False,
-            space_id=_space_id(processor, model),
-        )
 
     def encode(self, text: str, bos: bool) -> list[int]:  # noqa: FBT001 - the protocol's form
         """Encode a text; SentencePiece prepends a space, and `<s>` in it is plain text."""
@@ -117,7 +101,7 @@ class SentencePieceTokenizer:
         )
 
 
-def _space_id(processor: Any, model: bytes) -> int | None:
+def space_mark(processor: Any, model: bytes) -> int | None:
     """Return the space mark's id if texts can be cut before a space, else None."""
     number: int = processor.piece_to_id(SPACE)
     pieces = map(processor.id_to_piece, range(processor.vocab_size()))
