@@ -1,12 +1,15 @@
 """A GGUF file gives the logits of transformers on its dequantised weights."""
 
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from gguf import GGMLQuantizationType as Type
 from gguf.constants import GGML_QUANT_SIZES
 from gguf.quants import dequantize
+from transformers import AutoModelForCausalLM
 
 import numpy as np
 
@@ -16,6 +19,7 @@ from mistral_eval.model.load.checkpoint import load_checkpoint
 from mistral_eval.model.load.config_gguf import from_gguf
 from mistral_eval.model.load.gguf_file import read_gguf
 from mistral_eval.model.load.weights import choose_dtype
+from mistral_eval.model.tokenizers.tokenizer import load_tokenizer
 from mistral_eval.model.transformer import Transformer
 from tests.gguf_files import dequantised, in_transformers, save_gguf
 
@@ -195,3 +199,32 @@ def test_a_folder_stands_for_its_only_gguf_model(tmp_path):
     (tmp_path / "mmproj-model.gguf").write_bytes(b"the vision part")
     assert load_checkpoint(tmp_path).files[0] == first
     assert read_gguf(first).metadata["split.count"] == 3
+
+
+TRAINED = os.environ.get("MISTRAL_EVAL_TRAINED")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not TRAINED, reason="MISTRAL_EVAL_TRAINED names no Llama GGUF file")
+def test_a_trained_model_gives_the_log_likelihoods_of_transformers():
+    """A sentence's log-likelihood, to 1e-3: transformers dequantises the file itself."""
+    file = Path(TRAINED)
+    checkpoint = load_checkpoint(file, dtype="float32")
+    tokenizer = load_tokenizer(file, expected_vocab=checkpoint.config.vocab_size)
+    theirs = AutoModelForCausalLM.from_pretrained(
+        file.parent, gguf_file=file.name, dtype=torch.float32
+    ).eval()
+    for text in ("The capital of France is Paris.", "Question: What is 17 + 25?\nAnswer: 42", CODE):
+        ids = torch.tensor(tokenizer.encode(text, bos=False))
+        with torch.inference_mode():
+            expected = log_likelihood(theirs(ids[None]).logits[0], ids)
+        assert abs(log_likelihood(our_logits(checkpoint, ids), ids) - expected) < 1e-3
+        assert expected / len(ids) > -5
+
+
+CODE = "def add(a, b):\n    return a + b\n\n\nprint(add(2, 3))\n"
+
+
+def log_likelihood(logits, ids):
+    scores = torch.log_softmax(logits[:-1].double(), dim=-1)
+    return scores.gather(1, ids[1:, None]).sum().item()
