@@ -28,7 +28,7 @@ MODEL_FREE = ("oracle", "oracle-wrong", "random")
 STOCK_PREFIX = "lm_eval:"
 DEFAULT_MODEL = "mistralai/Mistral-7B-v0.1"
 LIMIT = re.compile(r"\d{1,12}|\d{0,12}\.\d{1,12}|\d{1,12}/\d{1,12}")
-NOT_IN_RUN_ID = frozenset({"output_path", "fresh", "batch_tokens", "sandbox", "verify"})
+NOT_IN_RUN_ID = frozenset({"output_path", "fresh", "batch_tokens", "sandbox", "verify", "name"})
 
 
 def _known_engine(name: object) -> object:
@@ -97,6 +97,7 @@ class RunSettings(BaseModel):
         tasks: Benchmark ids in the table's order, then stock tasks as `lm_eval:NAME`.
         model: A model's name on the Hugging Face hub, a folder, a GGUF file, or `tiny`.
         revision: The model's branch, tag or commit on the hub.
+        name: The run's name in tables; None: the model's name.
         engine: What answers; `auto` is native where it can run the model, else hf.
         data: `hub`, `sample` or a folder of parquet files.
         limit: Questions of each benchmark (a count, or a fraction of its test set), or None.
@@ -118,6 +119,7 @@ class RunSettings(BaseModel):
     tasks: tuple[str, ...]
     model: str = DEFAULT_MODEL
     revision: str | None = None
+    name: Annotated[str, Field(min_length=1, max_length=80)] | None = None
     engine: Annotated[str, BeforeValidator(_known_engine)] = "auto"
     data: str = "hub"
     limit: Annotated[

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy import optimize, stats
 
 CONFIDENCE: Final = 0.95
+NEGLIGIBLE: Final = 1e-12  # probabilities below it are left out of a sum
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,13 +120,33 @@ def paired_bootstrap(
     return Interval(100.0 * float(values.mean()), float(low), float(high))
 
 
+def mcnemar_power(n: int, discordant: float, difference: float, *, alpha: float) -> float:
+    """Return the probability that McNemar's exact test finds a true difference.
+
+    Args:
+        n: Paired questions.
+        discordant: Share of questions that exactly one of the runs answers correctly, above 0.
+        difference: True difference as a share of questions, 0 to `discordant`.
+        alpha: Two-sided level of the test.
+    """
+    flips = np.arange(n + 1)
+    weights = stats.binom.pmf(flips, n, discordant)
+    flips, weights = flips[weights > NEGLIGIBLE], weights[weights > NEGLIGIBLE]
+    # The test rejects if the smaller count is at most `most`; -1 where it never does.
+    most = stats.binom.ppf(alpha / 2, flips, 0.5) - 1
+    share = min(1.0, (discordant + difference) / (2 * discordant))
+    found = stats.binom.cdf(most, flips, share) + stats.binom.sf(flips - most - 1, flips, share)
+    return float(weights @ np.where(most < 0, 0.0, found))
+
+
 def smallest_detectable(
     n: int, discordant: float, *, alpha: float = 1 - CONFIDENCE, power: float = 0.8
-) -> float:
+) -> float | None:
     """Return the true difference, in points, that a test of n pairs detects with the given power.
 
-    The usual normal approximation of McNemar's test (Connor 1987): with p the share of questions
-    on which the runs disagree, sqrt(n) d = z(1 - alpha/2) sqrt(p) + z(power) sqrt(p - d²).
+    The power is that of McNemar's exact test, summed over the number of questions on which the
+    runs may disagree. A difference cannot exceed the share of such questions: a larger one is
+    taken to come from that many questions, all of which changed in one direction.
 
     Args:
         n: Paired questions.
@@ -133,21 +154,18 @@ def smallest_detectable(
         alpha: Two-sided level of the test.
         power: Probability of detecting the difference.
 
+    Returns:
+        The difference; None if n is so small that the test detects none.
+
     Raises:
         ValueError: n is not positive, or the share lies outside 0 to 1.
     """
     if n <= 0 or not 0 <= discordant <= 1:
         raise ValueError(f"expected n > 0 and a share from 0 to 1, found {n} and {discordant}")
-    share = max(discordant, 1 / n)  # without any disagreement, assume one question
-    z_alpha, z_power = stats.norm.ppf((1 - alpha / 2, power))
 
     def surplus(d: float) -> float:
-        return float(
-            math.sqrt(n) * d
-            - z_alpha * math.sqrt(share)
-            - z_power * math.sqrt(max(0.0, share - d * d))
-        )
+        return mcnemar_power(n, max(discordant, d, NEGLIGIBLE), d, alpha=alpha) - power
 
-    if surplus(share) <= 0:
-        return 100.0 * share  # not detected even if every disagreement went one way
-    return 100.0 * float(optimize.brentq(surplus, 0.0, share))
+    if surplus(1.0) < 0:
+        return None
+    return 100.0 * float(optimize.brentq(surplus, 0.0, 1.0, xtol=1e-9))

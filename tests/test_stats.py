@@ -161,29 +161,51 @@ def test_mcnemar_raises_at_most_five_percent_false_alarms():
     assert alarms <= 50
 
 
-class TestSmallestDetectable:
-    def test_hand_computed_where_the_correction_is_small(self):
-        """N 10,000, a tenth discordant: about (1.960 + 0.842) sqrt(0.1 / 10,000) = 0.89 points."""
-        assert smallest_detectable(10_000, 0.1) == pytest.approx(0.886, abs=0.002)
+def rejected(rng, n, discordant, difference, runs=4000):
+    """Return how often McNemar's test rejects in simulated pairs of runs."""
+    share = max(discordant, difference)
+    odds = [max(0.0, 1 - share), (share + difference) / 2, (share - difference) / 2]
+    draws = rng.multinomial(n, odds, size=runs)
+    pairs, counts = np.unique(draws[:, 1:], axis=0, return_counts=True)
+    hits = [mcnemar(int(a), int(b)) < 0.05 for a, b in pairs]
+    return counts[hits].sum() / runs
 
-    def test_it_is_found_as_often_as_it_promises(self):
-        """Simulated at the very difference it names, McNemar finds about 80 %."""
-        n, share = 2000, 0.2
-        d = smallest_detectable(n, share) / 100
-        rng = np.random.default_rng(2)
-        draws = rng.multinomial(n, [1 - share, (share + d) / 2, (share - d) / 2], size=2000)
-        found = sum(mcnemar(int(a), int(b)) < 0.05 for _, a, b in draws) / 2000
-        assert found == pytest.approx(0.8, abs=0.04)
+
+class TestSmallestDetectable:
+    def test_hand_computed_where_there_are_many_questions(self):
+        """N 10,000, a tenth discordant: about (1.960 + 0.842) sqrt(0.1 / 10,000) = 0.89 points."""
+        assert smallest_detectable(10_000, 0.1) == pytest.approx(0.886, abs=0.02)
+
+    def test_six_flips_in_one_direction_are_the_fewest_that_show(self):
+        """16 questions: 6 of them are 37.5 points; 80 % of the time 6 or more need more than that.
+
+        P(Binomial(16, 0.449) >= 6) = 0.80.
+        """
+        for flips in range(5):
+            assert smallest_detectable(16, flips / 16) == pytest.approx(44.9, abs=0.1)
+
+    @pytest.mark.parametrize("flips", range(11))
+    @pytest.mark.parametrize("n", [10, 16, 50, 164, 1319])
+    def test_it_is_found_as_often_as_it_promises(self, n, flips):
+        """Simulated at the very difference it names, the test finds it four times in five.
+
+        At nine tenths of it, less often.
+        """
+        found = smallest_detectable(n, flips / n)
+        assert found is not None
+        rng = np.random.default_rng(100 * n + flips)
+        assert rejected(rng, n, flips / n, found / 100) == pytest.approx(0.8, abs=0.03)
+        assert rejected(rng, n, flips / n, 0.9 * found / 100) < 0.78
 
     def test_it_shrinks_with_more_questions(self):
-        sizes = [smallest_detectable(n, 0.2) for n in (50, 200, 1000, 14_042)]
-        assert sizes == sorted(sizes, reverse=True)
+        sizes = [smallest_detectable(n, 0.2) for n in (16, 50, 200, 1000, 14_042)]
+        assert sizes == sorted(sizes, key=lambda size: -float(size or 0))
 
-    def test_too_few_questions_can_show_nothing_below_all_of_them(self):
-        assert smallest_detectable(4, 0.25) == 25.0
-
-    def test_no_disagreement_counts_as_one_question(self):
-        assert smallest_detectable(100, 0.0) == smallest_detectable(100, 0.01)
+    @pytest.mark.parametrize("n", [1, 4, 5])
+    def test_too_few_questions_show_nothing(self, n):
+        """Five flips of five have p = 0.0625."""
+        assert smallest_detectable(n, 1 / n) is None
+        assert smallest_detectable(6, 1.0) is not None
 
     @pytest.mark.parametrize(("n", "share"), [(0, 0.1), (10, -0.1), (10, 1.1)])
     def test_nonsense_is_refused(self, n, share):

@@ -16,6 +16,8 @@ from mistral_eval import __version__
 from mistral_eval.cli.bench import bench
 from mistral_eval.cli.compare import compare
 from mistral_eval.cli.doctor import doctor
+from mistral_eval.cli.lm_eval_habits import translated
+from mistral_eval.cli.output import write_nearest
 from mistral_eval.cli.plan import plan
 from mistral_eval.cli.report import report
 from mistral_eval.cli.rescore import rescore
@@ -77,8 +79,9 @@ def entry(
 
 def main() -> None:
     """Run the command line; an expected error is one sentence and its exit code."""
+    write_nearest()
     try:
-        app()
+        app(args=translated(sys.argv[1:]))
     except MistralEvalError as error:
         if "--debug" in sys.argv[1:]:
             raise

@@ -1,7 +1,7 @@
 """Options from a file: `--config FILE`, YAML or the run.json of a run to repeat."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +10,18 @@ from mistral_eval.errors import UsageError, as_found, complaint, nearest
 # A run.json does not start its run again from the start, and does not decide for another user
 # that generated programs may run without isolation.
 NOT_REPEATED = ("fresh", "unsafe_code")
+TEXTS = ("batch_size",)  # options that are no settings and no flags
 
 
-def read_config(path: Path, spellings: Mapping[str, str]) -> dict[str, Any]:
+def read_config(
+    path: Path, spellings: Mapping[str, str], repeated: Collection[str] = ()
+) -> dict[str, Any]:
     """Read a file's options, as the command line would give them.
 
     Args:
         path: YAML, or JSON if its name ends in .json.
         spellings: An option's long names, with underscores, to its parameter's name.
+        repeated: Parameters that may be given several times, in a file as a list.
 
     Returns:
         Parameter names to values; an option that is null in the file is left out.
@@ -33,8 +37,14 @@ def read_config(path: Path, spellings: Mapping[str, str]) -> dict[str, Any]:
         option = spellings[name]
         if option in found:
             raise UsageError(f"{path}: {key!r} is there twice. Leave one of them out.")
-        if value is not None:
-            found[option] = _checked(f"{path}: {key}", option, value)
+        if value is None:
+            continue
+        where = f"{path}: {key}"
+        if option in repeated:
+            values = value if isinstance(value, list) else [value]
+            found[option] = [_checked(where, option, one) for one in values]
+        else:
+            found[option] = _checked(where, option, value)
     return found
 
 
@@ -77,10 +87,11 @@ def _checked(where: str, option: str, value: Any) -> Any:
     if option == "tasks" and isinstance(value, str):
         return value
     field = RunSettings.model_fields.get(option)
-    try:  # an option that is no setting is a flag, like --json
+    other = str if option in TEXTS else StrictBool  # an option that is no setting
+    try:
         adapter = TypeAdapter[Any](
-            StrictBool if field is None else field.rebuild_annotation(),
-            config=None if field is None else {"coerce_numbers_to_str": True},
+            other if field is None else field.rebuild_annotation(),
+            config={"coerce_numbers_to_str": True},
         )
         checked = adapter.validate_python(value)
     except ValidationError as error:

@@ -27,6 +27,26 @@ Model = Annotated[
         help="Hugging Face hub name, folder, GGUF file, or tiny (random weights, for tests)",
     ),
 ]
+Models = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model",
+        "-m",
+        help="Hugging Face hub name, folder, or tiny (random weights, for tests); several -m run "
+        "one after the other into one table",
+        show_default="mistralai/Mistral-7B-v0.1",
+    ),
+]
+Names = Annotated[
+    list[str] | None,
+    typer.Option("--name", help="The run's name in tables, once per -m; default: the model's"),
+]
+BatchSize = Annotated[
+    str | None,
+    typer.Option(
+        "--batch-size", "--batch_size", help="Requests per forward pass of --engine hf, as lm-eval"
+    ),
+]
 Engine = Annotated[
     str,
     typer.Option(
@@ -127,7 +147,8 @@ def _use_config(ctx: typer.Context, path: Path | None) -> Path | None:
         for name in param.opts
         if name.startswith("--") and param.name not in ("config", "help")
     }
-    ctx.default_map = read_config(path, spellings)
+    repeated = {str(p.name) for p in ctx.command.params if getattr(p, "multiple", False)}
+    ctx.default_map = read_config(path, spellings, repeated)
     return path
 
 
@@ -152,11 +173,13 @@ def settings_of(options: Mapping[str, Any], **chosen: object) -> "RunSettings":
     Raises:
         UsageError: a value that cannot be, or a task that does not exist.
     """
+    from mistral_eval.cli.lm_eval_habits import in_our_words
     from mistral_eval.settings import RunSettings
     from mistral_eval.suite.registry import check_shots, parse_tasks
 
-    known = {name: value for name, value in options.items() if name in RunSettings.model_fields}
-    settings = RunSettings(**{**known, **chosen, "tasks": parse_tasks(options["tasks"])})
+    meant = in_our_words({**options, **chosen})
+    known = {name: value for name, value in meant.items() if name in RunSettings.model_fields}
+    settings = RunSettings(**{**known, "tasks": parse_tasks(options["tasks"])})
     check_shots(settings)
     return settings
 

@@ -1,16 +1,31 @@
 """Printing a result, or writing it to a file."""
 
+import codecs
 import json
 import sys
+import unicodedata
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from mistral_eval.errors import UsageError
 
 if TYPE_CHECKING:
     from mistral_eval.report.table.view import TableOptions
+
+NEAREST: Final = "mistral_eval.nearest"  # name of the error handler `write_nearest` registers
+_TYPOGRAPHY: Final = {
+    **dict.fromkeys((0x2013, 0x2014, 0x2212, 0x2500), "-"),  # dashes, minus, a table's line
+    **dict.fromkeys((0x2018, 0x2019), "'"),
+    **dict.fromkeys((0x201C, 0x201D), '"'),
+    0xD7: "x",
+    0xB7: ".",
+    0xB1: "+/-",
+    0x2264: "<=",
+    0x2020: "+",
+    0x2026: "...",
+}
 
 
 class Format(StrEnum):
@@ -61,3 +76,31 @@ def put(rendered: object, output: Path | None) -> None:
     from mistral_eval.record.run_folder import write_lines
 
     write_lines(output, [rendered.rstrip("\n")])
+
+
+def write_nearest() -> None:
+    r"""Let stdout and stderr write any character, whatever their encoding.
+
+    A character that the encoding lacks is written as the nearest ASCII characters, or else as its
+    escape, e.g. `\u4e2d`, so that a terminal's encoding cannot make a finished run fail.
+    """
+    codecs.register_error(NEAREST, _nearest)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # not where a caller replaced it
+            stream.reconfigure(errors=NEAREST)
+
+
+def _nearest(error: UnicodeError) -> tuple[str, int]:
+    """Replace the characters that an encoding lacks; see `codecs.register_error`."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    missing = error.object[error.start : error.end]
+    return "".join(map(_ascii, missing)), error.end
+
+
+def _ascii(character: str) -> str:
+    plain = unicodedata.normalize("NFKD", character.translate(_TYPOGRAPHY))
+    bare = "".join(c for c in plain if not unicodedata.combining(c))
+    if bare and bare.isascii():
+        return bare
+    return character.encode("ascii", "backslashreplace").decode("ascii")

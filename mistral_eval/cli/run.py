@@ -1,15 +1,24 @@
 """`mistral-eval run`: benchmarks on a model, and the table with its row."""
 
+import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
 
 from mistral_eval.cli import options as opt
 from mistral_eval.cli.output import Format, print_table
+from mistral_eval.errors import UsageError
+
+if TYPE_CHECKING:
+    from mistral_eval.settings import RunSettings
 
 
 def run(  # noqa: PLR0913 - one parameter per option of the command line
     *,
     tasks: opt.Tasks,
-    model: opt.Model = "mistralai/Mistral-7B-v0.1",
+    model: opt.Models = None,
     engine: opt.Engine = "auto",
     data: opt.Data = "hub",
     limit: opt.Limit = None,
@@ -17,10 +26,12 @@ def run(  # noqa: PLR0913 - one parameter per option of the command line
     device: opt.Device = "auto",
     dtype: opt.Dtype = "auto",
     batch_tokens: opt.BatchTokens = None,
+    batch_size: opt.BatchSize = None,
     seed: opt.Seed = 0,
     num_fewshot: opt.NumFewshot = None,
     model_args: opt.ModelArgs = None,
     output_path: opt.RunsFolder = Path("results"),
+    name: opt.Names = None,
     verify: opt.Verify = 0,
     unsafe_code: opt.UnsafeCode = False,
     sandbox: opt.Sandbox = "auto",
@@ -36,9 +47,37 @@ def run(  # noqa: PLR0913 - one parameter per option of the command line
     The same command resumes a stopped run, and prints the table of a finished one.
     """
     options = dict(locals())
-    settings = opt.settings_of(options)
+    each = _settings_of_each(options)
     from mistral_eval.console import Talk
-    from mistral_eval.run.run import run_suite
+    from mistral_eval.run.run import run_models
 
-    folder = run_suite(settings, Talk(quiet=quiet))
-    print_table([folder], fmt=Format.JSON if as_json else Format.RICH)
+    folders, failures = run_models(each, Talk(quiet=quiet))
+    print_table(folders, fmt=Format.JSON if as_json else Format.RICH)
+    for settings, error in failures:
+        sys.stderr.write(f"mistral-eval: {settings.model}: {error}\n")
+    if failures:
+        raise typer.Exit(failures[0][1].exit_code)
+
+
+def _settings_of_each(options: Mapping[str, Any]) -> list["RunSettings"]:
+    """Return the settings of each model's run.
+
+    Raises:
+        UsageError: names and models differ in number, or two runs would share a folder.
+    """
+    from mistral_eval.settings import DEFAULT_MODEL
+
+    models = options["model"] or [DEFAULT_MODEL]
+    names = options["name"] or [None] * len(models)
+    if len(names) != len(models):
+        raise UsageError(
+            f"Expected one --name for each of {len(models)} models, found {len(names)}. Give "
+            "--name once per -m, in the same order."
+        )
+    for place, model in enumerate(models):
+        if model in models[:place]:
+            raise UsageError(f"-m {model} is given twice. Leave one of them out.")
+    return [
+        opt.settings_of(options, model=model, name=name)
+        for model, name in zip(models, names, strict=True)
+    ]

@@ -78,7 +78,8 @@ class BenchmarkComparison:
         only_a: Questions that only A got right; `only_b` counts B's.
         p: McNemar's exact two-sided p-value.
         p_holm: The same after Holm's correction over all tests of the comparison.
-        detectable: True difference in points that the test detects with 80 % power.
+        detectable: True difference in points that the test detects with 80 % power; None if the
+            questions are too few for any.
     """
 
     id: str
@@ -90,7 +91,7 @@ class BenchmarkComparison:
     only_b: int
     p: float
     p_holm: float
-    detectable: float
+    detectable: float | None
     flips: tuple[Flip, ...]
 
     @property

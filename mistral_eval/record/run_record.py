@@ -244,7 +244,7 @@ def scores_of(run: RunRecord, folder: Path) -> RunScores:
     model = run.settings.model
     name = run.engine if run.engine in MODEL_FREE else model
     return RunScores(
-        name=Path(name).name if Path(name).exists() else name,
+        name=run.settings.name or (Path(name).name if Path(name).exists() else name),
         path=str(folder),
         model=model,
         seed=run.settings.seed,

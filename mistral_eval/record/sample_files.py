@@ -11,6 +11,7 @@ from typing import Any
 from mistral_eval.errors import OutputError
 from mistral_eval.record.comparison import BenchmarkSamples, QuestionOutcome, RunSamples
 from mistral_eval.record.run_record import RunRecord, read_record, run_labels, scores_of
+from mistral_eval.suite.registry import BY_ID
 
 
 def sample_files(run: RunRecord, folder: Path) -> dict[str, Path]:
@@ -81,6 +82,16 @@ def load_samples(folders: Sequence[Path]) -> tuple[RunSamples, ...]:
         )
         for label, run, folder in zip(labels, runs, folders, strict=True)
     )
+
+
+def expected_of(task: str, row: Mapping[str, Any]) -> str:
+    """Return the gold answer of a row; of multiple choice it is the right choice's text."""
+    known = BY_ID.get(task)
+    if known is not None and isinstance(row["resps"][0][0], list):
+        gold = known.gold(row["doc"])
+        if gold.index is not None:
+            return gold.texts[gold.index]
+    return str(row["target"])
 
 
 def outcome_of(row: Mapping[str, Any]) -> QuestionOutcome:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mistral_eval.errors import OutputError
 from mistral_eval.record.run_record import RUN_FILE, RunScores, read_record, run_labels, scores_of
-from mistral_eval.record.sample_files import read_rows, sample_files
+from mistral_eval.record.sample_files import expected_of, read_rows, sample_files
 from mistral_eval.suite.registry import BY_ID
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def _sample_rows(run: RunScores, name: str) -> Iterator[tuple[Any, ...]]:
             choices = isinstance(row["resps"][0][0], list)
             yield (
                 *(name, benchmark, row["doc_id"], row["stratum"], verdict["outcome"]),
-                *(verdict["outcome"] == "correct", verdict["answer"], row["target"]),
+                *(verdict["outcome"] == "correct", verdict["answer"], expected_of(benchmark, row)),
                 *(verdict["reason"], row["arguments"]["gen_args_0"]["arg_0"]),
                 [] if choices else row["resps"][0],
                 [float(choice[0][0]) for choice in row["resps"]] if choices else [],

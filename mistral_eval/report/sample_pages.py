@@ -10,7 +10,7 @@ from typing import Any
 
 from mistral_eval.errors import UsageError, nearest
 from mistral_eval.record.run_record import read_record
-from mistral_eval.record.sample_files import read_rows, sample_files
+from mistral_eval.record.sample_files import expected_of, read_rows, sample_files
 
 KEPT = "\n\t"
 INDENT = "    "
@@ -116,6 +116,7 @@ def _question(task: str, row: Mapping[str, Any], shots: str) -> dict[str, Any]:
         "answer": verdict.get("answer"),
         "reason": verdict.get("reason", ""),
         "target": row["target"],
+        "expected": expected_of(task, row),
         "shots": shots,
         "prompt": prompt.removeprefix(shots),
     }
@@ -152,7 +153,7 @@ def as_text(question: Mapping[str, Any], *, with_shots: bool = False) -> str:
         verdict = f", {reply['outcome']}: {reply['answer']}" if reply["outcome"] else ""
         lines += [visible(f"reply {number}{verdict}").replace("\n", " "), _indented(reply["text"])]
     lines += [
-        visible(f"expected: {question['target']}"),
+        visible(f"expected: {question['expected']}"),
         visible(f"read: {question['answer']}"),
         visible(f"verdict: {question['outcome']}. {question['reason']}"),
         "",

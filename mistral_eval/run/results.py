@@ -22,7 +22,7 @@ from mistral_eval.record.run_folder import (
     write_lines,
     write_rows,
 )
-from mistral_eval.record.run_record import RUN_FILE, RUN_FORMAT, RunRecord
+from mistral_eval.record.run_record import RUN_FILE, RUN_FORMAT, RunRecord, read_record
 from mistral_eval.run.answering import Answers
 from mistral_eval.run.judging import Judged
 from mistral_eval.settings import RunSettings
@@ -69,6 +69,25 @@ def write_run(folder: Path, finished: Finished) -> None:
     results_name = f"results_{stamp}.json"
     write_json(folder / results_name, results)
     run = _run(folder, finished, results_name, now)
+    _write_record(folder, run)
+
+
+def rename(folder: Path, name: str) -> None:
+    """Give a finished run another name in tables.
+
+    Raises:
+        OutputError: a file could not be written.
+    """
+    run = read_record(folder)
+    if run.settings.name != name:
+        renamed = run.model_copy(
+            update={"settings": run.settings.model_copy(update={"name": name})}
+        )
+        _write_record(folder, renamed)
+
+
+def _write_record(folder: Path, run: RunRecord) -> None:
+    """Write table.md and then run.json."""
     from mistral_eval.report.table import markdown_of
 
     write_lines(folder / TABLE_FILE, [markdown_of(run, folder).rstrip("\n")])

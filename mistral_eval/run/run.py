@@ -12,7 +12,15 @@ from mistral_eval.data import Source, make_source
 from mistral_eval.engines.interface import EngineIdentity, Reply, engine_class
 from mistral_eval.engines.lm_eval_model import MistralLM
 from mistral_eval.engines.stock_tasks import load_stock, run_stock, stock_lines
-from mistral_eval.errors import OutputError
+from mistral_eval.errors import (
+    CheckpointError,
+    EngineError,
+    HubError,
+    MistralEvalError,
+    OutputError,
+    ResourceError,
+    TokenizerError,
+)
 from mistral_eval.record.replies import OtherRuns, RepliesLog, check_replies
 from mistral_eval.record.run_folder import make_folder
 from mistral_eval.record.run_record import RUN_FILE, read_run
@@ -27,18 +35,60 @@ from mistral_eval.run.opening import (
     run_folder,
 )
 from mistral_eval.run.questions import Asking, LoadedBenchmark, load_benchmarks
-from mistral_eval.run.results import Finished, write_run
+from mistral_eval.run.results import Finished, rename, write_run
 from mistral_eval.run.stopping import stoppable
-from mistral_eval.run.verifying import is_verified, verify
+from mistral_eval.run.verifying import is_verified, judgement, verify
 from mistral_eval.run.watching import AnswerWatch, JudgeWatch
 from mistral_eval.sandbox import Isolation
 from mistral_eval.settings import RunSettings
 from mistral_eval.suite.benchmark import JudgeContext
 from mistral_eval.suite.registry import check_shots
 
+# What can be wrong with one model while others run.
+MODEL_ERRORS = (CheckpointError, TokenizerError, HubError, ResourceError, EngineError)
 
-def run_suite(settings: RunSettings, talk: Talk) -> Path:
+
+def run_models(
+    each: Sequence[RunSettings], talk: Talk
+) -> tuple[list[Path], list[tuple[RunSettings, MistralEvalError]]]:
+    """Run the same benchmarks on several models, one after the other.
+
+    The questions are built once. If one model cannot be run, the others are.
+
+    Args:
+        each: the settings of each run; they differ in the model and its name only.
+        talk: receives progress and messages.
+
+    Returns:
+        The folders of the finished runs, and the settings of the others with their errors.
+
+    Raises:
+        MistralEvalError: no model could be run, or the run cannot start or was stopped.
+    """
+    folders: list[Path] = []
+    failures: list[tuple[RunSettings, MistralEvalError]] = []
+    questions: list[LoadedBenchmark] = []
+    for settings in each:
+        try:
+            folders.append(run_suite(settings, talk, questions))
+        except MODEL_ERRORS as error:
+            if len(each) == 1:
+                raise
+            failures.append((settings, error))
+    if not folders:
+        raise failures[0][1]
+    return folders, failures
+
+
+def run_suite(
+    settings: RunSettings, talk: Talk, questions: list[LoadedBenchmark] | None = None
+) -> Path:
     """Run the benchmarks of `settings`, or return at once if the run is finished.
+
+    Args:
+        settings: the run's settings.
+        talk: receives progress and messages.
+        questions: the questions that an earlier run of the same benchmarks built; filled if empty.
 
     Returns:
         The run's folder, with its scores in run.json.
@@ -51,12 +101,16 @@ def run_suite(settings: RunSettings, talk: Talk) -> Path:
     folder = run_folder(settings, source)
     earlier = read_run(folder) if is_finished(folder) else None
     if earlier and is_verified(earlier, settings.verify):
+        if settings.name:
+            rename(folder, settings.name)
         talk.say(f"This run is finished; its record is in {folder}. --fresh runs it again.")
         return folder
+    if earlier and not settings.name:
+        settings = settings.model_copy(update={"name": earlier["settings"].get("name")})
     isolation = isolation_for(settings)
     check_engine(settings)
     make_folder(folder)
-    complete(folder, settings, talk, isolation, earlier=earlier)
+    complete(folder, settings, talk, isolation, earlier=earlier, questions=questions)
     return folder
 
 
@@ -99,6 +153,7 @@ def complete(
     *,
     earlier: Mapping[str, Any] | None = None,
     rescored: EngineIdentity | None = None,
+    questions: list[LoadedBenchmark] | None = None,
 ) -> None:
     """Complete a run: compute missing replies, judge all replies and write the results.
 
@@ -110,6 +165,7 @@ def complete(
         earlier: the run.json of a finished run that is rescored or verified.
         rescored: the identity of the engine that computed the logged replies, for rescoring; None
             opens the engine that `settings` names.
+        questions: see `run_suite`.
 
     Raises:
         MistralEvalError: anything the user can fix; logged replies are kept.
@@ -123,7 +179,9 @@ def complete(
         if known := log.count():
             talk.say(f"Resuming with {known} replies of {folder}.")
         with clock.phase("build"):
-            loaded = _load(settings, source, talk)
+            loaded = questions or _load(settings, source, talk)
+            if questions is not None:
+                questions[:] = loaded
             stock_tasks = load_stock(settings) if settings.stock_tasks else None
         with clock.phase("load"):
             answers: Answers
@@ -223,11 +281,7 @@ def _verify(
         return None
     with clock.phase("verify"):
         verified = verify(answers, settings.verify, settings.seed)
-    count = sum(verified["requests"].values())
-    talk.say(
-        f"Verified {count} requests on the plain path: log-probabilities differ by "
-        f"{verified['largest_difference']:.1e} at most."
-    )
+    talk.say(judgement(verified, answers.identity))
     return verified
 
 

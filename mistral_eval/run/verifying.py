@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mistral_eval.engines.interface import Request
+from mistral_eval.engines.interface import EngineIdentity, Request
 from mistral_eval.errors import EngineError, UsageError
 from mistral_eval.run.answering import Answering
 
@@ -54,6 +54,23 @@ def verify(answers: Answering, count: int, seed: int) -> dict[str, Any]:
         "tolerance": tolerance,
         "ties": ties,
     }
+
+
+def judgement(verified: Mapping[str, Any], identity: EngineIdentity) -> str:
+    """Say what a verification found, and whether rounding in the model's dtype explains it."""
+    count = sum(verified["requests"].values())
+    generated = verified["requests"].get("generate", 0)
+    parts = []
+    if count > generated:
+        parts.append(
+            f"log-probabilities differ by {verified['largest_difference']:.1e} nats at most "
+            f"({identity.dtype} explains up to {verified['tolerance']:.1e} there)"
+        )
+    if generated:
+        ties = verified["ties"]
+        after = f" (the others part at a tie in {identity.dtype})" if ties else ""
+        parts.append(f"{generated - ties} of {generated} generations have the same tokens{after}")
+    return f"Verified {count} requests on the plain path: {'; '.join(parts)}."
 
 
 def pick(requests: Sequence[Request], count: int, seed: int) -> list[Request]:

@@ -2,12 +2,14 @@
 
 import inspect
 import json
+import os
 import subprocess
 import sys
 from typing import get_args
 
 import pytest
 
+from mistral_eval.cli.output import NEAREST, write_nearest
 from mistral_eval.cli.plan import plan
 from mistral_eval.cli.run import run
 from mistral_eval.data.task_file import tasks_folder
@@ -208,3 +210,53 @@ def test_the_help_names_every_choice(name):
 
 def test_settings_know_every_kind_of_isolation():
     assert get_args(RunSettings.model_fields["sandbox"].annotation) == CHOICES
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_an_encoding_that_lacks_characters_costs_no_command_its_exit_code(tmp_path, encoding):
+    """Names and texts hold characters of three scripts; what is written to files is UTF-8."""
+    results = tmp_path / "r\u00e9sultats-\u043c"
+    folder = tmp_path / "\u4e2d-mod\u00e8le"
+    folder.mkdir()
+    run_it = ("run", "-t", "winogrande,triviaqa", "--data", "sample", "--engine", "random")
+    commands = (
+        (*run_it, "-m", folder, "-o", results),
+        ("table", "RUN", "--format", "rich"),
+        ("table", "RUN", "--format", "md"),
+        ("samples", "RUN", "-t", "triviaqa"),
+        ("table", folder),
+    )
+    for command in commands:
+        arguments = [next(results.glob("*/*")) if part == "RUN" else part for part in command]
+        environment = {**os.environ, "PYTHONIOENCODING": encoding}
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM, *map(str, arguments)],
+            capture_output=True,
+            check=False,
+            timeout=300,
+            env=environment,
+        )
+        wanted = int(command == ("table", folder))
+        assert done.returncode == wanted, done.stderr.decode(encoding)
+        text = (done.stdout + done.stderr).decode(encoding)
+        assert "Traceback" not in text
+    assert ("\u4e2d" in text) == (encoding == "utf-8")
+    assert ("\\u4e2d-mod" in text) == (encoding != "utf-8")
+
+
+@pytest.mark.parametrize(
+    ("character", "ascii_text"),
+    [
+        ("\u2013", "-"),
+        ("\u2026", "..."),
+        ("\u00b1", "+/-"),
+        ("\u00e9", "e"),
+        ("\ufb01", "fi"),
+        ("\u4e2d", "\\u4e2d"),
+        ("\U0001f600", "\\U0001f600"),
+    ],
+)
+def test_the_nearest_characters_are_written(character, ascii_text):
+    write_nearest()
+    assert f"<{character}>".encode("ascii", NEAREST) == f"<{ascii_text}>".encode()

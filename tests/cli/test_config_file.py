@@ -31,6 +31,8 @@ data-unpinned: true
 fresh: true
 json: true
 quiet: true
+name: full
+batch_size: 4
 """
 
 
@@ -44,7 +46,7 @@ def asked(monkeypatch, cli):
     def call(*arguments: object) -> RunSettings:
         found: list[RunSettings] = []
 
-        def stop(settings: RunSettings, talk: Talk) -> Path:
+        def stop(settings: RunSettings, talk: Talk, questions: object) -> Path:
             found.append(settings)
             raise EnoughError
 
@@ -75,7 +77,7 @@ def test_every_option_of_run_can_stand_in_a_file(asked, tmp_path):
             "--seed",
         ),
         *("7", "-f", "2", "--model-args", "rope_theta=10000.0,sliding_window=64", "-o", "there"),
-        *("--data-unpinned", "--fresh", "--json", "--quiet"),
+        *("--data-unpinned", "--fresh", "--json", "--quiet", "--name", "full", "--batch-size", "4"),
     )
     assert asked("--config", file) == asked(*arguments)
     named = {line.partition(":")[0].replace("-", "_") for line in FULL.strip().splitlines()}
@@ -104,7 +106,7 @@ def test_the_command_line_wins_wherever_the_file_is_named(asked, tmp_path):
         ("c.yaml", "seed: true", "seed: expected a whole number, found True"),
         ("c.yaml", "seed: 1.5", "seed: expected a whole number, found 1.5"),
         ("c.yaml", "fresh: 'yes'", "fresh: expected true or false, found 'yes'"),
-        ("c.yaml", "model: [tiny]", "model: expected text, found a list"),
+        ("c.yaml", "model: [[tiny]]", "model: expected text, found a list"),
         ("c.yaml", "engine: {a: 1}", "engine: unknown value {'a': 1}"),
         ("c.yaml", "data: yes", "data: expected text, found True"),
         ("c.yaml", "batch-tokens: 1\nbatch_tokens: 2", "'batch_tokens' is there twice"),

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from mistral_eval.console import Talk
-from mistral_eval.engines.interface import Request
+from mistral_eval.engines.interface import EngineIdentity, Request
 from mistral_eval.engines.model_free import Random
 from mistral_eval.errors import EngineError, UsageError
 from mistral_eval.record.replies import RepliesLog
 from mistral_eval.run.answering import Answering
 from mistral_eval.run.opening import check_engine
 from mistral_eval.run.run import rescore, run_suite
-from mistral_eval.run.verifying import pick, verify
+from mistral_eval.run.verifying import judgement, pick, verify
 from mistral_eval.settings import RunSettings
 
 
@@ -108,6 +108,20 @@ def test_half_precision_verifies_within_its_own_tolerance(tmp_path):
     found = run_json(folder)["verify"]
     assert 0 < found["largest_difference"] <= found["tolerance"]
     assert 0.25 <= found["tolerance"] < 1  # 2**-2 nats times the root of the number of tokens
+
+
+def test_the_sentence_says_whether_the_difference_is_expected():
+    identity = EngineIdentity("native", dtype="bfloat16")
+    found = {"requests": {"score": 2, "generate": 3}, "largest_difference": 0.36, "tolerance": 0.5}
+    assert judgement({**found, "ties": 1}, identity) == (
+        "Verified 5 requests on the plain path: log-probabilities differ by 3.6e-01 nats at most "
+        "(bfloat16 explains up to 5.0e-01 there); 2 of 3 generations have the same tokens (the "
+        "others part at a tie in bfloat16)."
+    )
+    only = {**found, "requests": {"generate": 3}, "ties": 0}
+    assert judgement(only, identity) == (
+        "Verified 3 requests on the plain path: 3 of 3 generations have the same tokens."
+    )
 
 
 @pytest.mark.parametrize("engine", ["hf", "oracle", "random"])

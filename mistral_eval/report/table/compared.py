@@ -26,7 +26,7 @@ METHOD: Final = (
     ),
     (
         "Would show: the true difference that this test detects with 80 % power (uncorrected, at "
-        "the observed share of questions on which the runs disagree)."
+        "the observed share of questions on which the runs disagree); none: too few questions."
     ),
     "Not shown: the test found no difference, which does not prove that there is none.",
 )
@@ -107,7 +107,7 @@ def _row(one: BenchmarkComparison, comparison: Comparison) -> tuple[str, ...]:
         str(one.only_a),
         str(one.only_b),
         _p(one.p_holm),
-        points(one.detectable),
+        "none" if one.detectable is None else points(one.detectable),
         f"{WORDS[one.reading]}, FAILED" if failed else WORDS[one.reading],
     )
 
