@@ -118,7 +118,7 @@ def open_both(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> 
     weights = random_weights(config, dtype, device)
     file = tiny_tokenizer_file()
     tokenizer = load_tokenizer(file, expected_vocab=config.vocab_size)
-    runner = ModelRunner(config, weights, n_words=tokenizer.n_words, eos_id=tokenizer.eos_id)
+    runner = ModelRunner(config, weights, n_words=tokenizer.n_words, eos_ids=tokenizer.eos_ids)
     native = NativeEngine(runner, tokenizer, config.context_len, 0, EngineIdentity("native"))
     model = _hf_model(config, {hf_name(name): tensor for name, tensor in weights.items()})
     hf = HFLM(pretrained=model, tokenizer=_hf_tokenizer(file), batch_size=1, add_bos_token=True)

@@ -110,7 +110,7 @@ def open_engine(config: ModelConfig, dtype: torch.dtype, batch_tokens: int | Non
     """The engine with random weights; EOS plays no part in scoring."""
     weights = random_weights(config, dtype, CPU)
     return ModelRunner(
-        config, weights, n_words=config.vocab_size, eos_id=2, batch_tokens=batch_tokens
+        config, weights, n_words=config.vocab_size, eos_ids=(2,), batch_tokens=batch_tokens
     )
 
 

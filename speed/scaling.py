@@ -67,7 +67,7 @@ def measure(limit: str, data: str, clock: Callable[[], float]) -> Line:
     """Score `limit` questions with a new engine, after scoring a few to warm up."""
     asked = requests(limit, data)
     weights = random_weights(CONFIG, torch.float32, torch.device("cpu"))
-    engine = ModelRunner(CONFIG, weights, n_words=CONFIG.vocab_size, eos_id=2)
+    engine = ModelRunner(CONFIG, weights, n_words=CONFIG.vocab_size, eos_ids=(2,))
     for _ in engine.score(asked[:4]):
         pass
     stats = engine.stats

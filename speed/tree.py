@@ -122,7 +122,7 @@ def compute(data: str) -> None:
     print("| scores of | requests | computed | unique | ratio | seconds |")
     print("| :-- | --: | --: | --: | --: | --: |")
     for name, scores in asked.items():
-        engine = ModelRunner(THIN, weights, n_words=32000, eos_id=2)
+        engine = ModelRunner(THIN, weights, n_words=32000, eos_ids=(2,))
         begin = perf_counter()
         answered = sum(1 for _ in engine.score(scores))
         stats, seconds = engine.stats, perf_counter() - begin

@@ -20,7 +20,6 @@ from mistral_eval.native.score_tree import score_tree
 PROMPT = 1024  # tokens: about a few-shot prompt of the paper's suite
 REQUESTS = 8
 CONTINUATION = 16  # tokens of each scored continuation
-_NO_EOS = -1
 _PASSES = 3
 
 
@@ -70,8 +69,8 @@ def measure_prefix(model: Counted, settings: BenchSettings) -> list[Shared]:
     ]
     budget = default_batch_tokens(model.config, model.dtype, model.device)
     room = generation_budget(model.config, model.dtype, model.device, budget)
-    plain = PlainGenerator(model, _NO_EOS, rows=REQUESTS, chunk=settings.chunk)
-    fast = SharedGenerator(model, _NO_EOS, room, Counters())
+    plain = PlainGenerator(model, (), rows=REQUESTS, chunk=settings.chunk)
+    fast = SharedGenerator(model, (), room, Counters())
     ways: list[tuple[str, bool, Callable[[], object]]] = [
         ("score", False, lambda: list(score_plain(model, scores, budget))),
         ("score", True, lambda: list(score_tree(model, scores, budget, Counters()))),

@@ -1,15 +1,16 @@
 """lm-eval's `hf` model as an engine, for checkpoints that the native engine does not support.
 
-It samples with torch's global generator, so sampled replies depend on batching. Two fixes for
-Mistral's tokenizers: BOS is always added, even if the folder's tokenizer does not add it; and
-generated ids are decoded after an anchor. lm-eval decodes them alone and loses the leading space of
-the first token (pass@1 of 1.2 % instead of 27 %).
+It samples with torch's global generator, so sampled replies depend on batching. BOS is added and
+generation ends as the native engine would have it (see `model.tokenizers`). One fix for Mistral's
+tokenizers: generated ids are decoded after an anchor. lm-eval decodes them alone and loses the
+leading space of the first token (pass@1 of 1.2 % instead of 27 %).
 """
 
 import hashlib
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,11 +34,13 @@ from mistral_eval.engines.interface import (
 )
 from mistral_eval.engines.lm_eval_model import instance_of
 from mistral_eval.engines.native import TINY, choose_device, tiny_model
-from mistral_eval.errors import EngineError, UsageError
+from mistral_eval.errors import EngineError, TokenizerError, UsageError
 from mistral_eval.model.export import save_hf
 from mistral_eval.model.load.gguf_file import find_gguf
 from mistral_eval.model.load.hub import resolve_model
 from mistral_eval.model.tiny import tiny_tokenizer_file
+from mistral_eval.model.tokenizers.special import TOKENIZER, TokenizerArgs, split_tokenizer_args
+from mistral_eval.model.tokenizers.tokenizer import ANY_VOCAB, Tokenizer, load_tokenizer
 from mistral_eval.settings import RunSettings
 
 ANCHOR: Final = "a"
@@ -98,24 +101,31 @@ class AnchoredHFLM(HFLM):
 
     The checkpoint's generation_config.json is ignored except for its special ids: only the protocol
     decides how a reply is sampled.
+
+    Args:
+        end_ids: each ends a generation; None leaves this to generation_config.json.
+        arguments: HFLM's.
     """
 
-    def __init__(self, **arguments: Any) -> None:
+    def __init__(self, end_ids: Sequence[int] | None = None, **arguments: Any) -> None:
         super().__init__(**arguments)
         theirs = self.model.generation_config
+        self._end_ids = frozenset(end_ids or ())
         self.model.generation_config = GenerationConfig(
             bos_token_id=theirs.bos_token_id,
-            eos_token_id=theirs.eos_token_id,
+            eos_token_id=list(end_ids) if end_ids else theirs.eos_token_id,
             pad_token_id=theirs.pad_token_id,
             top_k=0,
         )
 
     def tok_decode(self, tokens: Iterable[int] | int, *, skip_special_tokens: bool = True) -> str:
-        """Decode ids that follow a prompt; decode a single id (lm-eval's EOS) alone."""
+        """Decode ids that follow a prompt, up to an end token; decode a single id (EOS) alone."""
         if isinstance(tokens, int):
             return str(self.tokenizer.decode(tokens, skip_special_tokens=skip_special_tokens))
         anchor = self.tokenizer(ANCHOR, add_special_tokens=False)["input_ids"]
         ids = tokens.tolist() if isinstance(tokens, torch.Tensor) else list(tokens)
+        # an end token may be an ordinary word, which decoding would show
+        ids = list(takewhile(lambda token: token not in self._end_ids, ids))
         text = self.tokenizer.decode(anchor + ids, skip_special_tokens=skip_special_tokens)
         return str(text).removeprefix(ANCHOR)
 
@@ -124,12 +134,13 @@ class AnchoredHFLM(HFLM):
         requests: list[Instance],
         disable_tqdm: bool = False,  # noqa: FBT001, FBT002 - lm-eval's
     ) -> list[float]:
-        """Score whole texts without BOS from the tokenizer, since lm-eval adds BOS itself."""
+        """Score whole texts without BOS from the tokenizer, since lm-eval adds a prefix itself."""
+        adds_bos: bool | None = self.add_bos_token
         self.add_bos_token = False
         try:
             found: list[float] = super().loglikelihood_rolling(requests, disable_tqdm)
         finally:
-            self.add_bos_token = True  # the value that `_load` sets
+            self.add_bos_token = adds_bos
         return found
 
 
@@ -177,13 +188,24 @@ def open_hf(
 def _load(
     folder: Path, dtype: str, device: torch.device, seed: int, arguments: Mapping[str, Any]
 ) -> HFEngine:
+    remote = arguments.get(TOKENIZER)  # lm-eval also takes a name on the hub
+    if remote is not None and Path(str(remote)).expanduser().exists():
+        remote = None
+    local = {k: v for k, v in arguments.items() if remote is None or k != TOKENIZER}
+    args, rest = split_tokenizer_args(local)
+    tokenizer = None if remote else _own_tokenizer(folder, args)
+    if remote:
+        rest[TOKENIZER] = remote
+    elif args.file is not None:
+        rest[TOKENIZER] = str(args.file if args.file.is_dir() else args.file.parent)
     try:
         lm = AnchoredHFLM(
             pretrained=str(folder),
             dtype=dtype,
             device=str(device),
-            add_bos_token=True,
-            **arguments,
+            add_bos_token=tokenizer.adds_bos if tokenizer else args.adds_bos,
+            end_ids=tokenizer.eos_ids if tokenizer else None,
+            **rest,
         )
     except TypeError as error:
         raise UsageError(
@@ -195,15 +217,28 @@ def _load(
             f"transformers cannot load {folder} with {dict(arguments)} ({first}). The hf engine "
             "needs a Hugging Face folder with config.json, weights that fit it, and a tokenizer."
         ) from error
+    ends = [f"ends {list(tokenizer.eos_ids)}, bos {tokenizer.adds_bos}"] if tokenizer else []
     identity = EngineIdentity(
         "hf",
         weights=_digest(folder, arguments),
         dtype=dtype,
         device=device.type,
-        arguments=" ".join([str(sorted(arguments.items())), *_libraries()]),
+        arguments=" ".join([str(sorted(arguments.items())), *ends, *_libraries()]),
         info=lm.get_model_info(),
+        notes=tokenizer.notes if tokenizer else (),
     )
     return HFEngine(lm, seed, identity)
+
+
+def _own_tokenizer(folder: Path, args: TokenizerArgs) -> Tokenizer | None:
+    """Return the native engine's tokenizer, which knows BOS and end tokens.
+
+    None if it reads none of the folder's files: transformers' tokenizer decides then.
+    """
+    try:
+        return load_tokenizer(folder, expected_vocab=ANY_VOCAB, args=args)
+    except TokenizerError:
+        return None
 
 
 def _digest(folder: Path, arguments: Mapping[str, Any]) -> str:

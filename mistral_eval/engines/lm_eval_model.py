@@ -56,7 +56,11 @@ class MistralLM(LM):
         """Open the native engine from lm-eval's model arguments (see `open_native`)."""
         from mistral_eval.engines.native import open_native
 
-        arguments = {k: v for k, v in {**arg_dict, **(additional_config or {})}.items() if v}
+        arguments = {
+            k: v
+            for k, v in {**arg_dict, **(additional_config or {})}.items()
+            if v not in (None, "")
+        }
         ignored = ("batch_size", "max_batch_size")  # `batch_tokens` replaces them
         engine = open_native(**{k: v for k, v in arguments.items() if k not in ignored})
         return cls(partial(ask, engine))

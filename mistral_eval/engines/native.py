@@ -32,7 +32,13 @@ from mistral_eval.model.load.hub import resolve_model
 from mistral_eval.model.load.weights import choose_dtype
 from mistral_eval.model.tiny import make_tiny, tiny_tokenizer_file
 from mistral_eval.model.tokenizers.incremental import PrefixEncoder, StreamText, continuation_text
-from mistral_eval.model.tokenizers.tokenizer import Tokenizer, load_tokenizer
+from mistral_eval.model.tokenizers.special import split_tokenizer_args
+from mistral_eval.model.tokenizers.tokenizer import (
+    ANY_VOCAB,
+    Tokenizer,
+    load_tokenizer,
+    prefix_id,
+)
 from mistral_eval.native.calibrate import matrix_rate
 from mistral_eval.native.plain import PlainTwin
 from mistral_eval.native.requests import (
@@ -69,6 +75,8 @@ class NativeEncoder:
         self.seed = seed
         self.identity = identity
         self._prefixes = PrefixEncoder(tokenizer)
+        # with BOS no text is without ids
+        self._prefix = () if tokenizer.adds_bos else (prefix_id(tokenizer),)
 
     def encode(self, request: Request) -> Encoded:
         """Encode a request, truncated on the left to the context length.
@@ -89,25 +97,24 @@ class NativeEncoder:
     def encode_pair(
         self, context: str, continuation: str
     ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Return the ids of context (with BOS) and continuation, both non-empty.
+        """Return the ids of context (with BOS, if the tokenizer adds it) and continuation.
 
         Where the tokenizer merges the beginning of the continuation into the context's last token,
-        the split is before that token.
+        the split is before that token. A context without ids becomes lm-eval's prefix token.
         """
         kept = context.rstrip()
         continuation = context[len(kept) :] + continuation
         head = self._prefixes.encode(kept)
         whole = self._prefixes.encode_beside(kept + continuation)
         split = min(len(head), len(whole) - 1)
-        if whole[:split] == head:
-            return head, whole[split:]
-        return whole[:split], whole[split:]
+        first = head if whole[:split] == head else whole[:split]
+        return first or self._prefix, whole[split:]
 
     def _windows(self, text: str) -> tuple[ScoreRequest, ...]:
         """Cut a text into disjoint windows as lm-eval does, each with one token of context."""
         windows = get_rolling_token_windows(
             token_list=self.tokenizer.encode(text, bos=False),
-            prefix_token=self.tokenizer.bos_id,
+            prefix_token=prefix_id(self.tokenizer),
             max_seq_len=self.context_len,
             context_len=1,
         )
@@ -126,11 +133,12 @@ class NativeEncoder:
             )
         sampling = Sampling(settings.temperature, settings.top_p, settings.top_k)
         key = f"{self.seed}|{request.draw}" if settings.is_sampled else ""
-        prompt = self._prefixes.encode(request.context)
+        prompt = self._prefixes.encode(request.context) or self._prefix
         whole = GenerateRequest(prompt, settings.max_tokens, sampling, key)
         work, was_cut = truncate_prompt(whole, self.context_len)
         drawn = (sampling.temperature, sampling.top_p, sampling.top_k, key)
-        parts = (self.seed, work.prompt, settings.max_tokens, list(settings.until), *drawn)
+        ends = (list(settings.until), self.tokenizer.eos_ids)
+        parts = (self.seed, work.prompt, settings.max_tokens, *ends, *drawn)
         if settings.until:
             work = replace(work, is_done=watch_stops(settings.until, self.tokenizer, work.prompt))
         return Encoded(request, parts, work, was_cut)
@@ -185,7 +193,8 @@ class NativeEngine(NativeEncoder, Engine):
             file = tiny_tokenizer_file()
         else:
             file = resolve_model(settings.model, revision=settings.revision)
-        tokenizer = load_tokenizer(file, expected_vocab=1 << 30)
+        args, _ = split_tokenizer_args(settings.model_args)
+        tokenizer = load_tokenizer(file, expected_vocab=ANY_VOCAB, args=args)
         return NativeEncoder(tokenizer, identity.info["max_length"], settings.seed, identity)
 
     def answer(
@@ -231,7 +240,7 @@ class NativeEngine(NativeEncoder, Engine):
 
     @cached_property
     def _twin(self) -> PlainTwin:
-        return PlainTwin(self.runner.model, self.runner.eos_id)
+        return PlainTwin(self.runner.model, self.runner.eos_ids)
 
     def check(self, encoded: Encoded, reply: Reply) -> Check:
         """Recompute one request alone on the plain path and compare the replies."""
@@ -331,22 +340,26 @@ def open_native(
         batch_tokens: tokens per forward pass; None chooses by device and memory.
         seed: random seed for sampling.
         say: receives messages about downloads; None writes them to stderr.
-        model_args: values that the checkpoint's files do not state, e.g. rope_theta.
+        model_args: values that the checkpoint's files do not state, e.g. rope_theta; and
+            `tokenizer` and `add_bos_token` (see `TokenizerArgs`).
 
     Raises:
         CheckpointError, TokenizerError, HubError, ResourceError: it cannot be loaded.
     """
     where = choose_device(device)
+    args, fields = split_tokenizer_args(model_args)
     if pretrained == TINY:
-        if model_args:
-            raise UsageError("--model tiny takes no --model-args. Leave --model-args out.")
+        if fields:
+            raise UsageError(
+                f"--model tiny takes no --model-args but add_bos_token. Leave {min(fields)} out."
+            )
         checkpoint, file = tiny_model(dtype, where), tiny_tokenizer_file()
     else:
         file = resolve_model(pretrained, revision=revision, say=say)
-        checkpoint = load_checkpoint(file, dtype=dtype, device=where, overrides=model_args)
+        checkpoint = load_checkpoint(file, dtype=dtype, device=where, overrides=fields)
     config = checkpoint.config
-    tokenizer = load_tokenizer(file, expected_vocab=config.vocab_size)
-    notes = checkpoint.notes
+    tokenizer = load_tokenizer(file, expected_vocab=config.vocab_size, args=args)
+    notes = (*checkpoint.notes, *tokenizer.notes)
     if tokenizer.n_words < config.vocab_size:
         surplus = config.vocab_size - tokenizer.n_words
         notes = (*notes, f"{surplus} embedding rows without a token, never predicted")
@@ -354,7 +367,7 @@ def open_native(
         config,
         checkpoint.weights,
         n_words=tokenizer.n_words,
-        eos_id=tokenizer.eos_id,
+        eos_ids=tokenizer.eos_ids,
         batch_tokens=batch_tokens,
     )
     stored = str(checkpoint.weights["tok_embeddings.weight"].dtype)

@@ -21,7 +21,6 @@ from mistral_eval.native.work import Place, Work
 _SCORED = 1024  # tokens of the scoring sample, about
 _PROMPT = 512  # tokens of a prompt in the decoding sample
 _STEPS = (1, 3)  # decoding steps whose difference is timed
-_NO_EOS = -1
 _SMALLEST: Final = 256
 _LARGEST: Final = {"cpu": 2048, "cuda": 8192}
 
@@ -71,7 +70,7 @@ def calibrate(
             config,
             random_weights(config, place.dtype, place.device),
             n_words=n_words,
-            eos_id=_NO_EOS,
+            eos_ids=(),
             batch_tokens=place.budget.tokens,
         )
         timed.append((_score_seconds(runner, sample), _decode_seconds(runner, replies)))

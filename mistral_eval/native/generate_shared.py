@@ -145,7 +145,7 @@ class SharedGenerator:
     def __init__(
         self,
         model: Transformer,
-        eos_id: int,
+        eos_ids: Collection[int],
         budget: Budget,
         stats: Counters,
         *,
@@ -154,7 +154,7 @@ class SharedGenerator:
         """With `reads_late`, start a step before reading the last one's tokens; None: on CUDA."""
         self.reads_late = model.device.type == "cuda" if reads_late is None else reads_late
         self.model = model
-        self.eos_id = eos_id
+        self.eos_ids = eos_ids
         self.budget = budget
         self.stats = stats
         self.flops = Flops.of(model.config, model.n_words)
@@ -324,7 +324,7 @@ class _ClusterRun:
             if not lives:
                 continue
             self._generator.stats.generated += 1
-            if reply := item.take(token, self._generator.eos_id):
+            if reply := item.take(token, self._generator.eos_ids):
                 del self._active[cell]
                 self._count_reply(
                     len(item.request.prompt), len(reply.ids) + (reply.finish == "eos")

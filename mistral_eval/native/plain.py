@@ -6,7 +6,7 @@ run's requests on it.
 
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -84,9 +84,11 @@ class PlainGenerator:
     takes its row.
     """
 
-    def __init__(self, model: Transformer, eos_id: int, *, rows: int, chunk: int) -> None:
+    def __init__(
+        self, model: Transformer, eos_ids: Collection[int], *, rows: int, chunk: int
+    ) -> None:
         self._model = model
-        self._eos_id = eos_id
+        self._eos_ids = eos_ids
         self._rows = rows
         self._chunk = chunk
         self._sampler = Sampler(model.n_words, model.device)
@@ -140,7 +142,7 @@ class PlainGenerator:
             running, [True] * len(running)
         )
         for row, item, token in zip(rows, running, tokens, strict=True):
-            if reply := item.take(token, self._eos_id):
+            if reply := item.take(token, self._eos_ids):
                 del active[row]
                 yield item.index, reply
 
@@ -169,9 +171,10 @@ class Parting:
 class PlainTwin:
     """Answers single requests on the plain path of a model, to check its other replies."""
 
-    def __init__(self, model: Transformer, eos_id: int) -> None:
+    def __init__(self, model: Transformer, eos_ids: Sequence[int]) -> None:
+        """Answer with `model`, which ends a generation at each of `eos_ids`."""
         self._model = model
-        self._eos_id = eos_id
+        self._eos_ids = tuple(token for token in eos_ids if token < model.n_words)
         self._sampler = Sampler(model.n_words, model.device)
 
     @property
@@ -207,12 +210,19 @@ class PlainTwin:
         return Parting(step, left[step], right[step], is_tie)
 
     def _generate(self, request: GenerateRequest) -> GenerateReply:
-        generator = PlainGenerator(self._model, self._eos_id, rows=1, chunk=_CHUNK)
+        generator = PlainGenerator(self._model, self._eos_ids, rows=1, chunk=_CHUNK)
         ((_, reply),) = generator.run([request])
         return reply
 
     def _drawn(self, reply: GenerateReply) -> tuple[int, ...]:
-        return (*reply.ids, self._eos_id) if reply.finish == "eos" else reply.ids
+        """Return a reply's ids; the first of the end tokens stands for the one that ended it."""
+        return (*reply.ids, self._eos_ids[0]) if reply.finish == "eos" else reply.ids
+
+    def _strongest(self, token: int, race: Tensor) -> int:
+        """Return the token, or for an end token the one that wins the race, (n_words,)."""
+        if token not in self._eos_ids:
+            return token
+        return max(self._eos_ids, key=lambda end: float(race[end]))
 
     def _is_tie(
         self, request: GenerateRequest, drawn: Sequence[int], ours: int, plain: int
@@ -222,10 +232,12 @@ class PlainTwin:
         logits = model.logits(_hidden(model, [(*request.prompt, *drawn)])[-1:])[0]
         slack = 2 * tolerance(model.dtype, 1)  # both logits have an error
         if sampling.temperature == 0:
+            ours, plain = (self._strongest(token, logits) for token in (ours, plain))
             return bool((logits[ours] - logits[plain]).abs() <= slack)
         slack, heated = slack / sampling.temperature, logits / sampling.temperature
         noise = self._sampler.exponentials([(request.key, len(drawn))])[0]
         race = heated - noise.log()
+        ours, plain = (self._strongest(token, race) for token in (ours, plain))
         if (race[ours] - race[plain]).abs() <= slack:
             return True
         # shifting logits by s changes a probability mass m by m (1 - m) s

@@ -125,7 +125,7 @@ class ModelRunner:
         weights: Mapping[str, Tensor],
         *,
         n_words: int,
-        eos_id: int,
+        eos_ids: Sequence[int],
         batch_tokens: int | None = None,
     ) -> None:
         """Build the transformer from weights, which are not copied.
@@ -134,7 +134,7 @@ class ModelRunner:
             config: the model's shape.
             weights: by our names, wq and wk in the half-split layout (see `load.layout`).
             n_words: number of the tokenizer's ids; further rows of the LM head are never predicted.
-            eos_id: ends a generation.
+            eos_ids: each ends a generation.
             batch_tokens: tokens per forward pass; None chooses by device and memory.
 
         Raises:
@@ -149,7 +149,7 @@ class ModelRunner:
                 f"--batch-tokens should be 1 or more and is {batch_tokens}: give a larger number."
             )
         self.batch_tokens = batch_tokens
-        self.eos_id = eos_id
+        self.eos_ids = tuple(eos_ids)
         self.stats = Counters()
         self.stopping: Stop = never
 
@@ -192,7 +192,7 @@ class ModelRunner:
             self.stats.prompt_naive += sum(len(request.prompt) for request in asked)
         model = self.model
         budget = generation_budget(model.config, model.dtype, model.device, self.batch_tokens)
-        return SharedGenerator(model, self.eos_id, budget, self.stats).run(requests, turn)
+        return SharedGenerator(model, self.eos_ids, budget, self.stats).run(requests, turn)
 
     def _retrying(
         self,

@@ -6,7 +6,7 @@ logits matter only in near-ties. Settings apply in the order of transformers: te
 top-p.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
@@ -193,9 +193,9 @@ class Running:
         """Return the draw of the next token, after `unread` tokens not yet read from the device."""
         return Draw(self.request.sampling, self.request.key, len(self.ids) + unread)
 
-    def take(self, token: int, eos_id: int) -> GenerateReply | None:
+    def take(self, token: int, eos_ids: Collection[int]) -> GenerateReply | None:
         """Append a token; return the reply if it ends the generation."""
-        if token == eos_id:
+        if token in eos_ids:
             return GenerateReply(tuple(self.ids), "eos")
         self.ids.append(token)
         if self.request.is_done is not None and self.request.is_done(self.ids):

@@ -202,7 +202,8 @@ def test_only_the_rest_goes_through_the_tokenizer(tokenizers, kind):
     tokenizer, seen = tokenizers[kind], []
 
     class Counting:
-        n_words, last_cut = tokenizer.n_words, staticmethod(tokenizer.last_cut)
+        n_words, adds_bos = tokenizer.n_words, tokenizer.adds_bos
+        last_cut = staticmethod(tokenizer.last_cut)
 
         @staticmethod
         def encode(text, *, bos):

@@ -16,7 +16,7 @@ from mistral_eval.errors import CheckpointError, TokenizerError
 from mistral_eval.model.load.checkpoint import load_checkpoint
 from mistral_eval.model.tiny import tiny_tokenizer_file
 from mistral_eval.model.tokenizers.tokenizer import load_tokenizer
-from mistral_eval.model.tokenizers.tokenizer_gguf import GGUFTokenizer
+from mistral_eval.model.tokenizers.tokenizer_gguf import gguf_tokenizer
 from tests.gguf_files import save_gguf
 from tests.model.test_gguf_errors import SMALL
 
@@ -308,7 +308,7 @@ def test_the_fingerprint_is_of_the_tokenizer_alone(tmp_path):
     fields = small_bpe()
     first = read(tmp_path, fields).fingerprint
     other = save_gguf(tmp_path / "other.gguf", SMALL, tokenizer=fields, seed=3)
-    assert GGUFTokenizer.from_file(other).fingerprint == first
+    assert gguf_tokenizer(other).fingerprint == first
     assert read(tmp_path, small_bpe(pre="gpt-2")).fingerprint != first
     assert read(tmp_path, small_bpe(eos_token_id=1)).fingerprint != first
 

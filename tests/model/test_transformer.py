@@ -137,7 +137,7 @@ def test_greedy_ids_are_those_of_transformers_generate(pair):
     prompt = torch.randint(3, VOCAB, (30,), generator=torch.Generator().manual_seed(3))
     with torch.inference_mode():
         whole = theirs.generate(prompt[None], max_new_tokens=30, do_sample=False, eos_token_id=-1)
-    engine = ModelRunner(config, weights, n_words=VOCAB, eos_id=-1)
+    engine = ModelRunner(config, weights, n_words=VOCAB, eos_ids=())
     [(_, reply)] = engine.generate([GenerateRequest(tuple(prompt.tolist()), 30)])
 
     assert tuple(whole[0, 30:].tolist()) == reply.ids

@@ -44,7 +44,7 @@ def toy_weights(config: ModelConfig, seed: int = 0) -> dict[str, Tensor]:
 def toy_engine(batch_tokens: int | None = None, window: int | None = 8) -> ModelRunner:
     config = toy_config(window)
     return ModelRunner(
-        config, toy_weights(config), n_words=N_WORDS, eos_id=EOS, batch_tokens=batch_tokens
+        config, toy_weights(config), n_words=N_WORDS, eos_ids=(EOS,), batch_tokens=batch_tokens
     )
 
 
@@ -61,7 +61,7 @@ def fixture_make_mixed_engine():
     def build(batch_tokens: int | None = None) -> ModelRunner:
         config = replace(toy_config(), sliding_window=(5, None))
         return ModelRunner(
-            config, toy_weights(config), n_words=N_WORDS, eos_id=EOS, batch_tokens=batch_tokens
+            config, toy_weights(config), n_words=N_WORDS, eos_ids=(EOS,), batch_tokens=batch_tokens
         )
 
     return build

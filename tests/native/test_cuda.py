@@ -41,7 +41,7 @@ def fixture_engines(request, make_engine, make_mixed_engine, make_weights):
     config = cpu.model.config
     weights = {name: tensor.cuda() for name, tensor in make_weights(config).items()}
     return cpu, ModelRunner(
-        config, weights, n_words=cpu.model.n_words, eos_id=cpu.eos_id, batch_tokens=16
+        config, weights, n_words=cpu.model.n_words, eos_ids=cpu.eos_ids, batch_tokens=16
     )
 
 
@@ -67,7 +67,7 @@ def test_bfloat16_agrees_with_its_plain_path(make_engine, make_weights):
     """One request at a time, nothing shared: within the dtype's tolerance, or a tie."""
     config = make_engine().model.config
     weights = {n: w.to("cuda", torch.bfloat16) for n, w in make_weights(config).items()}
-    engine = ModelRunner(config, weights, n_words=61, eos_id=2)
+    engine = ModelRunner(config, weights, n_words=61, eos_ids=(2,))
     twin = PlainTwin(engine.model, 2)
     for n, reply in engine.score(SCORES):
         width = twin.tolerance(len(SCORES[n].continuation))

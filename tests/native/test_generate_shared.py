@@ -162,7 +162,7 @@ def test_half_precision_generates_what_it_scores_as_greedy(make_weights, make_en
     """Rounding decides near ties, so 2 of 3 generations of ten tokens have to agree, not all."""
     config = make_engine().model.config
     weights = {name: tensor.to(dtype) for name, tensor in make_weights(config).items()}
-    engine = ModelRunner(config, weights, n_words=61, eos_id=-1)
+    engine = ModelRunner(config, weights, n_words=61, eos_ids=())
     prompts = [(1, 5 + n, 7, 9 + n) for n in range(30)]
     replies = dict(engine.generate([GenerateRequest(prompt, 10) for prompt in prompts]))
     scored = dict(engine.score([ScoreRequest(p, replies[n].ids) for n, p in enumerate(prompts)]))

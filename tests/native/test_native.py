@@ -105,7 +105,7 @@ def test_generation_stops_at_eos_without_showing_it(make_engine, make_weights):
     engine = make_engine()
     free = generations(engine, [GenerateRequest((1, 7, 9), 20)])[0].ids
     config = engine.model.config
-    ending = ModelRunner(config, make_weights(config), n_words=61, eos_id=free[4])
+    ending = ModelRunner(config, make_weights(config), n_words=61, eos_ids=(free[4],))
     reply = generations(ending, [GenerateRequest((1, 7, 9), 20)])[0]
 
     assert (free[: free.index(free[4])], "eos") == (reply.ids, reply.finish)
@@ -185,7 +185,7 @@ def test_logits_that_are_not_finite_are_an_error_that_names_the_request(
     engine = make_engine()
     weights = make_weights(engine.model.config)
     weights["tok_embeddings.weight"][13] = value
-    broken = ModelRunner(engine.model.config, weights, n_words=61, eos_id=2)
+    broken = ModelRunner(engine.model.config, weights, n_words=61, eos_ids=(2,))
 
     with pytest.raises(EngineError, match="score request 1: the model's logits are not finite"):
         list(broken.score([ScoreRequest((1, 2), (3,)), ScoreRequest((1, 13), (3,))]))

@@ -11,7 +11,7 @@ HOT = Sampling(0.7, top_p=0.95)
 
 
 def twin_of(engine) -> PlainTwin:
-    return PlainTwin(engine.model, engine.eos_id)
+    return PlainTwin(engine.model, engine.eos_ids)
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def half(make_engine, make_weights):
     """The toy engine in bfloat16."""
     config = make_engine().model.config
     weights = {name: w.to(torch.bfloat16) for name, w in make_weights(config).items()}
-    return ModelRunner(config, weights, n_words=61, eos_id=2)
+    return ModelRunner(config, weights, n_words=61, eos_ids=(2,))
 
 
 @pytest.mark.parametrize("sampling", [Sampling(), HOT])

@@ -19,10 +19,10 @@ from mistral_eval.model.load.stored import stored_dtype
 from mistral_eval.model.load.weights import choose_dtype
 from mistral_eval.model.memory import TRY_TINY
 from mistral_eval.model.tiny import TINY_CONFIG, tiny_tokenizer_file
-from mistral_eval.model.tokenizers.tokenizer import Tokenizer, load_tokenizer
+from mistral_eval.model.tokenizers.special import split_tokenizer_args
+from mistral_eval.model.tokenizers.tokenizer import ANY_VOCAB, Tokenizer, load_tokenizer
 
 TINY = "tiny"
-_ANY_VOCAB = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +57,18 @@ def read_outline(
     Raises:
         CheckpointError, TokenizerError, HubError, UsageError: the model cannot be read.
     """
+    args, fields = split_tokenizer_args(overrides or {})
     if ref == TINY:
-        tokenizer = load_tokenizer(tiny_tokenizer_file(), expected_vocab=TINY_CONFIG.vocab_size)
+        rows = TINY_CONFIG.vocab_size
+        tokenizer = load_tokenizer(tiny_tokenizer_file(), expected_vocab=rows, args=args)
         return Outline(TINY_CONFIG, tokenizer, choose_dtype(dtype, torch.float32, None, device))
     folder = Path(ref).expanduser()
     if not folder.exists():
         if say and not constants.HF_HUB_OFFLINE:
             say(f"Reading {ref}'s configuration and tokenizer; its weights are not fetched.")
         folder = fetch(ref, revision, small_files())
-    tokenizer = load_tokenizer(folder, expected_vocab=_ANY_VOCAB)
-    found = read_config(folder, overrides or {})
+    tokenizer = load_tokenizer(folder, expected_vocab=ANY_VOCAB, args=args)
+    found = read_config(folder, fields)
     config = found.config
     if config.vocab_size == -1:
         config = replace(config, vocab_size=tokenizer.n_words)

@@ -60,11 +60,14 @@ def joins_across_spaces(pieces: Iterable[str]) -> bool:
 
 
 class PrefixEncoder:
-    """Encodes texts with BOS, reusing the ids of the beginning shared with the previous text."""
+    """Encodes texts, reusing the ids of the beginning shared with the previous text.
+
+    A text begins with BOS where the tokenizer adds it.
+    """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._text, self._ids = "", tuple(tokenizer.encode("", bos=True))
+        self._text, self._ids = "", tuple(tokenizer.encode("", bos=tokenizer.adds_bos))
         # One int object per id, shared by all texts: a benchmark's prompts can hold 40 million ids.
         self._integers = list(range(tokenizer.n_words))
 
@@ -82,7 +85,7 @@ class PrefixEncoder:
         # a space that only the new text has is a cut of the old text only after its last character
         cut = self._tokenizer.last_cut(text, shared if shared == len(known) else shared - 1)
         if len(known) - cut >= cut:  # encoding the old text's rest would cost more than it saves
-            return self._shared(self._tokenizer.encode(text, bos=True))
+            return self._shared(self._tokenizer.encode(text, bos=self._tokenizer.adds_bos))
         own = len(self._tokenizer.encode_rest(known[cut:])) if cut < len(known) else 0
         rest = self._tokenizer.encode_rest(text[cut:])
         return self._ids[: len(self._ids) - own] + self._shared(rest)

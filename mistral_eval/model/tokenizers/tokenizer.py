@@ -1,18 +1,35 @@
-"""Load a model's own tokenizer: the interface of all kinds, and what a folder's files say.
+"""Load a model's own tokenizer: the interface of all kinds, and which file decides what.
 
-BOS is added exactly when `encode` is asked to, never by a file's post-processor.
+A checkpoint states BOS, end tokens and even the vocabulary in several files. The order in which
+they count is transformers' where it has one; docs/adding-a-model.md has the table.
 """
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from mistral_eval.errors import TokenizerError
-from mistral_eval.model.load.fields import read_json
 from mistral_eval.model.load.gguf_file import SUFFIX, find_gguf
+from mistral_eval.model.tokenizers.special import (
+    ADD_BOS,
+    CONFIG,
+    GENERATION,
+    TOKENIZER,
+    TokenizerArgs,
+    read_special_tokens,
+    read_token_ids,
+)
+
+if TYPE_CHECKING:
+    from mistral_eval.model.tokenizers.tokenizer_json import JsonTokenizer
+    from mistral_eval.model.tokenizers.tokenizer_sentencepiece import SentencePieceTokenizer
+    from mistral_eval.model.tokenizers.tokenizer_tekken import TekkenTokenizer
+
+    Kind: TypeAlias = JsonTokenizer | SentencePieceTokenizer | TekkenTokenizer
+
+NO_ARGS = TokenizerArgs()
+ANY_VOCAB = 1 << 30  # rows of an embedding that is not known
 
 
 class Tokenizer(Protocol):
@@ -23,20 +40,36 @@ class Tokenizer(Protocol):
         """Library: sentencepiece, tokenizers or tekken."""
 
     @property
-    def bos_id(self) -> int:
-        """Id that begins every sequence."""
+    def bos_id(self) -> int | None:
+        """Id that may begin a sequence; None if the tokenizer has none."""
+
+    @property
+    def adds_bos(self) -> bool:
+        """Whether every text begins with BOS."""
 
     @property
     def eos_id(self) -> int:
-        """Id that ends a generation."""
+        """The tokenizer's own EOS."""
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        """Every id that ends a generation, `eos_id` first."""
 
     @property
     def n_words(self) -> int:
         """Number of ids, special ones included; further rows of the LM head are padding."""
 
     @property
+    def n_ordinary(self) -> int:
+        """Number of ids up to the last one that is not special."""
+
+    @property
     def fingerprint(self) -> str:
         """Digest (sha256) of the file and the special ids."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences for the user about which file decided what."""
 
     def encode(self, text: str, bos: bool) -> list[int]:  # noqa: FBT001 - as mistral-common has it
         """Encode a text, after BOS if asked; special tokens in the text are plain characters."""
@@ -62,32 +95,58 @@ class Tokenizer(Protocol):
         """
 
 
-def load_tokenizer(path: Path, *, expected_vocab: int) -> Tokenizer:
+def prefix_id(tokenizer: Tokenizer) -> int:
+    """Return the id before a text that nothing precedes, as lm-eval chooses it: BOS, else EOS.
+
+    Source: lm-eval's HFLM.prefix_token_id.
+    """
+    return tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id
+
+
+def load_tokenizer(path: Path, *, expected_vocab: int, args: TokenizerArgs = NO_ARGS) -> Tokenizer:
     """Load the tokenizer of a model folder, or of one file.
 
     In a folder, read the first of tokenizer.model, tokenizer.model.v* (highest version),
-    tekken.json and tokenizer.json. The first three are those Mistral trained with; tokenizer.json
-    is a conversion that gives the same ids. Exception: if a fine-tune added ordinary (not special)
-    tokens, only tokenizer.json has them, so it is read. A GGUF file, or a folder whose only weights
-    are one, has its own tokenizer.
+    tekken.json and tokenizer.json. Where a tokenizer.json lies beside a tokenizer.model, it decides
+    whether BOS is added, and it is read instead if the two disagree. A GGUF file, or
+    a folder whose only weights are one, has its own tokenizer.
 
     Args:
         path: the folder or the file.
         expected_vocab: rows of the model's embedding.
+        args: what `--model-args` says about the tokenizer.
 
     Raises:
         TokenizerError: there is no file, it is broken, or its ids exceed the embedding's rows.
     """
-    tokenizer = _open(_choose_file(path))
-    if tokenizer.n_words > expected_vocab:
-        raise TokenizerError(
-            f"{path}: the tokenizer has {tokenizer.n_words} ids and the model's embedding only "
-            f"{expected_vocab} rows: tokenizer and weights are of different models."
-        )
-    return tokenizer
+    tokenizer = _with_bos(_choose(args.file or path), args, path)
+    if find_gguf(path) is None:  # a GGUF file names its own
+        tokenizer = _with_end_tokens(tokenizer, path if path.is_dir() else path.parent)
+    return _fitted(tokenizer, expected_vocab, args.file or path)
 
 
-def _choose_file(path: Path) -> Path:
+def _choose(path: Path) -> "Kind":
+    """Load the file of a folder that decides, or the one that is given."""
+    file = _first_file(path)
+    converted = path / "tokenizer.json"
+    is_alone = path.is_file() or file == converted or not converted.is_file()
+    if is_alone or file.suffix == SUFFIX:
+        return _open(file)
+    # each kind is imported when it is used: their libraries take long to load
+    from mistral_eval.model.tokenizers.agreement import agreed
+    from mistral_eval.model.tokenizers.tokenizer_json import JsonTokenizer
+    from mistral_eval.model.tokenizers.tokenizer_sentencepiece import is_tiktoken
+
+    if file.name.startswith("tokenizer.model") and is_tiktoken(file):
+        return JsonTokenizer.from_file(converted)
+    tokenizer = _open(file)
+    if isinstance(tokenizer, JsonTokenizer):
+        return tokenizer
+    other = JsonTokenizer.from_file(converted, eos_id=tokenizer.eos_id)
+    return agreed(tokenizer, other, file)
+
+
+def _first_file(path: Path) -> Path:
     """Return the tokenizer file to read."""
     if path.is_file():
         return path
@@ -109,16 +168,15 @@ def _choose_file(path: Path) -> Path:
     return found[0]
 
 
-def _open(file: Path) -> Tokenizer:
+def _open(file: Path) -> "Kind":
     """Load one file; its name says of which kind it is."""
-    # each kind is imported when it is used: their libraries take long to load
-    from mistral_eval.model.tokenizers.tokenizer_gguf import GGUFTokenizer
+    from mistral_eval.model.tokenizers.tokenizer_gguf import gguf_tokenizer
     from mistral_eval.model.tokenizers.tokenizer_json import JsonTokenizer
     from mistral_eval.model.tokenizers.tokenizer_sentencepiece import SentencePieceTokenizer
     from mistral_eval.model.tokenizers.tokenizer_tekken import TekkenTokenizer
 
     if file.suffix == SUFFIX:
-        return GGUFTokenizer.from_file(file)
+        return gguf_tokenizer(file)
     if file.name.startswith("tekken") and file.suffix == ".json":
         return TekkenTokenizer.from_file(file)
     if file.suffix == ".json":
@@ -135,55 +193,84 @@ def _open(file: Path) -> Tokenizer:
     return JsonTokenizer.from_file(converted)
 
 
-@dataclass(frozen=True, slots=True)
-class SpecialTokens:
-    """Texts of BOS and EOS, None if no file names them; added tokens by id, (text, is special)."""
+def _with_bos(tokenizer: "Kind", args: TokenizerArgs, path: Path) -> "Kind":
+    """Apply `--model-args add_bos_token`, and note who decided."""
+    where = args.file or path
+    folder = where if where.is_dir() else where.parent
+    asked = read_special_tokens(folder).add_bos
+    if args.adds_bos is None:
+        note = _bos_sentence(tokenizer.adds_bos, tokenizer.bos_rule)
+        if asked is not None and asked != tokenizer.adds_bos:
+            note += (
+                f"; {ADD_BOS}={str(asked).lower()} in tokenizer_config.json has no effect, as in "
+                f"transformers (`--model-args {ADD_BOS}=...` has)"
+            )
+        return replace(tokenizer, notes=(*tokenizer.notes, note))
+    bos_id = tokenizer.bos_id
+    if args.adds_bos and bos_id is None:
+        bos_id = next(iter(read_token_ids(folder, CONFIG, "bos_token_id")), None)
+        if bos_id is None:
+            raise TokenizerError(
+                f"{where}: `--model-args {ADD_BOS}=true` needs BOS, and no file names one: put a "
+                "tokenizer_config.json with bos_token there, or leave the argument out."
+            )
+    note = _bos_sentence(args.adds_bos, f"--model-args {ADD_BOS}")
+    return replace(tokenizer, bos_id=bos_id, adds_bos=args.adds_bos, notes=(*tokenizer.notes, note))
 
-    bos: str | None = None
-    eos: str | None = None
-    added: Mapping[int, tuple[str, bool]] = field(default_factory=dict)
+
+def _bos_sentence(adds_bos: bool, decides: str) -> str:  # noqa: FBT001 - a value, not a mode
+    """Return the note about BOS."""
+    return f"{'every text begins with BOS' if adds_bos else 'no BOS is added'} (by {decides})"
 
 
-def read_special_tokens(folder: Path) -> SpecialTokens:
-    """Read transformers' files beside a tokenizer; what they leave open is the tokenizer file's.
+def _with_end_tokens(tokenizer: "Kind", folder: Path) -> "Kind":
+    """Add the end tokens that the model folder's files name.
 
-    Raises:
-        TokenizerError: a file is not a JSON object.
+    transformers stops at those of generation_config.json or, without it, of config.json, and
+    lm-eval at the tokenizer's EOS. Chat models name their end of turn in any of the three, so each
+    counts. An ordinary word in config.json is no end token if generation_config.json names others:
+    it is a default that was saved with the file.
     """
-    config = _read(folder / "tokenizer_config.json")
-    names = _read(folder / "special_tokens_map.json")
-    special_texts = {_text(value) for value in names.values()} | {
-        _text(value) for value in names.get("additional_special_tokens") or []
-    }
-    added = {
-        int(number): (text, text in special_texts)
-        for text, number in _read(folder / "added_tokens.json").items()
-    }
-    for number, token in (config.get("added_tokens_decoder") or {}).items():
-        added[int(number)] = (str(token["content"]), bool(token.get("special")))
-    for token in _read(folder / "tokenizer.json").get("added_tokens") or []:
-        added[int(token["id"])] = (str(token["content"]), bool(token.get("special")))
-    return SpecialTokens(
-        bos=_text(config.get("bos_token") or names.get("bos_token")),
-        eos=_text(config.get("eos_token") or names.get("eos_token")),
-        added=added,
-    )
+    by_file = {name: read_token_ids(folder, name, "eos_token_id") for name in (GENERATION, CONFIG)}
+    ends = {tokenizer.eos_id: ""}
+    notes = []
+    for name, ids in by_file.items():
+        for number in dict.fromkeys(ids):
+            if number in ends:
+                continue
+            word = tokenizer.decode([number]) if number < tokenizer.n_words else ""
+            shown = f"{number} ({word!r})" if word else str(number)
+            if word and name == CONFIG and by_file[GENERATION]:
+                notes.append(
+                    f"config.json names {shown} as an end token, an ordinary word that "
+                    f"{GENERATION} does not name; generation does not end at it, as in transformers"
+                )
+                continue
+            ends[number] = name
+            ordinary = ", an ordinary word of the tokenizer" if word else ""
+            notes.append(f"generation also ends at token {shown}{ordinary} (by {name})")
+    return replace(tokenizer, eos_ids=tuple(ends), notes=(*tokenizer.notes, *notes))
 
 
-def tokenizer_fingerprint(file: Path, *numbers: int) -> str:
-    """Return sha256 over the file's bytes and numbers that decide how it is used."""
-    digest = hashlib.sha256(file.read_bytes())
-    digest.update(json.dumps(numbers).encode())
-    return digest.hexdigest()
+def _fitted(tokenizer: "Kind", rows: int, path: Path) -> "Kind":
+    """Return the tokenizer without special ids beyond the embedding's rows.
 
-
-def _text(value: Any) -> str | None:
-    """Return a token's text, which files store as a string or as an object with `content`."""
-    if isinstance(value, dict):
-        return str(value.get("content"))
-    return value if isinstance(value, str) else None
-
-
-def _read(file: Path) -> dict[str, Any]:
-    """Return the JSON object of a file; an empty one if there is none."""
-    return read_json(file, TokenizerError) if file.is_file() else {}
+    Such ids are legal (Code Llama's infilling tokens in a vocabulary of 32000): no text has them.
+    """
+    if tokenizer.n_words <= rows:
+        return tokenizer
+    if tokenizer.n_ordinary > rows:
+        raise TokenizerError(
+            f"{path}: the tokenizer has {tokenizer.n_ordinary} ids and the model's embedding only "
+            f"{rows} rows: tokenizer and weights are of different models."
+        )
+    if tokenizer.adds_bos and tokenizer.bos_id is not None and tokenizer.bos_id >= rows:
+        raise TokenizerError(
+            f"{path}: BOS has the id {tokenizer.bos_id} and the model's embedding only {rows} "
+            f"rows: give the model's own tokenizer with `--model-args {TOKENIZER}=FILE`."
+        )
+    lost = tokenizer.n_words - rows
+    note = f"{lost} special tokens have no embedding row; no text needs them"
+    # a BOS without a row can precede nothing: EOS takes its place
+    bos_id = None if tokenizer.bos_id is None or tokenizer.bos_id >= rows else tokenizer.bos_id
+    return replace(tokenizer, n_words=rows, bos_id=bos_id, notes=(*tokenizer.notes, note))

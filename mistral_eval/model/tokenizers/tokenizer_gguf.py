@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 
 import sentencepiece
 from tokenizers import Tokenizer as Backend
@@ -19,7 +19,6 @@ from tokenizers import Tokenizer as Backend
 from mistral_eval.errors import TokenizerError
 from mistral_eval.model.load.gguf_file import read_metadata
 from mistral_eval.model.tokenizers.incremental import GPT2_SPLIT, LLAMA_SPLIT, TEKKEN_SPLIT
-from mistral_eval.model.tokenizers.tokenizer import Tokenizer
 from mistral_eval.model.tokenizers.tokenizer_json import JsonTokenizer
 from mistral_eval.model.tokenizers.tokenizer_sentencepiece import (
     SentencePieceTokenizer,
@@ -29,6 +28,7 @@ from mistral_eval.model.tokenizers.tokenizer_sentencepiece import (
 # token types, as SentencePiece numbers them
 _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 2, 3, 4, 5, 6
 _BPE = 2  # TrainerSpec.ModelType
+_PREFIX: Final = "tokenizer.ggml."
 _END_KEYS: Final = ("eos_token_id", "eot_token_id", "eom_token_id")
 
 
@@ -60,94 +60,32 @@ PRE_TOKENIZERS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class GGUFTokenizer:
-    """A tokenizer of a GGUF file: the library's, with the special ids that the metadata name.
+def gguf_tokenizer(file: Path) -> JsonTokenizer | SentencePieceTokenizer:
+    """Read the tokenizer of a GGUF file, with the special ids that its metadata name.
 
-    Attributes:
-        inner: encodes and decodes.
-        adds_bos: whether the model expects BOS at the beginning of a sequence.
-        eos_ids: every id that ends a reply (end of sequence, of turn, of message).
+    Raises:
+        CheckpointError: the file's header cannot be read.
+        TokenizerError: it has no tokenizer, or one that is damaged or not known.
     """
+    fields = {
+        key.removeprefix(_PREFIX): value
+        for key, value in read_metadata(file).items()
+        if key.startswith(_PREFIX)
+    }
+    return _Vocabulary(file, fields).build()
 
-    inner: Tokenizer
-    bos_id: int
+
+class _Special(TypedDict):
+    """The fields of a tokenizer that do not depend on its library."""
+
+    bos_id: int | None
     eos_id: int
+    eos_ids: tuple[int, ...]
     n_words: int
     n_ordinary: int
-    fingerprint: str
     adds_bos: bool
-    eos_ids: tuple[int, ...]
-    bos_rule: str = "the GGUF file's add_bos_token"
-    notes: tuple[str, ...] = ()
-
-    @property
-    def kind(self) -> str:
-        """Library that encodes."""
-        return self.inner.kind
-
-    @classmethod
-    def from_file(cls, file: Path) -> "GGUFTokenizer":
-        """Read a GGUF file's tokenizer.
-
-        Raises:
-            CheckpointError: the file's header cannot be read.
-            TokenizerError: it has no tokenizer, or one that is damaged or not known.
-        """
-        metadata = read_metadata(file)
-        fields = {
-            key.removeprefix("tokenizer.ggml."): value
-            for key, value in metadata.items()
-            if key.startswith("tokenizer.ggml.")
-        }
-        vocabulary = _Vocabulary(file, fields)
-        eos_ids = tuple(dict.fromkeys(fields[key] for key in _END_KEYS if key in fields))
-        if "eos_token_id" not in fields:
-            raise TokenizerError(
-                f"{file} names no eos_token_id in its metadata, which ends a reply: "
-                "take a file that a current llama.cpp converted."
-            )
-        # a model that expects no BOS may have none; scoring then begins with its end token
-        bos_id = fields.get("bos_token_id", eos_ids[0])
-        wrong = [number for number in (bos_id, *eos_ids) if not 0 <= number < vocabulary.n_words]
-        if wrong:
-            raise TokenizerError(
-                f"{file}: special ids should be below {vocabulary.n_words}, the number of tokens, "
-                f"and one is {wrong[0]}: the file is damaged; copy or download it again."
-            )
-        adds_bos = "bos_token_id" in fields and fields.get("add_bos_token", vocabulary.adds_bos)
-        digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
-        return cls(
-            inner=vocabulary.build(bos_id, eos_ids[0], digest),
-            bos_id=bos_id,
-            eos_id=eos_ids[0],
-            n_words=vocabulary.n_words,
-            n_ordinary=vocabulary.n_ordinary,
-            fingerprint=digest,
-            adds_bos=adds_bos,
-            eos_ids=eos_ids,
-        )
-
-    def encode(self, text: str, bos: bool) -> list[int]:  # noqa: FBT001 - the protocol's form
-        """Encode a text, after BOS if asked; special tokens in the text are plain characters."""
-        ids = self.inner.encode(text, bos=False)
-        return [self.bos_id, *ids] if bos else ids
-
-    def last_cut(self, text: str, end: int) -> int:
-        """Return the last index in 1 ... `end` at which the text can be cut; 0 if there is none."""
-        return self.inner.last_cut(text, end)
-
-    def encode_rest(self, text: str) -> list[int]:
-        """Encode the non-empty part of a text that begins at a cut."""
-        return self.inner.encode_rest(text)
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Decode ids; control ids add no text."""
-        return self.inner.decode(ids)
-
-    def starts_afresh(self, token: int) -> bool:
-        """Return whether text from `token` on can be decoded without the ids before it."""
-        return self.inner.starts_afresh(token)
+    bos_rule: str
+    fingerprint: str
 
 
 class _Vocabulary:
@@ -167,16 +105,55 @@ class _Vocabulary:
         self._require("tokens", self.tokens)
         self._require("token_type", self.types)
         self.pre = self._pre_tokenizer() if self.model == "gpt2" else None
-        self.adds_bos = self.pre is None or self.pre.adds_bos
         # tokens that only fill the embedding up can never be predicted
         self.n_words = self._last(_UNUSED) + 1
-        self.n_ordinary = self._last(_UNUSED, _CONTROL, _UNKNOWN) + 1
 
-    def build(self, bos_id: int, eos_id: int, fingerprint: str) -> Tokenizer:
+    def build(self) -> JsonTokenizer | SentencePieceTokenizer:
         """Return the library's tokenizer."""
         if self.pre is None:
-            return self._sentencepiece(bos_id, eos_id, fingerprint)
-        return self._byte_level(self.pre, bos_id, eos_id, fingerprint)
+            return self._sentencepiece()
+        return self._byte_level(self.pre)
+
+    def _special(self) -> _Special:
+        """Return what both kinds hold, after a check of the special ids.
+
+        Raises:
+            TokenizerError: no end token is named, or an id is no token's.
+        """
+        if "eos_token_id" not in self.fields:
+            raise TokenizerError(
+                f"{self.file} names no eos_token_id in its metadata, which ends a reply: "
+                "take a file that a current llama.cpp converted."
+            )
+        named = [self.fields[key] for key in _END_KEYS if key in self.fields]
+        bos_id = self.fields.get("bos_token_id")
+        wrong = [number for number in (bos_id or 0, *named) if not 0 <= number < self.n_words]
+        if wrong:
+            raise TokenizerError(
+                f"{self.file}: special ids should be below {self.n_words}, the number of tokens, "
+                f"and one is {wrong[0]}: the file is damaged; copy or download it again."
+            )
+        adds_bos, rule = self._adds_bos(bos_id)
+        content = json.dumps(self.fields, sort_keys=True).encode()
+        return _Special(
+            bos_id=bos_id,
+            eos_id=named[0],
+            eos_ids=tuple(dict.fromkeys(named)),
+            n_words=self.n_words,
+            n_ordinary=self._last(_UNUSED, _CONTROL, _UNKNOWN) + 1,
+            adds_bos=adds_bos,
+            bos_rule=rule,
+            fingerprint=hashlib.sha256(content).hexdigest(),
+        )
+
+    def _adds_bos(self, bos_id: int | None) -> tuple[bool, str]:
+        """Return whether every text begins with BOS, and what says so."""
+        if bos_id is None:
+            return False, "the GGUF file, which names no BOS"
+        if "add_bos_token" in self.fields:
+            return self.fields["add_bos_token"], "the GGUF file's add_bos_token"
+        usual = self.pre is None or self.pre.adds_bos
+        return usual, "llama.cpp's rule for this kind of tokenizer"
 
     def _last(self, *kinds: int) -> int:
         """Return the last id that has none of these types."""
@@ -198,11 +175,11 @@ class _Vocabulary:
             raise TokenizerError(
                 f"{self.file}: tokenizer.ggml.pre, which says how a text is split into words, "
                 f"should be one of {', '.join(PRE_TOKENIZERS)} and {found}: "
-                "take the model's Hugging Face folder."
+                "give the original tokenizer with `--model-args tokenizer=FILE`."
             )
         return PRE_TOKENIZERS[name]
 
-    def _sentencepiece(self, bos_id: int, eos_id: int, fingerprint: str) -> SentencePieceTokenizer:
+    def _sentencepiece(self) -> SentencePieceTokenizer:
         scores = self.fields.get("scores") or []
         self._require("scores", scores)
         merged = {score for score, kind in zip(scores, self.types, strict=True) if kind == 1}
@@ -220,17 +197,12 @@ class _Vocabulary:
             raise self._damaged(error) from error
         return SentencePieceTokenizer(
             processor=processor,
-            bos_id=bos_id,
-            eos_id=eos_id,
-            n_words=self.n_words,
-            fingerprint=fingerprint,
             has_ordinary_additions=False,
             space_id=space_mark(processor, model),
+            **self._special(),
         )
 
-    def _byte_level(
-        self, pre: PreTokenizer, bos_id: int, eos_id: int, fingerprint: str
-    ) -> JsonTokenizer:
+    def _byte_level(self, pre: PreTokenizer) -> JsonTokenizer:
         content = _tokenizer_json(self.tokens, self.types, self.fields.get("merges") or [], pre)
         try:
             backend = Backend.from_str(json.dumps(content))
@@ -241,14 +213,11 @@ class _Vocabulary:
         added = content["added_tokens"]
         return JsonTokenizer(
             backend=backend,
-            bos_id=bos_id,
-            eos_id=eos_id,
-            n_words=self.n_words,
-            fingerprint=fingerprint,
             decoding="bytes",
             # an added word of ordinary text could have a space inside: then no text is cut
             front="nothing" if all(token["special"] for token in added) else None,
             special_ids=frozenset(token["id"] for token in added if token["special"]),
+            **self._special(),
         )
 
     def _damaged(self, error: Exception) -> TokenizerError:

@@ -1,7 +1,11 @@
-"""Read tokenizer.json with the tokenizers library; files beside it name BOS and EOS."""
+"""Read tokenizer.json with the tokenizers library; files beside it name BOS and EOS.
+
+Only its post-processor says whether BOS is added: transformers ignores `add_bos_token` in
+tokenizer_config.json where there is a tokenizer.json (5.23).
+"""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -13,10 +17,18 @@ from mistral_eval.model.load.fields import read_json
 from mistral_eval.model.tokenizers.incremental import (
     SPACE,
     SPLITS,
+    TEKKEN_SPLIT,
     cut_before_space,
     joins_across_spaces,
 )
-from mistral_eval.model.tokenizers.tokenizer import read_special_tokens, tokenizer_fingerprint
+from mistral_eval.model.tokenizers.special import (
+    CONFIG,
+    GENERATION,
+    SpecialTokens,
+    read_special_tokens,
+    read_token_ids,
+    tokenizer_fingerprint,
+)
 
 Decoding = Literal["bytes", "pieces", "other"]
 # What the encoder prepends: nothing, a space mark, or a mark unless the text begins with a space.
@@ -29,6 +41,14 @@ _MARKS = {
         {"type": "Replace", "pattern": {"String": " "}, "content": SPACE},
     ],
 }
+_PLAIN = "a"  # a text without special tokens, to see what a post-processor adds to it
+_TEKKEN_WORDS, _TEKKEN_SLACK = 131072, 2048
+_MISTRALS = ("mistral", "ministral", "mixtral", "pixtral")
+_OTHER_SPLIT = (
+    "tokenizer.json splits words by another expression than Mistral's tekken, so its ids may not "
+    "be those of the training; compare with `--model-args tokenizer=FILE` and the tekken.json of "
+    "Mistral's own repository"
+)
 _BYTE_PIECE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
@@ -40,21 +60,31 @@ class JsonTokenizer:
     """
 
     backend: Any
-    bos_id: int
+    bos_id: int | None
     eos_id: int
     n_words: int
     fingerprint: str
     decoding: Decoding
     front: Front
     special_ids: frozenset[int]
+    n_ordinary: int
+    eos_ids: tuple[int, ...]
+    adds_bos: bool
+    bos_rule: str = "tokenizer.json's post-processor"
+    notes: tuple[str, ...] = ()
     kind: ClassVar[str] = "tokenizers"
 
     @classmethod
-    def from_file(cls, file: Path) -> "JsonTokenizer":
-        """Read a tokenizer.json, with tokenizer_config.json or config.json beside it.
+    def from_file(cls, file: Path, *, eos_id: int | None = None) -> "JsonTokenizer":
+        """Read a tokenizer.json; files beside it name BOS and EOS.
+
+        Args:
+            file: the tokenizer.json.
+            eos_id: EOS where no file names it.
 
         Raises:
-            TokenizerError: the file is broken, or no file names BOS or EOS.
+            TokenizerError: the file is broken, no file names EOS, or its post-processor puts other
+                ids than one BOS before a text.
         """
         try:
             backend = Backend.from_file(str(file))
@@ -69,21 +99,36 @@ class JsonTokenizer:
         # `<s>` in a question is three characters, not BOS
         backend.encode_special_tokens = True
         names = read_special_tokens(file.parent)
-        bos_id = _named_id(backend, file, "bos", names.bos)
-        eos_id = _named_id(backend, file, "eos", names.eos)
         content = read_json(file)
+        added, notes = _post_processed(backend, file)
+        bos_id = added[0] if added else _token_id(backend, names.bos)
+        eos_id = _eos_id(backend, file, names, eos_id)
         special = frozenset(t["id"] for t in content.get("added_tokens") or [] if t.get("special"))
         # the highest id, not a count: some vocabularies have gaps
-        n_words = max(backend.get_vocab(with_added_tokens=True).values()) + 1
-        digest = tokenizer_fingerprint(file, bos_id, eos_id, n_words)
-        decoding = _decoding(content.get("decoder"))
-        front = _front(content)
-        return cls(backend, bos_id, eos_id, n_words, digest, decoding, front, special)
+        numbers = backend.get_vocab(with_added_tokens=True).values()
+        n_words = max(numbers) + 1
+        digest = tokenizer_fingerprint(file, -1 if bos_id is None else bos_id, eos_id, n_words)
+        if _has_other_split(content, file, n_words):
+            notes = (*notes, _OTHER_SPLIT)
+        return cls(
+            backend,
+            bos_id,
+            eos_id,
+            n_words,
+            digest,
+            _decoding(content.get("decoder")),
+            _front(content),
+            special,
+            n_ordinary=max((n for n in numbers if n not in special), default=-1) + 1,
+            eos_ids=(eos_id,),
+            adds_bos=bool(added),
+            notes=notes,
+        )
 
     def encode(self, text: str, bos: bool) -> list[int]:  # noqa: FBT001 - the protocol's form
         """Encode a text without the file's post-processor, which may add BOS."""
         ids: list[int] = self.backend.encode(text, add_special_tokens=False).ids
-        return [self.bos_id, *ids] if bos else ids
+        return ids if self.bos_id is None or not bos else [self.bos_id, *ids]
 
     def last_cut(self, text: str, end: int) -> int:
         """Return the last space after a non-space, if the file's steps allow cuts; else 0."""
@@ -111,19 +156,63 @@ class JsonTokenizer:
         return bool(text) and not text.startswith("\ufffd")
 
 
-def _named_id(backend: Any, file: Path, which: str, text: str | None) -> int:
-    """Return the id of BOS or EOS, by its text or else by the number in config.json."""
-    number: int | None = None if text is None else backend.token_to_id(text)
-    if number is None and (file.parent / "config.json").is_file():
-        value = read_json(file.parent / "config.json").get(f"{which}_token_id")
-        first = value[0] if isinstance(value, list) and value else value
-        number = first if isinstance(first, int) else None
-    if number is None:
+def _post_processed(backend: Any, file: Path) -> tuple[list[int], tuple[str, ...]]:
+    """Return the ids that the post-processor puts before a text: none or one; and notes.
+
+    Raises:
+        TokenizerError: it puts several there.
+    """
+    plain = backend.encode(_PLAIN, add_special_tokens=False).ids
+    whole = backend.encode(_PLAIN, add_special_tokens=True).ids
+    starts = (n for n in range(len(whole)) if whole[n : n + len(plain)] == plain)
+    start = next(starts, len(whole))
+    if start > 1:
         raise TokenizerError(
-            f"{file}: no file names {which.upper()}: put a tokenizer_config.json with "
-            f"{which}_token beside it."
+            f"{file}: its post-processor puts the ids {whole[:start]} before a text; expected "
+            "none or BOS: run it with `--engine hf`."
         )
+    behind = whole[start + len(plain) :]
+    note = f"tokenizer.json's post-processor appends {behind} to a text, which prompts do without"
+    return whole[:start], (note,) if behind else ()
+
+
+def _token_id(backend: Any, text: str | None) -> int | None:
+    """Return the id of a token's text; None if there is no such token."""
+    number: int | None = None if text is None else backend.token_to_id(text)
     return number
+
+
+def _eos_id(backend: Any, file: Path, names: SpecialTokens, other: int | None) -> int:
+    """Return the id of EOS: by its text, else the first number of the model's files, else `other`.
+
+    Raises:
+        TokenizerError: there is none.
+    """
+    number = _token_id(backend, names.eos)
+    if number is not None:
+        return number
+    named = (read_token_ids(file.parent, name, "eos_token_id") for name in (GENERATION, CONFIG))
+    found = next((ids[0] for ids in named if ids), other)
+    if found is None:
+        raise TokenizerError(
+            f"{file}: no file names EOS: put a tokenizer_config.json with eos_token beside it."
+        )
+    return found
+
+
+def _has_other_split(content: Mapping[str, Any], file: Path, n_words: int) -> bool:
+    """Return whether a tekken-sized tokenizer.json of a Mistral splits words by another rule."""
+    config = file.parent / CONFIG
+    if abs(n_words - _TEKKEN_WORDS) > _TEKKEN_SLACK or not config.is_file():
+        return False
+    if not str(read_json(config).get("model_type")).startswith(_MISTRALS):
+        return False
+    steps = content.get("pre_tokenizer") or {}
+    parts = steps.get("pretokenizers") or [steps]
+    splits = [
+        (part.get("pattern") or {}).get("Regex") for part in parts if part.get("type") == "Split"
+    ]
+    return splits != [TEKKEN_SPLIT]
 
 
 def _decoding(decoder: Any) -> Decoding:

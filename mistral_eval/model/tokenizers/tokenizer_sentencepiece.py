@@ -1,5 +1,6 @@
 """Read tokenizer.model and tokenizer.model.v1 to .v7: Mistral's and Llama's SentencePiece."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,13 +10,14 @@ import sentencepiece
 
 from mistral_eval.errors import TokenizerError
 from mistral_eval.model.tokenizers.incremental import SPACE, cut_before_space, joins_across_spaces
-from mistral_eval.model.tokenizers.tokenizer import (
+from mistral_eval.model.tokenizers.special import (
     SpecialTokens,
     read_special_tokens,
     tokenizer_fingerprint,
 )
 
 _BPE = 2
+_TIKTOKEN_LINE = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\r?\n")
 _TRAINER, _NORMALIZER = 2, 3  # fields of sentencepiece_model.proto
 
 
@@ -27,12 +29,17 @@ class SentencePieceTokenizer:
     """
 
     processor: Any
-    bos_id: int
+    bos_id: int | None
     eos_id: int
     n_words: int
     fingerprint: str
     has_ordinary_additions: bool
     space_id: int | None
+    n_ordinary: int
+    eos_ids: tuple[int, ...]
+    adds_bos: bool
+    bos_rule: str
+    notes: tuple[str, ...] = ()
     kind: ClassVar[str] = "sentencepiece"
 
     @classmethod
@@ -45,35 +52,54 @@ class SentencePieceTokenizer:
         try:
             processor = sentencepiece.SentencePieceProcessor(model_file=str(file))
         except (RuntimeError, OSError) as error:
-            raise TokenizerError(
-                f"{file} is not a SentencePiece model ({file.stat().st_size} bytes): "
-                "copy or download it again."
-            ) from error
+            raise _not_sentencepiece(file) from error
         special = read_special_tokens(file.parent)
         n_pieces = processor.vocab_size()
-        bos_id = processor.bos_id()
-        if special.bos is not None:
-            bos_id = _special_id(special.bos, special, processor, file)
-        eos_id = processor.eos_id()
-        if special.eos is not None:
-            eos_id = _special_id(special.eos, special, processor, file)
-        if min(bos_id, eos_id) < 0:
+        bos_id = _control_id(processor.bos_id(), special.bos, special, processor, file)
+        eos_id = _control_id(processor.eos_id(), special.eos, special, processor, file)
+        if eos_id is None:
             raise TokenizerError(
-                f"{file} should have BOS and EOS and lacks one: copy the model's tokenizer."
+                f"{file} should have EOS and has none: copy the model's tokenizer."
             )
         n_words = max([n_pieces, *(number + 1 for number in special.added)])
         ordinary = any(
             number >= n_pieces and not is_special
             for number, (_, is_special) in special.added.items()
         )
-        digest = tokenizer_fingerprint(file, bos_id, eos_id, n_words)
-        space_id = space_mark(processor, file.read_bytes())
-        return cls(processor, bos_id, eos_id, n_words, digest, ordinary, space_id)
+        digest = tokenizer_fingerprint(file, -1 if bos_id is None else bos_id, eos_id, n_words)
+        return cls(
+            processor,
+            bos_id,
+            eos_id,
+            n_words,
+            digest,
+            ordinary,
+            space_mark(processor, file.read_bytes()),
+            n_ordinary=_count_ordinary(processor),
+            eos_ids=(eos_id,),
+            # the format has no post-processor; Mistral's and Meta's code add BOS
+            adds_bos=bos_id is not None and special.add_bos is not False,
+            bos_rule=f"{file.name}, which has no BOS"
+            if bos_id is None
+            else f"{file.name}, as Mistral's and Meta's code read it"
+            if special.add_bos is None
+            else "tokenizer_config.json's add_bos_token",
+        )
+
+    def is_text(self, token: int) -> bool:
+        """Return whether the id is a piece of text that is not a single byte."""
+        is_other = (
+            self.processor.is_control(token)
+            or self.processor.is_unknown(token)
+            or self.processor.is_unused(token)
+            or self.processor.is_byte(token)
+        )
+        return not is_other
 
     def encode(self, text: str, bos: bool) -> list[int]:  # noqa: FBT001 - the protocol's form
         """Encode a text; SentencePiece prepends a space, and `<s>` in it is plain text."""
         ids: list[int] = self.processor.encode(text)
-        return [self.bos_id, *ids] if bos else ids
+        return ids if self.bos_id is None or not bos else [self.bos_id, *ids]
 
     def last_cut(self, text: str, end: int) -> int:
         """Return the last space after a non-space, if the vocabulary allows cuts; else 0."""
@@ -99,6 +125,42 @@ class SentencePieceTokenizer:
             or self.processor.is_control(token)
             or self.processor.is_unknown(token)
         )
+
+
+def is_tiktoken(file: Path) -> bool:
+    """Return whether the file is tiktoken's list of words, as Llama 3's tokenizer.model is."""
+    with file.open("rb") as lines:
+        return _TIKTOKEN_LINE.fullmatch(lines.readline(4096)) is not None
+
+
+def _not_sentencepiece(file: Path) -> TokenizerError:
+    """Return the error for a file that SentencePiece cannot read."""
+    if is_tiktoken(file):
+        return TokenizerError(
+            f"{file} is in tiktoken's format, as Llama 3's, and should be a SentencePiece model: "
+            "copy the model's tokenizer.json there."
+        )
+    return TokenizerError(
+        f"{file} is not a SentencePiece model ({file.stat().st_size} bytes): "
+        "copy or download it again."
+    )
+
+
+def _count_ordinary(processor: Any) -> int:
+    """Return the number of pieces up to the last one that a text can need."""
+    for number in range(processor.vocab_size() - 1, -1, -1):
+        if not (processor.is_control(number) or processor.is_unused(number)):
+            return number + 1
+    return 0
+
+
+def _control_id(
+    own: int, text: str | None, special: SpecialTokens, processor: Any, file: Path
+) -> int | None:
+    """Return the id of BOS or EOS: the one named by its text, else the model's own, else None."""
+    if text is not None:
+        return _special_id(text, special, processor, file)
+    return own if own >= 0 else None
 
 
 def space_mark(processor: Any, model: bytes) -> int | None:

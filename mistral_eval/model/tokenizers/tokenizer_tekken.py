@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from mistral_eval.errors import TokenizerError
 from mistral_eval.model.tokenizers.incremental import SPLITS, cut_before_space
-from mistral_eval.model.tokenizers.tokenizer import tokenizer_fingerprint
+from mistral_eval.model.tokenizers.special import tokenizer_fingerprint
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,11 +18,16 @@ class TekkenTokenizer:
     """
 
     tekkenizer: Any
-    bos_id: int
+    bos_id: int | None
     eos_id: int
     n_words: int
     fingerprint: str
     has_cuts: bool
+    n_ordinary: int
+    eos_ids: tuple[int, ...]
+    adds_bos: bool = True  # as mistral-common and transformers' MistralCommonBackend do
+    bos_rule: str = "Mistral's own format, tekken.json"
+    notes: tuple[str, ...] = ()
     kind: ClassVar[str] = "tekken"
 
     @classmethod
@@ -46,7 +51,14 @@ class TekkenTokenizer:
         digest = tokenizer_fingerprint(file, *numbers)
         # mistral-common has no public name for the model; without it texts are encoded whole
         model = getattr(tekkenizer, "_model", None)
-        return cls(tekkenizer, *numbers, digest, getattr(model, "_pat_str", None) in SPLITS)
+        return cls(
+            tekkenizer,
+            *numbers,
+            digest,
+            getattr(model, "_pat_str", None) in SPLITS,
+            n_ordinary=tekkenizer.n_words,  # special ids come first
+            eos_ids=(tekkenizer.eos_id,),
+        )
 
     def encode(self, text: str, bos: bool) -> list[int]:  # noqa: FBT001 - the protocol's form
         """Encode a text; tekken prepends nothing to it."""
