@@ -96,6 +96,7 @@ class RunSettings(BaseModel):
     Attributes:
         tasks: Benchmark ids in the table's order, then stock tasks as `lm_eval:NAME`.
         model: A model's name on the Hugging Face hub, a folder, a GGUF file, or `tiny`.
+        adapter: A LoRA adapter to merge into the model: a name on the hub or a folder.
         revision: The model's branch, tag or commit on the hub.
         name: The run's name in tables; None: the model's name.
         engine: What answers; `auto` is native where it can run the model, else hf.
@@ -118,6 +119,7 @@ class RunSettings(BaseModel):
 
     tasks: tuple[str, ...]
     model: str = DEFAULT_MODEL
+    adapter: str | None = None
     revision: str | None = None
     name: Annotated[str, Field(min_length=1, max_length=80)] | None = None
     engine: Annotated[str, BeforeValidator(_known_engine)] = "auto"
@@ -162,6 +164,16 @@ class RunSettings(BaseModel):
                 f"--data-revision selects a version of the hub's rows, and --data is {self.data}. "
                 "Leave out one of the two."
             )
+        if self.adapter is not None and self.model == "tiny":
+            raise UsageError(
+                "--adapter needs the model that it was trained on, and --model is tiny. Leave out "
+                "--adapter, or give that model."
+            )
+        if self.adapter is not None and self.engine in MODEL_FREE:
+            raise UsageError(
+                f"--adapter is put on a model, and --engine {self.engine} has none. Leave out one "
+                "of the two."
+            )
         for name in self.data_revision:
             if name not in self.own_tasks:
                 raise UsageError(
@@ -198,12 +210,17 @@ class RunSettings(BaseModel):
         return tuple(name.removeprefix(STOCK_PREFIX) for name in marked)
 
     @property
+    def model_label(self) -> str:
+        """The model's name for people: of a folder its last part; an adapter follows a plus."""
+        parts = [part for part in (self.model, self.adapter) if part is not None]
+        paths = [Path(part).expanduser() for part in parts]
+        names = zip(parts, paths, strict=True)
+        return "+".join(path.resolve().name if path.exists() else part for part, path in names)
+
+    @property
     def model_folder(self) -> str:
         """The model's name as a folder, as lm-eval writes it: `org__model`."""
-        name = self.engine if self.engine in MODEL_FREE else self.model
-        path = Path(name).expanduser()
-        if path.exists():
-            name = path.resolve().name
+        name = self.engine if self.engine in MODEL_FREE else self.model_label
         return "".join(c if c.isalnum() or c in "-._" else "__" if c == "/" else "-" for c in name)
 
 

@@ -9,7 +9,15 @@ import torch
 from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter
 from gguf.constants import GGML_QUANT_SIZES
 from gguf.quants import dequantize, quantize
-from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    Ministral3Config,
+    Ministral3ForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+)
 
 from mistral_eval.model.config import ModelConfig
 
@@ -90,12 +98,9 @@ def save_gguf(
 ) -> Path:
     """Write a random model whose matrices have the type `kind`.
 
-    Args:
-        change: metadata to add or replace, with None to leave out; a key without a dot in front
-            belongs to the architecture, one with a leading slash is written as it is.
-        tokenizer: keys under tokenizer.ggml.
-        extra, without: tensors to add (in float32) and to leave out.
-        tensors_per_part: more than 0 writes a split file.
+    `change` adds or replaces metadata, None leaves a key out; a key belongs to the architecture
+    unless it begins with a slash. `tokenizer` has keys under tokenizer.ggml. `extra` adds tensors in
+    float32 and `without` leaves some out. `tensors_per_part` above 0 writes a split file.
 
     Returns:
         The file, or the first part.
@@ -187,8 +192,15 @@ def dequantised(file: Path) -> dict[str, torch.Tensor]:
     }
 
 
-def in_transformers(file: Path, config: ModelConfig) -> LlamaForCausalLM | MistralForCausalLM:
-    """Return transformers' model of the dequantised weights: Mistral with a window, else Llama."""
+def in_transformers(
+    file: Path, config: ModelConfig, rope: dict[str, Any] | None = None
+) -> PreTrainedModel:
+    """Return transformers' model of the dequantised weights.
+
+    It is Ministral 3 if `rope`, a change of rope_parameters, scales queries, Mistral with a window,
+    else Llama.
+    """
+    rope = {"rope_type": "default", "rope_theta": config.rope_theta, **(rope or {})}
     settings: dict[str, Any] = {
         "vocab_size": config.vocab_size,
         "hidden_size": config.dim,
@@ -199,18 +211,22 @@ def in_transformers(file: Path, config: ModelConfig) -> LlamaForCausalLM | Mistr
         "intermediate_size": config.hidden_dim,
         "max_position_embeddings": config.context_len,
         "rms_norm_eps": config.norm_eps,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
+        "rope_parameters": rope,
         "tie_word_embeddings": config.tied_embeddings,
         "attn_implementation": "eager",
     }
     window = config.sliding_window[0]
-    model: LlamaForCausalLM | MistralForCausalLM
-    if window is None:
+    model: PreTrainedModel
+    if "llama_4_scaling_beta" in rope:
+        model = Ministral3ForCausalLM(Ministral3Config(**settings, sliding_window=None))
+    elif window is None:
         model = LlamaForCausalLM(LlamaConfig(**settings))
     else:
         model = MistralForCausalLM(MistralConfig(**settings, sliding_window=window))
     state = {}
     for name, tensor in dequantised(file).items():
+        if name == "rope_freqs.weight":
+            continue
         *layer, part, _ = name.split(".")
         heads = {"attn_q": config.n_heads, "attn_k": config.n_kv_heads}.get(part)
         prefix = f"model.layers.{layer[1]}." if layer else ""
@@ -222,6 +238,6 @@ def in_transformers(file: Path, config: ModelConfig) -> LlamaForCausalLM | Mistr
 
 
 def unpaired(weight: torch.Tensor, heads: int) -> torch.Tensor:
-    """Sort each head's rows, which RoPE rotates in pairs: the first of every pair, then the second."""
+    """Sort the rows of each head, which are in pairs: the first of every pair, then the second."""
     parts = weight.chunk(heads)
     return torch.cat([half for part in parts for half in (part[0::2], part[1::2])])

@@ -3,9 +3,9 @@
     python tools/requantise.py SOURCE.gguf TARGET.gguf Q4_0
 
 Every matrix gets the new type except the embeddings (and the output), which keep theirs, as in
-llama.cpp's mixed types; norms stay as they are. The values are those of the source, so a source that
-is itself quantised plays the original. The gguf package quantises to Q4_0, Q4_1, Q5_0, Q5_1, Q8_0,
-BF16, F16, F32, TQ1_0 and TQ2_0.
+llama.cpp's mixed types; norms stay as they are. The values are those of the source, so a source
+that is itself quantised plays the original. The gguf package quantises to Q4_0, Q4_1, Q5_0, Q5_1,
+Q8_0, BF16, F16, F32, TQ1_0 and TQ2_0.
 """
 
 import sys

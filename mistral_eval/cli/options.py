@@ -47,6 +47,10 @@ BatchSize = Annotated[
         "--batch-size", "--batch_size", help="Requests per forward pass of --engine hf, as lm-eval"
     ),
 ]
+Adapter = Annotated[
+    str | None,
+    typer.Option(help="LoRA adapter to merge into the model: a folder or a hub name"),
+]
 Engine = Annotated[
     str,
     typer.Option(

@@ -19,6 +19,7 @@ def plan(  # noqa: PLR0913 - one parameter per option of the command line
     *,
     tasks: opt.Tasks,
     model: opt.Model = "mistralai/Mistral-7B-v0.1",
+    adapter: opt.Adapter = None,
     data: opt.Data = "hub",
     limit: opt.Limit = None,
     revision: opt.Revision = None,

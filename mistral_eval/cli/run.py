@@ -19,6 +19,7 @@ def run(  # noqa: PLR0913 - one parameter per option of the command line
     *,
     tasks: opt.Tasks,
     model: opt.Models = None,
+    adapter: opt.Adapter = None,
     engine: opt.Engine = "auto",
     data: opt.Data = "hub",
     limit: opt.Limit = None,

@@ -36,8 +36,10 @@ from mistral_eval.engines.lm_eval_model import instance_of
 from mistral_eval.engines.native import TINY, choose_device, tiny_model
 from mistral_eval.errors import EngineError, TokenizerError, UsageError
 from mistral_eval.model.export import save_hf
+from mistral_eval.model.load.adapter import resolve_parts
+from mistral_eval.model.load.fields import read_json
 from mistral_eval.model.load.gguf_file import find_gguf
-from mistral_eval.model.load.hub import resolve_model
+from mistral_eval.model.load.quantised import check_hf_dtype
 from mistral_eval.model.tiny import tiny_tokenizer_file
 from mistral_eval.model.tokenizers.special import TOKENIZER, TokenizerArgs, split_tokenizer_args
 from mistral_eval.model.tokenizers.tokenizer import ANY_VOCAB, Tokenizer, load_tokenizer
@@ -67,6 +69,7 @@ class HFEngine(TextEncoder, Engine):
         say(f"Loading {settings.model} into lm-eval's hf model.")
         return open_hf(
             settings.model,
+            adapter=settings.adapter,
             revision=settings.revision,
             dtype=settings.dtype,
             device=settings.device,
@@ -147,6 +150,7 @@ class AnchoredHFLM(HFLM):
 def open_hf(
     pretrained: str,
     *,
+    adapter: str | None = None,
     revision: str | None = None,
     dtype: str = "auto",
     device: str = "auto",
@@ -156,7 +160,9 @@ def open_hf(
     """Load a checkpoint into lm-eval's `hf` model.
 
     Args:
-        pretrained: a hub id, a folder that transformers can read, or `tiny`.
+        pretrained: a hub id, a folder that transformers can read, or `tiny`; a whole model, or an
+            adapter of peft.
+        adapter: an adapter of peft for `pretrained`: a hub id or a folder.
         revision: branch, tag or commit of a hub id.
         dtype: a dtype's name in transformers; `auto` is the stored one.
         device: `auto` (cuda if available), or a device's name in torch.
@@ -176,13 +182,19 @@ def open_hf(
             file = tiny_tokenizer_file()
             save_hf(tiny_model(dtype, torch.device("cpu")), Path(folder), tokenizer_file=file)
             return _load(Path(folder), dtype, where, seed, arguments)
-    folder = resolve_model(pretrained, revision=revision)
-    if find_gguf(folder) is not None:
+    parts = resolve_parts(pretrained, adapter, revision=revision)
+    if find_gguf(parts.base) is not None:
         raise EngineError(
-            f"The hf engine does not read GGUF files, and {folder} is one or holds one: transformers "
-            "ignores the sliding window of their metadata. Use --engine native."
+            f"The hf engine does not read GGUF files, and {parts.base} is one or holds one: "
+            "transformers ignores the sliding window of their metadata. Use --engine native."
         )
-    return _load(folder, dtype, where, seed, arguments)
+    if parts.adapter is not None:
+        # in this order, so that --model-args still wins
+        own = {"peft": str(parts.adapter), "tokenizer": str(parts.tokenizer)}
+        arguments = {**own, **arguments}
+    if (parts.base / "config.json").is_file():
+        check_hf_dtype(read_json(parts.base / "config.json"), dtype, where)
+    return _load(parts.base, dtype, where, seed, arguments)
 
 
 def _load(

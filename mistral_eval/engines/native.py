@@ -27,8 +27,8 @@ from mistral_eval.engines.interface import (
     never,
 )
 from mistral_eval.errors import EngineError, RequestError, UsageError
+from mistral_eval.model.load.adapter import resolve_parts
 from mistral_eval.model.load.checkpoint import Checkpoint, load_checkpoint
-from mistral_eval.model.load.hub import resolve_model
 from mistral_eval.model.load.weights import choose_dtype
 from mistral_eval.model.tiny import make_tiny, tiny_tokenizer_file
 from mistral_eval.model.tokenizers.incremental import PrefixEncoder, StreamText, continuation_text
@@ -173,6 +173,7 @@ class NativeEngine(NativeEncoder, Engine):
         say(f"Loading {settings.model} into the native engine.")
         return open_native(
             settings.model,
+            adapter=settings.adapter,
             revision=settings.revision,
             dtype=settings.dtype,
             device=settings.device,
@@ -192,7 +193,8 @@ class NativeEngine(NativeEncoder, Engine):
         if settings.model == TINY:
             file = tiny_tokenizer_file()
         else:
-            file = resolve_model(settings.model, revision=settings.revision)
+            revision = settings.revision
+            file = resolve_parts(settings.model, settings.adapter, revision=revision).tokenizer
         args, _ = split_tokenizer_args(settings.model_args)
         tokenizer = load_tokenizer(file, expected_vocab=ANY_VOCAB, args=args)
         return NativeEncoder(tokenizer, identity.info["max_length"], settings.seed, identity)
@@ -322,6 +324,7 @@ def watch_stops(
 def open_native(
     pretrained: str,
     *,
+    adapter: str | None = None,
     revision: str | None = None,
     dtype: str = "auto",
     device: str = "auto",
@@ -333,7 +336,9 @@ def open_native(
     """Load a checkpoint and its tokenizer into the native engine.
 
     Args:
-        pretrained: a hub id, a folder, a GGUF file, or `tiny`.
+        pretrained: a hub id, a folder, a GGUF file, or `tiny`; a whole model, or
+            a LoRA adapter.
+        adapter: a LoRA adapter to merge into `pretrained`: a hub id or a folder.
         revision: branch, tag or commit of a hub id.
         dtype: `auto` (as stored), float32, bfloat16 or float16.
         device: `auto` (cuda if available), or a device's name in torch.
@@ -355,8 +360,12 @@ def open_native(
             )
         checkpoint, file = tiny_model(dtype, where), tiny_tokenizer_file()
     else:
-        file = resolve_model(pretrained, revision=revision, say=say)
-        checkpoint = load_checkpoint(file, dtype=dtype, device=where, overrides=fields)
+        parts = resolve_parts(pretrained, adapter, revision=revision, say=say)
+        checkpoint = load_checkpoint(
+            parts.base, adapter=parts.adapter, dtype=dtype, device=where, overrides=fields
+        )
+        checkpoint = replace(checkpoint, notes=(*checkpoint.notes, *parts.notes))
+        file = parts.tokenizer
     config = checkpoint.config
     tokenizer = load_tokenizer(file, expected_vocab=config.vocab_size, args=args)
     notes = (*checkpoint.notes, *tokenizer.notes)

@@ -9,6 +9,30 @@ from dataclasses import dataclass
 import torch
 
 from mistral_eval.errors import CheckpointError
+from mistral_eval.model.rope import QueryScale, RopeScaling
+
+
+@dataclass(frozen=True, slots=True)
+class Experts:
+    """A mixture of experts: every layer has `num_experts` feed-forward networks.
+
+    A token goes through the `num_experts_per_tok` that its router likes best.
+    """
+
+    num_experts: int
+    num_experts_per_tok: int
+
+    def __post_init__(self) -> None:
+        """Check that there are as many experts as a token goes through.
+
+        Raises:
+            CheckpointError: there are fewer.
+        """
+        if self.num_experts_per_tok > self.num_experts:
+            raise CheckpointError(
+                f"num_experts_per_tok ({self.num_experts_per_tok}) should be at most the number of "
+                f"experts ({self.num_experts}): check the model's configuration file."
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +40,9 @@ class ModelConfig:
     """Everything that decides a logit, apart from the weights.
 
     `sliding_window` has one entry W per layer: query i sees the W keys j with i - W < j <= i, or
-    all keys j <= i where W is None. `context_len` is the longest sequence in tokens.
+    all keys j <= i where W is None. `context_len` is the longest sequence in tokens. `rope_scaling`
+    is None for plain RoPE, `query_scale` for queries that are not scaled by position, and `experts`
+    for one feed-forward network per layer.
     """
 
     dim: int
@@ -31,6 +57,9 @@ class ModelConfig:
     context_len: int
     sliding_window: tuple[int | None, ...]
     tied_embeddings: bool = False
+    rope_scaling: RopeScaling | None = None
+    query_scale: QueryScale | None = None
+    experts: Experts | None = None
 
     def __post_init__(self) -> None:
         """Check that the shape is one attention can have.

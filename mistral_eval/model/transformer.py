@@ -1,8 +1,8 @@
 """The Mistral transformer in plain torch: token ids and positions in, hidden states or logits out.
 
 Sources: Mistral 7B paper, section 2, with names of mistral-inference; RoFormer (arXiv 2104.09864)
-for rotary embedding. It has grouped-query attention, SwiGLU and RMSNorm; an `Attend` decides what a
-query sees. Rotary pairs are adjacent, as in mistral-inference: rotating them as complex numbers is
+for rotary embedding. It has grouped-query attention, SwiGLU (or a mixture of such experts) and RMSNorm;
+an `Attend` decides what a query sees. Rotary pairs are adjacent, as in mistral-inference: rotating them as complex numbers is
 one pass over memory, where half-split pairs take eight.
 """
 
@@ -19,7 +19,13 @@ from torch.nn.functional import linear, silu
 from mistral_eval.errors import CheckpointError
 from mistral_eval.model.attention import Attend
 from mistral_eval.model.config import ModelConfig
-from mistral_eval.model.load.layout import expected_shapes, interleaved_from_half_split
+from mistral_eval.model.load.layout import (
+    expected_shapes,
+    feed_forward_prefixes,
+    interleaved_from_half_split,
+    router_name,
+)
+from mistral_eval.model.rope import frequencies
 
 _FEW_ROWS = 48
 _LIBRARY: Final = torch.ops.mkldnn  # oneDNN operators of torch's compiler; they are not public
@@ -43,8 +49,9 @@ class Workspace:
         self.x = room(config.dim)
         self.normed = room(config.dim)
         self.qkv = room(heads * config.head_dim)
-        self.gate = room(config.hidden_dim)
-        self.up = room(0 if is_fused(like) else config.hidden_dim)
+        hidden_dim = 0 if config.experts else config.hidden_dim  # experts see few rows each
+        self.gate = room(hidden_dim)
+        self.up = room(0 if is_fused(like) else hidden_dim)
         self.is_wide = like.dtype == torch.float32
         wide = max(config.dim, (config.n_heads + config.n_kv_heads) * config.head_dim)
         self.wide = room(0 if self.is_wide else wide, dtype=torch.float32)
@@ -76,9 +83,15 @@ class Workspace:
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
-    """The rotation of some tokens, complex64, (T, 1, head_dim / 2)."""
+    """What position does to the queries and keys of some tokens.
+
+    Attributes:
+        turn: the rotation, complex64, (T, 1, head_dim / 2).
+        query_scale: factor of rotated queries, (T, 1, 1), or None.
+    """
 
     turn: Tensor
+    query_scale: Tensor | None
 
     def __call__(self, x: Tensor, space: Tensor) -> None:
         """Rotate queries or keys in place, computing in float32.
@@ -95,34 +108,49 @@ class Rotation:
 
 
 class RotaryTable:
-    """The rotations of positions 0 ... `length` - 1, computed once in float32."""
+    """The rotations of positions 0 ... `context_len` - 1, computed once in float32."""
 
-    def __init__(self, head_dim: int, theta: float, length: int, device: torch.device) -> None:
-        """Compute angles: position p and pair d have p * theta ** (-2 d / head_dim)."""
-        exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim
-        positions = torch.arange(length, dtype=torch.float32, device=device)
-        angles = torch.outer(positions, 1.0 / theta**exponents)  # (length, head_dim / 2)
-        self._turns = torch.polar(torch.ones_like(angles), angles)
+    def __init__(self, config: ModelConfig, device: torch.device) -> None:
+        """Compute angles: position p and pair d have p times the pair's frequency."""
+        scaling = config.rope_scaling
+        turned = frequencies(config.head_dim, config.rope_theta, scaling, device)
+        positions = torch.arange(config.context_len, dtype=torch.float32, device=device)
+        angles = torch.outer(positions, turned)  # (context_len, head_dim / 2)
+        amplitude = 1.0 if scaling is None else scaling.amplitude
+        self._turns = torch.polar(torch.full_like(angles, amplitude), angles)
+        self._query_scale = config.query_scale
 
     def at(self, positions: Tensor) -> Rotation:
         """Return the rotation of tokens at these positions, (T,)."""
-        return Rotation(self._turns[positions][:, None])
+        scale = None if self._query_scale is None else self._query_scale.at(positions)
+        return Rotation(
+            self._turns[positions][:, None], None if scale is None else scale[:, None, None]
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class FeedForward:
+    """The weights of a SwiGLU network; matrices are transposed views, (in, out)."""
+
+    w1: Tensor
+    w2: Tensor
+    w3: Tensor
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
     """One block's weights; matrices are transposed views, (in, out).
 
-    `wqkv` joins wq, wk and wv; in wq and wk the two rows of each rotary pair are adjacent.
+    `wqkv` joins wq, wk and wv; in wq and wk the two rows of each rotary pair are adjacent. A layer
+    has one feed-forward network, or several experts and a `router`, (dim, experts).
     """
 
     attention_norm: Tensor
     wqkv: Tensor
     wo: Tensor
     ffn_norm: Tensor
-    w1: Tensor
-    w2: Tensor
-    w3: Tensor
+    experts: tuple[FeedForward, ...]
+    router: Tensor | None
 
 
 def _check(config: ModelConfig, weights: Mapping[str, Tensor]) -> None:
@@ -159,22 +187,21 @@ class Transformer:
         self.device, self.dtype = self._embeddings.device, self._embeddings.dtype
         self._is_fused = is_fused(self._embeddings)
         self.release()
-        self._rope = RotaryTable(
-            config.head_dim, config.rope_theta, config.context_len, self.device
-        )
+        self._rope = RotaryTable(config, self.device)
 
     def _layer(self, weights: Mapping[str, Tensor], n: int) -> Layer:
         wq, wk, wv, wo = (weights[f"layers.{n}.attention.w{x}.weight"] for x in "qkvo")
-        w1, w2, w3 = (weights[f"layers.{n}.feed_forward.w{x}.weight"] for x in "123")
         turned = (interleaved_from_half_split(w, self.config.head_dim) for w in (wq, wk))
         return Layer(
             weights[f"layers.{n}.attention_norm.weight"],
             torch.cat([*turned, wv]).t(),
             wo.t(),
             weights[f"layers.{n}.ffn_norm.weight"],
-            w1.t(),
-            w2.t(),
-            w3.t(),
+            tuple(
+                FeedForward(*(weights[f"{prefix}.w{x}.weight"].t() for x in "123"))
+                for prefix in feed_forward_prefixes(self.config, n)
+            ),
+            None if self.config.experts is None else weights[router_name(n)].t(),
         )
 
     @torch.inference_mode()
@@ -194,7 +221,7 @@ class Transformer:
         torch.index_select(self._embeddings, 0, tokens, out=space.x)  # (T, dim)
         for n, layer in enumerate(self._layers):
             space.x.addmm_(self._attention(n, layer, space, rotation, attend), layer.wo)
-            space.x.addmm_(self._feed_forward(layer, space), layer.w2)
+            self._add_feed_forward(layer, space)
         return space.norm(self._norm, self.config.norm_eps).clone()
 
     def release(self) -> None:
@@ -227,16 +254,42 @@ class Transformer:
         rotated = qkv[:, :turned]
         rotation(rotated, rotated if space.is_wide else space.in_float32(*rotated.shape))
         q, k, v = qkv.tensor_split((config.n_heads, turned), dim=1)
+        if rotation.query_scale is not None:
+            q.mul_(rotation.query_scale)
         return attend(n, q, k, v).flatten(1)
 
-    def _feed_forward(self, layer: Layer, space: Workspace) -> Tensor:
-        """Return the input of the down projection w2, (T, hidden_dim)."""
+    def _add_feed_forward(self, layer: Layer, space: Workspace) -> None:
+        """Add the output of the feed-forward network, or of each token's experts, to `space.x`."""
         h = space.norm(layer.ffn_norm, self.config.norm_eps)
-        gate = torch.mm(h, layer.w1, out=space.gate)
+        if layer.router is not None:
+            self._add_experts(layer, layer.router, h, space.x)
+            return
+        [dense] = layer.experts
+        gate = torch.mm(h, dense.w1, out=space.gate)
         silu(gate, inplace=True)
         if self._is_fused:
-            return _multiplied(gate, h, layer.w3)
-        return gate.mul_(torch.mm(h, layer.w3, out=space.up))
+            gate = _multiplied(gate, h, dense.w3)
+        else:
+            gate.mul_(torch.mm(h, dense.w3, out=space.up))
+        space.x.addmm_(gate, dense.w2)
+
+    def _add_experts(self, layer: Layer, router: Tensor, h: Tensor, x: Tensor) -> None:
+        """Add to `x`, (T, dim), the weighted outputs of the experts chosen for each row of `h`.
+
+        The router's softmax is computed in float32 and renormalised over the chosen experts, as in
+        Mixtral (arXiv 2401.04088, section 2.1).
+        """
+        assert self.config.experts is not None
+        likes = torch.mm(h, router).float().softmax(dim=-1)  # (T, experts)
+        shares, chosen = likes.topk(self.config.experts.num_experts_per_tok, dim=-1)
+        shares /= shares.sum(dim=-1, keepdim=True)
+        for n, expert in enumerate(layer.experts):
+            rows, choices = torch.where(chosen == n)
+            if len(rows):
+                own = h[rows]
+                gate = silu(torch.mm(own, expert.w1), inplace=True).mul_(torch.mm(own, expert.w3))
+                out = torch.mm(gate, expert.w2) * shares[rows, choices, None]
+                x.index_add_(0, rows, out.to(x.dtype))
 
 
 def _head(hidden: Tensor, output: Tensor) -> Tensor:

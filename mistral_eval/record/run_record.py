@@ -241,13 +241,12 @@ def load_scores(folder: Path) -> RunScores:
 
 def scores_of(run: RunRecord, folder: Path) -> RunScores:
     """Return a run's scores; its notes are appended to those of each cell."""
-    model = run.settings.model
-    name = run.engine if run.engine in MODEL_FREE else model
+    settings = run.settings
     return RunScores(
-        name=run.settings.name or (Path(name).name if Path(name).exists() else name),
+        name=settings.name or (run.engine if run.engine in MODEL_FREE else settings.model_label),
         path=str(folder),
-        model=model,
-        seed=run.settings.seed,
+        model=settings.model,
+        seed=settings.seed,
         engine=run.engine,
         date=run.date[:10],
         cells={

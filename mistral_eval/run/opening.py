@@ -52,9 +52,10 @@ def _stamps(settings: RunSettings, source: Source) -> dict[str, object]:
         "version": __version__,
         "protocol": {name: protocol_hash(name) for name in settings.own_tasks},
     }
-    for name, value in (("model", settings.model), *sorted(settings.model_args.items())):
+    paths = {"model": settings.model, "adapter": settings.adapter or ""}
+    for name, value in (*paths.items(), *sorted(settings.model_args.items())):
         path = Path(value).expanduser()
-        if path.exists():
+        if value and path.exists():
             stamps[name] = _stamp(path.glob("*") if path.is_dir() else part_files(path))
     if source.kind == "folder" and source.folder is not None:
         specs = [data_spec(name) for name in settings.own_tasks]

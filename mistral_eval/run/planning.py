@@ -84,6 +84,7 @@ def plan_run(settings: RunSettings, talk: Talk, *, calibrated: bool = True) -> P
     device = choose_device(settings.device)
     outline = read_outline(
         settings.model,
+        adapter=settings.adapter,
         revision=settings.revision,
         dtype=settings.dtype,
         device=device,

@@ -166,7 +166,9 @@ def _results(
     tasks = {name: judged.loaded.task for name, judged in parts.items()}
     total = sum(finished.seconds.values())
     started = now.timestamp() - total
-    name = settings.model if finished.answers.identity.info else finished.answers.identity.engine
+    name = (
+        settings.model_label if finished.answers.identity.info else finished.answers.identity.engine
+    )
     ours: dict[str, dict[str, Any]] = {
         "results": {key: _task_results(judged) for key, judged in parts.items()},
         "group_subtasks": {key: [] for key in parts},

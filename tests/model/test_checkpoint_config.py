@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from mistral_eval.errors import CheckpointError
-from mistral_eval.model.config import ModelConfig
+from mistral_eval.model.config import Experts, ModelConfig
 from mistral_eval.model.load.config_hf import from_hf_config
 from mistral_eval.model.load.config_params import from_params_json
+from mistral_eval.model.rope import QueryScale, YarnScaling
 
 FILES = Path(__file__).parent / "files"
 MISTRAL = json.loads((FILES / "mistral_7b_v0.1_config.json").read_text())
@@ -195,3 +196,29 @@ def test_options_know_both_names_of_a_field_and_win_over_the_file():
         config.tied_embeddings,
     ) == (512, (None,) * 32, True)
     assert config == same
+
+
+@pytest.mark.parametrize(
+    ("apply_scale", "amplitude"), [({}, 1.2772588722239781), ({"apply_scale": False}, 1.0)]
+)
+def test_params_json_of_ministral_3_has_yarn_and_a_query_scale(apply_scale, amplitude):
+    """As vLLM reads these fields: alpha is beta_slow, beta is beta_fast."""
+    original = {"original_max_position_embeddings": 16384}
+    fields = without(RAW, "sliding_window") | {
+        "rope_theta": 1e6,
+        "max_position_embeddings": 262144,
+        "yarn": {"factor": 16, "alpha": 1, "beta": 32, **original, **apply_scale},
+        "llama_4_scaling": {"beta": 0.1, **original},
+    }
+
+    found = from_params_json(fields, {}).config
+
+    assert found.context_len == 262144
+    assert found.query_scale == QueryScale(0.1, 16384)
+    assert found.rope_scaling == YarnScaling(16.0, 16384, 32.0, 1.0, pytest.approx(amplitude))
+
+
+def test_params_json_of_mixtral_has_experts():
+    fields = RAW | {"moe": {"num_experts": 8, "num_experts_per_tok": 2}, "rope_theta": 1e6}
+
+    assert from_params_json(fields, {}).config.experts == Experts(8, 2)

@@ -11,6 +11,14 @@ from mistral_eval.model.load.config_params import from_params_json
 
 FILES = Path(__file__).parent / "files"
 MISTRAL = json.loads((FILES / "mistral_7b_v0.1_config.json").read_text())
+LLAMA_3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+KINDS = ["full_attention", "sliding_attention"] * 16
 RAW = json.loads((FILES / "mistral_7b_v0.1_params.json").read_text())
 
 
@@ -50,18 +58,16 @@ def test_metas_params_json_without_a_length_asks_for_it():
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"model_type": "mixtral", "num_local_experts": 8}, "mixture of experts"),
-        ({"model_type": "gemma"}, "model_type should be one of mistral, ministral, llama"),
-        ({"quantization_config": {"bits": 4}}, "means quantised weights"),
+        ({"num_local_experts": 8}, "computes only for model_type mixtral"),
+        ({"model_type": "gemma"}, "model_type should be one of mistral, ministral, ministral3,"),
+        ({"quantization_config": {"bits": 4}}, "says that the weights are quantised"),
         ({"auto_map": {"AutoModel": "m.py"}}, "its own code, which is never run"),
         ({"attention_bias": True}, "attention_bias should be false"),
         ({"mlp_bias": True}, "mlp_bias should be false"),
         ({"hidden_act": "gelu"}, "hidden_act should be silu for the native engine and is 'gelu'"),
-        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling should be plain"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "rope_scaling should be plain"),
-        ({"rope_parameters": {"rope_type": "llama3"}}, "rope_parameters should be plain"),
-        ({"rope_parameters": {"full_attention": {"rope_theta": 1}}}, "rope_parameters should be"),
-        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "rope_parameters should be plain"),
+        ({"rope_scaling": {"rope_type": "longrope"}}, "rope_type should be one of default, linear"),
+        ({"rope_scaling": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor should be 1"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor should be 1"),
     ],
 )
 def test_what_the_native_engine_does_not_compute_is_sent_to_hf(change, sentence):
@@ -75,9 +81,8 @@ def test_what_the_native_engine_does_not_compute_is_sent_to_hf(change, sentence)
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"moe": {"num_experts": 8}}, "mixture of experts"),
         ({"softmax_scale": 2.0}, "does not know softmax_scale"),
-        ({"vision_encoder": {"dim": 1}}, "does not know vision_encoder"),
+        ({"quantization": {"qformat_weight": "fp8_e4m3"}}, "does not know quantization"),
     ],
 )
 def test_what_params_json_asks_for_beyond_is_sent_to_hf(change, sentence):
@@ -101,6 +106,22 @@ def test_what_params_json_asks_for_beyond_is_sent_to_hf(change, sentence):
         ({"num_key_value_heads": 5}, r"n_heads (32) should be a multiple of n_kv_heads (5)"),
         ({"head_dim": 7}, "head_dim should be even"),
         ({"num_attention_heads": 24, "num_key_value_heads": 8}, "is no multiple of"),
+        ({"rope_scaling": {"type": "su"}}, "which neither this program nor transformers knows"),
+        ({"rope_scaling": {"type": "linear"}}, "rope_scaling: factor should be a positive number"),
+        ({"rope_scaling": {"type": "linear", "factor": "2"}}, "factor should be a number"),
+        ({"rope_scaling": 2.0}, "rope_scaling should be null or an object and is 2.0"),
+        (
+            {"rope_parameters": {"full_attention": {}}, "layer_types": KINDS},
+            "one RoPE for all layers",
+        ),
+        ({"rope_scaling": LLAMA_3 | {"low_freq_factor": 4.0}}, "low_freq_factor should be below"),
+        ({"model_type": "ministral3"}, "field llama_4_scaling_beta"),
+        ({"model_type": "mixtral", "layer_types": KINDS}, "transformers ignores layer_types"),
+        (
+            {"model_type": "mixtral", "num_local_experts": 2, "num_experts_per_tok": 3},
+            "num_experts_per_tok (3) should be at most the number of experts (2)",
+        ),
+        ({"model_type": "mistral3"}, "should have an object text_config"),
         ({"layer_types": ["full_attention"]}, "layer_types should hold 32 entries"),
         ({"layer_types": ["chunked_attention"] * 32}, "layer_types should hold 32 entries"),
     ],
@@ -120,3 +141,21 @@ def test_an_option_that_names_no_field_is_wrong_usage_with_the_nearest_name():
 def test_an_option_that_is_no_value_is_wrong_usage():
     with pytest.raises(UsageError, match="--model-args rope_theta=many"):
         from_hf_config(MISTRAL, {"rope_theta": "many"})
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"vision_encoder": {"dim": 1}}, "vision_encoder makes this a model with images"),
+        ({"moe": {"num_experts": 8}}, "moe has no field num_experts_per_tok"),
+        ({"moe": {"num_experts": 8, "num_shared_experts": 1}}, "moe should be an object of"),
+        ({"yarn": {"factor": 2.0}}, "yarn has no field original_max_position_embeddings"),
+        ({"yarn": True}, "yarn should be an object of alpha, apply_scale, beta, factor, orig"),
+        ({"llama_4_scaling": {"beta": "1"}}, "beta should be a positive number"),
+    ],
+)
+def test_a_part_of_params_json_that_cannot_be_is_an_error(change, sentence):
+    with pytest.raises(CheckpointError) as caught:
+        from_params_json(RAW | change, {"rope_theta": "1"})
+
+    assert sentence in str(caught.value)

@@ -1,17 +1,17 @@
 """A GGUF file gives the logits of transformers on its dequantised weights."""
 
+import math
 import os
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from gguf import GGMLQuantizationType as Type
 from gguf.constants import GGML_QUANT_SIZES
 from gguf.quants import dequantize
 from transformers import AutoModelForCausalLM
-
-import numpy as np
 
 from mistral_eval.model.attention import SequencesAttend
 from mistral_eval.model.config import ModelConfig
@@ -65,9 +65,9 @@ def our_logits(checkpoint, ids):
     return model.logits(model.hidden(ids, torch.arange(len(ids)), attend))
 
 
-def their_logits(file, config, ids):
+def their_logits(file, config, ids, rope=None):
     with torch.inference_mode():
-        return in_transformers(file, config)(ids[None]).logits[0]
+        return in_transformers(file, config, rope)(ids[None]).logits[0]
 
 
 def some_ids(config):
@@ -106,6 +106,76 @@ def test_every_shape_gives_the_logits_of_transformers(name, architecture, tmp_pa
     assert checkpoint.config == config
     logits = our_logits(checkpoint, ids)
     torch.testing.assert_close(logits, their_logits(file, config, ids), atol=1e-4, rtol=0)
+
+
+YARN = {
+    "rope.scaling.type": "yarn",
+    "rope.scaling.factor": 4.0,
+    "rope.scaling.original_context_length": 16,
+}
+THEIR_YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
+LLAMA_3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+SCALED = {
+    "linear": ({"rope.scaling.factor": 4.0}, {"rope_type": "linear", "factor": 4.0}),
+    "linear, the old key": ({"rope.scale_linear": 2.5}, {"rope_type": "linear", "factor": 2.5}),
+    "YaRN": (YARN, THEIR_YARN),
+    "YaRN with bounds": (
+        {**YARN, "rope.scaling.yarn_beta_fast": 8.0, "rope.scaling.yarn_beta_slow": 0.5},
+        {**THEIR_YARN, "beta_fast": 8.0, "beta_slow": 0.5},
+    ),
+    "YaRN with a factor": (
+        {**YARN, "rope.scaling.attn_factor": 1.5},
+        {**THEIR_YARN, "attention_factor": 1.5 * (0.1 * math.log(4.0) + 1)},
+    ),
+    "Ministral 3": (
+        {**YARN, "rope.scaling.yarn_log_multiplier": 1.0, "attention.temperature_scale": 0.1},
+        {**THEIR_YARN, "mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.1},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SCALED)
+def test_scaled_positions_give_the_logits_of_transformers(name, tmp_path):
+    """Over two and a half original contexts, to 1e-4 in float32."""
+    change, rope = SCALED[name]
+    file = save_gguf(tmp_path / "m.gguf", CONFIG, architecture="mistral3", change=change)
+    ids = some_ids(CONFIG)
+
+    logits = our_logits(load_checkpoint(file), ids)
+
+    torch.testing.assert_close(logits, their_logits(file, CONFIG, ids, rope), atol=1e-4, rtol=0)
+    plain = our_logits(load_checkpoint(save_gguf(tmp_path / "plain.gguf", CONFIG)), ids)
+    assert (logits - plain).abs().max() > 1e-2
+
+
+def llama_3_divisors(head_dim, theta, original):
+    """What llama.cpp's converter stores: 1 for short wavelengths, the factor for long ones."""
+    factor, low, high = (LLAMA_3[name] for name in LLAMA_3)
+    divisors = []
+    for pair in range(head_dim // 2):
+        wavelength = 2 * math.pi * theta ** (2 * pair / head_dim)
+        smooth = (original / wavelength - low) / (high - low)
+        divisors.append(
+            1 / ((1 - smooth) / factor + smooth)
+            if 0 < smooth < 1
+            else 1.0
+            if smooth >= 1
+            else factor
+        )
+    return np.array(divisors, np.float32)
+
+
+def test_llama_3_1_gives_the_logits_of_transformers(tmp_path):
+    """Its scaling is a tensor of divisors, one for each pair."""
+    divisors = llama_3_divisors(CONFIG.head_dim, CONFIG.rope_theta, 16)
+    assert len(set(divisors.tolist())) > 3
+    file = save_gguf(tmp_path / "model.gguf", CONFIG, extra={"rope_freqs.weight": divisors})
+    rope = {"rope_type": "llama3", **LLAMA_3, "original_max_position_embeddings": 16}
+    ids = some_ids(CONFIG)
+
+    logits = our_logits(load_checkpoint(file), ids)
+
+    torch.testing.assert_close(logits, their_logits(file, CONFIG, ids, rope), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(

@@ -46,9 +46,8 @@ def file(tmp_path):
         ("attention.value_length", 4, "attention.value_length should be the length of a head, 8"),
         ("attention.causal", False, "attention.causal should be true and is False"),
         ("attention.sliding_window", -4.0, "attention.sliding_window should be null, a positive"),
-        ("rope.scaling.type", "longrope", "means scaled rotary positions"),
-        ("rope.scaling.factor", 4.0, "means scaled rotary positions"),
-        ("rope.scale_linear", 2.0, "means scaled rotary positions"),
+        ("rope.scaling.type", "longrope", "rope.scaling.type should be none, linear or yarn"),
+        ("rope.scaling.yarn_ext_factor", 0.5, "does not know the metadata rope.scaling.yarn_ext"),
         ("expert_count", 8, "a mixture of experts"),
         ("logit_scale", 0.5, "does not know the metadata logit_scale"),
         ("attention.sliding_window_pattern", 2, "attention.sliding_window_pattern"),
@@ -72,8 +71,11 @@ def test_tensors(tmp_path):
     assert "tensor blk.0.attn_q.bias of shape (8,) has no place in the model" in found(
         extra={"blk.0.attn_q.bias": ones}
     )
-    assert "rope_freqs.weight means scaled rotary positions" in found(
+    assert "rope_freqs.weight should have 4 values and be the only scaling" in found(
         extra={"rope_freqs.weight": ones}
+    )
+    assert "it has the shape (4,) beside rope.scaling.type linear" in found(
+        extra={"rope_freqs.weight": ones[:4]}, change={"rope.scaling.factor": 2.0}
     )
     assert "tensor blk.0.ffn_gate.weight should have shape (64, 32)" in found(
         change={"feed_forward_length": 64}
@@ -197,11 +199,11 @@ def test_an_override_that_names_no_field(file):
 
 
 def test_the_hf_engine_refuses_and_says_why(file):
-    with pytest.raises(EngineError, match="ignores the sliding window.*Use --engine native"):
+    with pytest.raises(EngineError, match=r"ignores the sliding window.*Use --engine native"):
         open_hf(str(file))
 
 
 def test_a_hub_repository_of_gguf_files_is_to_be_downloaded_by_hand():
     files = [RemoteFile("a.Q4_0.gguf", 1), RemoteFile("config.json", 1)]
-    with pytest.raises(CheckpointError, match="holds GGUF files .a.Q4_0.gguf.: download one"):
+    with pytest.raises(CheckpointError, match=r"holds GGUF files \(a.Q4_0.gguf\): download one"):
         files_to_fetch("org/name", files)

@@ -3,6 +3,7 @@
 import json
 import os
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import pandas as pd
@@ -30,9 +31,10 @@ SENTENCEPIECE = {
 TEKKEN = {"Nemo": "tekken_240718.json", "tekken 3": "tekken_240911.json"}
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 TEXTS = (
-    "", " ", "  two spaces", "\n\n\tdef f(x):\n    return x", "don't we'll I'M", "a\u00a0b\u3000c",
-    "Größe Straße naïve", "日本語のテキスト 中文", "🙂👩‍👩‍👧 e\u0301", "Привет, мир! مرحبا", "x=12345.678e-9",
-    "<s>[INST] hi [/INST]</s>", "<|im_start|>user\n", "// comment\r\n#include <a>\r\n", "\x00\x07", "▁▁",
+    "", " ", "  two spaces", "\n\n\tdef f(x):\n    return x", "don't we'll I'M",
+    "a\u00a0b\u3000c", "Größe Straße naïve", "日本語のテキスト 中文", "🙂👩‍👩‍👧 e\u0301",
+    "Привет, мир! مرحبا", "x=12345.678e-9", "<s>[INST] hi [/INST]</s>", "<|im_start|>user\n",
+    "// comment\r\n#include <a>\r\n", "\x00\x07", "▁▁",
 )  # fmt: skip
 
 
@@ -199,7 +201,7 @@ def slow_bpe(fields, each_digit):
     def word_ids(word):
         parts = [letters[byte] for byte in word.encode()]
         while len(parts) > 1:
-            pairs = [ranks.get(pair, len(ranks)) for pair in zip(parts, parts[1:], strict=False)]
+            pairs = [ranks.get(pair, len(ranks)) for pair in pairwise(parts)]
             if min(pairs) == len(ranks):
                 break
             at = pairs.index(min(pairs))

@@ -13,11 +13,13 @@ import torch
 
 from mistral_eval.errors import CheckpointError, UnsupportedError
 from mistral_eval.model.config import ConfigFile, ModelConfig
+from mistral_eval.model.load.adapter import merged
 from mistral_eval.model.load.config_gguf import from_gguf, source_of
 from mistral_eval.model.load.config_hf import from_hf_config
 from mistral_eval.model.load.config_params import from_params_json
 from mistral_eval.model.load.fields import USE_HF, read_json
 from mistral_eval.model.load.gguf_file import find_gguf, read_gguf
+from mistral_eval.model.load.hf_names import text_tensors
 from mistral_eval.model.load.stored import (
     HF_INDEX,
     HF_SINGLE,
@@ -32,6 +34,7 @@ from mistral_eval.model.load.weights import (
     Source,
     check_tensors,
     choose_dtype,
+    is_output_of_its_own,
     model_fingerprint,
     read_weights,
 )
@@ -58,6 +61,7 @@ class Checkpoint:
 def load_checkpoint(
     path: Path,
     *,
+    adapter: Path | None = None,
     dtype: Dtype = "auto",
     device: torch.device | str = "cpu",
     overrides: Mapping[str, str] | None = None,
@@ -67,6 +71,7 @@ def load_checkpoint(
     Args:
         path: the folder or file. Of several formats in a folder the first of Hugging Face's,
             Mistral's and GGUF is read.
+        adapter: the folder of a LoRA adapter to merge into it.
         dtype: the dtype to compute in, a torch.dtype, its name or 'auto' (see `choose_dtype`).
         device: where the weights go.
         overrides: `--model-args`, text by field name.
@@ -88,6 +93,13 @@ def load_checkpoint(
     name = str(chosen).removeprefix("torch.")
     if kinds != [name]:
         notes = (*notes, f"weights stored as {', '.join(kinds)}, run in {name}")
+    if adapter is not None:
+        source = merged(source, adapter, chosen)
+        check_tensors(source, config)
+        notes = (*notes, f"the LoRA adapter {adapter.name} was merged into the base model by peft")
+    if config.tied_embeddings and is_output_of_its_own(source):
+        config = replace(config, tied_embeddings=False)
+        notes = (*notes, _not_tied(source))
     weights, digests = read_weights(source, config, chosen, device)
     fingerprint = model_fingerprint(config, digests)
     return Checkpoint(config, weights, fingerprint, files, (*found.notes, *notes))
@@ -117,7 +129,7 @@ def _open(
             files = (config_file, path / HF_INDEX, *shards)
         note = "the folder also holds Mistral's format (params.json); Hugging Face's was read"
         notes = (note,) if has_raw else ()
-        return Source(path, tensors, is_hf=True), found, files, notes
+        return Source(path, text_tensors(tensors), is_hf=True), found, files, notes
     if has_raw:
         assert raw_file is not None
         _check_single_part(path)
@@ -134,17 +146,12 @@ def _has(path: Path, name: str) -> bool:
 
 
 def _check_folder(path: Path) -> None:
-    """Raise if the path is no folder, or is a LoRA folder."""
+    """Raise if the path is no folder."""
     if not path.is_dir():
         kind = "is a file" if path.exists() else "does not exist"
         raise CheckpointError(
             f"{path} should be a folder with a model's files and {kind}: give the folder, a GGUF "
             "file, a Hugging Face name such as mistralai/Mistral-7B-v0.1, or tiny."
-        )
-    if _has(path, "adapter_config.json"):
-        raise UnsupportedError(
-            f"{path} should hold a whole model and holds a LoRA adapter (adapter_config.json): "
-            f"merge it into its base model, or {USE_HF}."
         )
 
 
@@ -180,6 +187,15 @@ def _no_checkpoint(path: Path) -> CheckpointError:
     return CheckpointError(
         f"{path} should hold {wanted}; it holds {shown or 'nothing'}. "
         "Copy the missing files there, or give another model's folder."
+    )
+
+
+def _not_tied(source: Source) -> str:
+    """Return the note that the file's output matrix is used, as transformers does."""
+    option = "tie_word_embeddings" if source.is_hf else "tied_embeddings"
+    return (
+        f"the configuration has {option} true, and {source.name('output.weight')} differs from the "
+        "embeddings: the file's matrix is used, as in transformers"
     )
 
 

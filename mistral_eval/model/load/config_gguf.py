@@ -4,7 +4,7 @@ Sources: ggml's docs/gguf.md for the keys and their defaults; llama.cpp's llama-
 missing key means.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +16,14 @@ from mistral_eval.model.config import ConfigFile, ModelConfig
 from mistral_eval.model.load.fields import Fields, with_overrides
 from mistral_eval.model.load.gguf_file import GGUFFile
 from mistral_eval.model.load.weights import Source
+from mistral_eval.model.rope import (
+    DividedScaling,
+    LinearScaling,
+    QueryScale,
+    RopeScaling,
+    YarnScaling,
+    yarn_amplitude,
+)
 
 ARCHITECTURES: Final = ("llama", "mistral3")
 _DEFAULT_ROPE_THETA: Final = 10000.0
@@ -54,9 +62,11 @@ _KNOWN: Final = frozenset(NAMES.values()) | {
     *("vocab_size", "rope.dimension_count", "attention.value_length", "attention.causal"),
     *("expert_count", "expert_used_count", "rope.scale_linear", "tensor_data_layout"),
     *("rope.scaling.type", "rope.scaling.factor", "rope.scaling.original_context_length"),
-    *("rope.scaling.finetuned",),
+    *("rope.scaling.finetuned", "rope.scaling.attn_factor", "rope.scaling.yarn_log_multiplier"),
+    *("rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow"),
+    *("attention.temperature_scale", "attention.temperature_length"),
 }
-_ROPE_FACTORS: Final = ("rope_freqs.weight", "rope_factors_long.weight")
+_ROPE_DIVISORS: Final = "rope_freqs.weight"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +83,9 @@ class GGUFSource(Source):
 
 def source_of(file: GGUFFile) -> GGUFSource:
     """Return a file's tensors as the loader reads them."""
-    return GGUFSource(file.files[0], file.tensors, is_hf=False)
+    # the divisors of RoPE are part of the configuration
+    tensors = {name: stored for name, stored in file.tensors.items() if name != _ROPE_DIVISORS}
+    return GGUFSource(file.files[0], tensors, is_hf=False)
 
 
 def from_gguf(file: GGUFFile, overrides: Mapping[str, str]) -> ConfigFile:
@@ -101,7 +113,7 @@ def from_gguf(file: GGUFFile, overrides: Mapping[str, str]) -> ConfigFile:
         if key.startswith(prefix)
     }
     fields = Fields(with_overrides(own, overrides, NAMES), where.name)
-    _refuse_unsupported(fields, file.tensors)
+    _refuse_unsupported(fields)
     n_layers = fields.integer("block_count")
     theta, notes = _rope_theta(fields)
     config = ModelConfig(
@@ -117,6 +129,8 @@ def from_gguf(file: GGUFFile, overrides: Mapping[str, str]) -> ConfigFile:
         context_len=fields.integer("context_length", example="32768"),
         sliding_window=_windows(fields, n_layers),
         tied_embeddings=_OUTPUT not in file.tensors,
+        rope_scaling=_scaling(fields, file),
+        query_scale=_query_scale(fields),
     )
     return ConfigFile(config, (*notes, *_window_note(config)), _dtype(file))
 
@@ -137,20 +151,13 @@ def _architecture(metadata: Mapping[str, Any], where: Path) -> str:
     return str(name)
 
 
-def _refuse_unsupported(fields: Fields, tensors: Iterable[str]) -> None:
+def _refuse_unsupported(fields: Fields) -> None:
     """Raise for every key that may change a logit and that the native engine does not know."""
     values, source = fields.values, fields.source
     if values.get("expert_count"):
         raise CheckpointError(
             f"{source}: expert_count makes this a mixture of experts, which the native engine does "
             "not read from GGUF files: take the model's Hugging Face folder."
-        )
-    scaled = [name for name in _ROPE_FACTORS if name in tensors]
-    if scaled or _is_scaled(values):
-        kind = scaled[0] if scaled else f"rope.scaling.type {values.get('rope.scaling.type')!r}"
-        raise CheckpointError(
-            f"{source}: {kind} means scaled rotary positions, which the native engine does not "
-            "read from GGUF files: take the model's Hugging Face folder."
         )
     if values.get("attention.causal", True) is not True:
         raise fields.wrong("attention.causal", "true")
@@ -162,11 +169,69 @@ def _refuse_unsupported(fields: Fields, tensors: Iterable[str]) -> None:
         )
 
 
-def _is_scaled(values: Mapping[str, Any]) -> bool:
-    """Return whether positions are scaled; a linear factor of 1 changes nothing."""
-    kind = values.get("rope.scaling.type", "linear")
-    factor = values.get("rope.scaling.factor", values.get("rope.scale_linear", 1.0))
-    return kind != "none" and (kind != "linear" or factor not in (0.0, 1.0))
+def _scaling(fields: Fields, file: GGUFFile) -> RopeScaling | None:
+    """Return how positions are scaled: by a divisor per pair, linearly, by YaRN, or not.
+
+    A scaling without a type is linear, and a factor of 0 or 1 changes nothing, as in llama.cpp.
+
+    Raises:
+        CheckpointError: the kind of scaling is not known, or there are two.
+    """
+    kind = fields.values.get("rope.scaling.type", "linear")
+    if kind not in ("none", "linear", "yarn"):
+        raise fields.wrong("rope.scaling.type", "none, linear or yarn")
+    given = fields.values.get("rope.scaling.factor", fields.values.get("rope.scale_linear"))
+    factor = 1.0 if not given else Fields({"factor": given}, fields.source).number("factor")
+    scaling: RopeScaling | None = None
+    if kind == "yarn":
+        scaling = _yarn(fields, factor)
+    elif kind == "linear" and factor != 1:
+        scaling = LinearScaling(factor)
+    divisors = file.tensors.get(_ROPE_DIVISORS)
+    if divisors is None:
+        return scaling
+    pairs = _head_dim(fields) // 2
+    if scaling is not None or divisors.shape != (pairs,):
+        raise CheckpointError(
+            f"{fields.source}: {_ROPE_DIVISORS} should have {pairs} values and be the only scaling "
+            f"of positions; it has the shape {divisors.shape} beside rope.scaling.type {kind}: "
+            "convert the model again."
+        )
+    return DividedScaling(tuple(divisors.read().float().tolist()))
+
+
+def _yarn(fields: Fields, factor: float) -> YarnScaling:
+    """Return YaRN's scaling, with llama.cpp's defaults and its rule for the amplitude."""
+    values = {
+        "beta_fast": fields.values.get("rope.scaling.yarn_beta_fast", 32.0),
+        "beta_slow": fields.values.get("rope.scaling.yarn_beta_slow", 1.0),
+        "attn_factor": fields.values.get("rope.scaling.attn_factor", 1.0),
+    }
+    own = Fields(values, fields.source)
+    log_multiplier = fields.values.get("rope.scaling.yarn_log_multiplier", 0.0)
+    return YarnScaling(
+        factor=factor,
+        original_context_len=_original_context_len(fields),
+        beta_fast=own.number("beta_fast"),
+        beta_slow=own.number("beta_slow"),
+        amplitude=own.number("attn_factor") * yarn_amplitude(factor, 1.0, log_multiplier),
+    )
+
+
+def _original_context_len(fields: Fields) -> int:
+    """Return the context length before scaling; where it is absent nothing was extended."""
+    name = "rope.scaling.original_context_length"
+    return fields.integer("context_length" if fields.values.get(name) is None else name)
+
+
+def _query_scale(fields: Fields) -> QueryScale | None:
+    """Return the scale of queries by position (Ministral 3), or None."""
+    beta = fields.values.get("attention.temperature_scale")
+    if not beta:
+        return None
+    name = "attention.temperature_length"
+    length = fields.integer(name) if fields.values.get(name) else _original_context_len(fields)
+    return QueryScale(fields.number("attention.temperature_scale"), length)
 
 
 def _rope_theta(fields: Fields) -> tuple[float, tuple[str, ...]]:
@@ -225,10 +290,8 @@ def _window_note(config: ModelConfig) -> tuple[str, ...]:
     is_first = config.rope_theta == _DEFAULT_ROPE_THETA and config.context_len == 32768
     if not is_first or any(config.sliding_window):
         return ()
-    return (
-        "the GGUF file names no sliding window; Mistral 7B v0.1 has one: "
-        "`--model-args sliding_window=4096`",
-    )
+    note = "the GGUF file names no sliding window; Mistral 7B v0.1 has one of 4096"
+    return (f"{note} (`--model-args sliding_window=4096`)",)
 
 
 def _rows(file: GGUFFile) -> int:

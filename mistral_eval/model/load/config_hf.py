@@ -1,7 +1,8 @@
-"""Read config.json of MistralForCausalLM, MinistralForCausalLM and LlamaForCausalLM.
+"""Read config.json of Mistral's families and of Llama.
 
 A missing field that changes the result is an error; the message names the option that supplies it.
-Source: transformers' configuration_mistral, configuration_ministral and configuration_llama.
+Source: transformers' configuration_*.py of mistral, ministral, ministral3, mistral3 (its text part),
+mixtral and llama.
 """
 
 from collections.abc import Mapping
@@ -10,12 +11,13 @@ from typing import Any
 import torch
 
 from mistral_eval.errors import CheckpointError, UnsupportedError
-from mistral_eval.model.config import ConfigFile, ModelConfig
+from mistral_eval.model.config import ConfigFile, Experts, ModelConfig
+from mistral_eval.model.load.config_rope import override_theta, read_rope
 from mistral_eval.model.load.fields import USE_HF, Fields, with_overrides
+from mistral_eval.model.load.quantised import refuse_quantised
 from mistral_eval.model.load.stored import FLOAT_NAMES
 
-FAMILIES = ("mistral", "ministral", "llama")
-LLAMA_ROPE_THETA = 10000.0
+FAMILIES = ("mistral", "ministral", "ministral3", "mistral3", "mixtral", "llama")
 
 # params.json name -> config.json name, for every field `--model-args` may set.
 NAMES = {
@@ -39,7 +41,27 @@ _KNOWN = frozenset(NAMES.values()) | {
     *("bos_token_id", "eos_token_id", "pad_token_id", "use_cache", "initializer_range"),
     *("attention_dropout", "attention_bias", "mlp_bias", "pretraining_tp", "rope_scaling"),
     *("rope_parameters", "layer_types", "_sliding_window", "_name_or_path"),
+    *("original_max_position_embeddings", "partial_rotary_factor"),
 }
+_OF_EXPERTS = frozenset(
+    {
+        *("num_local_experts", "num_experts_per_tok"),  # read; the others only matter in training
+        *("output_router_logits", "router_aux_loss_coef", "router_jitter_noise"),
+    }
+)
+# Outer fields of a model with images that say nothing about its text part.
+_OF_IMAGES = frozenset(
+    {
+        *("text_config", "vision_config", "image_token_index", "image_token_id"),
+        *("multimodal_projector_bias", "projector_hidden_act", "spatial_merge_size"),
+        *("vision_feature_layer", "processor_class"),
+    }
+)
+# Outer fields that count for the text part instead of its own.
+_OUTER = ("tie_word_embeddings", "quantization_config", "auto_map", "dtype", "torch_dtype")
+_KNOWN_OUTSIDE = (
+    _OF_IMAGES | frozenset(_OUTER) | {"architectures", "model_type", "transformers_version"}
+)
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 
 
@@ -51,15 +73,18 @@ def from_hf_config(values: Mapping[str, Any], overrides: Mapping[str, str]) -> C
             engine, or a field that changes the result is missing.
         UsageError: an override names no field.
     """
-    merged = with_overrides(values, overrides, NAMES)
-    if "rope_theta" in overrides and isinstance(merged.get("rope_parameters"), dict):
-        merged["rope_parameters"] = {**merged["rope_parameters"], "rope_theta": None}
+    text, unread = _text_part(values)
+    merged = with_overrides(text, overrides, NAMES)
+    if "rope_theta" in overrides:
+        override_theta(merged)
     fields = Fields(merged, "config.json")
     family = _family(fields)
     _refuse_unsupported(fields)
     n_layers = fields.integer("num_hidden_layers")
-    theta, notes = _rope_theta(fields, family)
-    unread = _unread(merged, family)
+    rope = read_rope(fields, family)
+    is_inner = text is not values
+    unread = [*_unread(merged, family), *unread]
+    notes = rope.notes
     if unread:
         notes = (*notes, f"config.json: no effect on a {family} model: {', '.join(unread)}")
     config = ModelConfig(
@@ -71,12 +96,47 @@ def from_hf_config(values: Mapping[str, Any], overrides: Mapping[str, str]) -> C
         n_kv_heads=_kv_heads(fields, family),
         norm_eps=fields.number("rms_norm_eps", example="1e-05"),
         vocab_size=fields.integer("vocab_size"),
-        rope_theta=theta,
+        rope_theta=rope.theta,
         context_len=fields.integer("max_position_embeddings", example="32768"),
-        sliding_window=_windows(fields, family, n_layers),
+        sliding_window=_windows(fields, family, n_layers, is_inner=is_inner),
         tied_embeddings=fields.flag("tie_word_embeddings"),
+        rope_scaling=rope.scaling,
+        query_scale=rope.query_scale,
+        experts=_experts(fields) if family == "mixtral" else None,
     )
-    return ConfigFile(config, notes, _dtype(values))
+    return ConfigFile(config, notes, _dtype(text))
+
+
+def _text_part(values: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str]]:
+    """Return the fields of the text model, and outer fields that have no effect on it.
+
+    In a model with images (mistral3) they are those of `text_config`, except for `_OUTER`. Its
+    outer tie_word_embeddings decides, and is true where it is absent.
+
+    Raises:
+        CheckpointError: there is no text_config; transformers would make up a whole model.
+    """
+    if values.get("model_type") != "mistral3":
+        return values, []
+    inner = values.get("text_config")
+    if not isinstance(inner, dict):
+        raise CheckpointError(
+            "config.json: a mistral3 model should have an object text_config, which describes its "
+            f"text part, and has {inner!r}: copy or download the file again."
+        )
+    outer = {name: values[name] for name in _OUTER if values.get(name) is not None}
+    text = {"model_type": "mistral", **inner, "tie_word_embeddings": True, **outer}
+    known = _KNOWN_OUTSIDE | {name for name, value in inner.items() if value == values.get(name)}
+    unread = [name for name, value in values.items() if value is not None and name not in known]
+    return text, sorted(unread)
+
+
+def _experts(fields: Fields) -> Experts:
+    """Return the mixture of experts of a Mixtral."""
+    return Experts(
+        fields.integer("num_local_experts", example="8"),
+        fields.integer("num_experts_per_tok", example="2"),
+    )
 
 
 def _dtype(values: Mapping[str, Any]) -> torch.dtype | None:
@@ -93,10 +153,10 @@ def _family(fields: Fields) -> str:
     """Return the model_type, or raise if the native engine does not support it."""
     family = fields.values.get("model_type")
     experts = [name for name in _EXPERTS if fields.values.get(name)]
-    if experts:
+    if experts and family != "mixtral":
         raise UnsupportedError(
             f"config.json: {experts[0]} makes this a mixture of experts, which the native engine "
-            f"does not support: {USE_HF}."
+            f"computes only for model_type mixtral: {USE_HF}."
         )
     if family not in FAMILIES:
         raise UnsupportedError(
@@ -110,11 +170,7 @@ def _family(fields: Fields) -> str:
 def _refuse_unsupported(fields: Fields) -> None:
     """Raise for every option that transformers supports and the native engine does not."""
     values = fields.values
-    if values.get("quantization_config"):
-        raise UnsupportedError(
-            "config.json: quantization_config means quantised weights, which the native engine "
-            f"does not read: {USE_HF}."
-        )
+    refuse_quantised(values)
     if values.get("auto_map"):
         raise UnsupportedError(
             "config.json: auto_map means that the model needs its own code, which is never run: "
@@ -133,46 +189,11 @@ def _refuse_unsupported(fields: Fields) -> None:
             f"config.json: hidden_act should be silu for the native engine and is "
             f"{values['hidden_act']!r}: {USE_HF}."
         )
-    for name in ("rope_scaling", "rope_parameters"):
-        _refuse_scaled_rope(name, values.get(name))
-
-
-def _refuse_scaled_rope(name: str, rope: Any) -> None:
-    """Raise for any RoPE but the plain one over whole heads."""
-    if rope is None:
-        return
-    if not isinstance(rope, dict):
+    if values.get("partial_rotary_factor", 1.0) not in {None, 1.0}:
         raise UnsupportedError(
-            f"config.json: {name} should be null or an object and is {rope!r}: {USE_HF}."
+            "config.json: partial_rotary_factor should be 1 for the native engine and is "
+            f"{values['partial_rotary_factor']!r}: {USE_HF}."
         )
-    nested = [key for key, value in rope.items() if isinstance(value, dict)]
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if nested or kind != "default" or rope.get("partial_rotary_factor", 1.0) != 1.0:
-        raise UnsupportedError(
-            f"config.json: {name} should be plain (rope_type default) for the native engine and is "
-            f"{rope!r}: {USE_HF}."
-        )
-
-
-def _rope_theta(fields: Fields, family: str) -> tuple[float, tuple[str, ...]]:
-    """Return rope_parameters.rope_theta (transformers 5) or rope_theta, and a note if assumed.
-
-    Early Llama configs have neither; transformers' documented default for them is 10000. Mistral's
-    configs always had the field.
-    """
-    values = fields.values
-    rope = values.get("rope_parameters") or {}
-    nested, flat = rope.get("rope_theta"), values.get("rope_theta")
-    if nested is not None and flat is not None and nested != flat:
-        raise CheckpointError(
-            f"config.json: rope_theta is {flat!r} and rope_parameters.rope_theta is {nested!r}; "
-            "choose one with `--model-args rope_theta=...`."
-        )
-    if nested is None and flat is None and family == "llama":
-        note = "config.json: no rope_theta; 10000 assumed, transformers' default for Llama"
-        return LLAMA_ROPE_THETA, (note,)
-    found = Fields({"rope_theta": flat if nested is None else nested}, fields.source)
-    return found.number("rope_theta", example="10000"), ()
 
 
 def _kv_heads(fields: Fields, family: str) -> int:
@@ -183,17 +204,25 @@ def _kv_heads(fields: Fields, family: str) -> int:
     return fields.integer(name, example="8")
 
 
-def _windows(fields: Fields, family: str, n_layers: int) -> tuple[int | None, ...]:
-    """Return one window per layer; transformers' Llama ignores the field and has none."""
+def _windows(
+    fields: Fields, family: str, n_layers: int, *, is_inner: bool
+) -> tuple[int | None, ...]:
+    """Return one window per layer, as transformers' class of this family has it.
+
+    Llama ignores the field. Mixtral and Ministral 3 have no window where the field is absent;
+    Mistral has, so there it is required. `layer_types` says which layers slide in Ministral; a
+    `mistral` configuration with that field is read as one, unless it is a text_config (`is_inner`).
+    """
     if family == "llama":
         return (None,) * n_layers
     name = "sliding_window"
     if name not in fields.values and "_sliding_window" in fields.values:
         name = "_sliding_window"
-    if name not in fields.values:
+    if name not in fields.values and family not in {"mixtral", "ministral3"}:
         raise fields.missing("sliding_window", "none")
     windows = fields.windows(name, n_layers)
     kinds = fields.values.get("layer_types")
+    has_kinds = family == "ministral" or (family == "mistral" and not is_inner)
     if kinds is None:
         if family == "ministral" and any(windows):
             # transformers would give every layer a window; the published model alternates.
@@ -202,18 +231,30 @@ def _windows(fields: Fields, family: str, n_layers: int) -> tuple[int | None, ..
                 f"names the layers that have it, and has none: correct the file, or {USE_HF}."
             )
         return windows
+    slides = _slides(kinds, n_layers)
+    if not has_kinds and any(windows) and not all(slides):
+        raise CheckpointError(
+            f"config.json: sliding_window is {fields.values[name]!r} and layer_types names layers "
+            f"without it, but transformers ignores layer_types in a {family} model here: set "
+            "sliding_window to null, or make every layer sliding_attention."
+        )
+    return tuple(window if slide else None for window, slide in zip(windows, slides, strict=True))
+
+
+def _slides(kinds: object, n_layers: int) -> list[bool]:
+    """Return which layers have a window by `layer_types`."""
     known = {"sliding_attention", "full_attention"}
     if not isinstance(kinds, list) or len(kinds) != n_layers or not known.issuperset(kinds):
         raise CheckpointError(
             f"config.json: layer_types should hold {n_layers} entries, each sliding_attention or "
             f"full_attention, and is {kinds!r}."
         )
-    slides = [kind == "sliding_attention" for kind in kinds]
-    return tuple(window if slide else None for window, slide in zip(windows, slides, strict=True))
+    return [kind == "sliding_attention" for kind in kinds]
 
 
 def _unread(values: Mapping[str, Any], family: str) -> list[str]:
     """List fields that neither this reader nor transformers' model of this family uses."""
-    unread = sorted(name for name in values if name not in _KNOWN and values[name] is not None)
+    known = _KNOWN | _OF_EXPERTS if family == "mixtral" else _KNOWN
+    unread = sorted(name for name in values if name not in known and values[name] is not None)
     windowed = values.get("sliding_window") is not None or values.get("_sliding_window") is not None
     return [*unread, "sliding_window"] if family == "llama" and windowed else unread

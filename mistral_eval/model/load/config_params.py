@@ -1,23 +1,27 @@
 """Read params.json: Mistral's own format, and Meta's for Llama.
 
 A missing or unknown field that may change the result is an error.
-Sources: mistral-inference args.py and transformer.py; Meta's llama model.py.
+Sources: mistral-inference args.py, transformer.py and moe.py; Meta's llama model.py; for `yarn` and
+`llama_4_scaling`, vLLM's reader of these files (transformers_utils/configs/mistral.py).
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 from mistral_eval.errors import CheckpointError
-from mistral_eval.model.config import ConfigFile, ModelConfig
+from mistral_eval.model.config import ConfigFile, Experts, ModelConfig
 from mistral_eval.model.load.fields import USE_HF, Fields, with_overrides
+from mistral_eval.model.rope import QueryScale, YarnScaling, yarn_amplitude
 
 # max_position_embeddings of Mistral 7B v0.1 to v0.3; their params.json has no such field.
 MISTRAL_CONTEXT_LEN = 32768
 
 # ModelConfig's name -> params.json name, for every field `--model-args` may set.
 _SAME = ModelConfig.__match_args__
-NAMES = dict(zip(_SAME, _SAME, strict=True)) | {"context_len": "max_seq_len"}
+_PARTS = ("rope_scaling", "query_scale", "experts")  # objects with other names in the file
+NAMES = {name: name for name in _SAME if name not in _PARTS} | {"context_len": "max_seq_len"}
 _KNOWN = frozenset(NAMES.values()) | {
+    *("yarn", "llama_4_scaling", "moe", "max_position_embeddings"),
     *("_sliding_window", "multiple_of", "ffn_dim_multiplier", "max_batch_size", "model_type"),
 }
 
@@ -27,9 +31,9 @@ def from_params_json(values: Mapping[str, Any], overrides: Mapping[str, str]) ->
 
     No `sliding_window` means none, as in mistral-inference. `rope_theta` is required:
     mistral-inference took 10000 for a missing one in 2023 and takes 1000000 today, so any default
-    would load some files as a wrong model. `context_len` is `max_seq_len`; Mistral 7B's files lack
-    it and get 32768, the value of their config.json. Meta's files lack it too, and there it is
-    required.
+    would load some files as a wrong model. `context_len` is `max_seq_len`, or else
+    `max_position_embeddings`; Mistral 7B's files lack both and get 32768, the value of their
+    config.json. Meta's files lack them too, and there one is required.
 
     Raises:
         CheckpointError: a field is missing, unknown or not supported by the native engine.
@@ -56,16 +60,19 @@ def from_params_json(values: Mapping[str, Any], overrides: Mapping[str, str]) ->
         context_len=context_len,
         sliding_window=_windows(fields, n_layers),
         tied_embeddings=fields.flag("tied_embeddings"),
+        rope_scaling=_yarn(fields),
+        query_scale=_query_scale(fields),
+        experts=_experts(fields),
     )
     return ConfigFile(config, notes)
 
 
 def _refuse_unsupported(fields: Fields) -> None:
-    """Raise for experts and for every unknown field that is set."""
-    if fields.values.get("moe"):
+    """Raise for a model with images and for every unknown field that is set."""
+    if fields.values.get("vision_encoder"):
         raise CheckpointError(
-            "params.json: moe makes this a mixture of experts, which the native engine does not "
-            f"support: take the model's Hugging Face folder and {USE_HF}."
+            "params.json: vision_encoder makes this a model with images, whose text part is read "
+            "only from Hugging Face's format: take that folder of the model."
         )
     unknown = sorted(
         name
@@ -81,8 +88,9 @@ def _refuse_unsupported(fields: Fields) -> None:
 
 def _context_len(fields: Fields, *, is_meta: bool) -> tuple[int, tuple[str, ...]]:
     """Return max_seq_len, or Mistral 7B's 32768 with a note."""
-    if fields.values.get("max_seq_len") is not None:
-        return fields.integer("max_seq_len"), ()
+    for name in ("max_seq_len", "max_position_embeddings"):
+        if fields.values.get(name) is not None:
+            return fields.integer(name), ()
     if is_meta:
         raise fields.missing("max_seq_len", "4096")
     note = f"params.json: no max_seq_len; {MISTRAL_CONTEXT_LEN} assumed, as for Mistral 7B"
@@ -106,6 +114,53 @@ def _windows(fields: Fields, n_layers: int) -> tuple[int | None, ...]:
             "choose one with `--model-args sliding_window=...`."
         )
     return found[0] if found else (None,) * n_layers
+
+
+def _inner(fields: Fields, name: str, known: frozenset[str]) -> Fields | None:
+    """Return the fields of an object, or None if it is absent.
+
+    Raises:
+        CheckpointError: it is no object, or has a field that we do not know.
+    """
+    value = fields.values.get(name)
+    if not value:
+        return None
+    if not isinstance(value, dict) or not known.issuperset(value):
+        raise CheckpointError(
+            f"{fields.source}: {name} should be an object of {', '.join(sorted(known))} and is "
+            f"{value!r}: take the model's Hugging Face folder."
+        )
+    return Fields(value, f"{fields.source}: {name}")
+
+
+def _yarn(fields: Fields) -> YarnScaling | None:
+    """Return `yarn`; without `apply_scale` the amplitude is YaRN's own, with false it is 1."""
+    known = {"factor", "original_max_position_embeddings", "alpha", "beta", "apply_scale"}
+    yarn = _inner(fields, "yarn", frozenset(known))
+    if yarn is None:
+        return None
+    factor = yarn.number("factor")
+    has_amplitude = yarn.values.get("apply_scale", True)
+    return YarnScaling(
+        factor,
+        yarn.integer("original_max_position_embeddings"),
+        beta_fast=yarn.number("beta") if "beta" in yarn.values else 32.0,
+        beta_slow=yarn.number("alpha") if "alpha" in yarn.values else 1.0,
+        amplitude=yarn_amplitude(factor) if has_amplitude else 1.0,
+    )
+
+
+def _query_scale(fields: Fields) -> QueryScale | None:
+    known = frozenset({"beta", "original_max_position_embeddings"})
+    scale = _inner(fields, "llama_4_scaling", known)
+    if scale is None:
+        return None
+    return QueryScale(scale.number("beta"), scale.integer("original_max_position_embeddings"))
+
+
+def _experts(fields: Fields) -> Experts | None:
+    moe = _inner(fields, "moe", frozenset(Experts.__match_args__))
+    return None if moe is None else Experts(*(moe.integer(name) for name in Experts.__match_args__))
 
 
 def _meta_hidden_dim(fields: Fields) -> int:

@@ -22,12 +22,14 @@ from mistral_eval.model.load.gguf_file import SUFFIX
 from mistral_eval.model.load.stored import HF_INDEX, HF_SINGLE, RAW_PICKLE, RAW_SAFETENSORS
 from mistral_eval.model.memory import GIB, TRY_TINY
 
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 _HUB_NAME = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 _TOKENIZER = re.compile(r"tokenizer\.model(\.v\w+)?|tekken\.json|tokenizer\.json")
 _SMALL = frozenset(
     {
-        *("config.json", "params.json", "adapter_config.json", "tokenizer_config.json"),
+        *("config.json", "params.json", ADAPTER_CONFIG, "tokenizer_config.json"),
         *("special_tokens_map.json", "added_tokens.json", "generation_config.json"),
     }
 )
@@ -92,25 +94,26 @@ def resolve_model(
 def files_to_fetch(ref: str, files: Iterable[RemoteFile]) -> list[RemoteFile]:
     """Select the files of a repository that the native engine reads.
 
-    Prefer Hugging Face's safetensors to Mistral's own files.
+    Prefer an adapter to a whole model, as transformers does, and Hugging Face's safetensors to
+    Mistral's own files.
 
     Raises:
         CheckpointError: the repository holds weights in neither format.
     """
     top = {file.name: file for file in files if "/" not in file.name}
-    if HF_SINGLE in top:
+    if ADAPTER_CONFIG in top:
+        weights = {name for name in ADAPTER_WEIGHTS if name in top}
+    elif HF_SINGLE in top:
         weights = {HF_SINGLE}
     elif HF_INDEX in top:
         weights = {HF_INDEX, *(name for name in top if _SHARD.fullmatch(name))}
     elif "params.json" in top and (RAW_SAFETENSORS in top or RAW_PICKLE in top):
         weights = {RAW_SAFETENSORS if RAW_SAFETENSORS in top else RAW_PICKLE}
-    elif "adapter_config.json" in top:
-        weights = set()  # the loader's error explains LoRA folders
     elif any(name.endswith(SUFFIX) for name in top):
         names = ", ".join(sorted(name for name in top if name.endswith(SUFFIX))[:4])
         raise CheckpointError(
-            f"{ref} should hold safetensors or consolidated weights and holds GGUF files ({names}): "
-            f"download one with `hf download {ref} FILE --local-dir .` and give its path."
+            f"{ref} should hold safetensors or consolidated weights and holds GGUF files "
+            f"({names}): download one with `hf download {ref} FILE --local-dir .` and give its path."
         )
     else:
         has_bin = any(name.endswith(".bin") for name in top)
@@ -163,7 +166,10 @@ def _from_cache(ref: str, revision: str | None, cause: Exception | None) -> Path
     why = "HF_HUB_OFFLINE is set" if cause is None else sentence_for(cause, ref, revision)
     try:
         found = snapshot_download(
-            ref, revision=revision, local_files_only=True, allow_patterns=["config.json"]
+            ref,
+            revision=revision,
+            local_files_only=True,
+            allow_patterns=["config.json", ADAPTER_CONFIG],
         )
     except CONNECTION_ERRORS as error:
         if cause is not None:
@@ -188,10 +194,12 @@ def _lacking(folder: Path) -> str | None:
     if (folder / HF_INDEX).is_file() and not (folder / HF_SINGLE).is_file():
         shards = sorted(set(read_json(folder / HF_INDEX).get("weight_map", {}).values()))
         return next((name for name in shards if not (folder / name).is_file()), None)
-    weights = (HF_SINGLE, RAW_SAFETENSORS, RAW_PICKLE)
+    weights: tuple[str, ...] = (HF_SINGLE, RAW_SAFETENSORS, RAW_PICKLE)
+    if (folder / ADAPTER_CONFIG).is_file():
+        weights = ADAPTER_WEIGHTS
     if any((folder / name).is_file() for name in weights):
         return None
-    return HF_SINGLE
+    return weights[0]
 
 
 def _to_stderr(text: str) -> None:

@@ -15,6 +15,7 @@ _HF_LAYER = {
     "attention.wk.weight": "self_attn.k_proj.weight",
     "attention.wv.weight": "self_attn.v_proj.weight",
     "attention.wo.weight": "self_attn.o_proj.weight",
+    "feed_forward.gate.weight": "block_sparse_moe.gate.weight",
     "feed_forward.w1.weight": "mlp.gate_proj.weight",
     "feed_forward.w2.weight": "mlp.down_proj.weight",
     "feed_forward.w3.weight": "mlp.up_proj.weight",
@@ -33,7 +34,21 @@ def hf_name(name: str) -> str:
     if name in _HF_TOP:
         return _HF_TOP[name]
     _, layer, part = name.split(".", 2)
-    return f"model.layers.{layer}.{_HF_LAYER[part]}"
+    theirs = _HF_LAYER.get(part) or part.replace("feed_forward", "block_sparse_moe")  # an expert
+    return f"model.layers.{layer}.{theirs}"
+
+
+def router_name(layer: int) -> str:
+    """Return our name of a layer's router, (experts, dim)."""
+    return f"layers.{layer}.feed_forward.gate.weight"
+
+
+def feed_forward_prefixes(config: ModelConfig, layer: int) -> list[str]:
+    """Return what stands before .w1.weight, .w2.weight and .w3.weight, once for each expert."""
+    whole = f"layers.{layer}.feed_forward"
+    if config.experts is None:
+        return [whole]
+    return [f"{whole}.experts.{expert}" for expert in range(config.experts.num_experts)]
 
 
 def is_harmless(name: str) -> bool:
@@ -57,10 +72,15 @@ def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
             f"layers.{layer}.attention.wv.weight": (kv_dim, dim),
             f"layers.{layer}.attention.wo.weight": (dim, q_dim),
             f"layers.{layer}.ffn_norm.weight": (dim,),
-            f"layers.{layer}.feed_forward.w1.weight": (hidden_dim, dim),
-            f"layers.{layer}.feed_forward.w2.weight": (dim, hidden_dim),
-            f"layers.{layer}.feed_forward.w3.weight": (hidden_dim, dim),
         }
+        if config.experts is not None:
+            shapes[router_name(layer)] = (config.experts.num_experts, dim)
+        for prefix in feed_forward_prefixes(config, layer):
+            shapes |= {
+                f"{prefix}.w1.weight": (hidden_dim, dim),
+                f"{prefix}.w2.weight": (dim, hidden_dim),
+                f"{prefix}.w3.weight": (hidden_dim, dim),
+            }
     shapes["norm.weight"] = (dim,)
     if not config.tied_embeddings:
         shapes["output.weight"] = (config.vocab_size, dim)

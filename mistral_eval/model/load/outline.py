@@ -9,6 +9,7 @@ from huggingface_hub import constants
 
 from mistral_eval.errors import CheckpointError
 from mistral_eval.model.config import ConfigFile, ModelConfig
+from mistral_eval.model.load.adapter import resolve_parts
 from mistral_eval.model.load.config_gguf import from_gguf
 from mistral_eval.model.load.config_hf import from_hf_config
 from mistral_eval.model.load.config_params import from_params_json
@@ -37,6 +38,7 @@ class Outline:
 def read_outline(
     ref: str,
     *,
+    adapter: str | None = None,
     revision: str | None = None,
     dtype: str = "auto",
     device: torch.device,
@@ -47,6 +49,7 @@ def read_outline(
 
     Args:
         ref: the value of `--model`.
+        adapter: the value of `--adapter`.
         revision: branch, tag or commit of a hub name.
         dtype: the dtype to compute in, or `auto` (see `choose_dtype`). Where neither config.json
             nor a weight file in the folder tells the stored dtype, bfloat16 is assumed.
@@ -62,17 +65,25 @@ def read_outline(
         rows = TINY_CONFIG.vocab_size
         tokenizer = load_tokenizer(tiny_tokenizer_file(), expected_vocab=rows, args=args)
         return Outline(TINY_CONFIG, tokenizer, choose_dtype(dtype, torch.float32, None, device))
-    folder = Path(ref).expanduser()
-    if not folder.exists():
-        if say and not constants.HF_HUB_OFFLINE:
-            say(f"Reading {ref}'s configuration and tokenizer; its weights are not fetched.")
-        folder = fetch(ref, revision, small_files())
-    tokenizer = load_tokenizer(folder, expected_vocab=ANY_VOCAB, args=args)
-    found = read_config(folder, fields)
+    parts = resolve_parts(ref, adapter, revision=revision, say=say, resolve=_small_parts)
+    tokenizer = load_tokenizer(parts.tokenizer, expected_vocab=ANY_VOCAB, args=args)
+    found = read_config(parts.base, fields)
     config = found.config
     if config.vocab_size == -1:
         config = replace(config, vocab_size=tokenizer.n_words)
-    return Outline(config, tokenizer, folder_dtype(folder, dtype, found, device))
+    return Outline(config, tokenizer, folder_dtype(parts.base, dtype, found, device))
+
+
+def _small_parts(
+    ref: str, *, revision: str | None, say: Callable[[str], None] | None = None
+) -> Path:
+    """Return a model's folder; of a hub name only configuration and tokenizer are fetched."""
+    folder = Path(ref).expanduser()
+    if folder.exists():
+        return folder
+    if say and not constants.HF_HUB_OFFLINE:
+        say(f"Reading {ref}'s configuration and tokenizer; its weights are not fetched.")
+    return fetch(ref, revision, small_files())
 
 
 def read_config(

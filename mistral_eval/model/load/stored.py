@@ -27,7 +27,12 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 FLOAT_NAMES = {"float64": torch.float64, **DTYPES}
 HF_SINGLE, HF_INDEX = "model.safetensors", "model.safetensors.index.json"
 RAW_SAFETENSORS, RAW_PICKLE = "consolidated.safetensors", "consolidated.00.pth"
-_EMBEDDINGS = ("model.embed_tokens.weight", "tok_embeddings.weight")
+_EMBEDDINGS = (
+    "model.embed_tokens.weight",
+    "tok_embeddings.weight",
+    "language_model.model.embed_tokens.weight",
+    "model.language_model.embed_tokens.weight",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,8 +122,7 @@ def read_weights(
 
     Raises:
         ResourceError: the weights do not fit in the free memory.
-        CheckpointError: a weight is NaN, infinite or too large for `dtype`, or the file has an
-            output matrix that differs from the embeddings it is tied to.
+        CheckpointError: a weight is NaN, infinite or too large for `dtype`.
     """
     shapes = expected_shapes(config)
     sizes = {ours: torch.Size(shape).numel() for ours, shape in shapes.items()}
@@ -143,7 +142,6 @@ def read_weights(
                 tensor = half_split_from_interleaved(tensor, config.head_dim)
             digests[ours] = tensor_digest(tensor)
             tensors[ours] = _converted(source, name, tensor, dtype, device)
-    _check_tied(source, config, digests["tok_embeddings.weight"])
     # in the order of computation, independent of the files' order
     return {ours: tensors[ours] for ours in shapes}, digests
 
@@ -173,16 +171,11 @@ def _is_finite(tensor: torch.Tensor) -> bool:
     return bool(torch.isfinite(low)) and bool(torch.isfinite(high))
 
 
-def _check_tied(source: Source, config: ModelConfig, embedding_digest: str) -> None:
-    """Raise if the configuration ties the embeddings and the file has another output matrix."""
+def is_output_of_its_own(source: Source) -> bool:
+    """Return whether the file has an output matrix that differs from the embeddings."""
     output = source.tensors.get(source.name("output.weight"))
-    if config.tied_embeddings and output and tensor_digest(output.read()) != embedding_digest:
-        option = "tie_word_embeddings" if source.is_hf else "tied_embeddings"
-        raise source.error(
-            "the configuration ties the output to the embeddings, and "
-            f"{source.name('output.weight')} differs from them: "
-            f"give `--model-args {option}=false` to use it."
-        )
+    embeddings = source.tensors[source.name("tok_embeddings.weight")]
+    return output is not None and not torch.equal(output.read(), embeddings.read())
 
 
 def tensor_digest(tensor: torch.Tensor) -> str:
@@ -201,5 +194,7 @@ def model_fingerprint(config: ModelConfig, digests: Mapping[str, str]) -> str:
     resharded or converted. They are hashed while they are read (1 to 2 GB/s), so nothing is cached.
     The dtype a model runs in is a setting of the run and not part of the fingerprint.
     """
-    content = {"config": asdict(config), "weights": dict(digests)}
+    # an absent part, such as experts, is left out: a later version of ModelConfig may add others
+    fields = {name: value for name, value in asdict(config).items() if value is not None}
+    content = {"config": fields, "weights": dict(digests)}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
