@@ -110,10 +110,10 @@ def files_to_fetch(ref: str, files: Iterable[RemoteFile]) -> list[RemoteFile]:
     elif "params.json" in top and (RAW_SAFETENSORS in top or RAW_PICKLE in top):
         weights = {RAW_SAFETENSORS if RAW_SAFETENSORS in top else RAW_PICKLE}
     elif any(name.endswith(SUFFIX) for name in top):
-        names = ", ".join(sorted(name for name in top if name.endswith(SUFFIX))[:4])
+        shown = ", ".join(sorted(name for name in top if name.endswith(SUFFIX))[:4])
         raise CheckpointError(
             f"{ref} should hold safetensors or consolidated weights and holds GGUF files "
-            f"({names}): download one with `hf download {ref} FILE --local-dir .` and give its path."
+            f"({shown}): download one with `hf download {ref} FILE --local-dir .` and give its path."
         )
     else:
         has_bin = any(name.endswith(".bin") for name in top)
