@@ -99,8 +99,8 @@ def save_gguf(
     """Write a random model whose matrices have the type `kind`.
 
     `change` adds or replaces metadata, None leaves a key out; a key belongs to the architecture
-    unless it begins with a slash. `tokenizer` has keys under tokenizer.ggml. `extra` adds tensors in
-    float32 and `without` leaves some out. `tensors_per_part` above 0 writes a split file.
+    unless it begins with a slash. `tokenizer` has keys under tokenizer.ggml. `extra` adds tensors
+    in float32, `without` leaves some out. `tensors_per_part` above 0 writes a split file.
 
     Returns:
         The file, or the first part.

@@ -97,7 +97,7 @@ def from_gguf(file: GGUFFile, overrides: Mapping[str, str]) -> ConfigFile:
 
     The dtype is that of the embeddings if nothing is quantised. Otherwise it is float16 (float32
     on the CPU, see `choose_dtype`): a quantised value is an integer of up to 8 bits times a float16
-    scale, and rounding it to bfloat16 would add an error as large as that of Q8_0 itself.
+    scale, and rounding it to bfloat16 would add a third of Q8_0's own error.
 
     Raises:
         CheckpointError: the architecture, a key or a value is not supported by the native engine,

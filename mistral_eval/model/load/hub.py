@@ -113,7 +113,8 @@ def files_to_fetch(ref: str, files: Iterable[RemoteFile]) -> list[RemoteFile]:
         shown = ", ".join(sorted(name for name in top if name.endswith(SUFFIX))[:4])
         raise CheckpointError(
             f"{ref} should hold safetensors or consolidated weights and holds GGUF files "
-            f"({shown}): download one with `hf download {ref} FILE --local-dir .` and give its path."
+            f"({shown}): download one with `hf download {ref} FILE --local-dir .` and give "
+            "its path."
         )
     else:
         has_bin = any(name.endswith(".bin") for name in top)
