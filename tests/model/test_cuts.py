@@ -187,7 +187,7 @@ def test_texts_that_begin_alike_get_the_tokenizers_own_ids(tokenizers, kind, tex
     encoder = PrefixEncoder(tokenizer)
     for kept, more in texts:
         text = text[:kept] + more
-        expected = tuple(tokenizer.encode(text, bos=True))
+        expected = tuple(tokenizer.encode(text, bos=tokenizer.adds_bos))
         assert encoder.encode_beside(text) == expected
         assert encoder.encode(text) == expected
 
