@@ -144,8 +144,8 @@ class RunSettings(BaseModel):
 
     Attributes:
         tasks: Benchmark ids in the table's order, then stock tasks as `lm_eval:NAME`.
-        model: A model's name on the Hugging Face hub, a folder (kept as an absolute path), or
-            `tiny`.
+        model: A model's name on the Hugging Face hub, a folder or GGUF file (kept as an absolute
+            path), or `tiny`.
         adapter: A LoRA adapter to merge into the model: a name on the hub or a folder.
         revision: The model's branch, tag or commit on the hub.
         name: The run's name in tables; None: the model's name.

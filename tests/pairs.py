@@ -108,7 +108,9 @@ def largest_tree_error(folder: Path, ids: list[int]) -> float:
         for n in range(1, len(ids) - 3, 5)
     ]
     found = load_checkpoint(folder, dtype="float32")
-    runner = ModelRunner(found.config, found.weights, n_words=VOCAB, eos_id=NO_EOS, batch_tokens=16)
+    runner = ModelRunner(
+        found.config, found.weights, n_words=VOCAB, eos_ids=(NO_EOS,), batch_tokens=16
+    )
     fast = dict(runner.score(requests))
     slow = dict(score_plain(runner.model, requests, batch_tokens=64))
     return max(abs(fast[n].logprob - slow[n].logprob) for n in range(len(requests)))
@@ -119,8 +121,10 @@ def replies(folder: Path, ids: list[int], new: int) -> tuple[list[Any], list[Any
     prompts = [tuple(ids), (*ids, 3), (*ids[:-2], 7, 8, 9)]
     requests = [GenerateRequest(prompt, new) for prompt in prompts]
     found = load_checkpoint(folder, dtype="float32")
-    runner = ModelRunner(found.config, found.weights, n_words=VOCAB, eos_id=NO_EOS, batch_tokens=24)
+    runner = ModelRunner(
+        found.config, found.weights, n_words=VOCAB, eos_ids=(NO_EOS,), batch_tokens=24
+    )
     fast = dict(runner.generate(requests))
-    slow = dict(PlainGenerator(runner.model, NO_EOS, rows=1, chunk=7).run(requests))
+    slow = dict(PlainGenerator(runner.model, (NO_EOS,), rows=1, chunk=7).run(requests))
     order = range(len(requests))
     return [fast[n].ids for n in order], [slow[n].ids for n in order]

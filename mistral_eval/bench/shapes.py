@@ -10,6 +10,7 @@ from torch import Tensor
 from mistral_eval.errors import UsageError, nearest
 from mistral_eval.model.config import ModelConfig
 from mistral_eval.model.load.checkpoint import load_checkpoint
+from mistral_eval.model.load.gguf_file import find_gguf
 from mistral_eval.model.load.layout import expected_shapes
 from mistral_eval.model.load.outline import folder_dtype, read_config
 from mistral_eval.model.load.stored import DTYPES
@@ -89,7 +90,7 @@ def read_subject(shape: str, dtype: str, device: torch.device) -> Subject:
     """Resolve --shape and --dtype; no weights are read.
 
     Args:
-        shape: One of `SHAPES`, or a folder with config.json or params.json.
+        shape: One of `SHAPES`, a GGUF file, or a folder with config.json, params.json or one.
         dtype: `auto` or one of `DTYPES`. For a folder `auto` is the stored dtype; for a shape it is
             bfloat16 on CUDA and for 7b (as published), else float32.
         device: The device of the bench.
@@ -105,9 +106,9 @@ def read_subject(shape: str, dtype: str, device: torch.device) -> Subject:
         usual = torch.bfloat16 if half else torch.float32
         return Subject(shape, SHAPES[shape], DTYPES.get(dtype, usual))
     folder = Path(shape).expanduser()
-    if not folder.is_dir():
+    if not folder.is_dir() and find_gguf(folder) is None:
         raise UsageError(
-            f"--shape takes a name or a checkpoint's folder; {shape!r} is neither. "
+            f"--shape takes a name, a checkpoint's folder or a GGUF file; {shape!r} is neither. "
             f"{nearest(shape, SHAPES)}"
         )
     return _checkpoint(folder, dtype, device)
@@ -120,7 +121,10 @@ def _checkpoint(folder: Path, dtype: str, device: torch.device) -> Subject:
     if config.vocab_size == -1:
         config = replace(config, vocab_size=_USUAL_VOCABULARY)
         notes.append(f"the vocabulary size is not given: {_USUAL_VOCABULARY} is assumed")
-    has_weights = any(folder.glob("*.safetensors")) or any(folder.glob("consolidated.*.pth"))
+    patterns = ("*.safetensors", "consolidated.*.pth")
+    has_weights = find_gguf(folder) is not None or any(
+        any(folder.glob(pattern)) for pattern in patterns
+    )
     if not has_weights:
         notes.append(f"{folder.name} holds no weights: random weights are used")
     return Subject(

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from mistral_eval.bench.measurements import Found
 
 Shape = Annotated[
-    str, typer.Option(help="tiny, mini, small or 7b (random weights), or a checkpoint's folder")
+    str,
+    typer.Option(
+        help="tiny, mini, small or 7b (random weights), a checkpoint's folder or GGUF file"
+    ),
 ]
 Contexts = Annotated[str, typer.Option(help="Context lengths in tokens: 4096,16k,...")]
 Window = Annotated[str, typer.Option(help="Size of the sliding window, in tokens")]

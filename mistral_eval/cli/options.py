@@ -22,7 +22,9 @@ Tasks = Annotated[
 Model = Annotated[
     str,
     typer.Option(
-        "--model", "-m", help="Hugging Face hub name, folder, or tiny (random weights, for tests)"
+        "--model",
+        "-m",
+        help="Hugging Face hub name, folder, GGUF file, or tiny (random weights, for tests)",
     ),
 ]
 Adapter = Annotated[

@@ -49,6 +49,7 @@ from mistral_eval.model.export import save_hf
 from mistral_eval.model.load.adapter import resolve_parts
 from mistral_eval.model.load.fields import read_json
 from mistral_eval.model.load.folder import TRUST, check_folder, folder_notes
+from mistral_eval.model.load.gguf_file import find_gguf
 from mistral_eval.model.load.hub import resolve_model
 from mistral_eval.model.load.quantised import check_hf_dtype
 from mistral_eval.model.load.stored import open_hf_tensors
@@ -218,6 +219,11 @@ def open_hf(
     trusted = arguments.get(TRUST) is True
     resolve = partial(resolve_model, reader="transformers", programs=trusted)
     parts = resolve_parts(pretrained, adapter, revision=revision, resolve=resolve)
+    if find_gguf(parts.base) is not None:
+        raise EngineError(
+            f"The hf engine does not read GGUF files, and {parts.base} is one or holds one: "
+            "transformers ignores the sliding window of their metadata. Use --engine native."
+        )
     check_folder(parts.base, trusted=trusted)
     if parts.adapter is not None:
         check_folder(parts.adapter, trusted=trusted)

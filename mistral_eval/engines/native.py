@@ -339,7 +339,8 @@ def open_native(  # noqa: PLR0913 - one argument per setting of a run
     """Load a checkpoint and its tokenizer into the native engine.
 
     Args:
-        pretrained: a hub id, a folder, or `tiny`; a whole model, or a LoRA adapter.
+        pretrained: a hub id, a folder, a GGUF file, or `tiny`; a whole model, or
+            a LoRA adapter.
         adapter: a LoRA adapter to merge into `pretrained`: a hub id or a folder.
         revision: branch, tag or commit of a hub id.
         dtype: `auto` (as stored), float32, bfloat16 or float16.

@@ -93,7 +93,24 @@ class YarnScaling:
         return pairs * math.log(wavelength / (2 * math.pi)) / math.log(theta)
 
 
-RopeScaling = LinearScaling | Llama3Scaling | YarnScaling
+@dataclass(frozen=True, slots=True)
+class DividedScaling:
+    """One divisor for each pair, as GGUF files store Llama 3.1's scaling (rope_freqs.weight)."""
+
+    divisors: tuple[float, ...]
+
+    @property
+    def amplitude(self) -> float:
+        """Return the length that rotation gives to a unit vector: 1."""
+        return 1.0
+
+    def scale(self, plain: Tensor, theta: float) -> Tensor:
+        """Return scaled frequencies, (head_dim / 2,), from plain ones of base `theta`."""
+        del theta
+        return plain / torch.tensor(self.divisors, dtype=plain.dtype, device=plain.device)
+
+
+RopeScaling = LinearScaling | Llama3Scaling | YarnScaling | DividedScaling
 
 
 def yarn_amplitude(factor: float, mscale: float = 0.0, mscale_all_dim: float = 0.0) -> float:

@@ -11,6 +11,7 @@ from mistral_eval.data.sources import split_files
 from mistral_eval.data.task_file import data_spec
 from mistral_eval.engines.interface import Engine, Request, engine_class
 from mistral_eval.errors import SandboxError, UnsupportedError, UsageError
+from mistral_eval.model.load.gguf_file import part_files
 from mistral_eval.record.run_record import RUN_FILE, read_run
 from mistral_eval.run.questions import LoadedBenchmark
 from mistral_eval.run.results import protocol_hash
@@ -55,7 +56,7 @@ def _stamps(settings: RunSettings, source: Source) -> dict[str, object]:
     for name, value in (*paths.items(), *sorted(settings.model_args.items())):
         path = Path(value).expanduser()
         if value and path.exists():
-            stamps[name] = _stamp(path.glob("*") if path.is_dir() else [path])
+            stamps[name] = _stamp(path.glob("*") if path.is_dir() else part_files(path))
     if source.kind == "folder" and source.folder is not None:
         specs = [data_spec(name) for name in settings.own_tasks]
         stamps["data"] = _stamp(

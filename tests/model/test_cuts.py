@@ -13,6 +13,7 @@ from mistral_eval.data import make_source
 from mistral_eval.model.export import save_tokenizer
 from mistral_eval.model.tiny import tiny_tokenizer_file
 from mistral_eval.model.tokenizers.incremental import (
+    GPT2_SPLIT,
     LLAMA_SPLIT,
     SPACE,
     TEKKEN_SPLIT,
@@ -31,7 +32,12 @@ FILES = {
     "tekken": DATA / "tekken_240911.json",
 }
 CONVERTED = {"v1.json": "v1", "v3.json": "v3", "metaspace.json": "v1"}
-SPLIT = {"bytes.json": TEKKEN_SPLIT, "llama.json": LLAMA_SPLIT}
+SPLIT = {
+    "bytes.json": TEKKEN_SPLIT,
+    "llama.json": LLAMA_SPLIT,
+    "gpt2.json": GPT2_SPLIT,
+    "digits.json": GPT2_SPLIT,
+}
 KINDS = [*FILES, *CONVERTED, *SPLIT]
 WHITE_SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(
     map(chr, range(0x2000, 0x200B))
@@ -104,7 +110,8 @@ def tokenizers(converted, tmp_path_factory):
             file = with_metaspace(converted[of], tmp_path_factory.mktemp("metaspace"))
         made[name] = load_tokenizer(file, expected_vocab=140000)
     for name, pattern in SPLIT.items():
-        file = train(tmp_path_factory.mktemp("trained"), pattern)
+        is_digits = name == "digits.json"
+        file = train(tmp_path_factory.mktemp("trained"), pattern, each_digit=is_digits)
         made[name] = load_tokenizer(file, expected_vocab=140000)
     return made
 
@@ -124,11 +131,16 @@ def with_metaspace(folder, other):
     return other / "tokenizer.json"
 
 
-def train(folder, pattern):
-    """A small byte-level tokenizer.json whose words are those of a regular expression."""
+def train(folder, pattern, *, each_digit=False):
+    """A small byte-level tokenizer.json whose words are those of a regular expression.
+
+    With `each_digit` digits are isolated first, as in SmolLM2's.
+    """
+    digits = [pre_tokenizers.Digits(individual_digits=True)] if each_digit else []
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.Sequence(
         [
+            *digits,
             pre_tokenizers.Split(Regex(pattern), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
@@ -175,7 +187,7 @@ def test_texts_that_begin_alike_get_the_tokenizers_own_ids(tokenizers, kind, tex
     encoder = PrefixEncoder(tokenizer)
     for kept, more in texts:
         text = text[:kept] + more
-        expected = tuple(tokenizer.encode(text, bos=True))
+        expected = tuple(tokenizer.encode(text, bos=tokenizer.adds_bos))
         assert encoder.encode_beside(text) == expected
         assert encoder.encode(text) == expected
 

@@ -101,7 +101,9 @@ def test_a_folder_has_no_revisions(tmp_path):
 @pytest.mark.parametrize("ref", ["mistral", "./missing", "/no/such/folder", "a/b/c"])
 def test_what_is_neither_folder_nor_name_is_an_error(ref, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(CheckpointError, match="should be a folder, a hub name such as"):
+    with pytest.raises(
+        CheckpointError, match="should be a folder, a GGUF file, a hub name such as"
+    ):
         resolve_model(ref)
 
 

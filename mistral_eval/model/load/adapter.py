@@ -139,7 +139,7 @@ def merged(source: Source, adapter: Path, dtype: torch.dtype) -> Source:
     if not source.is_hf:
         raise UnsupportedError(
             f"{source.folder} should be in Hugging Face's format (config.json) to merge the "
-            f"adapter {adapter.name} into it, and is in Mistral's: take that folder of the model."
+            f"adapter {adapter.name} into it, and is in another: take that folder of the model."
         )
     values = sum(torch.Size(tensor.shape).numel() for tensor in source.tensors.values())
     needed = values * dtype.itemsize

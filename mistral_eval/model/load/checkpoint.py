@@ -1,7 +1,8 @@
-"""Load a model folder: configuration, weights and fingerprint.
+"""Load a model: configuration, weights and fingerprint.
 
-Formats: Hugging Face (config.json with model.safetensors, or its index and shards) and Mistral's
-own (params.json with consolidated.safetensors or consolidated.00.pth).
+Formats: Hugging Face (config.json with model.safetensors, or its index and shards), Mistral's own
+(params.json with consolidated.safetensors or consolidated.00.pth) and GGUF (one file, or its
+parts).
 """
 
 from collections.abc import Mapping
@@ -13,10 +14,12 @@ import torch
 from mistral_eval.errors import CheckpointError, UnsupportedError
 from mistral_eval.model.config import ConfigFile, ModelConfig
 from mistral_eval.model.load.adapter import merged
+from mistral_eval.model.load.config_gguf import from_gguf, source_of
 from mistral_eval.model.load.config_hf import from_hf_config
 from mistral_eval.model.load.config_params import from_params_json
 from mistral_eval.model.load.fields import USE_HF, read_json
 from mistral_eval.model.load.folder import check_folder, folder_notes
+from mistral_eval.model.load.gguf_file import find_gguf, read_gguf
 from mistral_eval.model.load.hf_names import text_tensors
 from mistral_eval.model.load.stored import (
     HF_INDEX,
@@ -64,10 +67,11 @@ def load_checkpoint(
     device: torch.device | str = "cpu",
     overrides: Mapping[str, str] | None = None,
 ) -> Checkpoint:
-    """Load a model folder.
+    """Load a model from a folder or a GGUF file.
 
     Args:
-        path: the folder. If it holds both formats, Hugging Face's is read.
+        path: the folder or file. Of several formats in a folder the first of Hugging Face's,
+            Mistral's and GGUF is read.
         adapter: the folder of a LoRA adapter to merge into it.
         dtype: the dtype to compute in, a torch.dtype, its name or 'auto' (see `choose_dtype`).
         device: where the weights go.
@@ -87,7 +91,7 @@ def load_checkpoint(
     check_tensors(source, config)
     stored = source.tensors[source.name("tok_embeddings.weight")].dtype
     chosen = choose_dtype(dtype, found.dtype, stored, device)
-    kinds = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in source.tensors.values()})
+    kinds = sorted({tensor.kind for tensor in source.tensors.values()})
     name = str(chosen).removeprefix("torch.")
     if kinds != [name]:
         notes = (*notes, f"weights stored as {', '.join(kinds)}, run in {name}")
@@ -109,6 +113,10 @@ def _open(
     path: Path, overrides: Mapping[str, str]
 ) -> tuple[Source, ConfigFile, tuple[Path, ...], tuple[str, ...]]:
     """Detect the format and read configuration and headers, but no weights."""
+    gguf_file = find_gguf(path)
+    if gguf_file is not None:
+        gguf = read_gguf(gguf_file)
+        return source_of(gguf), from_gguf(gguf, overrides), gguf.files, ()
     check_folder(path)
     has_hf = _has(path, "config.json") and (_has(path, HF_SINGLE) or _has(path, HF_INDEX))
     raw_file = next((path / n for n in (RAW_SAFETENSORS, RAW_PICKLE) if _has(path, n)), None)

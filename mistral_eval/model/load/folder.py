@@ -31,8 +31,8 @@ def check_folder(path: Path, *, trusted: bool = False) -> None:
     if not path.is_dir():
         kind = "is a file" if path.exists() else "does not exist"
         raise CheckpointError(
-            f"{path} should be a folder with a model's files and {kind}: give the folder, "
-            "a Hugging Face name such as mistralai/Mistral-7B-v0.1, or tiny."
+            f"{path} should be a folder with a model's files and {kind}: give the folder, a GGUF "
+            "file, a Hugging Face name such as mistralai/Mistral-7B-v0.1, or tiny."
         )
     _check_architectures(path)
     if trusted:

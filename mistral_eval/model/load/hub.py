@@ -24,6 +24,7 @@ from mistral_eval.errors import (
     UsageError,
 )
 from mistral_eval.model.load.fields import USE_HF, read_json
+from mistral_eval.model.load.gguf_file import SUFFIX
 from mistral_eval.model.load.stored import HF_INDEX, HF_SINGLE, RAW_PICKLE, RAW_SAFETENSORS
 from mistral_eval.model.memory import GIB, TRY_TINY
 
@@ -65,10 +66,11 @@ def resolve_model(
     reader: Reader = "native",
     programs: bool = False,
 ) -> Path:
-    """Return the folder of a model, after downloading it if needed.
+    """Return the folder or GGUF file of a model, after downloading it if needed.
 
     Args:
-        ref: a folder, or a hub name such as mistralai/Mistral-7B-v0.1. A folder wins.
+        ref: a folder, a GGUF file, or a hub name such as mistralai/Mistral-7B-v0.1. What is on
+            the disk wins.
         revision: branch, tag or commit of a hub name.
         say: called with a sentence before a download; None writes it to stderr.
         reader: what reads the files; transformers reads more formats than the native engine.
@@ -83,12 +85,13 @@ def resolve_model(
     folder = Path(ref).expanduser()
     if folder.exists():
         if revision is not None:
-            raise UsageError(f"--revision is for names on the hub, and {ref} is a local folder.")
+            kind = "folder" if folder.is_dir() else "file"
+            raise UsageError(f"--revision is for names on the hub, and {ref} is a local {kind}.")
         return folder
     if not _HUB_NAME.fullmatch(ref):
         raise CheckpointError(
-            f"{ref} should be a folder, a hub name such as mistralai/Mistral-7B-v0.1, or tiny, "
-            "and there is no such folder."
+            f"{ref} should be a folder, a GGUF file, a hub name such as mistralai/Mistral-7B-v0.1, "
+            "or tiny, and there is no such folder or file."
         )
     if constants.HF_HUB_OFFLINE:
         return _from_cache(ref, revision, None, reader)
@@ -136,6 +139,13 @@ def files_to_fetch(
         weights = bins
     elif reader == "native" and "params.json" in top and {RAW_SAFETENSORS, RAW_PICKLE} & set(top):
         weights = {RAW_SAFETENSORS if RAW_SAFETENSORS in top else RAW_PICKLE}
+    elif any(name.endswith(SUFFIX) for name in top):
+        shown = ", ".join(sorted(name for name in top if name.endswith(SUFFIX))[:4])
+        raise CheckpointError(
+            f"{ref} should hold safetensors or consolidated weights and holds GGUF files "
+            f"({shown}): download one with `hf download {ref} FILE --local-dir .` and give "
+            "its path."
+        )
     else:
         raise _no_weights(ref, reader, bins, sorted(top))
     names = weights | {name for name in top if name in _SMALL or _TOKENIZER.fullmatch(name)}

@@ -10,10 +10,12 @@ from huggingface_hub import constants
 from mistral_eval.errors import CheckpointError
 from mistral_eval.model.config import ConfigFile, ModelConfig
 from mistral_eval.model.load.adapter import resolve_parts
+from mistral_eval.model.load.config_gguf import from_gguf
 from mistral_eval.model.load.config_hf import from_hf_config
 from mistral_eval.model.load.config_params import from_params_json
 from mistral_eval.model.load.fields import read_json
 from mistral_eval.model.load.folder import check_folder
+from mistral_eval.model.load.gguf_file import find_gguf, read_gguf
 from mistral_eval.model.load.hub import fetch, small_files
 from mistral_eval.model.load.stored import stored_dtype
 from mistral_eval.model.load.weights import choose_dtype
@@ -44,7 +46,7 @@ def read_outline(
     overrides: Mapping[str, str] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Outline:
-    """Read the outline of a folder, a hub name (only small files are fetched) or `tiny`.
+    """Read the outline of a folder or GGUF file, a hub name (small files only) or `tiny`.
 
     Args:
         ref: the value of `--model`.
@@ -65,7 +67,8 @@ def read_outline(
         tokenizer = load_tokenizer(tiny_tokenizer_file(), expected_vocab=rows, args=args)
         return Outline(TINY_CONFIG, tokenizer, choose_dtype(dtype, torch.float32, None, device))
     parts = resolve_parts(ref, adapter, revision=revision, say=say, resolve=_small_parts)
-    check_folder(parts.base)
+    if find_gguf(parts.base) is None:
+        check_folder(parts.base)
     tokenizer = load_tokenizer(parts.tokenizer, expected_vocab=ANY_VOCAB, args=args)
     found = read_config(parts.base, fields)
     config = found.config
@@ -89,12 +92,15 @@ def _small_parts(
 def read_config(
     folder: Path, overrides: Mapping[str, str], *, instead: str = TRY_TINY
 ) -> ConfigFile:
-    """Read the configuration file of a model folder, config.json before params.json.
+    """Read a model's configuration: of a GGUF file, of config.json or of params.json.
 
     Raises:
         CheckpointError: there is none (`instead` ends the sentence), or it cannot be used.
         UsageError: an override names no field.
     """
+    gguf_file = find_gguf(folder)
+    if gguf_file is not None:
+        return from_gguf(read_gguf(gguf_file), overrides)
     if (folder / "config.json").is_file():
         return from_hf_config(read_json(folder / "config.json"), overrides)
     if (folder / "params.json").is_file():

@@ -38,12 +38,21 @@ _EMBEDDINGS = (
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """One tensor of a file; `read` loads it, as a view of the file where possible."""
+    """One tensor of a file; `read` loads it in `dtype`, as a view of the file where possible.
+
+    `quantised` is the name of GGUF's type where `read` dequantises, else empty.
+    """
 
     file: Path
     shape: tuple[int, ...]
     dtype: torch.dtype
     read: Callable[[], torch.Tensor]
+    quantised: str = ""
+
+    @property
+    def kind(self) -> str:
+        """Name of the type in which the values are stored."""
+        return self.quantised or str(self.dtype).removeprefix("torch.")
 
 
 def open_safetensors(file: Path) -> dict[str, StoredTensor]:

@@ -28,7 +28,8 @@ from mistral_eval.model.tokenizers.tokenizer import Tokenizer
 
 SPACE = "\u2581"  # SentencePiece's mark for a space
 
-# Regular expressions for which this holds: those of tekken.json and Llama 3's tokenizer.json.
+# Regular expressions for which this holds: those of tekken.json, of Llama 3's tokenizer.json and of
+# GPT-2, which the tokenizers library's ByteLevel uses.
 TEKKEN_SPLIT = (
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
     r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
@@ -38,7 +39,8 @@ LLAMA_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
     r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-SPLITS = frozenset({TEKKEN_SPLIT, LLAMA_SPLIT})
+GPT2_SPLIT = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+SPLITS = frozenset({TEKKEN_SPLIT, LLAMA_SPLIT, GPT2_SPLIT})
 
 
 def cut_before_space(text: str, end: int) -> int:

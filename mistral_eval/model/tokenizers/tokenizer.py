@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from mistral_eval.errors import TokenizerError
 from mistral_eval.lfs import pointer_sentence
+from mistral_eval.model.load.gguf_file import SUFFIX, find_gguf
 from mistral_eval.model.tokenizers.special import (
     ADD_BOS,
     CONFIG,
@@ -108,7 +109,8 @@ def load_tokenizer(path: Path, *, expected_vocab: int, args: TokenizerArgs = NO_
 
     In a folder, read the first of tokenizer.model, tokenizer.model.v* (highest version),
     tekken.json and tokenizer.json. Where a tokenizer.json lies beside a tokenizer.model, it decides
-    whether BOS is added, and it is read instead if the two disagree.
+    whether BOS is added, and it is read instead if the two disagree. A GGUF file, or
+    a folder whose only weights are one, has its own tokenizer.
 
     Args:
         path: the folder or the file.
@@ -119,7 +121,8 @@ def load_tokenizer(path: Path, *, expected_vocab: int, args: TokenizerArgs = NO_
         TokenizerError: there is no file, it is broken, or its ids exceed the embedding's rows.
     """
     tokenizer = _with_bos(_choose(args.file or path), args, path)
-    tokenizer = _with_end_tokens(tokenizer, path if path.is_dir() else path.parent)
+    if find_gguf(path) is None:  # a GGUF file names its own
+        tokenizer = _with_end_tokens(tokenizer, path if path.is_dir() else path.parent)
     return _fitted(tokenizer, expected_vocab, args.file or path)
 
 
@@ -127,7 +130,8 @@ def _choose(path: Path) -> "Kind":
     """Load the file of a folder that decides, or the one that is given."""
     file = _first_file(path)
     converted = path / "tokenizer.json"
-    if path.is_file() or file == converted or not converted.is_file():
+    is_alone = path.is_file() or file == converted or not converted.is_file()
+    if is_alone or file.suffix == SUFFIX:
         return _open(file)
     # each kind is imported when it is used: their libraries take long to load
     from mistral_eval.model.tokenizers.agreement import agreed
@@ -147,6 +151,9 @@ def _first_file(path: Path) -> Path:
     """Return the tokenizer file to read."""
     if path.is_file():
         return path
+    gguf_file = find_gguf(path)
+    if gguf_file is not None:
+        return gguf_file
     versions = sorted(
         (file.name for file in path.glob("tokenizer.model.v*")),
         key=lambda name: (len(name), name),
@@ -166,10 +173,13 @@ def _open(file: Path) -> "Kind":
     """Load one file; its name says of which kind it is."""
     if sentence := pointer_sentence(file):
         raise TokenizerError(sentence)
+    from mistral_eval.model.tokenizers.tokenizer_gguf import gguf_tokenizer
     from mistral_eval.model.tokenizers.tokenizer_json import JsonTokenizer
     from mistral_eval.model.tokenizers.tokenizer_sentencepiece import SentencePieceTokenizer
     from mistral_eval.model.tokenizers.tokenizer_tekken import TekkenTokenizer
 
+    if file.suffix == SUFFIX:
+        return gguf_tokenizer(file)
     if file.name.startswith("tekken") and file.suffix == ".json":
         return TekkenTokenizer.from_file(file)
     if file.suffix == ".json":

@@ -252,10 +252,15 @@ def _front(content: dict[str, Any]) -> Front:
 
 
 def _splits_before_spaces(steps: Any) -> bool:
-    """Return whether the pre-tokenizer is a known split followed by a byte-level mapping."""
+    """Return whether the pre-tokenizer is a known split followed by a byte-level mapping.
+
+    Digits may be isolated first: that adds word boundaries and moves no other.
+    """
     if not isinstance(steps, dict) or steps.get("type") != "Sequence":
         return False
     parts = steps.get("pretokenizers") or []
+    if parts and parts[0].get("type") == "Digits":
+        parts = parts[1:]
     if [part.get("type") for part in parts] != ["Split", "ByteLevel"]:
         return False
     split, letters = parts

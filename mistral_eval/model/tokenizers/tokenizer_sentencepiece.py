@@ -75,7 +75,7 @@ class SentencePieceTokenizer:
             n_words,
             digest,
             ordinary,
-            _space_id(processor, file),
+            space_mark(processor, file.read_bytes()),
             n_ordinary=_count_ordinary(processor),
             eos_ids=(eos_id,),
             # the format has no post-processor; Mistral's and Meta's code add BOS
@@ -164,12 +164,12 @@ def _control_id(
     return own if own >= 0 else None
 
 
-def _space_id(processor: Any, file: Path) -> int | None:
+def space_mark(processor: Any, model: bytes) -> int | None:
     """Return the space mark's id if texts can be cut before a space, else None."""
     number: int = processor.piece_to_id(SPACE)
     pieces = map(processor.id_to_piece, range(processor.vocab_size()))
     is_text = not (processor.is_unknown(number) or processor.is_unused(number))
-    if is_text and is_plain_bpe(file.read_bytes()) and not joins_across_spaces(pieces):
+    if is_text and is_plain_bpe(model) and not joins_across_spaces(pieces):
         return number
     return None
 
