@@ -184,7 +184,7 @@ def test_a_field_without_effect_is_noted():
 
 
 def test_fields_that_any_model_may_have_are_not_noted():
-    """transformers wrote all of its defaults into config.json for years."""
+    """Transformers wrote all of its defaults into config.json for years."""
     noise = PretrainedConfig().to_dict() | {"unsloth_version": "2024.9", "temperature": 1.0}
 
     found = from_hf_config(noise | {"num_beams": 4, "is_llama_config": True} | MISTRAL, {})
