@@ -178,7 +178,7 @@ def fitting_blocks(kind: GGMLQuantizationType) -> np.ndarray:
     blocks = random.integers(0, 256, (4000, GGML_QUANT_SIZES[kind][1]), np.uint8)
     with np.errstate(all="ignore"):
         size = np.abs(dequantize(blocks, kind)).max(axis=1)
-        fit = np.abs(np.log(size / 0.1))
+        fit = np.abs(np.log(size / 0.06))
     return blocks[np.argsort(np.where(np.isfinite(fit), fit, np.inf))[:64]]
 
 

@@ -172,6 +172,7 @@ def test_a_raw_checkpoint_without_rope_theta_is_told_the_option_that_supplies_it
 def test_a_tokenizer_with_more_ids_than_embedding_rows_is_refused(run, hf_model):
     v3 = tiny_tokenizer_file().parent / "mistral_instruct_tokenizer_240323.model.v3"
     shutil.copyfile(v3, hf_model / "tokenizer.model")
+    (hf_model / "tokenizer.json").unlink()  # it would be used instead, with a note
     code, _, err = run(*SMALL, "--model", hf_model)
     assert code == 1
     assert "32768" in err
