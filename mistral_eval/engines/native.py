@@ -150,7 +150,6 @@ class NativeEncoder:
             work, was_cut = truncate_prompt(whole, self.context_len)
         drawn = (sampling.temperature, sampling.top_p, sampling.top_k, key)
         ends = (list(settings.until), self.tokenizer.eos_ids)
-        parts = (self.seed, work.prompt, settings.max_tokens, *ends, *drawn)
         healing = self._borders.healing(request.context)
         healed = ""
         if healing and work.max_tokens and len(work.prompt) > 1:
@@ -162,7 +161,8 @@ class NativeEncoder:
                 max_tokens=work.max_tokens + 1,
                 first=healing.first,
             )
-            parts = (self.seed, work.prompt, settings.max_tokens, *ends, *drawn, healed)
+        rule = (healed,) if healed else ()
+        parts = (self.seed, work.prompt, settings.max_tokens, *ends, *drawn, *rule)
         if settings.until:
             watch = watch_stops(settings.until, self.tokenizer, work.prompt, len(healed))
             work = replace(work, is_done=watch)

@@ -24,7 +24,9 @@ from mistral_eval.model.tokenizers.tokenizer import Tokenizer
 
 # Lines that may follow a prompt. Where the expression leaves the last space to the word that
 # follows, a line is joined with one space less than it has.
-_LINES: Final = tuple(f"{indent}x" for indent in (*(" " * n for n in (1, 2, 3, 4, 8)), "\t", "\t\t"))
+_LINES: Final = tuple(
+    f"{indent}x" for indent in (*(" " * n for n in (1, 2, 3, 4, 8)), "\t", "\t\t")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ class Borders:
 
     def _healing(self, text: str) -> Healing | None:
         ids = self._prefixes.encode(text)
-        if len(ids) < 2 or not self._is_joined(text, ids):  # noqa: PLR2004 - one has to be left
+        if len(ids) < 2 or not self._is_joined(text, ids):  # one has to be left
             return None
         dropped = continuation_text(self._tokenizer, ids[:-1], ids[-1:])
         first = self._beginning_with(dropped)
