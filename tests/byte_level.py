@@ -3,8 +3,13 @@
 import json
 from pathlib import Path
 
+import torch
 from tokenizers.pre_tokenizers import ByteLevel
 
+from mistral_eval.model.config import ModelConfig
+from mistral_eval.model.export import save_hf
+from mistral_eval.model.load.checkpoint import Checkpoint
+from mistral_eval.model.load.layout import expected_shapes
 from mistral_eval.model.tokenizers.incremental import GPT2_SPLIT
 
 SPACE, BREAK, TAB = "\u0120", "\u010a", "\u0109"  # the mapping's letters for " ", "\n" and "\t"
@@ -24,6 +29,34 @@ MERGES = (
 )
 END = "<end>"
 WORDS = (*sorted(ByteLevel.alphabet()), *(left + right for left, right in MERGES), END)
+
+CONFIG = ModelConfig(
+    dim=32,
+    n_layers=2,
+    head_dim=8,
+    hidden_dim=48,
+    n_heads=4,
+    n_kv_heads=2,
+    norm_eps=1e-5,
+    vocab_size=len(WORDS),
+    rope_theta=10000.0,
+    context_len=4096,
+    sliding_window=(None, None),
+)
+
+
+def save_model(folder: Path) -> Path:
+    """Write a model of random weights, so large that logits differ by whole units."""
+    generator = torch.Generator().manual_seed(5)
+    weights = {
+        name: 1 + 0.1 * torch.randn(shape, generator=generator)
+        if len(shape) == 1
+        else 0.3 * torch.randn(shape, generator=generator)
+        for name, shape in expected_shapes(CONFIG).items()
+    }
+    save_hf(Checkpoint(CONFIG, weights, "random"), folder)
+    save_tokenizer(folder)
+    return folder
 
 
 def save_tokenizer(folder: Path, split: str = GPT2_SPLIT, merges=MERGES) -> Path:

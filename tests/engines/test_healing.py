@@ -12,29 +12,12 @@ from mistral_eval.engines.hf import open_hf
 from mistral_eval.engines.interface import Encoded, EngineIdentity, Reply, reply_key
 from mistral_eval.engines.native import HEALED, NativeEncoder, NativeEngine, open_native
 from mistral_eval.model.attention import SequencesAttend
-from mistral_eval.model.config import ModelConfig
-from mistral_eval.model.export import save_hf
-from mistral_eval.model.load.checkpoint import Checkpoint
-from mistral_eval.model.load.layout import expected_shapes
 from mistral_eval.model.tiny import tiny_tokenizer_file
 from mistral_eval.model.tokenizers.tokenizer import ANY_VOCAB, load_tokenizer
 from mistral_eval.run.questions import Asking, load_benchmarks
 from mistral_eval.settings import RunSettings
-from tests.byte_level import BREAK, WORDS, save_tokenizer
+from tests.byte_level import BREAK, CONFIG, WORDS, save_model
 
-CONFIG = ModelConfig(
-    dim=32,
-    n_layers=2,
-    head_dim=8,
-    hidden_dim=48,
-    n_heads=4,
-    n_kv_heads=2,
-    norm_eps=1e-5,
-    vocab_size=len(WORDS),
-    rope_theta=10000.0,
-    context_len=96,
-    sliding_window=(None, None),
-)
 PROMPTS = [f'def {name}(x):\n    """Do {name}."""\n' for name in ("f", "add", "cut", "de", "rx")]
 GREEDY = {"until": [], "max_gen_toks": 6, "do_sample": False}
 SAMPLED = {**GREEDY, "do_sample": True, "temperature": 0.8, "top_p": 0.9}
@@ -43,18 +26,7 @@ BREAKS = [number for number, word in enumerate(WORDS) if word.startswith(BREAK)]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A model of random weights, large enough that logits differ by whole units."""
-    path = tmp_path_factory.mktemp("joining")
-    generator = torch.Generator().manual_seed(5)
-    weights = {
-        name: 1 + 0.1 * torch.randn(shape, generator=generator)
-        if len(shape) == 1
-        else 0.3 * torch.randn(shape, generator=generator)
-        for name, shape in expected_shapes(CONFIG).items()
-    }
-    save_hf(Checkpoint(CONFIG, weights, "random"), path)
-    save_tokenizer(path)
-    return path
+    return save_model(tmp_path_factory.mktemp("joining"))
 
 
 @pytest.fixture(scope="module")
