@@ -207,29 +207,34 @@ def check_loaded(name: str, model: Any, info: Mapping[str, Any]) -> None:
     for key, tensor in model.named_parameters():
         if tensor.dtype in DTYPES.values() and tensor.numel() and not tensor.is_meta:
             check_finite(name, key, tensor)
-    _check_tied(name, model)
+    _keep_untied(model)
 
 
-def _check_tied(name: str, model: Any) -> None:
-    """Raise if the configuration ties the output to the embeddings and the file does not."""
+def _keep_untied(model: Any) -> None:
+    """Keep an output matrix that the configuration ties to the embeddings and the file does not.
+
+    transformers uses both matrices then; lm-eval ties them again unless the configuration says no.
+    """
     head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
-    is_tied = getattr(model.config.get_text_config(), "tie_word_embeddings", False)
-    if not is_tied or head is None or head.weight is embeddings.weight:
+    if head is None or head.weight is embeddings.weight:
         return
     if not torch.equal(head.weight, embeddings.weight):
-        raise CheckpointError(
-            f"{name}: the configuration ties the output to the embeddings, and the output matrix "
-            "differs from them: give `--model-args tie_word_embeddings=false` to use it."
-        )
+        for config in (model.config, model.config.get_text_config()):
+            config.tie_word_embeddings = False
 
 
 def check_words(name: str, tokenizer: Any, model: Any) -> None:
-    """Check that the embedding has a row for every id of the tokenizer.
+    """Check that the embedding has a row for every id that a text can have.
+
+    Special tokens may lack one, since no text of ours has them.
 
     Raises:
-        TokenizerError: the tokenizer has more ids.
+        TokenizerError: the tokenizer has more ordinary ids.
     """
-    count = max(tokenizer.get_vocab().values(), default=-1) + 1
+    special = {n for n, token in tokenizer.added_tokens_decoder.items() if token.special}
+    special.update(tokenizer.all_special_ids)
+    ordinary = (number for number in tokenizer.get_vocab().values() if number not in special)
+    count = max(ordinary, default=-1) + 1
     if count > _rows(model):
         raise TokenizerError(
             f"{name}: the tokenizer has {count} ids and the model's embedding only {_rows(model)} "

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import IA3Config, get_peft_model
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -16,8 +16,8 @@ from transformers import (
     LlamaConfig,
     MinistralConfig,
     MistralConfig,
-    MixtralConfig,
     Qwen2Config,
+    Qwen2MoeConfig,
 )
 
 import mistral_eval
@@ -28,6 +28,7 @@ from mistral_eval.model.export import save_hf
 from mistral_eval.model.load.config_params import from_params_json
 from mistral_eval.model.load.fields import USE_HF
 from mistral_eval.model.load.hub import RemoteFile, files_to_fetch
+from mistral_eval.model.load.quantised import refuse_quantised
 from mistral_eval.model.tiny import make_tiny, tiny_tokenizer_file
 
 SMALL = {
@@ -41,7 +42,13 @@ SMALL = {
 }
 MODELS = {
     "another family": lambda: Qwen2Config(**SMALL | {"vocab_size": 32064}),  # adds a token
-    "experts": lambda: MixtralConfig(**SMALL, num_local_experts=2, num_experts_per_tok=1),
+    "experts": lambda: Qwen2MoeConfig(
+        **SMALL | {"vocab_size": 32064},
+        num_experts=2,
+        num_experts_per_tok=1,
+        moe_intermediate_size=32,
+        shared_expert_intermediate_size=32,
+    ),
     "biases of attention": lambda: LlamaConfig(**SMALL, attention_bias=True),
     "biases of the MLP": lambda: LlamaConfig(**SMALL, mlp_bias=True),
     "activation": lambda: MistralConfig(**SMALL, hidden_act="gelu"),
@@ -51,11 +58,26 @@ MODELS = {
         head_dim=16,
         rope_parameters={"rope_type": "default", "rope_theta": 1e4},
     ),
-    "scaled RoPE": lambda: LlamaConfig(
-        **SMALL, rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
+    "another RoPE": lambda: LlamaConfig(
+        **SMALL,
+        rope_parameters={
+            "rope_type": "longrope",
+            "rope_theta": 1e4,
+            "short_factor": [1.0] * 8,
+            "long_factor": [2.0] * 8,
+            "original_max_position_embeddings": 128,
+        },
+    ),
+    "half of RoPE": lambda: LlamaConfig(
+        **SMALL,
+        rope_parameters={
+            "rope_type": "default",
+            "rope_theta": 1e4,
+            "partial_rotary_factor": 0.5,
+        },
     ),
 }
-CASES = [*MODELS, "pickled", "quantised", "adapter"]
+CASES = [*MODELS, "half of an older RoPE", "pickled", "quantised", "adapter"]
 FIELDS = {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64, "n_kv_heads": 1}
 
 
@@ -70,6 +92,12 @@ def save(folder: Path, config, **options) -> Path:
 
 def made(name: str, folder: Path) -> Path:
     """The folder of one case."""
+    if name == "half of an older RoPE":
+        save(folder, LlamaConfig(**SMALL))
+        file = folder / "config.json"
+        fields = json.loads(file.read_text()) | {"partial_rotary_factor": 0.5}
+        file.write_text(json.dumps(fields))
+        return folder
     if name == "pickled":
         save(folder, MistralConfig(**SMALL))
         model = AutoModelForCausalLM.from_pretrained(folder)
@@ -79,13 +107,15 @@ def made(name: str, folder: Path) -> Path:
     if name == "quantised":
         save(folder, MistralConfig(**SMALL | {"hidden_size": 128, "intermediate_size": 128}))
         config = json.loads((folder / "config.json").read_text())
-        settings = FineGrainedFP8Config().to_dict()
+        settings = FineGrainedFP8Config(modules_to_not_convert=["lm_head"]).to_dict()
         quantise(folder, settings["weight_block_size"][0])
         (folder / "config.json").write_text(json.dumps(config | {"quantization_config": settings}))
         return folder
     if name == "adapter":
         whole = AutoModelForCausalLM.from_pretrained(save(folder / "base", MistralConfig(**SMALL)))
-        settings = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+        settings = IA3Config(
+            target_modules=["q_proj"], feedforward_modules=[], task_type="CAUSAL_LM"
+        )
         get_peft_model(whole, settings).save_pretrained(folder / "adapter")
         return folder / "adapter"
     save(folder, MODELS[name]())
@@ -106,6 +136,8 @@ def quantise(folder: Path, block: int) -> None:
             found[name] = tensor.to(torch.float8_e4m3fn)
             rows, columns = (-(-size // block) for size in tensor.shape)
             found[f"{name}_scale_inv"] = torch.ones(rows, columns)
+        else:
+            found[name] = tensor.bfloat16()
     save_file(found, folder / "model.safetensors", metadata={"format": "pt"})
 
 
@@ -114,8 +146,9 @@ def test_what_native_sends_to_hf_runs_there(tmp_path, ask, name):
     folder = made(name, tmp_path / "model")
     with pytest.raises(CheckpointError) as caught:
         open_native(str(folder), device="cpu")
-    assert USE_HF in str(caught.value)
-    engine = open_hf(str(folder), device="cpu")
+    assert "run it with `--engine hf" in str(caught.value)
+    dtype = "bfloat16" if "--dtype bfloat16" in str(caught.value) else "auto"
+    engine = open_hf(str(folder), device="cpu", dtype=dtype)
     ((_, reply),) = engine.answer([engine.encode(ask("One", " two three"))])
     assert -1000 < reply.logprob < -math.log(2)
 
@@ -148,10 +181,12 @@ def test_every_sentence_that_names_hf_is_walked(tmp_path):
         with pytest.raises(CheckpointError) as caught:
             open_native(str(made(name, tmp_path / name)), device="cpu")
         messages.append(str(caught.value))
-    for change in ({"moe": {"num_experts": 2}}, {"softmax_scale": 2.0}):
-        with pytest.raises(CheckpointError) as caught:
-            from_params_json(FIELDS | change, {})
-        messages.append(str(caught.value))
+    with pytest.raises(CheckpointError) as caught:
+        from_params_json(FIELDS | {"softmax_scale": 2.0}, {})
+    messages.append(str(caught.value))
+    with pytest.raises(CheckpointError) as caught:
+        refuse_quantised({"quantization_config": {"quant_method": "gptq"}})
+    messages.append(str(caught.value))
     with pytest.raises(CheckpointError) as caught:
         files_to_fetch("org/name", [RemoteFile("pytorch_model.bin", 1)])
     messages.append(str(caught.value))

@@ -48,7 +48,7 @@ def test_without_bos_both_engines_score_as_lm_eval_does(folder, native, ask, ins
         whole = [ask(text, kind="rolling") for text in TEXTS]
         assert values(engine, whole) == pytest.approx(rolled, abs=1e-3)
         assert "no BOS is added (by tokenizer.json's post-processor)" in engine.identity.notes
-    with_bos = open_native(str(folder), add_bos_token="true")
+    with_bos = open_native(str(folder), model_args={"add_bos_token": "true"})
     assert values(with_bos, [ask(*PAIRS[0])]) != pytest.approx(scores[:1], abs=1e-3)
     assert with_bos.encode_pair(*PAIRS[0])[0] == (1, *native.encode_pair(*PAIRS[0])[0])
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from transformers import PretrainedConfig
 
 from mistral_eval.errors import CheckpointError
 from mistral_eval.model.config import Experts, ModelConfig
@@ -177,9 +178,18 @@ def test_ministral_without_layer_types_is_an_error():
 
 
 def test_a_field_without_effect_is_noted():
-    found = from_hf_config(MISTRAL | {"unsloth_version": "2024.9"}, {})
+    found = from_hf_config(MISTRAL | {"use_qk_norm": True, "other": False}, {})
 
-    assert found.notes == ("config.json: no effect on a mistral model: unsloth_version",)
+    assert found.notes == ("config.json: no effect on a mistral model: use_qk_norm",)
+
+
+def test_fields_that_any_model_may_have_are_not_noted():
+    """Transformers wrote all of its defaults into config.json for years."""
+    noise = PretrainedConfig().to_dict() | {"unsloth_version": "2024.9", "temperature": 1.0}
+
+    found = from_hf_config(noise | {"num_beams": 4, "is_llama_config": True} | MISTRAL, {})
+
+    assert found.notes == ()
 
 
 def test_options_know_both_names_of_a_field_and_win_over_the_file():

@@ -335,6 +335,22 @@ def test_a_tokenizer_json_with_steps_of_another_kind_is_not_cut(converted, tmp_p
     assert tokenizer.last_cut("one two three", 13) == 0
 
 
+def test_dropout_does_not_draw_the_ids_of_a_text(converted, tmp_path):
+    """A BPE with dropout encodes one text in many ways; evaluation must not depend on that."""
+    shutil.copy(converted["v1"] / "tokenizer_config.json", tmp_path)
+    file = tmp_path / "tokenizer.json"
+    content = json.loads((converted["v1"] / "tokenizer.json").read_text())
+    content["model"]["dropout"] = 0.5
+    file.write_text(json.dumps(content))
+    tokenizer = load_tokenizer(file, expected_vocab=40000)
+    plain = load_tokenizer(converted["v1"] / "tokenizer.json", expected_vocab=40000)
+    text = "The quick brown fox jumps over the lazy dog."
+    assert {tuple(tokenizer.encode(text, bos=False)) for _ in range(20)} == {
+        tuple(plain.encode(text, bos=False))
+    }
+    assert any("dropout" in note for note in tokenizer.notes)
+
+
 LETTERS = {
     "another expression": lambda s: s[0].update(pattern={"Regex": r"\w+ \w+"}),
     "spaces in front": lambda s: s[1].update(add_prefix_space=True),

@@ -43,6 +43,32 @@ _KNOWN = frozenset(NAMES.values()) | {
     *("rope_parameters", "layer_types", "_sliding_window", "_name_or_path", "auto_map"),
     *("original_max_position_embeddings", "partial_rotary_factor"),
 }
+# Fields that any model's config.json may have, and that say nothing about its language model.
+_OF_ANY_MODEL = frozenset(
+    {
+        *("chunk_size_feed_forward", "id2label", "label2id", "is_encoder_decoder", "is_decoder"),
+        *(
+            "output_attentions",
+            "output_hidden_states",
+            "problem_type",
+            "return_dict",
+            "torchscript",
+        ),
+        *("use_bfloat16", "pruned_heads", "add_cross_attention", "tie_encoder_decoder", "prefix"),
+        *("cross_attention_hidden_size", "finetuning_task", "task_specific_params"),
+        *("tokenizer_class", "sep_token_id", "decoder_start_token_id", "tf_legacy_loss"),
+        *("_attn_implementation", "attn_implementation", "_flash_attn_2_enabled"),
+        *("transformers.js_config", "is_llama_config", "model_name", "torch_fx"),
+        # how to sample, which the protocol decides
+        *("max_length", "min_length", "do_sample", "early_stopping", "num_beams", "temperature"),
+        *("num_beam_groups", "diversity_penalty", "top_k", "top_p", "typical_p", "output_scores"),
+        *("repetition_penalty", "length_penalty", "no_repeat_ngram_size", "bad_words_ids"),
+        *("encoder_no_repeat_ngram_size", "num_return_sequences", "return_dict_in_generate"),
+        *("forced_bos_token_id", "forced_eos_token_id", "remove_invalid_values"),
+        *("exponential_decay_length_penalty", "suppress_tokens", "begin_suppress_tokens"),
+    }
+)
+_OF_TOOLS = ("unsloth_",)  # beginnings of fields that a program left there
 _BIASES = ("attention_bias", "mlp_bias")  # transformers' Mistral and Ministral have no such option
 _OF_EXPERTS = frozenset(
     {
@@ -279,8 +305,12 @@ def _slides(kinds: object, n_layers: int) -> list[bool]:
 
 def _unread(values: Mapping[str, Any], family: str) -> list[str]:
     """List fields that neither this reader nor transformers' model of this family uses."""
-    known = _KNOWN | _OF_EXPERTS if family == "mixtral" else _KNOWN
-    unread = sorted(name for name in values if name not in known and values[name] is not None)
+    known = _KNOWN | _OF_ANY_MODEL | (_OF_EXPERTS if family == "mixtral" else frozenset())
+    unread = sorted(
+        name
+        for name, value in values.items()
+        if name not in known and value not in (None, False) and not name.startswith(_OF_TOOLS)
+    )
     if family != "llama":
         return [*unread, *(name for name in _BIASES if values.get(name))]
     windowed = values.get("sliding_window") is not None or values.get("_sliding_window") is not None

@@ -51,6 +51,8 @@ _OTHER_SPLIT = (
 )
 _BYTE_PIECE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
+_NO_DROPOUT = "tokenizer.json has BPE dropout, which is for training: it is switched off"
+
 
 @dataclass(frozen=True, slots=True)
 class JsonTokenizer:
@@ -100,7 +102,12 @@ class JsonTokenizer:
         backend.encode_special_tokens = True
         names = read_special_tokens(file.parent)
         content = read_json(file)
+        has_dropout = bool(getattr(backend.model, "dropout", None))
+        if has_dropout:  # it would draw the ids of a text at random
+            backend.model.dropout = None
         added, notes = _post_processed(backend, file)
+        if has_dropout:
+            notes = (*notes, _NO_DROPOUT)
         bos_id = added[0] if added else _token_id(backend, names.bos)
         eos_id = _eos_id(backend, file, names, eos_id)
         # the library's ids: where the file leaves a gap, it numbers added tokens without one
