@@ -54,6 +54,8 @@ from mistral_eval.model.load.hub import resolve_model
 from mistral_eval.model.load.quantised import check_hf_dtype
 from mistral_eval.model.load.stored import open_hf_tensors
 from mistral_eval.model.tiny import tiny_tokenizer_file
+from mistral_eval.model.tokenizers.borders import Borders
+from mistral_eval.model.tokenizers.incremental import PrefixEncoder
 from mistral_eval.model.tokenizers.special import TOKENIZER, TokenizerArgs, split_tokenizer_args
 from mistral_eval.model.tokenizers.tokenizer import ANY_VOCAB, Tokenizer, load_tokenizer
 from mistral_eval.settings import RunSettings, parse_value
@@ -63,6 +65,11 @@ FAULTS: Final = (
     *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, MemoryError),
     *(OSError, RuntimeError, SyntaxError, TypeError, ValueError),
     *(SafetensorError, pickle.UnpicklingError),
+)
+UNHEALED: Final = (
+    "the tokenizer joins the prompt's last line break with the spaces that follow, and lm-eval "
+    "generates after the line break alone, so replies may have no indentation; --engine native "
+    "heals it"
 )
 CHUNK: Final = 1 << 24  # bytes read at once for a digest
 CALL: Final = (
@@ -76,11 +83,19 @@ class HFEngine(TextEncoder, Engine):
     Args:
         lm: the model.
         seed, identity: see `TextEncoder`.
+        tokenizer: the native engine's tokenizer of the model; None if it reads none.
     """
 
-    def __init__(self, lm: AnchoredHFLM, seed: int, identity: EngineIdentity) -> None:
+    def __init__(
+        self,
+        lm: AnchoredHFLM,
+        seed: int,
+        identity: EngineIdentity,
+        tokenizer: Tokenizer | None = None,
+    ) -> None:
         super().__init__(seed, identity)
         self.lm = lm
+        self._borders = Borders(tokenizer, PrefixEncoder(tokenizer)) if tokenizer else None
 
     @classmethod
     def open(cls, settings: RunSettings, gold: Gold, say: Say) -> "HFEngine":
@@ -111,7 +126,8 @@ class HFEngine(TextEncoder, Engine):
         new_tokens = 0 if is_score else request.generation.max_tokens
         with named(request):
             is_cut = self.lm.is_cut(request.context, continuation, new_tokens)
-        return replace(encoded, truncated=is_cut)
+        is_joined = not is_score and self._borders and self._borders.healing(request.context)
+        return replace(encoded, truncated=is_cut, remark=UNHEALED if is_joined else "")
 
     def answer(
         self, encoded: Sequence[Encoded], known: Collection[int] = (), stop: Stop = never
@@ -284,7 +300,7 @@ def _load(
         info={**lm.get_model_info(), "max_length": lm.max_length},
         notes=(*(tokenizer.notes if tokenizer else ()), *folder_notes(folder)),
     )
-    return HFEngine(lm, seed, identity)
+    return HFEngine(lm, seed, identity, tokenizer)
 
 
 def _own_tokenizer(folder: Path, args: TokenizerArgs) -> Tokenizer | None:

@@ -117,7 +117,8 @@ class Reply:
         logprob: sum of natural-log probabilities of the continuation's tokens.
         is_greedy: whether every token of the continuation is the most likely one.
         text: the reply, cut at its first stop string.
-        ids: the reply's token ids without EOS; None if the engine does not return them.
+        ids: the reply's token ids without EOS; None if the engine does not return them. The first
+            one begins with `Encoded.healed`, where that is not empty.
         finish: why generation ended: "eos", "stop" or "length"; empty for log-likelihoods.
     """
 
@@ -149,12 +150,18 @@ class Encoded:
         parts: what the reply depends on besides the engine: texts, token ids or JSON values.
         work: the engine's input, e.g. token ids; None if `request` is enough.
         truncated: whether the text was truncated on the left to fit the model's context.
+        healed: the end of the prompt's text that the engine draws again as the beginning of the
+            reply's ids; the reply's text comes after it.
+        remark: what the table's notes have to say about the benchmark's requests, as the end of a
+            sentence that begins with the benchmark's name; empty for nothing.
     """
 
     request: Request
     parts: tuple[object, ...]
     work: Any = None
     truncated: bool = False
+    healed: str = ""
+    remark: str = ""
 
 
 @dataclass(frozen=True, slots=True)

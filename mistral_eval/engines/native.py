@@ -3,6 +3,9 @@
 Context and continuation are encoded as in lm-eval's `_encode_pair`: together, split at the
 context's length, with trailing spaces of the context moved to the continuation. A reply is decoded
 together with its prompt and then cut, since decoding it alone loses SentencePiece's leading space.
+
+Where the tokenizer joins a prompt's last line break with the spaces that follow, the prompt's last
+token is healed (see `model.tokenizers.borders`).
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -32,6 +35,7 @@ from mistral_eval.model.load.adapter import resolve_parts
 from mistral_eval.model.load.checkpoint import Checkpoint, load_checkpoint
 from mistral_eval.model.load.weights import choose_dtype
 from mistral_eval.model.tiny import make_tiny, tiny_tokenizer_file
+from mistral_eval.model.tokenizers.borders import Borders
 from mistral_eval.model.tokenizers.incremental import PrefixEncoder, StreamText, continuation_text
 from mistral_eval.model.tokenizers.special import split_tokenizer_args
 from mistral_eval.model.tokenizers.tokenizer import (
@@ -55,6 +59,10 @@ from mistral_eval.settings import RunSettings
 
 VERSION: Final = "1"  # part of the reply's key: raise it when the engine's numbers change
 TINY: Final = "tiny"
+HEALED: Final = (
+    "the prompt's last line break is drawn again with the reply (token healing), since this "
+    "tokenizer joins it with the spaces that follow"
+)
 MEASURED_FROM: Final = 20.0  # seconds of work below which the machine's rate is not measured
 
 
@@ -76,6 +84,7 @@ class NativeEncoder:
         self.seed = seed
         self.identity = identity
         self._prefixes = PrefixEncoder(tokenizer)
+        self._borders = Borders(tokenizer, self._prefixes)
         # with BOS no text is without ids
         self._prefix = () if tokenizer.adds_bos else (prefix_id(tokenizer),)
 
@@ -141,10 +150,23 @@ class NativeEncoder:
             work, was_cut = truncate_prompt(whole, self.context_len)
         drawn = (sampling.temperature, sampling.top_p, sampling.top_k, key)
         ends = (list(settings.until), self.tokenizer.eos_ids)
-        parts = (self.seed, work.prompt, settings.max_tokens, *ends, *drawn)
+        healing = self._borders.healing(request.context)
+        healed = ""
+        if healing and work.max_tokens and len(work.prompt) > 1:
+            healed = healing.text
+            # the token that is drawn again counts as a new one and leaves the prompt
+            work = replace(
+                work,
+                prompt=work.prompt[:-1],
+                max_tokens=work.max_tokens + 1,
+                first=healing.first,
+            )
+        rule = (healed,) if healed else ()
+        parts = (self.seed, work.prompt, settings.max_tokens, *ends, *drawn, *rule)
         if settings.until:
-            work = replace(work, is_done=watch_stops(settings.until, self.tokenizer, work.prompt))
-        return Encoded(request, parts, work, was_cut)
+            watch = watch_stops(settings.until, self.tokenizer, work.prompt, len(healed))
+            work = replace(work, is_done=watch)
+        return Encoded(request, parts, work, was_cut, healed, HEALED if healed else "")
 
 
 class NativeEngine(NativeEncoder, Engine):
@@ -218,8 +240,9 @@ class NativeEngine(NativeEncoder, Engine):
             yield from self._answer_rolling(work, known)
         else:
             for index, reply in self.runner.generate(work, known):
+                item = encoded[index]
                 text = continuation_text(self.tokenizer, work[index].prompt, reply.ids)
-                text = encoded[index].request.generation.cut(text)
+                text = item.request.generation.cut(text.removeprefix(item.healed))
                 yield index, Reply(text=text, ids=tuple(reply.ids), finish=reply.finish)
 
     def _answer_rolling(
@@ -303,12 +326,15 @@ class NativeEngine(NativeEncoder, Engine):
 
 
 def watch_stops(
-    until: Sequence[str], tokenizer: Tokenizer, prompt: Sequence[int]
+    until: Sequence[str], tokenizer: Tokenizer, prompt: Sequence[int], start: int = 0
 ) -> Callable[[Sequence[int]], bool]:
-    """Return a function that tells whether a reply's ids so far contain a stop string."""
+    """Return a function that tells whether a reply's ids so far contain a stop string.
+
+    The reply begins after the first `start` characters of their text.
+    """
     stream: StreamText | None = None
     longest = max(map(len, until))
-    seen = searched = 0
+    seen, searched = 0, start
 
     def is_done(ids: Sequence[int]) -> bool:
         nonlocal seen, searched, stream
@@ -318,7 +344,7 @@ def watch_stops(
         seen = len(ids)
         text = stream.text
         found = any(stop in text[searched:] for stop in until)
-        searched = max(0, len(text) - longest)
+        searched = max(start, len(text) - longest)
         return found
 
     return is_done

@@ -17,7 +17,7 @@ from mistral_eval.model.cache import RollingCache
 from mistral_eval.model.transformer import Transformer
 from mistral_eval.native.head import Asked, Tally, token_logprobs
 from mistral_eval.native.requests import GenerateReply, GenerateRequest, ScoreReply, ScoreRequest
-from mistral_eval.native.sampling import Drawn, Running, Sampler
+from mistral_eval.native.sampling import Drawn, Running, Sampler, restricted
 
 # Allowed difference of a log-probability or a logit, in nats. Matrix products of other shapes round
 # differently: about 1e-6 nats per token in float32. In half precision the last bit of a logit of 16
@@ -229,7 +229,8 @@ class PlainTwin:
     ) -> bool:
         """Return whether rounding decides between the tokens, or whether top-p keeps one."""
         model, sampling = self._model, request.sampling
-        logits = model.logits(_hidden(model, [(*request.prompt, *drawn)])[-1:])[0]
+        logits = model.logits(_hidden(model, [(*request.prompt, *drawn)])[-1:])
+        logits = restricted(logits, [Running(0, request, list(drawn)).draw()])[0]
         slack = 2 * tolerance(model.dtype, 1)  # both logits have an error
         if sampling.temperature == 0:
             ours, plain = (self._strongest(token, logits) for token in (ours, plain))

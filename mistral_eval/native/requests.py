@@ -53,6 +53,7 @@ class GenerateRequest:
             on the step and on the token id.
         is_done: called after each step with the ids generated so far, EOS excluded; True ends the
             generation. Stop strings are text, so the caller checks for them.
+        first: ids that the first token is drawn from; empty for all.
     """
 
     prompt: tuple[int, ...]
@@ -60,6 +61,7 @@ class GenerateRequest:
     sampling: Sampling = Sampling()
     key: str = ""
     is_done: Callable[[Sequence[int]], bool] | None = None
+    first: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,6 +293,8 @@ def check_generate_requests(
                 f"exceed the model's context of {context_len}: apply truncate_prompt first"
             )
         _check_ids(request.prompt, n_words, where)
+        if request.first:
+            _check_ids(request.first, n_words, f"{where}, first token")
         check_sampling(request.sampling)
 
 

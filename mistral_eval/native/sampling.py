@@ -24,11 +24,15 @@ _SURE = 1e-3  # far above the rounding error of a sum of probabilities
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """One row's draw: its settings, and the (key, step) that determine its noise."""
+    """One row's draw: its settings, and the (key, step) that determine its noise.
+
+    `among` are the ids that may be drawn; empty for all.
+    """
 
     sampling: Sampling
     key: str
     step: int
+    among: tuple[int, ...] = ()
 
 
 def _shifted(x: Tensor, bits: int) -> Tensor:
@@ -78,6 +82,7 @@ class Sampler:
         Returns:
             Token ids, (B,), int64.
         """
+        logits = restricted(logits, draws)
         rows = [n for n, draw in enumerate(draws) if draw.sampling.temperature > 0]
         if not rows:
             return logits.argmax(dim=1)
@@ -122,6 +127,26 @@ class Sampler:
             race.scatter_(1, winners, torch.where(kept, race.gather(1, winners), -torch.inf))
             winners = race.max(dim=1, keepdim=True).indices
         return winners[:, 0]
+
+
+def restricted(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
+    """Return logits, (B, n_words), with -inf for ids that a row may not draw.
+
+    Temperature, top-k and top-p then apply to the others alone. The argument is not changed.
+    """
+    rows_by_ids: dict[tuple[int, ...], list[int]] = {}
+    for n, draw in enumerate(draws):
+        if draw.among:
+            rows_by_ids.setdefault(draw.among, []).append(n)
+    if not rows_by_ids:
+        return logits
+    whole, logits = logits, logits.clone()
+    for ids, rows in rows_by_ids.items():
+        at = sent(torch.tensor(rows), logits.device)
+        cells = at[:, None], sent(torch.tensor(ids), logits.device)[None]
+        logits[at] = -torch.inf
+        logits[cells] = whole[cells]
+    return logits
 
 
 def _column(values: Sequence[float], like: Tensor) -> Tensor:
@@ -191,7 +216,9 @@ class Running:
 
     def draw(self, unread: int = 0) -> Draw:
         """Return the draw of the next token, after `unread` tokens not yet read from the device."""
-        return Draw(self.request.sampling, self.request.key, len(self.ids) + unread)
+        step = len(self.ids) + unread
+        among = () if step else self.request.first
+        return Draw(self.request.sampling, self.request.key, step, among)
 
     def take(self, token: int, eos_ids: Collection[int]) -> GenerateReply | None:
         """Append a token; return the reply if it ends the generation."""

@@ -42,6 +42,7 @@ class Recorded:
         self._log = log
         self.identity = encoder.identity
         self.seconds: Mapping[str, float] = {}
+        self.remarks: Mapping[str, Sequence[str]] = {}  # a rescored run keeps its notes
 
     def answer(self, requests: Sequence[Request]) -> list[Reply]:
         """Return the logged replies to `requests`, in order.
@@ -77,6 +78,7 @@ class Answering:
         watch: the progress display; None while nothing is displayed.
         requests: every request answered so far, for `--verify`.
         seconds: time the engine spent computing replies, by benchmark.
+        remarks: the benchmarks that each remark of an encoded request is about.
         replies: number of generated replies and of their tokens, by benchmark.
         computed, reused, from_other_runs, truncated, generated_tokens: counts for run.json.
     """
@@ -95,6 +97,7 @@ class Answering:
         self._stopper = stopper
         self.requests: list[Request] = []
         self.seconds = defaultdict[str, float](float)
+        self.remarks = defaultdict[str, list[str]](list)
         self.replies = defaultdict[str, list[int]](lambda: [0, 0])
         self.computed = self.reused = self.from_other_runs = 0
         self.truncated = self.generated_tokens = 0
@@ -113,6 +116,7 @@ class Answering:
         """
         encoded = [self.engine.encode(request) for request in requests]
         self.truncated += sum(item.truncated for item in encoded)
+        self._keep_remarks(encoded)
         keys = [reply_key(self.identity, item) for item in encoded]
         known = self._known(keys)
         unique: dict[bytes, Encoded] = {}  # equal requests are computed once
@@ -130,6 +134,12 @@ class Answering:
                 count[0] += 1
                 count[1] += len(reply.ids)
         return replies
+
+    def _keep_remarks(self, encoded: Sequence[Encoded]) -> None:
+        found = {(item.remark, item.request.benchmark): None for item in encoded if item.remark}
+        for remark, benchmark in found:
+            if benchmark not in self.remarks[remark]:
+                self.remarks[remark].append(benchmark)
 
     def lookup(self, encoded: Encoded) -> Reply:
         """Return the logged reply to a request that was answered."""

@@ -105,7 +105,11 @@ def _run(folder: Path, finished: Finished, results_name: str, now: datetime) -> 
         "engine": identity.engine,
         "identity": identity.as_json(),
         "model": {"fingerprint": identity.fingerprint, **identity.info},
-        "notes": [*identity.notes, *_truncated(counts.get("truncated", 0))],
+        "notes": [
+            *identity.notes,
+            *_truncated(counts.get("truncated", 0)),
+            *_remarks(finished),
+        ],
         "versions": _versions(),
         "machine": {
             "system": platform.platform(),
@@ -155,6 +159,15 @@ def _truncated(count: int) -> list[str]:
     if not count:
         return []
     return [f"{count} requests were longer than the model's context and lost their left end"]
+
+
+def _remarks(finished: Finished) -> list[str]:
+    """Return the engine's remarks about benchmarks, each once, after the benchmarks' names."""
+    columns = {j.loaded.benchmark.id: j.loaded.benchmark.column for j in finished.judged}
+    return [
+        f"{', '.join(columns.get(name, name) for name in names)}: {remark}"
+        for remark, names in finished.answers.remarks.items()
+    ]
 
 
 def _results(

@@ -38,8 +38,11 @@ def benchmarks(draw):
         samples = draw(st.integers(1, 4))
         for tail in draw(tails):
             tokens = draw(st.integers(0, 16))
+            first = draw(st.sampled_from([(), (7, 11, 30, 59)]))
             requests += [
-                GenerateRequest((1, *block, *tail), tokens, HOT if n else Sampling(), f"{tail}|{n}")
+                GenerateRequest(
+                    (1, *block, *tail), tokens, HOT if n else Sampling(), f"{tail}|{n}", first=first
+                )
                 for n in range(samples)
             ]
     return requests
@@ -58,6 +61,9 @@ def test_replies_are_those_of_the_plain_generator(model, requests, budget, reads
 
     assert len(shared) == len(requests)
     assert dict(shared) == plain
+    for n, reply in shared:
+        if reply.ids and requests[n].first:
+            assert reply.ids[0] in requests[n].first
 
 
 @pytest.mark.parametrize("reads_late", [False, True])

@@ -1,5 +1,6 @@
 """The draw: keyed noise, robust to last bits, with transformers' cuts in transformers' order."""
 
+from dataclasses import replace
 from hashlib import blake2b
 from math import log1p
 
@@ -79,6 +80,41 @@ def test_draws_lie_in_what_transformers_keeps(seed, temperature, top_p, top_k):
     drawn = Sampler(50, CPU).draw(logits.expand(40, 50), draws)
 
     assert kept[drawn].all()
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    seed=st.integers(0, 1000),
+    sampling=st.builds(
+        Sampling,
+        st.sampled_from([0.0, 0.3, 1.0, 2.0]),
+        st.sampled_from([0.05, 0.5, 0.95, 1.0]),
+        st.sampled_from([0, 1, 3, 1000]),
+    ),
+    among=st.sets(st.integers(0, 49), min_size=1).map(lambda ids: tuple(sorted(ids))),
+    sorts=st.booleans(),
+)
+def test_ids_that_may_not_be_drawn_have_no_part_in_the_draw(seed, sampling, among, sorts):
+    """Top-k and top-p keep what transformers keeps of the other ids, with the same noise."""
+    logits = random_logits(2, 50, seed)
+    before = logits.clone()
+    draws = [Draw(sampling, f"{seed}", step, among) for step in range(40)]
+    rows = logits[:1].expand(40, 50)
+    drawn = Sampler(50, CPU, sorts=sorts).draw(rows, draws).tolist()
+    alone = logits[:1, list(among)]
+    if sampling.temperature == 0:
+        expected = [among[int(alone.argmax())]] * 40
+    else:
+        kept = kept_by_transformers(alone, sampling)[0]
+        noise = Sampler(50, CPU).exponentials([(draw.key, draw.step) for draw in draws])
+        race = kept.exp() / noise[:, list(among)]
+        expected = [among[n] for n in race.argmax(dim=1).tolist()]
+    assert drawn == expected
+    assert torch.equal(logits, before)
+    mixed = [draws[0], replace(draws[0], among=())]
+    first, second = Sampler(50, CPU, sorts=sorts).draw(logits.clone(), mixed).tolist()
+    assert first == expected[0]
+    assert second == Sampler(50, CPU, sorts=sorts).draw(logits[1:], mixed[1:]).item()
 
 
 @pytest.mark.parametrize(
