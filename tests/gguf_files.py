@@ -152,7 +152,7 @@ def add_tensor(
     if len(shape) == 1:
         writer.add_tensor(name, random.uniform(0.5, 1.5, shape).astype(np.float32))
         return
-    values = random.normal(0, 0.05, shape).astype(np.float32)
+    values = random.normal(0, 0.04, shape).astype(np.float32)
     if kind == GGMLQuantizationType.F16:
         writer.add_tensor(name, values.astype(np.float16))
         return

@@ -267,12 +267,12 @@ def test_a_sandbox_that_is_killed_costs_its_program_at_most_and_no_run(cli, tmp_
         judging.append(True)  # before, the sandbox is only tried
         return judge_benchmark(*arguments)
 
-    def deadly(self, descriptors):
+    def deadly(self, *arguments):
         if judging and len(killed) < 2:
             self._process.kill()
             self._process.wait()
             killed.append(self)
-        start_job(self, descriptors)
+        start_job(self, *arguments)
 
     monkeypatch.setattr(GuestProcess, "start_job", deadly)
     monkeypatch.setattr("mistral_eval.run.run.judge_benchmark", judge)

@@ -77,10 +77,10 @@ def document(content: Content) -> Iterator[str]:
 
 
 def _listed(names: Sequence[str]) -> str:
-    """Return up to two names, or the first and the number of the others."""
-    if len(names) > 2:
+    """Return up to three names, or the first and the number of the others."""
+    if len(names) > 3:
         return f"{names[0]} and {len(names) - 1} more runs"
-    return " and ".join(names)
+    return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
 
 
 def _head(title: str, script: str) -> str:

@@ -294,7 +294,17 @@ def _by_run(about: Mapping[str, Sequence[str]]) -> list[str]:
     own = {
         label: [note for note in notes if owners[note] == [label]] for label, notes in about.items()
     }
-    return shared + [f"{label}: {'. '.join(notes)}." for label, notes in own.items() if notes]
+    return shared + [f"{label}: {_sentences(notes)}." for label, notes in own.items() if notes]
+
+
+def _sentences(notes: Sequence[str]) -> str:
+    """Join notes as sentences; a first word that is a name, such as config.json, stays as it is."""
+    first, *others = notes
+    capital = [
+        note[:1].upper() + note[1:] if note.split(maxsplit=1)[0].rstrip(":,").isalpha() else note
+        for note in others
+    ]
+    return ". ".join((first, *capital))
 
 
 def _protocol(columns: Sequence[Benchmark]) -> str:

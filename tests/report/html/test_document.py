@@ -136,7 +136,9 @@ def test_the_title_names_two_runs_or_counts_them_and_the_method_is_said_once(sam
     file = tmp_path / "report.html"
     write_report([sample_runs["oracle"], sample_runs["random"]], file)
     assert "<h1>Evaluation of oracle and random</h1>" in file.read_text(encoding="utf-8")
+    write_report([*sample_runs.values(), sample_runs["random"]], file)
+    assert "<h1>Evaluation of oracle and 3 more runs</h1>" in file.read_text(encoding="utf-8")
     write_report(list(sample_runs.values()), file)
     page = file.read_text(encoding="utf-8")
-    assert "<h1>Evaluation of oracle and 2 more runs</h1>" in page
+    assert "<h1>Evaluation of oracle, random and oracle-wrong</h1>" in page
     assert page.count("corrected by Holm over all rows") == 1
