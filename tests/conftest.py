@@ -6,8 +6,13 @@ from pathlib import Path
 from time import process_time
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from mistral_eval.cli.app import main
+
+# A busy machine may take any time for an example.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -6,7 +6,6 @@ from fractions import Fraction
 
 import pytest
 from hypothesis import given
-from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
 from lm_eval.utils import handle_arg_string
 
@@ -187,7 +186,6 @@ VALUES = [
 ]
 
 
-@settings_of_hypothesis(deadline=None)
 @given(st.sampled_from(VALUES) | st.text(alphabet="0123456789+-.e'\"truefalsn \t", max_size=6))
 def test_model_arguments_have_the_values_that_lm_eval_gives_them(text):
     ours, theirs = parse_value(text), handle_arg_string(text)

@@ -208,9 +208,7 @@ def test_no_answer_reaches_an_evaluator_of_code(checker, tmp_path):
     assert ({"different"}, False) == (set(results), mark.exists())
 
 
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(ANY_TEXT, ANY_TEXT)
 def test_any_two_texts_are_equal_or_different(checker, a, b):
     """Whatever is compared, a worker answers, the same in both directions, and survives."""

@@ -58,7 +58,7 @@ def test_where_both_melt_into_one_token_the_split_is_before_it(tiny, context, co
     assert tiny.encode_pair(context, continuation) == (tuple(whole[:-1]), tuple(whole[-1:]))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(context=TEXT, continuation=TEXT.filter(bool))
 def test_the_halves_make_the_whole_and_neither_is_empty(tiny, context, continuation):
     first, second = tiny.encode_pair(context, continuation)

@@ -61,7 +61,6 @@ def step(model, cache, rows, tokens):
     return hidden
 
 
-@settings(deadline=None)
 @given(
     windows=st.sampled_from(list(MODELS)),
     sizes=st.lists(st.integers(1, 41), min_size=1, max_size=41),
@@ -81,7 +80,7 @@ def test_any_cut_into_chunks_gives_the_states_of_one_pass(windows, sizes, tile, 
     torch.testing.assert_close(torch.cat(parts), whole(model, IDS[:start]), atol=1e-5, rtol=1e-5)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     windows=st.sampled_from(list(MODELS)),
     prompts=st.lists(st.integers(1, 20), min_size=1, max_size=3),

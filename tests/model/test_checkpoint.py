@@ -229,7 +229,7 @@ def test_a_vocabulary_left_to_the_tensor_is_taken_from_it(tmp_path):
     assert load_checkpoint(tmp_path).config.vocab_size == 64
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(1, 5), st.integers(1, 8), st.integers(1, 4))
 def test_the_two_rope_layouts_are_each_others_inverse(heads, half, dim):
     head_dim = 2 * half

@@ -168,7 +168,7 @@ def all_cuts(tokenizer, text):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(text=TEXT)
 def test_the_parts_of_a_text_have_the_ids_of_the_whole_at_every_cut(tokenizers, kind, text):
     tokenizer = tokenizers[kind]
@@ -179,7 +179,7 @@ def test_the_parts_of_a_text_have_the_ids_of_the_whole_at_every_cut(tokenizers, 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(texts=st.lists(st.tuples(st.integers(0, 40), TEXT), min_size=1, max_size=8))
 def test_texts_that_begin_alike_get_the_tokenizers_own_ids(tokenizers, kind, texts):
     """Each is a beginning of the one before it with something behind."""

@@ -155,7 +155,7 @@ def test_a_post_processor_that_opens_with_several_ids_is_an_error(folder):
 
 
 @pytest.mark.parametrize("adds", [True, False])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     texts=st.lists(
         st.tuples(st.integers(0, 40), st.text(alphabet="ab A\n.:é'", max_size=12)),

@@ -73,7 +73,7 @@ def ids(draw, n_words, max_size):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_any_ids_continue_any_prompt_as_the_whole_decode_says(tokenizers, kind, data):
     tokenizer = tokenizers[kind]
@@ -91,7 +91,7 @@ def test_any_ids_continue_any_prompt_as_the_whole_decode_says(tokenizers, kind, 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(text=st.text(max_size=30), at=st.integers(0, 30))
 def test_a_text_cut_between_any_two_ids_comes_back_whole(tokenizers, kind, text, at):
     """Characters in several bytes included: the cut may fall inside one."""

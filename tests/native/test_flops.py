@@ -47,7 +47,7 @@ def engine(request, make_engine, make_mixed_engine):
 
 
 @given(start=st.integers(0, 40), length=st.integers(0, 40))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @pytest.mark.parametrize("window", [1, 8, None])
 def test_a_span_and_its_positions_are_its_tokens_one_by_one(make_engine, window, start, length):
     config = make_engine(window=window).model.config

@@ -51,7 +51,7 @@ def benchmarks(draw):
 budgets = st.builds(Budget, st.integers(1, 12), st.integers(1, 50), st.integers(1, 400))
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(requests=benchmarks(), budget=budgets, reads_late=st.booleans())
 def test_replies_are_those_of_the_plain_generator(model, requests, budget, reads_late):
     """Token by token, for every budget, past several windows, read at once or a step late."""

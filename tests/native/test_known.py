@@ -48,7 +48,7 @@ def fixture_model(request, make_engine, make_mixed_engine):
     return make_engine(None, 8 if request.param == "window 8" else None).model
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(case=scores_and_known(), **budgets)
 def test_scores_are_the_same_bits_whatever_is_known(model, case, batch_tokens, group_tokens):
     """And no more is computed than without; nothing, where all is known."""
@@ -100,7 +100,7 @@ def test_packs_that_run_are_unchanged_and_hold_what_is_wanted_with_all_ancestors
         ]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(case=generations_and_known(), batch_tokens=st.integers(1, 64))
 def test_generations_are_the_same_whatever_is_known(make_engine, case, batch_tokens):
     requests, known = case

@@ -51,7 +51,7 @@ def assert_same_scores(left, right):
     )
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(data=st.data(), requests=score_requests, budget=st.integers(1, 80))
 def test_scores_depend_on_neither_order_nor_budget(build, data, requests, budget):
     order = data.draw(st.permutations(range(len(requests))))
@@ -61,7 +61,7 @@ def test_scores_depend_on_neither_order_nor_budget(build, data, requests, budget
     assert_same_scores([alone[n] for n in order], shuffled)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(data=st.data(), requests=generate_requests, budget=st.integers(1, 80))
 def test_generated_ids_depend_on_neither_order_nor_budget(build, data, requests, budget):
     order = data.draw(st.permutations(range(len(requests))))
@@ -71,7 +71,7 @@ def test_generated_ids_depend_on_neither_order_nor_budget(build, data, requests,
     assert [alone[n] for n in order] == shuffled
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(requests=generate_requests)
 def test_what_is_generated_scores_the_log_probability_it_was_drawn_with(build, requests):
     """Greedy generations are greedy when scored again, past several windows."""
@@ -203,7 +203,7 @@ def test_no_requests_give_no_replies(make_engine):
     assert list(make_engine().generate([])) == []
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(requests=score_requests, budget=st.integers(1, 80))
 def test_computed_tokens_are_the_unique_tokens(build, requests, budget):
     """Each distinct prefix of what is fed goes through the model once."""

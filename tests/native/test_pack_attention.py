@@ -100,7 +100,7 @@ def walk(tree, packs, tokens, heads, windows, make):
     return [torch.cat(answers) for answers in found]
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     tree=some_trees(),
     costs=some_costs,
@@ -140,7 +140,6 @@ def test_in_bfloat16_merged_parts_are_as_near_as_one_softmax():
     assert merged < 1.4 * whole
 
 
-@settings(deadline=None)
 @given(tree=some_trees(), costs=some_costs, window=st.sampled_from([None, 1, 5, 20]), **budgets)
 def test_prefix_and_batch_hold_what_a_row_sees_and_nothing_twice(
     tree, costs, window, batch_tokens, group_tokens

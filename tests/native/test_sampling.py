@@ -65,7 +65,7 @@ def test_noise_is_standard_exponential():
     assert correlation.abs().max() < 5 / 32000**0.5
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 1000),
     temperature=st.sampled_from([0.3, 0.6, 1.0, 2.0]),
@@ -82,7 +82,7 @@ def test_draws_lie_in_what_transformers_keeps(seed, temperature, top_p, top_k):
     assert kept[drawn].all()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 1000),
     sampling=st.builds(
@@ -131,7 +131,7 @@ def test_frequencies_are_the_probabilities_of_transformers(sampling):
     assert ((frequencies - expected).abs() <= 5 * (expected / 20000).sqrt()).all()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 1000),
     temperature=st.sampled_from([0.3, 0.6, 1.0, 2.0]),

@@ -42,14 +42,14 @@ def assert_equal_to_plain(model, requests, batch_tokens, group_tokens):
         assert tree[n].is_greedy == reply.is_greedy
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(requests=some_requests, batch_tokens=st.integers(1, 60), group_tokens=st.integers(1, 30))
 def test_scores_are_those_of_the_plain_scorer(model, requests, batch_tokens, group_tokens):
     """For every cut into packs and groups, with and without windows."""
     assert_equal_to_plain(model, requests, batch_tokens, group_tokens)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(requests=some_requests, batch_tokens=st.integers(1, 60))
 def test_scores_read_a_pack_late_are_the_same_bits(model, requests, batch_tokens):
     """As on CUDA, where the next pack begins before the host reads the last one's numbers."""

@@ -249,7 +249,7 @@ def test_a_name_that_is_taken_is_not_written_to(tmp_path, monkeypatch):
     assert Replies(tmp_path).count() == 4
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.lists(st.integers(0, COUNT - 1), min_size=1), min_size=1, max_size=4))
 def test_files_of_several_machines_merge_by_lying_in_one_folder(batches):
     """Duplicates within a file and between files are one reply."""
@@ -318,7 +318,7 @@ def test_a_killed_process_leaves_what_it_flushed_and_no_lock(tmp_path):
 # Damage
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_a_file_cut_anywhere_keeps_all_lines_before_the_cut(data):
     with new_folder() as folder:
@@ -337,7 +337,7 @@ def test_a_file_cut_anywhere_keeps_all_lines_before_the_cut(data):
         assert known(folder) == everything(range(COUNT))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_a_changed_byte_costs_its_own_line_and_is_never_read_as_a_reply(data):
     with new_folder() as folder:

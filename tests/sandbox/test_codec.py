@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mistral_eval.sandbox.guest.codec import Codec, FrameError, NotPlainError
@@ -58,7 +58,6 @@ def same(left, right):
     return True
 
 
-@settings(deadline=None)
 @given(VALUES)
 def test_a_plain_value_crosses_unchanged_and_exact_in_type(value):
     assert same(value, crossed(value))
@@ -107,7 +106,6 @@ def test_what_is_no_message_is_refused(data):
         Codec(refuse, no_object).load(data)
 
 
-@settings(deadline=None)
 @given(st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda s: st.lists(s, max_size=3)
