@@ -60,15 +60,16 @@ def judgement(verified: Mapping[str, Any], identity: EngineIdentity) -> str:
     """Say what a verification found, and whether rounding in the model's dtype explains it."""
     count = sum(verified["requests"].values())
     generated = verified["requests"].get("generate", 0)
+    dtype = identity.dtype.removeprefix("torch.")
     parts = []
     if count > generated:
         parts.append(
             f"log-probabilities differ by {verified['largest_difference']:.1e} nats at most "
-            f"({identity.dtype} explains up to {verified['tolerance']:.1e} there)"
+            f"({dtype} explains up to {verified['tolerance']:.1e} there)"
         )
     if generated:
         ties = verified["ties"]
-        after = f" (the others part at a tie in {identity.dtype})" if ties else ""
+        after = f" (the others part at a tie in {dtype})" if ties else ""
         parts.append(f"{generated - ties} of {generated} generations have the same tokens{after}")
     return f"Verified {count} requests on the plain path: {'; '.join(parts)}."
 

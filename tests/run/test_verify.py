@@ -111,7 +111,7 @@ def test_half_precision_verifies_within_its_own_tolerance(tmp_path):
 
 
 def test_the_sentence_says_whether_the_difference_is_expected():
-    identity = EngineIdentity("native", dtype="bfloat16")
+    identity = EngineIdentity("native", dtype="torch.bfloat16")
     found = {"requests": {"score": 2, "generate": 3}, "largest_difference": 0.36, "tolerance": 0.5}
     assert judgement({**found, "ties": 1}, identity) == (
         "Verified 5 requests on the plain path: log-probabilities differ by 3.6e-01 nats at most "
