@@ -21,7 +21,7 @@ from mistral_eval.run.questions import Asking, load_benchmarks
 from mistral_eval.suite.registry import BY_ID
 from tests.lm_eval_runs import Both
 
-pytestmark = [pytest.mark.trained, pytest.mark.slow]
+pytestmark = [pytest.mark.trained, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 CHOICES = tuple(name for name, benchmark in BY_ID.items() if benchmark.kind == "score")
 TEXTS = ("nq", "triviaqa", "gsm8k", "math")

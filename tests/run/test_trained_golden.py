@@ -11,7 +11,7 @@ from golden_trained import NATS, PROMPTS, QUESTIONS
 
 from mistral_eval.stats import wilson
 
-pytestmark = [pytest.mark.trained, pytest.mark.slow]
+pytestmark = [pytest.mark.trained, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 EXPECTED = json.loads(golden_trained.FILE.read_text(encoding="utf-8"))
 CHANCE = {"piqa": 50.0, "arc_easy": 25.0, "hellaswag": 25.0}
