@@ -72,9 +72,10 @@ def is_close(loaded: LoadedBenchmark, question: Question, logprobs: Sequence[flo
     """Return whether an error of NATS in each log-likelihood could change the choice."""
     texts = loaded.benchmark.gold(question.doc).texts
     lengths = [len(text) if loaded.benchmark.cell == "acc_norm" else 1 for text in texts]
-    ranked = sorted(((ll / n, NATS / n) for ll, n in zip(logprobs, lengths, strict=True)))
-    (second, its_error), (best, error) = ranked[-2:]
-    return best - second <= error + its_error
+    *others, (best, error) = sorted(
+        (logprob / length, NATS / length) for logprob, length in zip(logprobs, lengths, strict=True)
+    )
+    return any(best - value <= error + its_error for value, its_error in others)
 
 
 def greedy(engine: NativeEngine, loaded: LoadedBenchmark) -> dict[str, list[int]]:
