@@ -1,11 +1,13 @@
-"""What several tests share: the real test sets where they exist."""
+"""What several tests share: the real test sets and the trained model where they exist."""
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 from time import process_time
 
 import pytest
+from fetch_trained import VARIABLE, TrainedModelError, trained_model
 from hypothesis import HealthCheck, settings
 
 from mistral_eval.cli.app import main
@@ -38,6 +40,17 @@ def shared() -> Path:
     if not (SHARED / "data").is_dir():
         pytest.skip(f"needs the real test sets in {SHARED.name}/ beside the checkout")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def trained() -> Path:
+    """The trained model's GGUF file; skips where it was not fetched, fails where it is required."""
+    try:
+        return trained_model()
+    except TrainedModelError as error:
+        if VARIABLE in os.environ:
+            pytest.fail(str(error))
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")

@@ -128,9 +128,10 @@ def commands(script: str, **env: str) -> str:
     [
         ("lint", ["ruff check mistral_eval tests", "ruff format --check mistral_eval", "bin/mypy"]),
         ("quick", ['pytest -n auto --dist worksteal -m "not slow"']),
+        ("trained", ["python tools/fetch_trained.py", "--dist loadfile -m trained"]),
     ],
 )
-def test_the_checks_workflow_starts_lint_types_and_the_quick_tests(name, expected):
+def test_the_checks_workflow_starts_lint_types_and_tests(name, expected):
     whole = read("checks.yml")
     script = whole["jobs"][name]["steps"][-1]["run"]
     started = commands(script, **whole["env"])

@@ -1,8 +1,8 @@
 """Write what `--model tiny` answers to some sample requests: `python tools/golden_tiny.py`.
 
-`python tests/run/make_golden.py` writes tests/golden/tiny.json, which test_golden.py compares
-with: of each multiple-choice benchmark the log-likelihoods of a few questions, of each other one
-the first greedy ids after a few prompts.
+The file is tests/golden/tiny.json, which test_golden.py compares with: of each multiple-choice
+benchmark the log-likelihoods of a few questions, of each other one the first greedy ids after a
+few prompts.
 Run it when the tiny model or a prompt was changed on purpose, and say so in the commit.
 """
 

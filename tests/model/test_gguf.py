@@ -1,9 +1,7 @@
 """A GGUF file gives the logits of transformers on its dequantised weights."""
 
 import math
-import os
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -271,18 +269,14 @@ def test_a_folder_stands_for_its_only_gguf_model(tmp_path):
     assert read_gguf(first).metadata["split.count"] == 3
 
 
-TRAINED = os.environ.get("MISTRAL_EVAL_TRAINED")
-
-
+@pytest.mark.trained
 @pytest.mark.slow
-@pytest.mark.skipif(not TRAINED, reason="MISTRAL_EVAL_TRAINED names no Llama GGUF file")
-def test_a_trained_model_gives_the_log_likelihoods_of_transformers():
+def test_a_trained_model_gives_the_log_likelihoods_of_transformers(trained):
     """A sentence's log-likelihood, to 1e-3: transformers dequantises the file itself."""
-    file = Path(TRAINED)
-    checkpoint = load_checkpoint(file, dtype="float32")
-    tokenizer = load_tokenizer(file, expected_vocab=checkpoint.config.vocab_size)
+    checkpoint = load_checkpoint(trained, dtype="float32")
+    tokenizer = load_tokenizer(trained, expected_vocab=checkpoint.config.vocab_size)
     theirs = AutoModelForCausalLM.from_pretrained(
-        file.parent, gguf_file=file.name, dtype=torch.float32
+        trained.parent, gguf_file=trained.name, dtype=torch.float32
     ).eval()
     for text in ("The capital of France is Paris.", "Question: What is 17 + 25?\nAnswer: 42", CODE):
         ids = torch.tensor(tokenizer.encode(text, bos=False))

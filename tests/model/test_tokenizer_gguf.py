@@ -1,7 +1,6 @@
 """A GGUF file's tokenizer gives the ids of the original tokenizer, on real texts."""
 
 import json
-import os
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +14,7 @@ from tokenizers import pre_tokenizers
 
 from mistral_eval.errors import CheckpointError, TokenizerError
 from mistral_eval.model.load.checkpoint import load_checkpoint
+from mistral_eval.model.load.gguf_file import read_metadata
 from mistral_eval.model.tiny import tiny_tokenizer_file
 from mistral_eval.model.tokenizers.tokenizer import load_tokenizer
 from mistral_eval.model.tokenizers.tokenizer_gguf import gguf_tokenizer
@@ -247,13 +247,10 @@ def test_byte_level_bpe_gives_the_ids_of_a_slow_twin(pre, each_digit, tmp_path):
         assert ours.decode(ours.encode(text, bos=False)) == text
 
 
-TRAINED = os.environ.get("MISTRAL_EVAL_TRAINED")
-
-
-@pytest.mark.skipif(not TRAINED, reason="MISTRAL_EVAL_TRAINED names no SmolLM2 GGUF file")
-def test_smollm2_gives_published_ids_and_those_of_a_slow_twin():
+@pytest.mark.trained
+def test_smollm2_gives_published_ids_and_those_of_a_slow_twin(trained):
     """Ids published for HuggingFaceTB/SmolLM2-135M-Instruct's own tokenizer.json."""
-    ours = load_tokenizer(Path(TRAINED), expected_vocab=49152)
+    ours = load_tokenizer(trained, expected_vocab=49152)
     published = {
         "Hello, we can use": [19556, 28, 392, 416, 722],
         "The capital of France is": [504, 3575, 282, 4649, 314],
@@ -263,9 +260,7 @@ def test_smollm2_gives_published_ids_and_those_of_a_slow_twin():
         "\n": [198],
     }
     assert {text: ours.encode(text, bos=False) for text in published} == published
-    from mistral_eval.model.load.gguf_file import read_metadata
-
-    metadata = read_metadata(Path(TRAINED))
+    metadata = read_metadata(trained)
     fields = {key: metadata[f"tokenizer.ggml.{key}"] for key in ("tokens", "merges")}
     assert_same_ids(ours, slow_bpe(fields, each_digit=True))
     assert (ours.adds_bos, ours.eos_ids) == (False, (2,))

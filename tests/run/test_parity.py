@@ -5,8 +5,6 @@ but the task files. Real test sets where they are at hand, else the bundled samp
 continuation's log-probabilities in float32: beyond 256 nats that sum is coarser than 1e-4.
 """
 
-import json
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,18 +12,13 @@ from typing import Any
 import pytest
 import torch
 from lm_eval.api.instance import Instance
-from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 
-from mistral_eval.console import Talk
-from mistral_eval.data import make_source
 from mistral_eval.engines.lm_eval_model import MistralLM, ask, request_of
 from mistral_eval.engines.native import open_native
 from mistral_eval.model.export import save_hf
 from mistral_eval.model.tiny import make_tiny, tiny_tokenizer_file
-from mistral_eval.run.questions import Asking, load_benchmarks
-from mistral_eval.run.run import run_suite
-from mistral_eval.settings import RunSettings
+from tests.lm_eval_runs import Both
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -51,17 +44,6 @@ class RecordingHFLM(HFLM):
         return whole
 
 
-@dataclass(frozen=True)
-class Both:
-    """The files of our runs, what lm-eval returned, and its model."""
-
-    ours: dict[str, Any]
-    our_samples: dict[str, list[dict[str, Any]]]
-    theirs: dict[str, Any]
-    their_samples: dict[str, list[dict[str, Any]]]
-    hf: RecordingHFLM
-
-
 @pytest.fixture(scope="module")
 def both(tmp_path_factory) -> Both:
     threads = torch.get_num_threads()
@@ -72,34 +54,12 @@ def both(tmp_path_factory) -> Both:
         pretrained=str(folder), device="cpu", dtype="float32", batch_size=8, add_bos_token=True
     )
     hf.generated = []
-    found = Both({}, {}, {}, {}, hf)
-    _compare(found, CHOICES, QUESTIONS, tmp_path_factory.mktemp("choices"))
+    found = Both("tiny", DATA, hf)
+    found.run(CHOICES, QUESTIONS, tmp_path_factory.mktemp("choices"))
     hf.batch_size_per_gpu = 1
-    _compare(found, TEXTS, GENERATIONS, tmp_path_factory.mktemp("texts"))
+    found.run(TEXTS, GENERATIONS, tmp_path_factory.mktemp("texts"))
     torch.set_num_threads(threads)
     return found
-
-
-def _compare(both: Both, names: tuple[str, ...], limit: int, output: Path) -> None:
-    """Run both on `limit` questions of each benchmark and keep what they wrote."""
-    settings = RunSettings(
-        tasks=names, model="tiny", engine="native", data=DATA, limit=limit, output_path=output
-    )
-    folder = run_suite(settings, Talk(quiet=True))
-    (results,) = folder.glob("results_*.json")
-    both.ours.update(json.loads(results.read_text())["results"])
-    for name in names:
-        (samples,) = folder.glob(f"samples_{name}_*.jsonl")
-        both.our_samples[name] = [json.loads(line) for line in samples.open()]
-    loaded = list(load_benchmarks(names, Asking(make_source(DATA), limit, None, unpinned=False)))
-    theirs = evaluate(
-        both.hf,
-        {"tasks": {one.benchmark.id: one.task for one in loaded}},
-        samples={one.benchmark.id: [q.doc_id for q in one.questions] for one in loaded},
-        bootstrap_iters=1,  # 0 leaves out standard errors; means need no bootstrap
-    )
-    both.theirs.update(theirs["results"])
-    both.their_samples.update(theirs["samples"])
 
 
 @pytest.mark.parametrize("benchmark", CHOICES)
