@@ -1,6 +1,6 @@
 r"""Decide whether a prompt's last token is healed before a reply is generated.
 
-HumanEval's prompts end with a line break, and a body's indentation follows. GPT-2's expression
+A prompt of code ends with a line break, and a body's indentation follows. GPT-2's expression
 takes white space as one word, so a vocabulary like SmolLM2's has "\n   " as one token. In training
 the token "\n" then stands only before text that is not indented, and after a prompt that ends with
 it the model writes no body.
