@@ -31,6 +31,7 @@ STOCK_PREFIX = "lm_eval:"
 TINY = "tiny"
 DEFAULT_MODEL = "mistralai/Mistral-7B-v0.1"
 WORDS: Mapping[str, bool | None] = {"true": True, "false": False, "none": None}
+# Model arguments of lm-eval and of our engines that an option of ours sets.
 OWN_OPTIONS = {
     "pretrained": "--model",
     "revision": "--revision",
@@ -40,7 +41,6 @@ OWN_OPTIONS = {
     "seed": "--seed",
     "batch_tokens": "--batch-tokens",
 }
-"""Model arguments of lm-eval and of our engines that an option of ours sets."""
 LIMIT = re.compile(r"\d{1,12}|\d{0,12}\.\d{1,12}|\d{1,12}/\d{1,12}")
 NOT_IN_RUN_ID = frozenset({"output_path", "fresh", "batch_tokens", "sandbox", "verify", "name"})
 
@@ -222,7 +222,7 @@ class RunSettings(BaseModel):
                     f"--model-args sets {name}, which is the value of {option}. Give {option} "
                     "instead."
                 )
-        if self.adapter is not None and self.model == "tiny":
+        if self.adapter is not None and self.model == TINY:
             raise UsageError(
                 "--adapter needs the model that it was trained on, and --model is tiny. Leave out "
                 "--adapter, or give that model."

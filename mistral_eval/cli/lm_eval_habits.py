@@ -66,7 +66,8 @@ def translated(arguments: Sequence[str]) -> list[str]:
     Raises:
         UsageError: an option of lm-eval has no counterpart; the sentence says what to do.
     """
-    if not any(command in arguments for command in COMMANDS):
+    command = next((one for one in arguments if not one.startswith("-")), "")
+    if command not in COMMANDS:
         return list(arguments)
     result: list[str] = []
     joining = False  # the argument follows an option that lm-eval separates by spaces

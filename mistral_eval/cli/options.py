@@ -36,9 +36,8 @@ Models = Annotated[
     typer.Option(
         "--model",
         "-m",
-        help="Hugging Face hub name, folder, or tiny (random weights, for tests); several -m run "
-        "one after the other into one table",
-        show_default="mistralai/Mistral-7B-v0.1",
+        help="Hugging Face hub name, folder, GGUF file, or tiny (random weights, for tests); "
+        "several -m run one after the other into one table; default: mistralai/Mistral-7B-v0.1",
     ),
 ]
 Names = Annotated[
@@ -48,7 +47,7 @@ Names = Annotated[
 BatchSize = Annotated[
     str | None,
     typer.Option(
-        "--batch-size", "--batch_size", help="Requests per forward pass of --engine hf, as lm-eval"
+        "--batch-size", "--batch_size", help="Requests per forward pass, for --engine hf only"
     ),
 ]
 Engine = Annotated[
@@ -90,7 +89,8 @@ ModelArgs = Annotated[
     typer.Option(
         "--model-args",
         "--model_args",
-        help="Model configuration that the checkpoint lacks: key=value,key=value",
+        help="What the checkpoint's files leave open (rope_theta=10000), tokenizer=, "
+        "add_bos_token=, or arguments of the hf engine: key=value,key=value",
     ),
 ]
 DataRevision = Annotated[

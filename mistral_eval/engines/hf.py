@@ -37,7 +37,7 @@ from mistral_eval.engines.interface import (
     never,
 )
 from mistral_eval.engines.lm_eval_model import instance_of
-from mistral_eval.engines.native import TINY, choose_device, tiny_model
+from mistral_eval.engines.native import choose_device, tiny_model
 from mistral_eval.errors import (
     EngineError,
     MistralEvalError,
@@ -58,7 +58,7 @@ from mistral_eval.model.tokenizers.borders import Borders
 from mistral_eval.model.tokenizers.incremental import PrefixEncoder
 from mistral_eval.model.tokenizers.special import TOKENIZER, TokenizerArgs, split_tokenizer_args
 from mistral_eval.model.tokenizers.tokenizer import ANY_VOCAB, Tokenizer, load_tokenizer
-from mistral_eval.settings import RunSettings, parse_value
+from mistral_eval.settings import TINY, RunSettings, parse_value
 
 # What lm-eval, transformers and torch raise for a checkpoint or a request that they cannot handle.
 FAULTS: Final = (
@@ -72,9 +72,8 @@ UNHEALED: Final = (
     "heals it"
 )
 CHUNK: Final = 1 << 24  # bytes read at once for a digest
-CALL: Final = (
-    256  # requests per call, all of one benchmark: at most these are lost by a kill or delay a stop
-)
+# Requests per call, all of one benchmark: at most these are lost by a kill or delay a stop.
+CALL: Final = 256
 
 
 class HFEngine(TextEncoder, Engine):

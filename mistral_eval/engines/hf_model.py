@@ -191,7 +191,7 @@ def check_loaded(name: str, model: Any, info: Mapping[str, Any]) -> None:
 
     Raises:
         CheckpointError: a tensor is missing, unexpected, has another shape or holds NaN or
-            infinity, or the output matrix differs from the embeddings it is tied to.
+            infinity.
     """
     if missing := sorted(info["missing_keys"]):
         raise _wrong(name, missing, "is missing", SAME_FILES)

@@ -55,10 +55,9 @@ from mistral_eval.native.requests import (
     truncate_prompt,
 )
 from mistral_eval.native.runner import ModelRunner
-from mistral_eval.settings import RunSettings
+from mistral_eval.settings import TINY, RunSettings
 
 VERSION: Final = "1"  # part of the reply's key: raise it when the engine's numbers change
-TINY: Final = "tiny"
 HEALED: Final = (
     "the prompt's last line break is drawn again with the reply (token healing), since this "
     "tokenizer joins it with the spaces that follow"
@@ -215,13 +214,13 @@ class NativeEngine(NativeEncoder, Engine):
         Raises:
             TokenizerError, HubError: the tokenizer cannot be read.
         """
-        if settings.model == TINY:
-            file = tiny_tokenizer_file()
-        else:
-            revision = settings.revision
-            file = resolve_parts(settings.model, settings.adapter, revision=revision).tokenizer
         args, _ = split_tokenizer_args(settings.model_args)
-        tokenizer = load_tokenizer(file, expected_vocab=ANY_VOCAB, args=args)
+        if settings.model == TINY:
+            base = tiny_tokenizer_file()
+        else:
+            parts = resolve_parts(settings.model, settings.adapter, revision=settings.revision)
+            base, args = parts.base, args.beside(parts.tokenizer)
+        tokenizer = load_tokenizer(base, expected_vocab=ANY_VOCAB, args=args)
         return NativeEncoder(tokenizer, identity.info["max_length"], settings.seed, identity)
 
     def answer(
@@ -387,16 +386,16 @@ def open_native(  # noqa: PLR0913 - one argument per setting of a run
             raise UsageError(
                 f"--model tiny takes no --model-args but add_bos_token. Leave {min(fields)} out."
             )
-        checkpoint, file = tiny_model(dtype, where), tiny_tokenizer_file()
+        checkpoint, base = tiny_model(dtype, where), tiny_tokenizer_file()
     else:
         parts = resolve_parts(pretrained, adapter, revision=revision, say=say)
         checkpoint = load_checkpoint(
             parts.base, adapter=parts.adapter, dtype=dtype, device=where, overrides=fields
         )
         checkpoint = replace(checkpoint, notes=(*checkpoint.notes, *parts.notes))
-        file = parts.tokenizer
+        base, args = parts.base, args.beside(parts.tokenizer)
     config = checkpoint.config
-    tokenizer = load_tokenizer(file, expected_vocab=config.vocab_size, args=args)
+    tokenizer = load_tokenizer(base, expected_vocab=config.vocab_size, args=args)
     notes = (*checkpoint.notes, *tokenizer.notes)
     if tokenizer.n_words < config.vocab_size:
         surplus = config.vocab_size - tokenizer.n_words

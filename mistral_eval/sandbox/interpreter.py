@@ -38,13 +38,13 @@ class Interpreter:
         executable: Its path.
         files: Each path inside the sandbox, mapped to the host's file or folder.
         hidden: Folders in these that must not be visible.
-        library_path: Folders of shared libraries, separated by colons.
+        shared_libraries: Folders of shared libraries, separated by colons.
     """
 
     executable: str
     files: dict[str, str]
     hidden: tuple[str, ...]
-    library_path: str
+    shared_libraries: str
 
 
 @cache  # takes a tenth of a second, and the result does not change

@@ -74,7 +74,7 @@ def start_command(setup: Setup, role: str, control: int, hash_seed: str) -> Star
     python = _python(interpreter, _MODULES[role], folder, settings)
     environment = {
         "PYTHONHASHSEED": hash_seed,
-        "LD_LIBRARY_PATH": interpreter.library_path,
+        "LD_LIBRARY_PATH": interpreter.shared_libraries,
     }
     if kind == "none":
         return Start(python, environment)

@@ -78,6 +78,8 @@ def test_model_classes_are_those_of_lm_eval():
         ("run --log_samples -t piqa", "run -t piqa"),
         ("run --num_fewshot=3 -t piqa", "run --num_fewshot=3 -t piqa"),
         ("table A B --log_samples", "table A B --log_samples"),
+        ("compare run plan -b x", "compare run plan -b x"),
+        ("--debug run -b 4", "--debug run --batch-size 4"),
         ("plan -t piqa mmlu --json", "plan -t piqa,mmlu --json"),
     ],
 )

@@ -1,5 +1,9 @@
 """A LoRA adapter on both engines: --adapter, or --model with the adapter's folder."""
 
+import json
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -105,3 +109,28 @@ def test_one_adapter_on_several_models_is_wrong_usage(cli):
 
     assert code == 2
     assert "--adapter is put on one model, and 2 are given" in said
+
+
+@pytest.fixture(name="with_tokenizer")
+def fixture_with_tokenizer(folders, tmp_path):
+    """The base with an end token in generation_config.json, and an adapter with a tokenizer."""
+    base, tuned = (Path(shutil.copytree(one, tmp_path / Path(one).name)) for one in folders)
+    (base / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 28705]}))
+    for file in base.glob("tokenizer*"):
+        shutil.copy(file, tuned)
+    return str(base), str(tuned)
+
+
+def test_the_base_models_end_tokens_count_where_the_adapter_has_a_tokenizer(with_tokenizer):
+    """An adapter's folder rarely has a generation_config.json, and a chat model needs its own."""
+    base, tuned = with_tokenizer
+    device = torch.device("cpu")
+    native = open_native(base, adapter=tuned, device="cpu")
+    encoder = type(native).encoder(
+        RunSettings(tasks=("piqa",), model=base, adapter=tuned), native.identity
+    )
+    assert native.tokenizer.eos_ids == (2, 28705)
+    assert native.runner.eos_ids == (2, 28705)
+    assert encoder.tokenizer.eos_ids == (2, 28705)
+    assert read_outline(base, adapter=tuned, device=device).tokenizer.eos_ids == (2, 28705)
+    assert "ends [2, 28705]" in open_hf(base, adapter=tuned, device="cpu").identity.arguments

@@ -23,8 +23,7 @@ from mistral_eval.model.memory import TRY_TINY
 from mistral_eval.model.tiny import TINY_CONFIG, tiny_tokenizer_file
 from mistral_eval.model.tokenizers.special import split_tokenizer_args
 from mistral_eval.model.tokenizers.tokenizer import ANY_VOCAB, Tokenizer, load_tokenizer
-
-TINY = "tiny"
+from mistral_eval.settings import TINY
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +68,9 @@ def read_outline(
     parts = resolve_parts(ref, adapter, revision=revision, say=say, resolve=_small_parts)
     if find_gguf(parts.base) is None:
         check_folder(parts.base)
-    tokenizer = load_tokenizer(parts.tokenizer, expected_vocab=ANY_VOCAB, args=args)
+    tokenizer = load_tokenizer(
+        parts.base, expected_vocab=ANY_VOCAB, args=args.beside(parts.tokenizer)
+    )
     found = read_config(parts.base, fields)
     config = found.config
     if config.vocab_size == -1:

@@ -7,7 +7,7 @@ tokenizer.json beside the tokenizer; generation_config.json and config.json besi
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,10 @@ class TokenizerArgs:
 
     file: Path | None = None
     adds_bos: bool | None = None
+
+    def beside(self, place: Path) -> "TokenizerArgs":
+        """Return the arguments with a file or folder to read where none is given."""
+        return self if self.file is not None else replace(self, file=place)
 
 
 def split_tokenizer_args(
