@@ -40,7 +40,7 @@ def measured(checkout: Path, options: list[str], threads: int) -> dict[str, Any]
         }
         command = [sys.executable, "-m", "mistral_eval", "run", *options, "--output-path", folder]
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        done = subprocess.run(  # noqa: S603  our own program
+        done = subprocess.run(
             command, cwd=checkout, env=environment, capture_output=True, text=True, check=False
         )
         after = resource.getrusage(resource.RUSAGE_CHILDREN)

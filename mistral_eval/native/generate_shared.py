@@ -105,8 +105,8 @@ class _Block:
 class _Question:
     """A prompt with its samples that have no row yet, and the number of those that have one.
 
-    `prompt` is None until the first sample is admitted. `state` is the prompt's last hidden state,
-    (dim,), while further samples wait.
+    `prompt` is None until the first sample is admitted. `logits` are those of the first new token,
+    (n_words,), while samples wait for them.
     """
 
     block: _Block
@@ -114,7 +114,7 @@ class _Question:
     waiting: deque[Running]
     active: int = 0
     prompt: Prompt | None = None
-    state: Tensor | None = None
+    logits: Tensor | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -221,21 +221,11 @@ class _Generation:
             if not question.waiting:
                 self._waiting.popleft()
         if self._prefill(roots, new):
-            yield from self._begin(entering)
-
-    def _begin(self, entering: Sequence[_Sample]) -> Replies:
-        """Draw the first tokens of samples whose prompts are prefilled."""
-        asked = list(dict.fromkeys(sample.question for sample in entering))
-        states = torch.stack([_state(question) for question in asked])
-        for question in asked:
-            # a view would keep the whole pack
-            question.state = _state(question).clone() if question.waiting else None
-        self._generator.stats.generate_flop += self._generator.flops.row * len(asked)
-        logits = self._model.logits(states)
-        if len(entering) > len(asked):
-            rows = {question: n for n, question in enumerate(asked)}
-            logits = logits[[rows[sample.question] for sample in entering]]
-        yield from self._draw(logits, entering)
+            logits = torch.stack([_logits(sample.question) for sample in entering])
+            for question in {sample.question for sample in entering}:
+                if not question.waiting:
+                    question.logits = None
+            yield from self._draw(logits, entering)
 
     def _prefill(self, blocks: Sequence[_Block], questions: Sequence[_Question]) -> bool:
         """Compute new blocks, then new questions behind them; return False if told to stop."""
@@ -246,8 +236,12 @@ class _Generation:
         states = self._run_pieces(tails, [question.tail for question in questions])
         if states is None:
             return False
-        for question, state in zip(questions, states, strict=True):
-            question.state = state
+        if states:
+            self._generator.stats.generate_flop += self._generator.flops.row * len(states)
+            logits = self._model.logits(torch.stack(states))
+            for question, row in zip(questions, logits, strict=True):
+                # only the next question to be admitted waits; a view would keep all rows
+                question.logits = row.clone() if question.waiting else row
         return True
 
     def _run_pieces(
@@ -378,6 +372,6 @@ def _prompt(question: _Question) -> Prompt:
     return question.prompt
 
 
-def _state(question: _Question) -> Tensor:
-    assert question.state is not None, question
-    return question.state
+def _logits(question: _Question) -> Tensor:
+    assert question.logits is not None, question
+    return question.logits
