@@ -193,11 +193,12 @@ def _literal(character: str) -> _Atom:
 
 
 def _group(expression: str, at: int) -> tuple[_Atom, int]:
-    """Read a group, which may not match a space, and may not hold another one."""
+    """Read a group, which may match no space and hold no other group."""
     start = expression.index(":", at) + 1
     end = expression.find(")", start)
     inside = expression[start:end]
-    if end < 0 or "(" in inside or "\\" in inside or "[" in inside or " " in inside:
+    atoms = [atom for alternative in _alternatives(inside) for atom in alternative]
+    if end < 0 or "(" in inside or any(atom.space for atom in atoms):
         raise _UnknownError
     return _Atom(white=True, black=True), end + 1
 
