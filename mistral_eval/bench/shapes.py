@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mistral_eval.errors import UsageError, nearest
 from mistral_eval.model.config import ModelConfig
+from mistral_eval.model.load.adapter import is_adapter, resolve_parts
 from mistral_eval.model.load.checkpoint import load_checkpoint
 from mistral_eval.model.load.gguf_file import find_gguf
 from mistral_eval.model.load.layout import expected_shapes
@@ -55,13 +56,15 @@ _USUAL_VOCABULARY: Final = 32000
 class Subject:
     """A model's shape before its weights are loaded.
 
-    `folder` holds the weights, None means random ones; `notes` are printed before the bench.
+    `folder` holds the weights, None means random ones; `adapter` is merged into them; `notes` are
+    printed before the bench.
     """
 
     name: str
     config: ModelConfig
     dtype: torch.dtype
     folder: Path | None = None
+    adapter: Path | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -83,10 +86,13 @@ class Subject:
         """
         if self.folder is None:
             return random_weights(self.config, self.dtype, device, seed)
-        return load_checkpoint(self.folder, dtype=self.dtype, device=device).weights
+        loaded = load_checkpoint(self.folder, adapter=self.adapter, dtype=self.dtype, device=device)
+        return loaded.weights
 
 
-def read_subject(shape: str, dtype: str, device: torch.device) -> Subject:
+def read_subject(
+    shape: str, dtype: str, device: torch.device, adapter: str | None = None
+) -> Subject:
     """Resolve --shape and --dtype; no weights are read.
 
     Args:
@@ -94,13 +100,20 @@ def read_subject(shape: str, dtype: str, device: torch.device) -> Subject:
         dtype: `auto` or one of `DTYPES`. For a folder `auto` is the stored dtype; for a shape it is
             bfloat16 on CUDA and for 7b (as published), else float32.
         device: The device of the bench.
+        adapter: A LoRA adapter of the checkpoint.
 
     Raises:
-        UsageError: There is no such shape, folder or dtype; the sentence names the nearest.
+        UsageError: There is no such shape, folder or dtype; the sentence names the nearest. Or an
+            adapter is given for a named shape.
         CheckpointError: The folder's configuration cannot be used.
     """
     if dtype != "auto" and dtype not in DTYPES:
         raise UsageError(f"--dtype has no {dtype!r}. {nearest(dtype, ['auto', *DTYPES])}")
+    if shape in SHAPES and adapter is not None:
+        raise UsageError(
+            f"--adapter needs the model that it was trained on, and --shape {shape} has random "
+            "weights. Give that model's folder as --shape."
+        )
     if shape in SHAPES:
         half = device.type == "cuda" or shape == "7b"
         usual = torch.bfloat16 if half else torch.float32
@@ -111,7 +124,17 @@ def read_subject(shape: str, dtype: str, device: torch.device) -> Subject:
             f"--shape takes a name, a checkpoint's folder or a GGUF file; {shape!r} is neither. "
             f"{nearest(shape, SHAPES)}"
         )
-    return _checkpoint(folder, dtype, device)
+    if adapter is None and not is_adapter(folder):
+        return _checkpoint(folder, dtype, device)
+    parts = resolve_parts(str(folder), adapter)
+    found = _checkpoint(parts.base, dtype, device)
+    if found.folder is None or parts.adapter is None:
+        raise UsageError(
+            f"The adapter {parts.adapter} needs the weights of {parts.base}, which holds none. "
+            "Give a folder with weights as --shape."
+        )
+    name = f"{found.name}+{parts.adapter.resolve().name}"
+    return replace(found, name=name, adapter=parts.adapter, notes=(*found.notes, *parts.notes))
 
 
 def _checkpoint(folder: Path, dtype: str, device: torch.device) -> Subject:
@@ -132,5 +155,5 @@ def _checkpoint(folder: Path, dtype: str, device: torch.device) -> Subject:
         config,
         folder_dtype(folder, dtype, found, device),
         folder if has_weights else None,
-        tuple(notes),
+        notes=tuple(notes),
     )

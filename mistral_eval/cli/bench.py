@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mistral_eval.cli.options import AsJson, Device, Dtype, Quiet
+from mistral_eval.cli.options import Adapter, AsJson, Device, Dtype, Quiet
 from mistral_eval.cli.output import print_json
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ Folder = Annotated[
 def bench(  # noqa: PLR0913 - one parameter per option of the command line
     *,
     shape: Shape = "mini",
+    adapter: Adapter = None,
     contexts: Contexts = "4096,16384,32768",
     window: Window = "4096",
     chunk: Chunk = None,
@@ -83,7 +84,7 @@ def bench(  # noqa: PLR0913 - one parameter per option of the command line
         seed=seed,
         clock=parse_clock(clock, where.type),
     )
-    subject = read_subject(shape, dtype, where)
+    subject = read_subject(shape, dtype, where, adapter)
     if output_path is not None:
         make_folder(output_path)
     talk = Talk(quiet=quiet)

@@ -119,6 +119,7 @@ def in_our_words(options: Mapping[str, Any]) -> dict[str, Any]:
             if key in arguments:
                 result[option] = _only_one(option, result.get(option), arguments.pop(key))
     elif _is_class(name) and not Path(name).exists():
+        _engine_of(name, "auto")
         raise UsageError(
             f"--model {name} is a model class of lm-eval, and here --model is the checkpoint. "
             f"Give --model NAME, or lm-eval's --model {name} --model_args pretrained=NAME."

@@ -55,7 +55,8 @@ def run(  # noqa: PLR0913 - one parameter per option of the command line
     folders, failures = run_models(each, Talk(quiet=quiet))
     print_table(folders, fmt=Format.JSON if as_json else Format.RICH)
     for settings, error in failures:
-        sys.stderr.write(f"mistral-eval: {settings.model}: {error}\n")
+        who = "" if settings.model in str(error) else f"{settings.model}: "
+        sys.stderr.write(f"mistral-eval: {who}{error}\n")
     if failures:
         raise typer.Exit(failures[0][1].exit_code)
 
@@ -80,10 +81,15 @@ def _settings_of_each(options: Mapping[str, Any]) -> list["RunSettings"]:
             f"--adapter is put on one model, and {len(models)} are given. Give each adapter's own "
             "folder as -m, or run them one by one."
         )
-    for place, model in enumerate(models):
-        if model in models[:place]:
-            raise UsageError(f"-m {model} is given twice. Leave one of them out.")
-    return [
+    for place, name in enumerate(names):
+        if name is not None and name in names[:place]:
+            raise UsageError(f"--name {name} is given twice. Give each run a name of its own.")
+    each = [
         opt.settings_of(options, model=model, name=name)
         for model, name in zip(models, names, strict=True)
     ]
+    folders = [settings.model for settings in each]
+    for place, model in enumerate(models):
+        if folders[place] in folders[:place]:
+            raise UsageError(f"-m {model} is given twice. Leave one of them out.")
+    return each

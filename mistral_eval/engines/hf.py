@@ -20,6 +20,7 @@ from typing import Any, Final
 import torch
 from lm_eval.api.instance import Instance
 from safetensors import SafetensorError
+from transformers.utils import is_protobuf_available
 
 from mistral_eval.engines.hf_model import AnchoredHFLM, AnchoredMistral3, check_arguments
 from mistral_eval.engines.interface import (
@@ -39,14 +40,17 @@ from mistral_eval.engines.interface import (
 from mistral_eval.engines.lm_eval_model import instance_of
 from mistral_eval.engines.native import choose_device, tiny_model
 from mistral_eval.errors import (
+    CheckpointError,
     EngineError,
     MistralEvalError,
     TokenizerError,
+    UnsupportedError,
     UsageError,
 )
 from mistral_eval.lfs import pointer_sentence
 from mistral_eval.model.export import save_hf
-from mistral_eval.model.load.adapter import resolve_parts
+from mistral_eval.model.load.adapter import check_adapter_files, resolve_parts
+from mistral_eval.model.load.config_hf import FAMILIES, from_hf_config
 from mistral_eval.model.load.fields import read_json
 from mistral_eval.model.load.folder import TRUST, check_folder, folder_notes
 from mistral_eval.model.load.gguf_file import find_gguf
@@ -54,6 +58,7 @@ from mistral_eval.model.load.hub import resolve_model
 from mistral_eval.model.load.quantised import check_hf_dtype
 from mistral_eval.model.load.stored import open_hf_tensors
 from mistral_eval.model.tiny import tiny_tokenizer_file
+from mistral_eval.model.tokenizers.agreement import PROBES
 from mistral_eval.model.tokenizers.borders import Borders
 from mistral_eval.model.tokenizers.incremental import PrefixEncoder
 from mistral_eval.model.tokenizers.special import TOKENIZER, TokenizerArgs, split_tokenizer_args
@@ -63,7 +68,7 @@ from mistral_eval.settings import TINY, RunSettings, parse_value
 # What lm-eval, transformers and torch raise for a checkpoint or a request that they cannot handle.
 FAULTS: Final = (
     *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, MemoryError),
-    *(OSError, RuntimeError, SyntaxError, TypeError, ValueError),
+    *(EOFError, OSError, RuntimeError, SyntaxError, TypeError, ValueError),
     *(SafetensorError, pickle.UnpicklingError),
 )
 UNHEALED: Final = (
@@ -71,6 +76,7 @@ UNHEALED: Final = (
     "generates after the line break alone, so replies may have no indentation; --engine native "
     "heals it"
 )
+_PEFT: Final = "peft"  # lm-eval's argument for an adapter
 CHUNK: Final = 1 << 24  # bytes read at once for a digest
 # Requests per call, all of one benchmark: at most these are lost by a kill or delay a stop.
 CALL: Final = 256
@@ -173,7 +179,10 @@ def library_faults(said: Callable[[str], MistralEvalError]) -> Iterator[None]:
     """
     try:
         yield
-    except FAULTS as error:
+    except Exception as error:
+        # the tokenizers library raises bare Exception
+        if type(error) is not Exception and not isinstance(error, FAULTS):
+            raise
         frame = error.__traceback__
         while frame is not None and frame.tb_next is not None:
             frame = frame.tb_next
@@ -218,7 +227,8 @@ def open_hf(
             program of its own that `model_args` do not allow.
         EngineError: transformers cannot load the folder.
         HubError: the checkpoint could not be downloaded.
-        UsageError: lm-eval's model does not take these `model_args`.
+        UsageError: lm-eval's model does not take these `model_args`, or they name an adapter
+            beside another one.
     """
     arguments: dict[str, Any] = {"batch_size": 8}
     for name, given in (model_args or {}).items():
@@ -242,8 +252,13 @@ def open_hf(
     check_folder(parts.base, trusted=trusted)
     if parts.adapter is not None:
         check_folder(parts.adapter, trusted=trusted)
-        # in this order, so that --model-args still wins
-        own = {"peft": str(parts.adapter), "tokenizer": str(parts.tokenizer)}
+        check_adapter_files(parts.adapter)
+        if _PEFT in arguments:
+            raise UsageError(
+                f"--model-args sets {_PEFT}, and the adapter is {parts.adapter}. Leave one out."
+            )
+        # in this order, so that --model-args still chooses another tokenizer
+        own = {_PEFT: str(parts.adapter), TOKENIZER: str(parts.tokenizer)}
         arguments = {**own, **arguments}
     if (parts.base / "config.json").is_file():
         check_hf_dtype(read_json(parts.base / "config.json"), dtype, where)
@@ -258,7 +273,7 @@ def _load(
         remote = None
     local = {k: v for k, v in arguments.items() if remote is None or k != TOKENIZER}
     args, rest = split_tokenizer_args(local)
-    tokenizer = None if remote else _own_tokenizer(folder, args)
+    tokenizer, notes = (None, ()) if remote else _own_tokenizer(folder, args)
     if remote:
         rest[TOKENIZER] = remote
     elif args.file is not None:
@@ -272,6 +287,11 @@ def _load(
     def failed(cause: str) -> MistralEvalError:
         if "unexpected keyword argument" in cause:
             return UsageError(f"lm-eval's hf model does not take these --model-args: {cause}.")
+        if _lacks_protobuf(args.file or folder):
+            return EngineError(
+                f"transformers needs the package protobuf to read {args.file or folder}, whose "
+                "tokenizer is a tokenizer.model without a tokenizer.json: `pip install protobuf`."
+            )
         for file in sorted(folder.iterdir()):
             if sentence := pointer_sentence(file):
                 return EngineError(sentence)
@@ -297,20 +317,67 @@ def _load(
         device=device.type,
         arguments=" ".join([str(sorted(arguments.items())), *ends, *_libraries()]),
         info={**lm.get_model_info(), "max_length": lm.max_length},
-        notes=(*(tokenizer.notes if tokenizer else ()), *folder_notes(folder)),
+        notes=(
+            *notes,
+            *(_other_ids(tokenizer, lm) if tokenizer else ()),
+            *_refusal(config),
+            *folder_notes(folder),
+        ),
     )
     return HFEngine(lm, seed, identity, tokenizer)
 
 
-def _own_tokenizer(folder: Path, args: TokenizerArgs) -> Tokenizer | None:
-    """Return the native engine's tokenizer, which knows BOS and end tokens.
+def _other_ids(tokenizer: Tokenizer, lm: AnchoredHFLM) -> tuple[str, ...]:
+    """Return a note if transformers' tokenizer gives a text other ids than the native engine's."""
+    for text in PROBES:
+        if tokenizer.encode(text, bos=False) != lm.tok_encode(text, add_special_tokens=False):
+            note = (
+                f"transformers encodes the text {text[:24]!r}... to other ids than --engine native "
+                "does from the same files"
+            )
+            return (note,)
+    return ()
 
-    None if it reads none of the folder's files: transformers' tokenizer decides then.
+
+def _refusal(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return a note if the native engine finds a configuration of its families faulty.
+
+    transformers takes one of two contradicting fields, or a default for a missing one, and says
+    nothing.
+    """
+    if config.get("model_type") not in FAMILIES:
+        return ()
+    try:
+        from_hf_config(config, {})
+    except UnsupportedError:  # faultless, and the reason for this engine
+        return ()
+    except CheckpointError as error:
+        return (f"--engine native refuses this model, and transformers chose by itself: {error}",)
+    return ()
+
+
+def _lacks_protobuf(place: Path) -> bool:
+    """Return whether a tokenizer can only be converted with protobuf, which is not installed."""
+    names = ("tokenizer.json", "tekken.json")
+    folder = place if place.is_dir() else place.parent
+    return (
+        (folder / "tokenizer.model").is_file()
+        and not any((folder / name).is_file() for name in names)
+        and not is_protobuf_available()
+    )
+
+
+def _own_tokenizer(folder: Path, args: TokenizerArgs) -> tuple[Tokenizer | None, tuple[str, ...]]:
+    """Return the native engine's tokenizer, which knows BOS and end tokens, and its notes.
+
+    None if the native engine refuses the folder's tokenizer: transformers' decides then.
     """
     try:
-        return load_tokenizer(folder, expected_vocab=ANY_VOCAB, args=args)
-    except TokenizerError:
-        return None
+        tokenizer = load_tokenizer(folder, expected_vocab=ANY_VOCAB, args=args)
+    except TokenizerError as error:
+        note = f"transformers alone decides about BOS and end tokens; --engine native says: {error}"
+        return None, (note,)
+    return tokenizer, tokenizer.notes
 
 
 def _digest(folder: Path, arguments: Mapping[str, Any]) -> str:

@@ -72,6 +72,17 @@ class AnchoredHFLM(HFLM):
         if options.get("peft"):
             check_adapter(self.model, str(options["peft"]), loader.rows)
 
+    def _create_tokenizer(
+        self, *places: Any, add_bos_token: bool | None = None, **options: Any
+    ) -> None:
+        """Create the tokenizer as lm-eval does; mistral-common's (tekken.json) takes no BOS option.
+
+        `tok_encode` asks every kind for BOS with each text.
+        """
+        super()._create_tokenizer(*places, **options)
+        if add_bos_token is not None and not _is_mistral_common(self.tokenizer):
+            super()._create_tokenizer(*places, add_bos_token=add_bos_token, **options)
+
     def tok_decode(self, tokens: Iterable[int] | int, *, skip_special_tokens: bool = True) -> str:
         """Decode ids that follow a prompt, up to an end token; decode a single id (EOS) alone."""
         if isinstance(tokens, int):
@@ -231,8 +242,9 @@ def check_words(name: str, tokenizer: Any, model: Any) -> None:
     Raises:
         TokenizerError: the tokenizer has more ordinary ids.
     """
-    special = {n for n, token in tokenizer.added_tokens_decoder.items() if token.special}
-    special.update(tokenizer.all_special_ids)
+    special = set(tokenizer.all_special_ids)
+    if not _is_mistral_common(tokenizer):
+        special.update(n for n, token in tokenizer.added_tokens_decoder.items() if token.special)
     ordinary = (number for number in tokenizer.get_vocab().values() if number not in special)
     count = max(ordinary, default=-1) + 1
     if count > _rows(model):
@@ -274,6 +286,14 @@ def check_adapter(model: Any, adapter: str, rows: int) -> None:
             f"{adapter}: the tokenizer has {_rows(model)} ids, the base model's embedding {rows} "
             "rows, and the adapter none: tokenizer and base model do not belong together."
         )
+
+
+def _is_mistral_common(tokenizer: Any) -> bool:
+    """Return whether transformers reads the tokenizer with mistral-common.
+
+    By name, since the class cannot be imported where that library is missing.
+    """
+    return type(tokenizer).__name__ == "MistralCommonBackend"
 
 
 def _rows(model: Any) -> int:

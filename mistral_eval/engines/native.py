@@ -223,7 +223,8 @@ class NativeEngine(NativeEncoder, Engine):
         else:
             parts = resolve_parts(settings.model, settings.adapter, revision=settings.revision)
             base, args = parts.base, args.beside(parts.tokenizer)
-        tokenizer = load_tokenizer(base, expected_vocab=ANY_VOCAB, args=args)
+        rows = identity.info.get("embedding_rows", ANY_VOCAB)  # none in runs of 0.2
+        tokenizer = load_tokenizer(base, expected_vocab=rows, args=args)
         return NativeEncoder(tokenizer, identity.info["max_length"], settings.seed, identity)
 
     @classmethod
@@ -444,6 +445,7 @@ def open_native(  # noqa: PLR0913 - one argument per setting of a run
             "model_dtype": stored,
             "model_revision": revision or "",
             "max_length": config.context_len,
+            "embedding_rows": config.vocab_size,
         },
         notes=tuple(notes),
     )

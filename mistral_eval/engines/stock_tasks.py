@@ -1,6 +1,6 @@
 """Run stock lm-eval tasks with lm-eval's evaluator and our engines."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import requests
@@ -9,7 +9,8 @@ from huggingface_hub.errors import HfHubHTTPError
 from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 
-from mistral_eval.engines.lm_eval_model import FEWSHOT_SEED, MistralLM
+from mistral_eval.engines.interface import Request
+from mistral_eval.engines.lm_eval_model import FEWSHOT_SEED, MistralLM, settings_of
 from mistral_eval.errors import DataError, SandboxError, UsageError, nearest
 from mistral_eval.settings import STOCK_PREFIX, RunSettings
 
@@ -46,6 +47,18 @@ def load_stock(settings: RunSettings) -> Mapping[str, Any]:
             )
         _prepare(name, task, settings)
     return loaded
+
+
+def empty_prompts(loaded: Mapping[str, Any]) -> Iterator[Request]:
+    """Yield a request of each task that generates, with an empty prompt.
+
+    An engine that cannot encode it has no room for the task's new tokens. lm-eval makes the real
+    requests later, when other benchmarks have been answered.
+    """
+    for name, task in loaded.get("tasks", {}).items():
+        if task.OUTPUT_TYPE == "generate_until":
+            settings = settings_of(task.get_config("generation_kwargs") or {})
+            yield Request(f"{STOCK_PREFIX}{name}", 0, 0, 0, "generate", "", "", settings)
 
 
 def run_stock(loaded: Mapping[str, Any], lm: MistralLM, settings: RunSettings) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from mistral_eval.console import Talk
 from mistral_eval.data import Source, make_source
 from mistral_eval.engines.interface import EngineIdentity, Reply, engine_class
 from mistral_eval.engines.lm_eval_model import MistralLM
-from mistral_eval.engines.stock_tasks import load_stock, run_stock, stock_lines
+from mistral_eval.engines.stock_tasks import empty_prompts, load_stock, run_stock, stock_lines
 from mistral_eval.errors import (
     CheckpointError,
     EngineError,
@@ -188,9 +188,12 @@ def complete(
                 answers = Recorded(encoder, log)
             else:
                 engine = open_engine(settings, loaded, talk)
-                for benchmark in loaded:
-                    # refuse what does not fit the context before anything is computed
-                    engine.encode(benchmark.requests[0])
+                # refuse what does not fit the context before anything is computed
+                for request in (
+                    *(benchmark.requests[0] for benchmark in loaded),
+                    *empty_prompts(stock_tasks or {}),
+                ):
+                    engine.encode(request)
                 answers = Answering(engine, log, others, stopper)
         with clock.phase("answer"):
             replies = _answer(answers, loaded, talk)

@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
 
 from mistral_eval.bench import requirements as memory
 from mistral_eval.bench import session as run
@@ -163,6 +165,26 @@ def test_an_unknown_shape_names_the_nearest():
         read_subject("smal", "auto", CPU)
     with pytest.raises(UsageError, match="--dtype has no 'float'"):
         read_subject("tiny", "float", CPU)
+
+
+def test_an_adapter_is_merged_into_the_shape(tmp_path):
+    folder = save_hf(make_tiny(), tmp_path / "hf", tokenizer_file=tiny_tokenizer_file())
+    whole = AutoModelForCausalLM.from_pretrained(folder)
+    settings = LoraConfig(target_modules=["q_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    get_peft_model(whole, settings).save_pretrained(tmp_path / "lora")
+    plain = read_subject(str(folder), "auto", CPU).load(CPU, seed=0)
+    both = read_subject(str(folder), "auto", CPU, str(tmp_path / "lora"))
+    alone = read_subject(str(tmp_path / "lora"), "auto", CPU)
+    assert both.name == alone.name == "hf+lora"
+    for subject in (both, alone):
+        loaded = subject.load(CPU, seed=0)
+        changed = [name for name in plain if not torch.equal(loaded[name], plain[name])]
+        assert changed == [name for name in plain if name.endswith("attention.wq.weight")]
+    with pytest.raises(UsageError, match="--shape tiny has random weights"):
+        read_subject("tiny", "auto", CPU, str(tmp_path / "lora"))
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(UsageError, match="which holds none"):
+        read_subject(str(folder), "auto", CPU, str(tmp_path / "lora"))
 
 
 def test_a_checkpoints_folder_gives_shape_weights_and_notes(tmp_path):

@@ -113,6 +113,7 @@ def test_model_and_arguments_are_translated(given, wanted):
     [
         ({"model": "hf"}, "--model hf is a model class of lm-eval"),
         ({"model": "vllm", "model_args": "pretrained=D"}, "no engine here corresponds"),
+        ({"model": "vllm", "model_args": "model=D"}, "no engine here corresponds"),
         (
             {"model": "hf", "model_args": "pretrained=D,dtype=float32", "dtype": "bfloat16"},
             "--dtype is bfloat16, and lm-eval's spelling of it says float32",
@@ -175,6 +176,8 @@ def test_a_finished_run_takes_another_name(cli, tmp_path):
     ("arguments", "sentence"),
     [
         (("-m", "tiny", "-m", "tiny"), "-m tiny is given twice"),
+        (("-m", ".", "-m", "tests/..", "--name", "x", "--name", "y"), "-m tests/.. is given twice"),
+        (("-m", "tiny", "-m", ".", "--name", "x", "--name", "x"), "--name x is given twice"),
         (("-m", "tiny", "-m", "b", "--name", "x"), "one --name for each of 2 models, found 1"),
     ],
 )

@@ -7,16 +7,20 @@ import json
 import shutil
 from pathlib import Path
 
+import mistral_common
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers.utils import is_protobuf_available
 
 from mistral_eval.engines.hf import FAULTS, library_faults, open_hf
 from mistral_eval.engines.native import open_native
-from mistral_eval.errors import EngineError, MistralEvalError, UsageError
+from mistral_eval.errors import CheckpointError, EngineError, MistralEvalError, UsageError
 from mistral_eval.model.export import save_hf
 from mistral_eval.model.tiny import make_tiny, tiny_tokenizer_file
+from tests.byte_level import END, save_model
 
+TEKKEN = Path(mistral_common.__file__).parent / "data/tekken_240911.json"
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
 ENGINES = {"native": open_native, "hf": open_hf}
 
@@ -154,6 +158,75 @@ def test_a_special_token_needs_no_embedding_row(model, base, ask, engine):
     assert scores[0] == scores[1]
 
 
+CONTRADICTIONS = {
+    "two bases": {"rope_theta": 5e5, "rope_parameters": {"rope_theta": 1e4}},
+    "no base": {"rope_theta": None, "rope_parameters": None, "rope_scaling": None},
+    "two kinds": {"rope_parameters": {"rope_type": "linear", "type": "yarn", "factor": 2.0}},
+    "one RoPE per kind of layer": {"rope_parameters": {"full_attention": {"rope_theta": 1e4}}},
+}
+
+
+@pytest.mark.parametrize("case", CONTRADICTIONS)
+def test_what_native_refuses_and_transformers_settles_alone_is_noted(model, case):
+    config(**CONTRADICTIONS[case])(model)
+    with pytest.raises(CheckpointError) as caught:
+        open_native(str(model), device="cpu")
+    notes = open_hf(str(model), device="cpu").identity.notes
+    assert any(str(caught.value) in note for note in notes)
+
+
+def test_a_tokenizer_that_transformers_reads_otherwise_is_noted(tmp_path):
+    """Qwen2Tokenizer splits words by its own expression, whatever tokenizer.json has."""
+    folder = save_model(tmp_path / "model")
+    config(model_type="llama")(folder)
+    assert not told_of_ids(folder)
+    named = {"tokenizer_class": "Qwen2Tokenizer", "eos_token": END}
+    (folder / "tokenizer_config.json").write_text(json.dumps(named))
+    assert told_of_ids(folder)
+
+
+def told_of_ids(folder: Path) -> bool:
+    notes = open_hf(str(folder), device="cpu").identity.notes
+    return any("to other ids than --engine native does" in note for note in notes)
+
+
+def test_tekken_json_is_read_by_every_engine(base, tmp_path, ask):
+    """With mistral-common in transformers, whose tokenizer has options of its own."""
+    folder = Path(shutil.copytree(base, tmp_path / "model"))
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+    shutil.copyfile(TEKKEN, folder / "tekken.json")
+    rows = {"lm_head.weight": 131072, "model.embed_tokens.weight": 131072}
+    tensors(lambda found: found.update({k: torch.randn(n, 64) * 0.02 for k, n in rows.items()}))(
+        folder
+    )
+    config(vocab_size=131072)(folder)
+    scores = []
+    for open_engine in ENGINES.values():
+        opened = open_engine(str(folder), device="cpu")
+        scores += [reply for _, reply in opened.answer([opened.encode(ask("One", " two"))])]
+    assert scores[0].logprob == pytest.approx(scores[1].logprob, abs=1e-3)
+    settings = {"until": [], "max_gen_toks": 4, "do_sample": False}
+    request = opened.encode(ask("One", settings, kind="generate"))
+    assert dict(opened.answer([request]))[0].text
+
+
+def test_a_tokenizer_that_only_transformers_reads_is_noted(model):
+    """BOS and end tokens are transformers' then."""
+    (model / "generation_config.json").write_text(json.dumps({"eos_token_id": "2"}))
+    with pytest.raises(MistralEvalError) as caught:
+        open_native(str(model), device="cpu")
+    notes = open_hf(str(model), device="cpu").identity.notes
+    assert any(str(caught.value) in note for note in notes)
+
+
+@pytest.mark.skipif(is_protobuf_available(), reason="with protobuf transformers reads the file")
+def test_a_bare_tokenizer_model_asks_for_protobuf(model):
+    (model / "tokenizer.json").unlink()
+    with pytest.raises(EngineError, match=r"tokenizer\.json: `pip install protobuf`"):
+        open_hf(str(model), device="cpu")
+
+
 @pytest.fixture
 def programmed(model, tmp_path) -> tuple[Path, Path]:
     """A model that names a program of its own, and the file that exists once it ran."""
@@ -223,6 +296,20 @@ def test_an_adapter_is_checked_like_its_base(base, tmp_path):
         open_hf(str(base), device="cpu", model_args={"peft": str(adapter)})
 
 
+def test_an_adapter_is_not_given_twice(base):
+    with pytest.raises(UsageError, match=r"--model-args sets peft, and the adapter is .*other"):
+        open_hf(str(base), adapter=str(adapter_of(base)), model_args={"peft": "third"})
+
+
+def adapter_of(base: Path) -> Path:
+    """An adapter's folder, as far as an engine reads it before it loads weights."""
+    adapter = base.parent / "other"
+    adapter.mkdir(exist_ok=True)
+    (adapter / "adapter_config.json").write_text("{}")
+    save_file({"x": torch.zeros(1)}, adapter / "adapter_model.safetensors")
+    return adapter
+
+
 def test_a_chat_template_is_noted_by_every_engine(model):
     (model / "chat_template.jinja").write_text("{{ messages }}")
     for open_engine in ENGINES.values():
@@ -258,7 +345,7 @@ def test_a_librarys_exception_while_answering_names_the_benchmark(base, ask):
         list(engine.answer([request]))
 
 
-@pytest.mark.parametrize("kind", FAULTS)
+@pytest.mark.parametrize("kind", [*FAULTS, Exception])
 def test_every_exception_that_a_library_raises_is_one_sentence(kind):
     namespace = {"__name__": "library", "kind": kind}
     exec("def fail():\n    raise kind('first\\nsecond')", namespace)

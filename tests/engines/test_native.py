@@ -1,13 +1,17 @@
 """The native engine: text on either side of an engine that knows ids alone."""
 
+import dataclasses
+import json
 from collections.abc import Sequence
 
 import pytest
 
-from mistral_eval.engines.interface import Reply
-from mistral_eval.engines.native import NativeEngine
+from mistral_eval.engines.interface import EngineIdentity, Reply
+from mistral_eval.engines.native import NativeEngine, open_native
 from mistral_eval.errors import EngineError
 from mistral_eval.native.requests import Counters, GenerateReply
+from mistral_eval.settings import RunSettings
+from tests.byte_level import END, save_model
 
 GREEDY = {"until": ["\n\n"], "max_gen_toks": 8, "do_sample": False}
 PROMPT = 'def first(items):\n    """The first of them."""\n'
@@ -187,3 +191,23 @@ def test_of_texts_those_that_are_known_are_not_answered_and_the_others_are_the_s
     undisturbed = dict(short.answer(prepared))
     rest = dict(short.answer(prepared, {0, 1, 3}))
     assert rest == {place: undisturbed[place] for place in (2, 4)}
+
+
+def test_a_bos_without_an_embedding_row_is_left_out_without_weights_too(tmp_path, ask):
+    """Rescoring encodes with what run.json keeps; the same requests find the same replies."""
+    folder = save_model(tmp_path / "model")
+    fields = json.loads((folder / "tokenizer.json").read_text())
+    (end,) = fields["added_tokens"]
+    fields["added_tokens"].append({**end, "id": end["id"] + 1, "content": "<bos>"})
+    (folder / "tokenizer.json").write_text(json.dumps(fields))
+    named = {"bos_token": "<bos>", "eos_token": END}
+    (folder / "tokenizer_config.json").write_text(json.dumps(named))
+
+    engine = open_native(str(folder), device="cpu")
+    settings = RunSettings(tasks=("piqa",), model=str(folder), data="sample")
+    kept = EngineIdentity(**json.loads(json.dumps(dataclasses.asdict(engine.identity))))
+    encoder = NativeEngine.encoder(settings, kept)
+
+    request = ask("", "de")
+    assert engine.encode(request).work.context == (end["id"],)  # EOS, as in lm-eval
+    assert encoder.encode(request).work == engine.encode(request).work

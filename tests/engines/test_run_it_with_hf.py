@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import IA3Config, get_peft_model
+from peft import IA3Config, LoraConfig, get_peft_model
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -77,7 +77,16 @@ MODELS = {
         },
     ),
 }
-CASES = [*MODELS, "half of an older RoPE", "pickled", "quantised", "adapter"]
+ADAPTERS = {
+    "adapter": lambda: IA3Config(
+        target_modules=["q_proj"], feedforward_modules=[], task_type="CAUSAL_LM"
+    ),
+    # peft cannot merge a bias into a matrix without one
+    "biases of LoRA": lambda: LoraConfig(
+        r=2, target_modules=["q_proj"], lora_bias=True, task_type="CAUSAL_LM"
+    ),
+}
+CASES = [*MODELS, "half of an older RoPE", "pickled", "quantised", *ADAPTERS]
 FIELDS = {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64, "n_kv_heads": 1}
 
 
@@ -111,11 +120,9 @@ def made(name: str, folder: Path) -> Path:
         quantise(folder, settings["weight_block_size"][0])
         (folder / "config.json").write_text(json.dumps(config | {"quantization_config": settings}))
         return folder
-    if name == "adapter":
+    if name in ADAPTERS:
         whole = AutoModelForCausalLM.from_pretrained(save(folder / "base", MistralConfig(**SMALL)))
-        settings = IA3Config(
-            target_modules=["q_proj"], feedforward_modules=[], task_type="CAUSAL_LM"
-        )
+        settings = ADAPTERS[name]()
         get_peft_model(whole, settings).save_pretrained(folder / "adapter")
         return folder / "adapter"
     save(folder, MODELS[name]())

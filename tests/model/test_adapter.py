@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,9 +10,12 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from mistral_eval.engines.hf import open_hf
 from mistral_eval.errors import CheckpointError, UnsupportedError, UsageError
 from mistral_eval.model.load.adapter import resolve_parts
 from mistral_eval.model.load.checkpoint import load_checkpoint
+from mistral_eval.model.tiny import make_tiny
+from tests.checkpoints import save_raw
 from tests.pairs import SHAPE, VOCAB, load_ours, make_theirs, our_logits, their_logits
 
 LLAMA = {"model_type": "llama", **SHAPE, "rope_theta": 1e4}
@@ -142,6 +146,56 @@ def test_an_adapter_that_does_not_fit_is_an_error(copied, saved, fields, kind, s
         load_checkpoint(saved[0], adapter=copied)
 
     assert sentence in str(caught.value)
+
+
+def cut(file):
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def pointer(file):
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n")
+
+
+def garbage(file):
+    file.write_bytes(b"xxxx")
+
+
+def empty(file):
+    file.write_bytes(b"")
+
+
+@pytest.mark.parametrize("spoil", [cut, pointer, garbage, empty, Path.unlink])
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_model.bin"])
+def test_a_broken_file_of_weights_is_named(copied, saved, name, spoil):
+    file = copied / "adapter_model.safetensors"
+    if name != file.name:
+        torch.save(load_file(file), copied / name)
+        file.unlink()
+        load_checkpoint(saved[0], adapter=copied)  # peft's older format is read
+    spoil(copied / name)
+
+    for opened in (lambda: load_checkpoint(saved[0], adapter=copied), lambda: open_hf(str(copied))):
+        with pytest.raises(CheckpointError) as caught:
+            opened()
+        assert name in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_an_adapter_with_a_field_that_cannot_be_is_an_error(copied, saved):
+    change(copied, r="four")
+
+    with pytest.raises(CheckpointError, match="peft cannot load it"):
+        load_checkpoint(saved[0], adapter=copied)
+
+
+def test_a_base_model_in_another_format_is_not_sent_to_hf(copied, tmp_path):
+    """No engine merges into it."""
+    base = save_raw(make_tiny(), tmp_path / "raw")
+
+    with pytest.raises(CheckpointError, match="Hugging Face's format") as caught:
+        load_checkpoint(base, adapter=copied)
+
+    assert not isinstance(caught.value, UnsupportedError)
 
 
 def test_an_adapter_with_nan_is_an_error(copied, saved):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mistral_eval.errors import CheckpointError, UsageError
+from mistral_eval.errors import CheckpointError, UnsupportedError, UsageError
 from mistral_eval.model.load.config_hf import from_hf_config
 from mistral_eval.model.load.config_params import from_params_json
 
@@ -130,6 +130,7 @@ def test_a_value_that_cannot_be_is_an_error(change, sentence):
         from_hf_config(MISTRAL | change, {})
 
     assert sentence in str(caught.value)
+    assert not isinstance(caught.value, UnsupportedError)  # which would send it to hf
 
 
 def test_an_option_that_names_no_field_is_wrong_usage_with_the_nearest_name():

@@ -1,5 +1,6 @@
 """Each way a GGUF file can be wrong is one sentence: expected, found, what to do."""
 
+import re
 import shutil
 import struct
 from dataclasses import replace
@@ -12,6 +13,7 @@ from mistral_eval.engines.hf import open_hf
 from mistral_eval.errors import CheckpointError, EngineError, ResourceError, UsageError
 from mistral_eval.model import memory
 from mistral_eval.model.load.checkpoint import load_checkpoint
+from mistral_eval.model.load.config_gguf import NAMES
 from mistral_eval.model.load.gguf_file import read_gguf
 from mistral_eval.model.load.hub import RemoteFile, files_to_fetch
 from tests.gguf_files import save_gguf
@@ -57,7 +59,10 @@ def file(tmp_path):
 )
 def test_metadata(key, value, words, tmp_path):
     file = save_gguf(tmp_path / "model.gguf", SMALL, change={key: value})
-    assert words in message(file)
+    said = message(file)
+    assert words in said
+    for option in re.findall(r"--model-args ([\w.]+)=", said):
+        assert option in {*NAMES, *NAMES.values()}  # advice that works
 
 
 def test_tensors(tmp_path):

@@ -237,20 +237,35 @@ def other_version(folder):
     shutil.copyfile(V1, folder / "tokenizer.model")
 
 
-@pytest.mark.parametrize("make", [swap, forget_merges, other_version])
+def other_specials(folder):
+    """Another vocabulary, whose BOS has the id of the unknown word in tokenizer.model."""
+    swap(folder)
+    content = json.loads((folder / "tokenizer.json").read_text())
+    words = content["model"]["vocab"]
+    words["<unk>"], words["<s>"] = words["<s>"], words["<unk>"]
+    for token in content["added_tokens"]:
+        token["id"] = words[token["content"]]
+    post = json.dumps(content["post_processor"]).replace('"ids": [1]', '"ids": [0]')
+    content["post_processor"] = json.loads(post)
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    change(folder / "tokenizer_config.json", bos_token="<s>", eos_token="</s>")
+
+
+@pytest.mark.parametrize("make", [swap, forget_merges, other_version, other_specials])
 def test_a_stale_tokenizer_model_is_told_and_tokenizer_json_read(folder, make):
     make(folder)
 
     tokenizer = load_tokenizer(folder, expected_vocab=V1_ROWS)
 
     assert tokenizer.kind == "tokenizers"
-    assert "tokenizer.model and tokenizer.json differ" in tokenizer.notes[0]
+    assert any("tokenizer.model and tokenizer.json differ" in note for note in tokenizer.notes)
     text = "of the man and of the other woman: A B"
     theirs = AutoTokenizer.from_pretrained(folder)
     assert tokenizer.encode(text, bos=True) == theirs.encode(text)
     chosen = TokenizerArgs(file=folder / "tokenizer.model")
     other = load_tokenizer(folder, expected_vocab=V1_ROWS, args=chosen)
     assert other.kind == "sentencepiece"
+    assert other.bos_id == 1
     assert other.encode(text, bos=True) != tokenizer.encode(text, bos=True)
 
 

@@ -281,6 +281,9 @@ def test_special_ids_are_those_of_the_metadata(change, adds_bos, eos_ids, n_word
     ours = read(tmp_path, sentencepiece_fields(processor_of("v1"), **change))
     assert (ours.adds_bos, ours.eos_ids, ours.n_words) == (adds_bos, eos_ids, n_words)
     assert ours.eos_id == eos_ids[0]
+    told = [note for note in ours.notes if note.startswith("generation also ends at")]
+    source = "(by eot_token_id of the metadata)"
+    assert told == [f"generation also ends at token {one} {source}" for one in eos_ids[1:]]
 
 
 def test_rows_that_only_fill_the_embedding_up_are_no_tokens(tmp_path):

@@ -8,6 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from mistral_eval.data.sources import SAMPLE
+from mistral_eval.model.export import save_hf
+from mistral_eval.model.tiny import make_tiny, tiny_tokenizer_file
 
 pytestmark = pytest.mark.slow  # lm-eval reads thousands of task files before the first one
 
@@ -15,15 +17,18 @@ pytestmark = pytest.mark.slow  # lm-eval reads thousands of task files before th
 @pytest.fixture
 def local_arc(monkeypatch, tmp_path):
     """`datasets.load_dataset` finds ARC-Easy's sample as local parquet; anything else fails."""
-    rows = [
-        json.loads(line) for line in (SAMPLE / "ai2_arc/ARC-Easy/test.jsonl").open(encoding="utf-8")
-    ]
+    keep_local(monkeypatch, tmp_path, "ai2_arc/ARC-Easy", ("allenai/ai2_arc", "ARC-Easy"))
+
+
+def keep_local(monkeypatch, tmp_path, sample, asked):
+    """Let `datasets.load_dataset` find a sample's rows under one name of the hub."""
+    lines = (SAMPLE / sample / "test.jsonl").open(encoding="utf-8")
     file = tmp_path / "test.parquet"
-    pq.write_table(pa.Table.from_pylist(rows), file)
+    pq.write_table(pa.Table.from_pylist([json.loads(line) for line in lines]), file)
     load = datasets.load_dataset
 
     def from_file(path, name=None, **_):
-        assert (path, name) == ("allenai/ai2_arc", "ARC-Easy")
+        assert (path, name) == asked
         files = dict.fromkeys(("train", "validation", "test"), str(file))
         return load("parquet", data_files=files, cache_dir=str(tmp_path / "cache"))
 
@@ -87,3 +92,20 @@ def _read(folder, pattern):
     if file.suffix == ".jsonl":
         return [json.loads(line) for line in text.splitlines()]
     return json.loads(text)
+
+
+def test_a_stock_task_that_has_no_room_is_refused_before_anything_is_computed(
+    cli, monkeypatch, tmp_path
+):
+    keep_local(monkeypatch, tmp_path, "gsm8k/main", ("openai/gsm8k", "main"))
+    folder = save_hf(make_tiny(), tmp_path / "model", tokenizer_file=tiny_tokenizer_file())
+    fields = json.loads((folder / "config.json").read_text())
+    short = {**fields, "max_position_embeddings": 240}
+    (folder / "config.json").write_text(json.dumps(short))
+    options = ("-m", folder, "--data", "sample", "--quiet", "-o", tmp_path / "results")
+    code, out, err = cli("run", "-t", "piqa,lm_eval:gsm8k", *options)
+    assert (code, out) == (1, "")
+    assert "lm_eval:gsm8k: 256 new tokens leave no room for a prompt in a context of 240" in err
+    assert "Leave lm_eval:gsm8k out of --tasks" in err
+    replies = (tmp_path / "results").rglob("replies/*.jsonl")
+    assert [file for file in replies if file.stat().st_size] == []

@@ -8,7 +8,13 @@ import re
 from collections import deque
 from enum import StrEnum
 
-from mistral_eval.answers.latex.dressing import choice, labelled, undressed, without_markdown
+from mistral_eval.answers.latex.dressing import (
+    choice,
+    labelled,
+    last_side,
+    undressed,
+    without_markdown,
+)
 from mistral_eval.answers.latex.grammar import parse
 from mistral_eval.answers.latex.nodes import LatexError, Node
 from mistral_eval.answers.latex.text import MAX_CHARS, clock, normal_form, words
@@ -92,6 +98,8 @@ def _compare(gold: str, answer: str) -> Equality | None:
     if any(time and time[2] for time in times):
         return Equality.EQUAL if _same_time(*times) else Equality.DIFFERENT
     left, right = _parsed(gold), _parsed(answer)
+    if right is None and "=" not in gold and (side := last_side(answer)):
+        right = _parsed(side)
     if left is None or right is None:
         return None
     from mistral_eval.answers.latex.equivalence import same  # imports sympy, which is slow

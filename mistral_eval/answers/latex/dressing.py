@@ -14,8 +14,11 @@ MAX_WORDS = 12  # after an answer; more is a sentence of its own
 # Words after a number that change it, or continue the answer.
 _CHANGING = frozenset(
     "hundred hundreds thousand thousands million millions billion billions trillion trillions "
-    "dozen dozens score half halves third thirds fourth fourths fifth fifths sixth sixths "
-    "eighth eighths tenth tenths hundredth hundredths squared cubed factorial plus minus less "
+    "dozen dozens score gross half halves third thirds fourth fourths fifth fifths sixth sixths "
+    "seventh sevenths eighth eighths ninth ninths tenth tenths eleventh elevenths twelfth twelfths "
+    "sixteenth sixteenths twentieth twentieths hundredth hundredths thousandth thousandths "
+    "millionth millionths billionth billionths twice thrice halved doubled tripled quadrupled "
+    "squared cubed factorial plus minus less "
     "more greater fewer than above below over under up or nor not no none if unless when where "
     "is are was be equals mod modulo base pi infinity infinite zero one two three four five six "
     "seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen "
@@ -48,6 +51,12 @@ _LABEL = re.compile(
     rf"(?P<rest>-?(?:[0-9.]|{_FONT}|\\(?:[dt]?frac|sqrt|pi)|[A-Za-z]).*)",
     re.DOTALL,
 )
+_GROUP = re.compile(r"[(\[{][^()\[\]{}]*[)\]}]")  # an innermost one
+# Outside of groups: a list, or a relation that is not equality.
+_NO_EQUATION = re.compile(
+    r"[,;<>!:]|\\(?:n?leq?|n?geq?|neq?|approx|equiv|sim|in|to|pm|mp|cup|cap|quad|implies|mid|iff)\b"
+)
+_SEVERAL = re.compile(r"\b(?:or|and|if)\b")
 _LETTER = re.compile(rf"{_FONT}?\(?{_FONT}?([A-Z])\}}?\)?\}}?")
 _JOINED = re.compile(r"(?:and|or)\b|.*\([A-Z]\)|.*\b[A-Z][.)](?:\s|$)", re.DOTALL)
 
@@ -80,6 +89,23 @@ def labelled(text: str) -> tuple[str, str] | None:
         return None  # (A)x is a product
     rest = found["rest"].strip()
     return found["round"] or found["bare"], rest.rstrip("}") if "{" not in rest else rest
+
+
+def last_side(text: str) -> str | None:
+    r"""Return the last side of an equation; None if the text is none, or more than one.
+
+    It is for first sides that the grammar does not know: `\gcd(6,9)=3`.
+
+    Args:
+        text: a normal form.
+    """
+    outer = text
+    while (bare := _GROUP.sub(lambda group: "_" * len(group[0]), outer)) != outer:
+        outer = bare
+    at = outer.rfind("=")
+    if at < 0 or _NO_EQUATION.search(outer) or _SEVERAL.search(text):
+        return None
+    return text[at + 1 :].strip()
 
 
 def undressed(text: str) -> Iterator[str]:

@@ -4,6 +4,7 @@ Merging needs memory for the base model twice, in the dtype of the computation: 
 and once as our weights. Sources: peft's PeftModel and `merge_and_unload`; adapter_config.json.
 """
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,11 +17,12 @@ from mistral_eval.errors import CheckpointError, HubError, UnsupportedError, Usa
 from mistral_eval.model.load.fields import USE_HF, read_json
 from mistral_eval.model.load.hf_names import text_tensors
 from mistral_eval.model.load.hub import ADAPTER_CONFIG, resolve_model
-from mistral_eval.model.load.stored import StoredTensor
+from mistral_eval.model.load.stored import StoredTensor, open_pickle, open_safetensors
 from mistral_eval.model.load.weights import Source
 from mistral_eval.model.memory import require_memory
 
 _OF_PEFT = "base_model.model."  # what peft's names have before transformers' names
+_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")  # peft reads the first that exists
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tekken.json")
 
 
@@ -53,6 +55,8 @@ class ModelParts:
         return (f"the adapter {self.adapter.name} names {named} as its base model",)
 
 
+# What transformers and peft raise for files that do not fit each other; NotImplementedError is one.
+_NO_FIT = (RuntimeError, ValueError, TypeError, KeyError, OSError)
 Resolve = Callable[..., Path]
 
 
@@ -120,6 +124,24 @@ def base_name(adapter: Path) -> str:
     return str(read_json(adapter / ADAPTER_CONFIG).get("base_model_name_or_path") or "")
 
 
+def check_adapter_files(adapter: Path) -> None:
+    """Check that an adapter's weights are there and whole, which peft's errors do not say.
+
+    Raises:
+        CheckpointError: there is no file of weights, or it is a Git LFS pointer or broken.
+    """
+    found = [adapter / name for name in _WEIGHTS if (adapter / name).is_file()]
+    if not found:
+        raise CheckpointError(
+            f"{adapter} should hold {' or '.join(_WEIGHTS)} beside {ADAPTER_CONFIG} and holds "
+            "neither: copy or download the adapter again."
+        )
+    if found[0].suffix == ".safetensors":
+        open_safetensors(found[0])
+    else:
+        open_pickle(found[0], mapped=False)
+
+
 def merged(source: Source, adapter: Path, dtype: torch.dtype) -> Source:
     """Return the tensors of a base model with an adapter merged into them, in `dtype`.
 
@@ -131,13 +153,14 @@ def merged(source: Source, adapter: Path, dtype: torch.dtype) -> Source:
         dtype: the dtype in which the base model is loaded.
 
     Raises:
-        CheckpointError: the adapter does not fit the base model, or lacks tensors.
-        UnsupportedError: the adapter is no LoRA adapter.
+        CheckpointError: the adapter does not fit the base model, lacks tensors, or its file is
+            broken.
+        UnsupportedError: the adapter is no LoRA adapter, or peft cannot merge it.
         ResourceError: the base model does not fit in the free memory.
     """
     _check_kind(adapter)
     if not source.is_hf:
-        raise UnsupportedError(
+        raise CheckpointError(  # the hf engine cannot either
             f"{source.folder} should be in Hugging Face's format (config.json) to merge the "
             f"adapter {adapter.name} into it, and is in another: take that folder of the model."
         )
@@ -167,14 +190,18 @@ def _merge(base: Path, adapter: Path, dtype: torch.dtype) -> Mapping[str, Tensor
     from peft.utils.save_and_load import get_peft_model_state_dict, load_peft_weights
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
+    check_adapter_files(adapter)
     config = AutoConfig.from_pretrained(base)
     has_images = config.get_text_config() is not config
     kind: Any = AutoModelForImageTextToText if has_images else AutoModelForCausalLM
     try:
         saved = load_peft_weights(str(adapter), device="cpu")
         model = kind.from_pretrained(base, dtype=dtype, local_files_only=True)
-        tuned = PeftModel.from_pretrained(model, str(adapter))
-    except (RuntimeError, ValueError, KeyError, OSError) as error:
+        with warnings.catch_warnings():
+            # peft asks transformers for an attribute that is to be renamed
+            warnings.simplefilter("ignore", FutureWarning)
+            tuned = PeftModel.from_pretrained(model, str(adapter))
+    except _NO_FIT as error:
         reason = " ".join(str(error).split())[:300]  # several lines: the second says which tensor
         raise CheckpointError(
             f"the adapter {adapter} should fit the base model {base}, and peft cannot load it "
@@ -183,7 +210,13 @@ def _merge(base: Path, adapter: Path, dtype: torch.dtype) -> Mapping[str, Tensor
     # peft only warns of tensors that it does not find or does not use
     wanted = get_peft_model_state_dict(tuned, save_embedding_layers=False)
     _check_names(adapter, set(saved), set(wanted), set(tuned.get_base_model().state_dict()))
-    state: Mapping[str, Tensor] = tuned.merge_and_unload().state_dict()
+    try:
+        state: Mapping[str, Tensor] = tuned.merge_and_unload().state_dict()
+    except _NO_FIT as error:
+        raise UnsupportedError(
+            f"the adapter {adapter} should merge into the base model for the native engine, and "
+            f"peft cannot merge it ({error}): {USE_HF}."
+        ) from error
     return state
 
 

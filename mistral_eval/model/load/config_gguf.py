@@ -160,13 +160,18 @@ def _refuse_unsupported(fields: Fields) -> None:
             "not read from GGUF files: take the model's Hugging Face folder."
         )
     if values.get("attention.causal", True) is not True:
-        raise fields.wrong("attention.causal", "true")
+        raise _inner(fields, values).wrong("attention.causal", "true")
     unknown = sorted(set(values) - _KNOWN)
     if unknown:
         raise CheckpointError(
             f"{source}: the native engine does not know the metadata {', '.join(unknown)}, which "
             "may change the result: take the model's Hugging Face folder."
         )
+
+
+def _inner(fields: Fields, values: Mapping[str, Any]) -> Fields:
+    """Return fields that no `--model-args` sets."""
+    return Fields(values, fields.source, is_inner=True)
 
 
 def _scaling(fields: Fields, file: GGUFFile) -> RopeScaling | None:
@@ -179,9 +184,12 @@ def _scaling(fields: Fields, file: GGUFFile) -> RopeScaling | None:
     """
     kind = fields.values.get("rope.scaling.type", "linear")
     if kind not in ("none", "linear", "yarn"):
-        raise fields.wrong("rope.scaling.type", "none, linear or yarn")
+        raise CheckpointError(
+            f"{fields.source}: rope.scaling.type should be none, linear or yarn and is {kind!r}: "
+            "take the model's Hugging Face folder."
+        )
     given = fields.values.get("rope.scaling.factor", fields.values.get("rope.scale_linear"))
-    factor = 1.0 if not given else Fields({"factor": given}, fields.source).number("factor")
+    factor = 1.0 if not given else _inner(fields, {"factor": given}).number("factor")
     scaling: RopeScaling | None = None
     if kind == "yarn":
         scaling = _yarn(fields, factor)
@@ -207,7 +215,7 @@ def _yarn(fields: Fields, factor: float) -> YarnScaling:
         "beta_slow": fields.values.get("rope.scaling.yarn_beta_slow", 1.0),
         "attn_factor": fields.values.get("rope.scaling.attn_factor", 1.0),
     }
-    own = Fields(values, fields.source)
+    own = _inner(fields, values)
     log_multiplier = fields.values.get("rope.scaling.yarn_log_multiplier", 0.0)
     return YarnScaling(
         factor=factor,

@@ -99,9 +99,10 @@ def _object(fields: Fields, place: str) -> Mapping[str, Any]:
         )
     nested = [key for key, value in rope.items() if isinstance(value, dict)]
     if nested:
-        raise UnsupportedError(
+        raise CheckpointError(
             f"{fields.source}: {place} should describe one RoPE for all layers and has one for "
-            f"{nested[0]}: no engine here computes that for this family; check the file."
+            f"{nested[0]}: neither this program nor transformers computes that for this family; "
+            "correct the file."
         )
     return rope
 

@@ -140,16 +140,19 @@ def open_index(index: Path) -> tuple[dict[str, StoredTensor], tuple[Path, ...]]:
     return found, tuple(shards.values())
 
 
-def open_pickle(file: Path) -> dict[str, StoredTensor]:
-    """Map a torch.save file (consolidated.00.pth) into memory; return its tensors by name.
+def open_pickle(file: Path, *, mapped: bool = True) -> dict[str, StoredTensor]:
+    """Open a torch.save file (consolidated.00.pth); return its tensors by name.
+
+    Args:
+        file: the file.
+        mapped: map it into memory. torch.save's old format can only be read whole.
 
     Raises:
-        CheckpointError: the file is broken, holds anything but tensors, or has torch.save's old
-            format, which cannot be mapped.
+        CheckpointError: the file is broken, holds anything but tensors, or cannot be mapped.
     """
     _refuse_pointer(file)
     try:
-        loaded = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+        loaded = torch.load(file, map_location="cpu", mmap=mapped, weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{file} should hold only tensors and holds other objects, which are not loaded "

@@ -273,7 +273,8 @@ def _fitted(tokenizer: "Kind", rows: int, path: Path) -> "Kind":
             f"rows: give the model's own tokenizer with `--model-args {TOKENIZER}=FILE`."
         )
     lost = tokenizer.n_words - rows
-    note = f"{lost} special tokens have no embedding row; no text needs them"
+    some = "1 special token has" if lost == 1 else f"{lost} special tokens have"
+    note = f"{some} no embedding row; no text needs {'it' if lost == 1 else 'them'}"
     # a BOS without a row can precede nothing: EOS takes its place
     bos_id = None if tokenizer.bos_id is None or tokenizer.bos_id >= rows else tokenizer.bos_id
     return replace(tokenizer, n_words=rows, bos_id=bos_id, notes=(*tokenizer.notes, note))

@@ -86,6 +86,7 @@ class _Special(TypedDict):
     adds_bos: bool
     bos_rule: str
     fingerprint: str
+    notes: tuple[str, ...]
 
 
 class _Vocabulary:
@@ -125,7 +126,10 @@ class _Vocabulary:
                 f"{self.file} names no eos_token_id in its metadata, which ends a reply: "
                 "take a file that a current llama.cpp converted."
             )
-        named = [self.fields[key] for key in _END_KEYS if key in self.fields]
+        named: dict[int, str] = {}  # the first key of each end token
+        for key in _END_KEYS:
+            if key in self.fields:
+                named.setdefault(self.fields[key], key)
         bos_id = self.fields.get("bos_token_id")
         wrong = [number for number in (bos_id or 0, *named) if not 0 <= number < self.n_words]
         if wrong:
@@ -137,13 +141,17 @@ class _Vocabulary:
         content = json.dumps(self.fields, sort_keys=True).encode()
         return _Special(
             bos_id=bos_id,
-            eos_id=named[0],
-            eos_ids=tuple(dict.fromkeys(named)),
+            eos_id=self.fields["eos_token_id"],
+            eos_ids=tuple(named),
             n_words=self.n_words,
             n_ordinary=self._last(_UNUSED, _CONTROL, _UNKNOWN) + 1,
             adds_bos=adds_bos,
             bos_rule=rule,
             fingerprint=hashlib.sha256(content).hexdigest(),
+            notes=tuple(
+                f"generation also ends at token {number} (by {key} of the metadata)"
+                for number, key in list(named.items())[1:]
+            ),
         )
 
     def _adds_bos(self, bos_id: int | None) -> tuple[bool, str]:

@@ -175,15 +175,20 @@ def space_mark(processor: Any, model: bytes) -> int | None:
 
 
 def _special_id(text: str, special: SpecialTokens, processor: Any, file: Path) -> int:
-    """Return the id of a special token that files beside the model name by its text."""
-    added = [number for number, (content, _) in special.added.items() if content == text]
-    number: int = added[0] if added else processor.piece_to_id(text)
-    if number == processor.unk_id():
-        raise TokenizerError(
-            f"{file} has no token {text!r}, which the files beside it name as BOS or EOS: "
-            "copy the tokenizer files of one model together."
-        )
-    return number
+    """Return the id of a special token that files beside the model name by its text.
+
+    The model's own piece counts first: a tokenizer.json beside it may be another vocabulary's.
+    """
+    number: int = processor.piece_to_id(text)
+    if number != processor.unk_id():
+        return number
+    for added, (content, _) in special.added.items():
+        if content == text:
+            return added
+    raise TokenizerError(
+        f"{file} has no token {text!r}, which the files beside it name as BOS or EOS: "
+        "copy the tokenizer files of one model together."
+    )
 
 
 def is_plain_bpe(model: bytes) -> bool:

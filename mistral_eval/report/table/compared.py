@@ -83,7 +83,7 @@ def _sections(comparison: Comparison, method: Sequence[str]) -> list[Section]:
         if names
     ]
     alone += [
-        f"{column_of(one.id)}: the {one.n} questions that both have, of A's "
+        f"{column_of(one.id)}: the {one.n} question{'s' * (one.n != 1)} that both have, of A's "
         f"{comparison.asked[one.id][0]} and B's {comparison.asked[one.id][1]}."
         for one in comparison.benchmarks
         if one.id in comparison.asked
