@@ -27,6 +27,7 @@ def plan(  # noqa: PLR0913 - one parameter per option of the command line
     device: opt.Device = "auto",
     dtype: opt.Dtype = "auto",
     batch_tokens: opt.BatchTokens = None,
+    stream_layers: opt.StreamLayers = None,
     num_fewshot: opt.NumFewshot = None,
     output_path: opt.RunsFolder = Path("results"),
     model_args: opt.ModelArgs = None,
@@ -58,6 +59,8 @@ def plan(  # noqa: PLR0913 - one parameter per option of the command line
 def table_of(found: "Plan") -> "Table":
     """Return a table with a row for each benchmark, and one for all together."""
     from rich.table import Table
+
+    from mistral_eval.console import duration
 
     columns = ("", "requests", "hf feeds", "unique", "ratio", "decode", "K/V MiB", "time")
     table = Table(title="What the run computes", box=None, pad_edge=False)
@@ -91,11 +94,3 @@ def foot_of(found: "Plan") -> str:
     if found.truncated:
         text += f"\n{found.truncated} requests exceed the context and are truncated on the left."
     return text
-
-
-def duration(seconds: float) -> str:
-    """Format a time with its unit: 12 s, 3.5 min, 2.1 h, 4.0 days."""
-    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"

@@ -140,6 +140,7 @@ def open_engine(settings: RunSettings, loaded: Sequence[LoadedBenchmark], talk: 
 
     Raises:
         CheckpointError, TokenizerError, HubError, ResourceError, EngineError: it cannot be opened.
+        UsageError: layers are to be streamed of a model that native cannot run.
     """
     gold = Golds(loaded)
     if settings.engine != "auto":
@@ -147,6 +148,11 @@ def open_engine(settings: RunSettings, loaded: Sequence[LoadedBenchmark], talk: 
     try:
         return engine_class("native").open(settings, gold, talk.say)
     except UnsupportedError as error:
+        if settings.stream_layers:
+            raise UsageError(
+                f"{error} The hf engine, which may run it, does not stream layers: leave out "
+                "--stream-layers."
+            ) from error
         talk.say(f"{error} Continuing with lm-eval's hf model.")
         return engine_class("hf").open(settings, gold, talk.say)
 
