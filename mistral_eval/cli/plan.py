@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from mistral_eval.run.planning import Plan
 
-MIB = 1 << 20
+MIB, GIB = 1 << 20, 1 << 30
 
 
 def plan(  # noqa: PLR0913 - one parameter per option of the command line
@@ -91,6 +91,15 @@ def foot_of(found: "Plan") -> str:
         "decode is the tokens generated, by the mean reply of this model's earlier runs; with ≤, "
         "where there are none, by the longest replies allowed, which is usually many times more."
     )
+    text += f"\nThe weights take {place.weight_bytes / GIB:.2f} GiB of memory"
+    if place.is_streamed:
+        states = found.together.states_bytes / MIB
+        text += (
+            f", since their layers are read one at a time; hidden states and masks up to "
+            f"{states:,.0f} MiB. A decoding step reads all layers, which takes longer than its "
+            "time above; the run says how long before it generates"
+        )
+    text += "."
     if found.truncated:
         text += f"\n{found.truncated} requests exceed the context and are truncated on the left."
     return text

@@ -36,7 +36,7 @@ from mistral_eval.engines.interface import (
 from mistral_eval.errors import EngineError, RequestError, UsageError
 from mistral_eval.model.config import ModelConfig
 from mistral_eval.model.load.adapter import resolve_parts
-from mistral_eval.model.load.by_layer import streamed_bytes
+from mistral_eval.model.load.by_layer import is_streamed, streamed_bytes
 from mistral_eval.model.load.checkpoint import Checkpoint, load_checkpoint
 from mistral_eval.model.load.layout import expected_shapes
 from mistral_eval.model.load.outline import read_outline
@@ -252,12 +252,17 @@ class NativeEngine(NativeEncoder, Engine):
             say=say,
         )
         config, dtype = outline.config, outline.dtype
-        tokens = settings.batch_tokens or default_batch_tokens(config, dtype, device)
-        budget = generation_budget(config, dtype, device, tokens)
+        is_in_files = settings.model != TINY and not outline.is_tuned
+        streams = is_in_files and is_streamed(config, dtype, device, asked=settings.stream_layers)
+        tokens = settings.batch_tokens or default_batch_tokens(
+            config, dtype, device, is_streamed=streams
+        )
+        budget = generation_budget(config, dtype, device, tokens, is_streamed=streams)
         encoder = NativeEncoder(
             outline.tokenizer, config.context_len, settings.seed, EngineIdentity("native")
         )
-        return Estimating(encoder, Place(config, dtype, device, budget), outline.tokenizer.n_words)
+        place = Place(config, dtype, device, budget, is_streamed=streams)
+        return Estimating(encoder, place, outline.tokenizer.n_words)
 
     def answer(
         self, encoded: Sequence[Encoded], known: Collection[int] = (), stop: Stop = never

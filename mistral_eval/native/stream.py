@@ -23,6 +23,7 @@ from mistral_eval.model.transformer import Transformer
 from mistral_eval.native.generate_shared import Budget
 from mistral_eval.native.pack import Pack
 from mistral_eval.native.pack_attention import Stack, make_attend, stack_bytes
+from mistral_eval.native.pack_batches import CPU_COSTS
 from mistral_eval.native.requests import GenerateRequest, Stop
 from mistral_eval.native.tree import TokenTree
 
@@ -30,6 +31,7 @@ from mistral_eval.native.tree import TokenTree
 # would only delay the replies, which come when a super-pack ends.
 _ENOUGH_TOKENS = {"cpu": 16384, "cuda": 262144}
 _SHARE = 0.4  # of the free memory
+_GROUP_TOKENS = 64  # whose keys a mask has beside the path's: the CPU's groups,
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +84,31 @@ def room_on(device: torch.device) -> Room:
     return Room(_ENOUGH_TOKENS.get(device.type, 16384), int(_SHARE * free_bytes(device)))
 
 
+def super_pack_bytes(
+    config: ModelConfig, dtype: torch.dtype, tree: TokenTree, size: int, room: Room
+) -> tuple[int, int]:
+    """Estimate what scoring a tree in packs of `size` tokens holds.
+
+    Returns:
+        Bytes of a super-pack's hidden states and masks, and of keys and values.
+    """
+    total = len(tree.tokens)
+    each = token_bytes(config, dtype, tree.height + min(size, _GROUP_TOKENS))
+    kept = stack_bytes(config, dtype, tree.height, size)
+    fitting = min(room.tokens, max(size, (room.size - kept) // each))
+    one_layer = stack_bytes(config, dtype, tree.height, size, one_layer=True)
+    return min(total, fitting) * each, one_layer if total <= fitting else kept
+
+
 def token_bytes(config: ModelConfig, dtype: torch.dtype, keys: int) -> int:
-    """Return an upper bound of what a super-pack holds for a token whose mask has `keys` columns.
+    """Return the bytes that a super-pack holds for a token whose mask has `keys` columns.
 
     That is its hidden state, and for every kind of window a mask row for each query head that
-    shares keys.
+    shares keys. What prefixes share needs no mask, and rows are padded: the former is more.
     """
     masks = len(set(config.sliding_window)) * (config.n_heads // config.n_kv_heads)
-    return (config.dim + masks * keys) * dtype.itemsize
+    columns = -(-keys // CPU_COSTS.aligned) * CPU_COSTS.aligned
+    return (config.dim + masks * columns) * dtype.itemsize
 
 
 def run_by_layers(
@@ -105,10 +124,8 @@ def run_by_layers(
     When `stopping` returns True, drop the super-pack in progress.
     """
     room = room_on(model.device) if room is None else room
-    kept = stack_bytes(model.config, model.dtype, tree.height, size)
-    room = Room(room.tokens, room.size - kept)
     stack = None
-    for members, is_all in _super_packs(model, packs, room):
+    for members, is_all in super_packs(model.config, model.dtype, tree, packs, size, room):
         if stopping():
             return
         if stack is None:
@@ -125,22 +142,28 @@ def tokens_of(tree: TokenTree, pack: Pack, device: torch.device) -> tuple[Tensor
     )
 
 
-def _super_packs(
-    model: Transformer, packs: Iterable[Pack], room: Room
+def super_packs(
+    config: ModelConfig,
+    dtype: torch.dtype,
+    tree: TokenTree,
+    packs: Iterable[Pack],
+    size: int,
+    room: Room,
 ) -> Iterator[tuple[list[Pack], bool]]:
-    """Yield runs of packs that fit in `room`, each of at least one, and if it is all packs."""
+    """Yield runs of packs that fit in `room`, each of at least one, and whether it is all packs."""
+    free = room.size - stack_bytes(config, dtype, tree.height, size)
     members: list[Pack] = []
-    tokens = size = 0
+    tokens = held = 0
     is_first = True
     for pack in packs:
         count = pack.last - pack.first
         keys = max(group.related.shape[1] for group in pack.groups)
-        more = count * token_bytes(model.config, model.dtype, keys)
-        if members and (tokens + count > room.tokens or size + more > room.size):
+        more = count * token_bytes(config, dtype, keys)
+        if members and (tokens + count > room.tokens or held + more > free):
             yield members, False
-            members, tokens, size, is_first = [], 0, 0, False
+            members, tokens, held, is_first = [], 0, 0, False
         members.append(pack)
-        tokens, size = tokens + count, size + more
+        tokens, held = tokens + count, held + more
     if members:
         yield members, is_first
 

@@ -6,6 +6,7 @@ import pytest
 
 from mistral_eval.model import memory
 from mistral_eval.model.export import save_hf
+from mistral_eval.model.load.by_layer import streamed_bytes
 from mistral_eval.model.load.checkpoint import load_checkpoint
 from mistral_eval.model.load.weights import weight_bytes
 from mistral_eval.model.tiny import make_tiny, tiny_tokenizer_file
@@ -70,6 +71,30 @@ def test_streaming_is_chosen_and_refused_by_the_free_memory(cli, folder, tmp_pat
     code, _, err = cli(*only, "-o", tmp_path / "b")
     assert code == 0, err
     assert "since they do not fit in cpu's memory" in err
+
+
+def test_plan_chooses_as_the_run_does(cli, folder, monkeypatch):
+    """And names the memory that each way needs."""
+    found = load_checkpoint(folder)
+    config, dtype = found.config, next(iter(found.weights.values())).dtype
+    size = weight_bytes(config, dtype)
+    plan = ("plan", "-t", "winogrande", "--data", "sample", "-m", folder, "--no-calibrate")
+    for free, options, is_streamed in (
+        (size, (), False),
+        (size - 1, (), True),
+        (size - 1, ("--no-stream-layers",), False),
+        (size, ("--stream-layers",), True),
+    ):
+        monkeypatch.setattr(memory, "available_memory", lambda _device, free=free: free)
+        code, out, err = cli(*plan, *options, "--json")
+        assert code == 0, err
+        planned = json.loads(out)
+        assert planned["stream_layers"] is is_streamed
+        assert planned["weight_bytes"] == (streamed_bytes(config, dtype) if is_streamed else size)
+        assert (planned["together"]["states_bytes"] > 0) is is_streamed
+    code, out, _ = cli(*plan, "--stream-layers")
+    assert code == 0
+    assert "layers are read one at a time" in out.replace("\n", " ")
 
 
 @pytest.mark.parametrize(

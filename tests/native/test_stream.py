@@ -17,10 +17,13 @@ from mistral_eval.model.load.by_layer import layer_bytes, streamed_bytes
 from mistral_eval.model.load.checkpoint import Checkpoint, load_checkpoint
 from mistral_eval.model.load.stored import open_safetensors
 from mistral_eval.model.load.weights import weight_bytes
+from mistral_eval.native.pack import cut_packs
+from mistral_eval.native.pack_attention import Stack, make_attend
 from mistral_eval.native.requests import Counters, GenerateRequest, Sampling, ScoreRequest, Turn
 from mistral_eval.native.runner import ModelRunner
 from mistral_eval.native.score_tree import score_tree
-from mistral_eval.native.stream import Room
+from mistral_eval.native.stream import Room, super_pack_bytes, super_packs
+from mistral_eval.native.tree import build_tree
 from tests.gguf_files import save_gguf
 from tests.pairs import SHAPE, VOCAB, make_theirs
 
@@ -273,6 +276,10 @@ def test_spoilt_logits_name_their_request(plain_folder):
         list(runner_of(found).score(scores()))
 
 
+def cut(tree):
+    return cut_packs(tree, 16, 64)
+
+
 def free(monkeypatch, size: int) -> None:
     monkeypatch.setattr(memory, "available_memory", lambda _device: size)
 
@@ -308,6 +315,26 @@ def test_what_streaming_holds_is_two_layers_and_the_rest(plain_folder):
     )
     assert streamed_bytes(config, torch.float32) == ends + 2 * layer
     assert weight_bytes(config, torch.float32) == ends + config.n_layers * layer
+
+
+@pytest.mark.parametrize("room", [ROOMY, Room(48, 1 << 30), Room(1 << 20, 100_000)])
+def test_what_is_planned_bounds_what_a_super_pack_holds(hf_folder, room):
+    """Hidden states and masks; keys and values to the byte where it is clear that all fits."""
+    found = load_checkpoint(hf_folder, dtype="float32", stream_layers=True)
+    model, tree = runner_of(found).model, build_tree(scores())
+    states, kept = super_pack_bytes(model.config, model.dtype, tree, 16, room)
+    members, is_all = next(super_packs(model.config, model.dtype, tree, cut(tree), 16, room))
+    stack = Stack(model, tree.height, 16, one_layer=is_all)
+    held = sum(tensor.untyped_storage().nbytes() for tensor in (stack._path, stack._slots))
+    masks = sum(
+        call.mask.nbytes
+        for pack in members
+        for plan in {id(p): p for p in make_attend(stack, pack)._plans.values()}.values()
+        for call in plan.calls
+    )
+    tokens = sum(pack.last - pack.first for pack in members)
+    assert kept == held if room is ROOMY else kept >= held
+    assert tokens * model.config.dim * 4 + masks <= states
 
 
 def test_an_adapter_is_refused(plain_folder, tmp_path):

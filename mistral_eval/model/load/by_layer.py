@@ -9,7 +9,7 @@ import torch
 from mistral_eval.model.config import ModelConfig
 from mistral_eval.model.load.layout import expected_shapes
 from mistral_eval.model.load.weights import Source, read_tensor, read_tensors, weight_bytes
-from mistral_eval.model.memory import require_memory, sent
+from mistral_eval.model.memory import fits, require_memory, sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,15 @@ def read_streamed(
         if layer_of(ours) is None:
             kept[ours] = tensor
     return kept, LayerReader(source, config, dtype, device, stamps), digests
+
+
+def is_streamed(
+    config: ModelConfig, dtype: torch.dtype, device: torch.device, *, asked: bool | None
+) -> bool:
+    """Return whether to stream layers: as asked, or with None if the weights do not fit."""
+    if asked is None:
+        return not fits(weight_bytes(config, dtype), device)
+    return asked
 
 
 def streamed_bytes(config: ModelConfig, dtype: torch.dtype) -> int:

@@ -14,7 +14,7 @@ import torch
 from mistral_eval.errors import CheckpointError, UnsupportedError, UsageError
 from mistral_eval.model.config import ConfigFile, ModelConfig
 from mistral_eval.model.load.adapter import merged
-from mistral_eval.model.load.by_layer import LayerReader, read_streamed
+from mistral_eval.model.load.by_layer import LayerReader, is_streamed, read_streamed
 from mistral_eval.model.load.config_gguf import from_gguf, source_of
 from mistral_eval.model.load.config_hf import from_hf_config
 from mistral_eval.model.load.config_params import from_params_json
@@ -39,9 +39,7 @@ from mistral_eval.model.load.weights import (
     model_fingerprint,
     read_weights,
     settle_tied,
-    weight_bytes,
 )
-from mistral_eval.model.memory import fits
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +117,7 @@ def load_checkpoint(
             f"the LoRA adapter {adapter.name} was merged into the base model by peft",
         )
     layers = None
-    if stream_layers or (stream_layers is None and not fits(weight_bytes(config, chosen), device)):
+    if is_streamed(config, chosen, device, asked=stream_layers):
         weights, layers, digests = read_streamed(source, config, chosen, device)
     else:
         weights, digests = read_weights(source, config, chosen, device)
