@@ -79,12 +79,11 @@ def score_tree(  # noqa: PLR0913 - what differs between callers
     packs = cut_packs(tree, batch_tokens, group_tokens, walk.wanted(tree))
     size = min(batch_tokens, len(tree.tokens))
     if model.is_streamed:
-        passes = run_by_layers(model, tree, packs, size, turn.stopping, room)
+        passes = run_by_layers(model, tree, packs, size, turn.stopping, stats, room)
     else:
-        passes = _run_by_packs(model, tree, packs, size, turn.stopping)
+        passes = _run_by_packs(model, tree, packs, size, turn.stopping, stats)
     for pack, hidden in passes:
         run = slice(pack.first, pack.last)
-        stats.score_computed += len(hidden)
         stats.score_flop += flops.tokens(tree.depths[run])
         asked = _asked(tree, pack)
         if not any(is_asked[item.request] for item in asked):
@@ -98,7 +97,12 @@ def score_tree(  # noqa: PLR0913 - what differs between callers
 
 
 def _run_by_packs(
-    model: Transformer, tree: TokenTree, packs: Iterable[Pack], size: int, stopping: Stop
+    model: Transformer,
+    tree: TokenTree,
+    packs: Iterable[Pack],
+    size: int,
+    stopping: Stop,
+    stats: Counters,
 ) -> Iterator[tuple[Pack, Tensor]]:
     """Yield each pack of at most `size` tokens with its hidden states, until told to stop."""
     stack = Stack(model, tree.height, size)
@@ -106,7 +110,9 @@ def _run_by_packs(
         if stopping():
             return
         tokens, positions = tokens_of(tree, pack, model.device)
-        yield pack, model.hidden(tokens, positions, make_attend(stack, pack))
+        hidden = model.hidden(tokens, positions, make_attend(stack, pack))
+        stats.score_computed += len(hidden)
+        yield pack, hidden
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from mistral_eval.native.generate_shared import Budget
 from mistral_eval.native.pack import Pack
 from mistral_eval.native.pack_attention import Stack, make_attend, stack_bytes
 from mistral_eval.native.pack_batches import CPU_COSTS
-from mistral_eval.native.requests import GenerateRequest, Stop
+from mistral_eval.native.requests import Counters, GenerateRequest, Stop
 from mistral_eval.native.tree import TokenTree
 
 # With so many tokens computing a layer takes many times as long as reading the next one. More
@@ -117,11 +117,13 @@ def run_by_layers(
     packs: Iterable[Pack],
     size: int,
     stopping: Stop,
+    stats: Counters,
     room: Room | None = None,
 ) -> Iterator[tuple[Pack, Tensor]]:
     """Yield each pack of at most `size` tokens with its final hidden states, (T, dim).
 
-    When `stopping` returns True, drop the super-pack in progress.
+    When `stopping` returns True, drop the super-pack in progress. Its tokens count as computed
+    layer by layer, so that progress is seen before it ends.
     """
     room = room_on(model.device) if room is None else room
     stack = None
@@ -130,7 +132,19 @@ def run_by_layers(
             return
         if stack is None:
             stack = Stack(model, tree.height, size, one_layer=is_all)
-        yield from _run(model, tree, members, stack, stopping)
+        parts = _parts(model, tree, members, stack)
+        done = 0  # tokens, times layers
+        for n, layer in enumerate(model.layers):
+            for part in parts:
+                if stopping():
+                    return
+                model.run_block(n, layer, part.states, part.positions, part.attend)
+                before = done // model.config.n_layers
+                done += len(part.states)
+                stats.score_computed += done // model.config.n_layers - before
+        for part in parts:
+            yield part.pack, model.finish(part.states)
+        del parts, part  # before the next super-pack's are made
 
 
 def tokens_of(tree: TokenTree, pack: Pack, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -178,10 +192,8 @@ class _Part:
     attend: Attend
 
 
-def _run(
-    model: Transformer, tree: TokenTree, packs: Sequence[Pack], stack: Stack, stopping: Stop
-) -> Iterator[tuple[Pack, Tensor]]:
-    """Run one super-pack through all layers; yield its packs, or nothing if told to stop."""
+def _parts(model: Transformer, tree: TokenTree, packs: Sequence[Pack], stack: Stack) -> list[_Part]:
+    """Return a super-pack's parts, with the embeddings of their tokens as hidden states."""
     sizes = [pack.last - pack.first for pack in packs]
     states = torch.empty(sum(sizes), model.config.dim, dtype=model.dtype, device=model.device)
     parts = []
@@ -189,10 +201,4 @@ def _run(
         tokens, positions = tokens_of(tree, pack, model.device)
         model.embed(tokens, own)
         parts.append(_Part(pack, own, positions, make_attend(stack, pack)))
-    for n, layer in enumerate(model.layers):
-        for part in parts:
-            if stopping():
-                return
-            model.run_block(n, layer, part.states, part.positions, part.attend)
-    for part in parts:
-        yield part.pack, model.finish(part.states)
+    return parts
