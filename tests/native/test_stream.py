@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from weakref import WeakSet
 
 import pytest
 import torch
@@ -218,6 +219,25 @@ def test_each_layer_is_read_once_for_a_super_pack(plain_folder, tokens, times):
     assert -(-stats.score_unique // tokens) == times
     model.layers._thread.shutdown()
     assert counting.reads == {0: times + 1, 1: times, 2: times}
+
+
+def test_at_most_two_layers_are_in_memory_when_the_next_is_read(plain_folder):
+    found = load_checkpoint(plain_folder, dtype="float32", stream_layers=True)
+    alive: WeakSet[torch.Tensor] = WeakSet()
+    most = []
+
+    class Watching(CountingReader):
+        def tensors_of(self, layer: int):
+            most.append(len(alive))
+            tensors = super().tensors_of(layer)
+            alive.add(tensors[f"layers.{layer}.ffn_norm.weight"])
+            return tensors
+
+    runner = runner_of(replace(found, layers=Watching(found.layers)))
+    list(runner.score(scores()))
+    list(runner.generate(generations()))
+    assert len(most) > 20
+    assert max(most) <= 2
 
 
 def test_known_requests_are_not_computed_and_change_no_bit(plain_folder):
