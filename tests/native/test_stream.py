@@ -1,6 +1,9 @@
 """A model whose layers are read from its files answers as one in memory, and reads each once."""
 
 import json
+import os
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -238,6 +241,51 @@ def test_at_most_two_layers_are_in_memory_when_the_next_is_read(plain_folder):
     list(runner.generate(generations()))
     assert len(most) > 20
     assert max(most) <= 2
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+from mistral_eval.model.load.checkpoint import load_checkpoint
+from mistral_eval.native.requests import ScoreRequest
+from mistral_eval.native.runner import ModelRunner
+
+def score(folder, is_streamed):
+    found = load_checkpoint(Path(folder), dtype="float32", stream_layers=is_streamed)
+    runner = ModelRunner(
+        found.config, found.weights, n_words=61, eos_ids=(), batch_tokens=64, layers=found.layers
+    )
+    return len(list(runner.score([ScoreRequest((1, 2, 3), (4, n)) for n in range(9)])))
+
+small, large, is_streamed, room = sys.argv[1], sys.argv[2], sys.argv[3] == "True", int(sys.argv[4])
+score(small, is_streamed)  # what torch allocates once
+fields = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+held = int(fields["VmData"].split()[0]) * 1024
+resource.setrlimit(resource.RLIMIT_DATA, (held + room, held + room))
+print(score(large, is_streamed))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not limit mapped memory")
+def test_the_kernel_grants_a_streamed_model_what_a_resident_one_lacks(plain_folder, tmp_path):
+    """Under a limit of a third of the weights, in a process of its own."""
+    wide = {"hidden_size": 512, "intermediate_size": 1792, "num_hidden_layers": 16}
+    make_theirs(MISTRAL | wide).save_pretrained(tmp_path)
+    stored = sum(file.stat().st_size for file in tmp_path.glob("*.safetensors"))
+    ends = {}
+    for is_streamed in (True, False):
+        command = [sys.executable, "-c", LIMITED, plain_folder, tmp_path, is_streamed, stored // 3]
+        ends[is_streamed] = subprocess.run(
+            list(map(str, command)),
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+    assert ends[True].returncode == 0, ends[True].stderr
+    assert ends[True].stdout == "9\n"
+    assert ends[False].returncode != 0
+    assert "allocate" in ends[False].stderr
 
 
 def test_known_requests_are_not_computed_and_change_no_bit(plain_folder):

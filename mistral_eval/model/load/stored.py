@@ -68,7 +68,9 @@ def open_safetensors(file: Path) -> dict[str, StoredTensor]:
     """
     _refuse_pointer(file)
     try:
-        handle: Any = safe_open(str(file), framework="pt", device="cpu")
+        # numpy: for torch the whole file is mapped as memory that could be written to, which a
+        # limit of a process's memory counts
+        handle: Any = safe_open(str(file), framework="numpy")
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{file} is not a complete safetensors file ({error}; {file.stat().st_size} bytes): "
