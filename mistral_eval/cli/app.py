@@ -5,10 +5,12 @@ usage, 3 a gate failed; anything else is a bug with its traceback. Nothing heavy
 a command runs.
 """
 
+import errno
+import os
 import shlex
 import sys
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -89,11 +91,31 @@ def main() -> None:
         if isinstance(error, StoppedError):
             sys.stderr.write(f"  {_same_command(sys.argv[1:])}\n")
         raise SystemExit(error.exit_code) from None
+    except OSError as error:
+        if error.errno != errno.ENOSPC or error.filename is not None:
+            raise
+        _no_room()
     except SystemExit as end:
+        try:
+            sys.stdout.flush()
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            _no_room()
         if end.code == INTERRUPTED:  # Typer's answer to Ctrl-C
             rest = "; the same command resumes the run" if "run" in sys.argv[1:] else ""
             sys.stderr.write(f"mistral-eval: stopped{rest}.\n")
         raise
+
+
+def _no_room() -> NoReturn:
+    """End because what the command prints cannot be written, e.g. to a file on a full disk."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes at its end
+    sys.stderr.write(
+        "mistral-eval: the output could not be written: no space is left on the device. Results "
+        "of runs are kept: write elsewhere, e.g. with `mistral-eval table RUN`.\n"
+    )
+    raise SystemExit(1)
 
 
 def _same_command(arguments: list[str]) -> str:

@@ -424,7 +424,11 @@ def open_native(  # noqa: PLR0913 - one argument per setting of a run
     notes = (*checkpoint.notes, *tokenizer.notes)
     if tokenizer.n_words < config.vocab_size:
         surplus = config.vocab_size - tokenizer.n_words
-        notes = (*notes, f"{surplus} embedding rows without a token, never predicted")
+        said = (
+            f"{surplus} embedding rows without a token are never predicted: probabilities are "
+            "those of the tokens (lm-eval's hf counts such rows)"
+        )
+        notes = (*notes, said)
     runner = ModelRunner(
         config,
         checkpoint.weights,

@@ -17,7 +17,7 @@ from torch import Tensor
 from mistral_eval.model.config import ModelConfig
 from mistral_eval.model.transformer import Transformer
 
-FIRST_SEGMENT: Final = 32  # tokens; about the median reply of a trained model to GSM8K
+FIRST_SEGMENT: Final = 32  # tokens; about the median reply of a trained model to a short problem
 _SMALLEST_TAIL: Final = 32  # tokens; tails are stored in sizes that double
 _FEWEST_PLACES: Final = 8
 

@@ -4,6 +4,7 @@ import inspect
 import json
 import os
 import subprocess
+from pathlib import Path
 import sys
 from typing import get_args
 
@@ -264,3 +265,20 @@ def test_an_encoding_that_lacks_characters_costs_no_command_its_exit_code(tmp_pa
 def test_the_nearest_characters_are_written(character, ascii_text):
     write_nearest()
     assert f"<{character}>".encode("ascii", NEAREST) == f"<{ascii_text}>".encode()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, which Linux has")
+@pytest.mark.parametrize("command", [("table",), ("table", "--format", "json"), ("--help",)])
+def test_a_full_disk_behind_the_output_is_one_sentence(command):
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM, *command],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+            text=True,
+            timeout=300,
+        )
+    assert done.returncode == 1
+    assert done.stderr.startswith("mistral-eval: the output could not be written: no space is left")
+    assert done.stderr.count("\n") == 1
