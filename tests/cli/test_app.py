@@ -4,8 +4,8 @@ import inspect
 import json
 import os
 import subprocess
-from pathlib import Path
 import sys
+from pathlib import Path
 from typing import get_args
 
 import pytest
