@@ -47,6 +47,7 @@ class DataSpec(_Checked):
         stratum: The column within which a bootstrap resamples, or None.
         id_column: The column that identifies a question, or None for the row number.
         shots_by: The column in which a question and its shots have the same value, or None.
+        unconditional: The context after which each choice is scored without its question, or None.
     """
 
     benchmark: str
@@ -60,6 +61,7 @@ class DataSpec(_Checked):
     stratum: str | None
     id_column: str | None = None
     shots_by: str | None = None
+    unconditional: str | None = None
 
     @classmethod
     def from_kwargs(cls, kwargs: Mapping[str, Any]) -> "DataSpec":

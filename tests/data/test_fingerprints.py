@@ -1,7 +1,9 @@
 """Which test set is this? Names for the copies we know, an error for all others."""
 
 import copy
+import json
 
+import make_pins
 import pytest
 
 from mistral_eval.data import dataset_from, fingerprint, identify, load_benchmark_data, make_source
@@ -15,6 +17,9 @@ NAMES = {
     "hellaswag": "hellaswag-reconstructed",
     "triviaqa": "triviaqa-dpr",
     "mbpp": "mbpp-release",
+    "siqa": "siqa-export",
+    "openbookqa": "openbookqa-release",
+    "commonsense_qa": "commonsense_qa-release",
     "boolq": "boolq-export",
 }
 
@@ -80,6 +85,28 @@ def test_every_benchmark_has_pins_with_names_and_footnotes():
         assert "sample" in [pin.name for pin in known]
         assert len(known) == len({pin.sha256 for pin in known})
         assert all(len(pin.sha256) == 64 and pin.footnote.endswith(".") for pin in known)
+
+
+def test_writing_pins_keeps_those_of_other_copies(tmp_path, monkeypatch):
+    """One of the same name, or of the same rows under another name, is replaced."""
+    file = tmp_path / "fingerprints.json"
+    monkeypatch.setattr(make_pins, "PINS", file)
+    before = {
+        "piqa": [
+            {"name": "hub", "sha256": "a" * 64, "footnote": "Another copy."},
+            {"name": "mine", "sha256": "b" * 64, "footnote": "An older one of this name."},
+            {"name": "renamed", "sha256": pins("piqa")[-1].sha256, "footnote": "These rows."},
+            {"name": "sample", "sha256": "c" * 64, "footnote": "An older sample."},
+        ],
+        "nq": [{"name": "hub", "sha256": "d" * 64, "footnote": "Another benchmark."}],
+    }
+    file.write_text(json.dumps(before), encoding="utf-8")
+    make_pins.write_pins("piqa", "sample", "mine", "A newer one.")
+    after = json.loads(file.read_text(encoding="utf-8"))
+    assert after["nq"] == before["nq"]
+    assert [pin["name"] for pin in after["piqa"]] == ["hub", "mine", "sample"]
+    assert after["piqa"][0] == before["piqa"][0]
+    assert {pin["sha256"] for pin in after["piqa"][1:]} == {pins("piqa")[-1].sha256}
 
 
 def test_a_benchmark_without_a_hub_pin_says_so_when_it_refuses():

@@ -98,7 +98,7 @@ def test_log_likelihoods_and_verdicts_are_lm_evals(both, benchmark):
         assert [greedy for ((_, greedy),) in mine["resps"]] == [
             str(greedy) for ((_, greedy),) in other["resps"]
         ]
-        for metric in {"acc", "acc_norm"} & set(mine["metrics"]):
+        for metric in {"acc", "acc_norm", "acc_relative"} & set(mine["metrics"]):
             assert mine[metric] == other[metric]
 
 

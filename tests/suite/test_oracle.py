@@ -23,7 +23,9 @@ def reply(benchmark: Benchmark, doc: dict, *, right: bool) -> list:
     said = benchmark.oracle(doc, right)
     if benchmark.kind == "generate":
         return [said] * benchmark.samples
-    return [(-1.0 if n == said else -1e6, False) for n in range(len(benchmark.gold(doc).texts))]
+    times = 1 if benchmark.unconditional is None else 2
+    choices = range(times * len(benchmark.gold(doc).texts))
+    return [(-1.0 if n == said else -1e6, False) for n in choices]
 
 
 def correct(benchmark: Benchmark, source: str, *, right: bool) -> tuple[int, int]:

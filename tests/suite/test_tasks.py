@@ -39,6 +39,9 @@ DATA = {
     "mbpp": ("google-research-datasets/mbpp", "sanitized", "test"),
     "math": ("EleutherAI/hendrycks_math", None, "test"),
     "gsm8k": ("openai/gsm8k", "main", "test"),
+    "siqa": ("lighteval/siqa", None, "validation"),
+    "openbookqa": ("allenai/openbookqa", "main", "test"),
+    "commonsense_qa": ("tau/commonsense_qa", None, "validation"),
     "boolq": ("google/boolq", None, "validation"),
 }
 
@@ -64,7 +67,8 @@ def test_a_file_agrees_with_the_suite(benchmark):
     """What one of the two states, the other does not repeat."""
     task = read_task(benchmark.id)
     metadata = task["metadata"]
-    assert set(metadata) == {"version", "questions", "stratum"}
+    assert set(metadata) - {"unconditional"} == {"version", "questions", "stratum"}
+    assert ("acc_relative" in benchmark.task.metrics) == (benchmark.unconditional is not None)
     assert benchmark.cell in [metric["metric"] for metric in task["metric_list"]]
     assert (benchmark.n, benchmark.stratum) == (metadata["questions"], metadata["stratum"])
     assert (benchmark.shots, benchmark.samples) == (task["num_fewshot"], task["repeats"])

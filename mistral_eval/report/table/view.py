@@ -25,6 +25,7 @@ NOT_A_MODEL: Final[Mapping[str, str]] = {
 SCORING: Final[Mapping[str, str]] = {
     "acc": "likelihood",
     "acc_norm": "likelihood per character",
+    "acc_relative": "likelihood over that without the question",
     "exact_match": "exact match",
     "pass@1": "pass@1, one greedy sample",
     "maj@4": "majority of 4 samples",
