@@ -1,4 +1,4 @@
-"""Multiple choice: the likelihood of each choice, plain, per character or over that without question.
+"""Multiple choice: the likelihood of each choice, plain or divided by what its rule says.
 
 For lm-eval, the YAML files also state the choices and the right one, in `doc_to_choice` and
 `doc_to_target` (`doc_to_text` if the choices are in the context). A test compares both definitions

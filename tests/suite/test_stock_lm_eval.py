@@ -17,7 +17,6 @@ from mistral_eval.data.task_file import read_task, tasks_folder
 from mistral_eval.suite import lm_eval_hooks
 from mistral_eval.suite.registry import BY_ID
 
-
 # Ours -> lm-eval's own file of the same definition, and what its rows have otherwise.
 SAME = {
     "siqa": ("siqa/siqa.yaml", lambda row: row),

@@ -161,6 +161,11 @@ class TableView:
     sections: tuple[Section, ...] = ()
 
     @property
+    def is_figure(self) -> bool:
+        """Whether the view is a figure's table alone, without a table of benchmarks."""
+        return not self.columns
+
+    @property
     def has_runs(self) -> bool:
         """Whether a row was measured here."""
         return any(row.kind == "run" for row in self.rows)
