@@ -58,7 +58,10 @@ def build_view(
     chosen = options.benchmarks
     if others and not any(one.id in measured for one in chosen):
         chosen = ()  # a table of what was run, not twelve empty columns beside it
-        baselines = [one for one in baselines if _has_any(one, others)]
+        reference = options.delta_to
+        baselines = [
+            one for one in baselines if _has_any(one, others) or reference in (one.id, one.name)
+        ]
     options = replace(options, benchmarks=tuple(dict.fromkeys((*chosen, *others))))
     rows = build_rows(baselines, runs, options)
     sections: tuple[Section, ...] = ()
