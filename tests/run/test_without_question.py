@@ -16,6 +16,7 @@ from mistral_eval.report.sample_pages import Wanted, as_text, chosen
 from mistral_eval.run.planning import plan_run
 from mistral_eval.run.questions import Asking, load_benchmarks
 from mistral_eval.run.run import rescore, run_suite
+from mistral_eval.run.task_pages import task_page
 from mistral_eval.settings import RunSettings
 from mistral_eval.suite.registry import BENCHMARKS, BY_ID
 from tests.report.html.test_bundle import unpacked
@@ -117,6 +118,15 @@ def test_a_question_is_shown_with_each_choice_once_and_both_likelihoods(run, nam
         assert more["c"] == [one["arg_1"] for one, _ in asked]
         assert "d" not in more  # the choices have one prompt
         assert answer[4:] == [pytest.approx(expected, abs=1e-3), pytest.approx(alone, abs=1e-3)]
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_protocol_s_page_says_what_is_asked_besides(name):
+    page = task_page(name)
+    (question, *_) = loaded_sample(name).questions
+    for text in BY_ID[name].gold(question.doc).texts:
+        assert page.splitlines().count(repr(f" {text}")) == 1
+    assert page.endswith("The same continuations, scored after 'Answer:' alone.")
 
 
 def test_two_runs_are_compared(run, tmp_path):
