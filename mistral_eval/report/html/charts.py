@@ -73,7 +73,7 @@ def groups_chart(
     notes = [note.rstrip(".") for note in missing_notes(rows, bars, group)]
     said = "; ".join((*(f"{row.label} {_beside(bar)}" for row, bar in drawn), *notes))
     size = (WIDTH, 0.5 + 0.27 * len(drawn))
-    return ". ".join((title, *notes)), draw(f"figure-4-{group}", f"{title}: {said}", size, paint)
+    return ". ".join(notes) or title, draw(f"figure-4-{group}", f"{title}: {said}", size, paint)
 
 
 def _beside(bar: Bar) -> str:

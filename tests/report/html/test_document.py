@@ -129,7 +129,7 @@ def test_a_panel_without_any_run_is_not_drawn(sample_runs, tmp_path):
     page = file.read_text(encoding="utf-8")
     assert "figure-4-mmlu" in page
     assert "figure-4-comprehension" not in page
-    assert re.search(r"<b>Reasoning\. Reasoning \(\d of 8\) lacks ", page)
+    assert re.search(r"<b>Reasoning \(\d of 8\) lacks ", page)
     assert "figure-5-reasoning" not in page
 
 
