@@ -36,6 +36,7 @@ def json_table(view: TableView) -> str:
         "notes": view.notes,
         "sections": [
             {key: getattr(section, key) for key in ("title", "header", "rows", "notes")}
+            | ({"data": section.data} if section.data else {})
             for section in view.sections
         ],
     }

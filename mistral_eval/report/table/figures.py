@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Final
 
 from mistral_eval.report.baselines import Baseline, PublishedCell, load_baselines
@@ -62,6 +62,11 @@ class Bar:
     def part(self) -> str:
         """How many members the mean has, e.g. "5 of 8"; "" if it has all."""
         return f"{self.size - len(self.missing)} of {self.size}" if self.missing else ""
+
+    def as_json(self) -> dict[str, object]:
+        """Return the bar for programs; `remark` says that the value was read from the drawing."""
+        interval = {key: round(value, 4) for key, value in asdict(self.interval).items()}
+        return {**interval, "missing": self.missing, "size": self.size, "remark": self.remark}
 
     @property
     def text(self) -> str:
@@ -137,12 +142,18 @@ def figure_4(rows: Sequence[RowView], columns: Sequence[Benchmark]) -> Section:
     notes += [_members_note(group) for group in FIGURE_4 if len(bar_members(group)) > 1]
     notes += [note for group in FIGURE_4 for note in missing_notes(rows, bars[group], group)]
     notes += _read_notes(rows, bars)
+    data = (
+        {"id": row.id, "name": row.label, "kind": row.kind}
+        | {"bars": {g: bar and bar.as_json() for g, bar in zip(bars, line, strict=True)}}
+        for row, line in zip(rows, zip(*bars.values(), strict=True), strict=True)
+    )
     return Section(
         "Groups of the paper's figure 4",
         ("Model", *FIGURE_4.values()),
         tuple(table),
         tuple(notes),
         turns=True,
+        data=tuple(data),
     )
 
 
@@ -211,6 +222,14 @@ class Anchors:
                 share = (score - s0) / (s1 - s0)
                 return math.exp(math.log(b0) + share * (math.log(b1) - math.log(b0)))
         return self.sizes[-1]
+
+    def sizes_of(self, score: Interval) -> dict[str, float | None]:
+        """Return the sizes of a score and of its interval's ends; None outside the known ones."""
+        ends = {"size_b": score.value, "size_b_low": score.low, "size_b_high": score.high}
+        sizes = {name: self.size_of(end) for name, end in ends.items()}
+        return {
+            name: round(size, 2) if 0 < size < math.inf else None for name, size in sizes.items()
+        }
 
     def words(self, score: Interval) -> str:
         """Return the size in words, e.g. "22B", "under 7B" or "22B [20B, 24B]"."""
@@ -296,11 +315,16 @@ def scored(row: RowView, columns: Sequence[Benchmark], group: Group, scale: Anch
 def figure_5(rows: Sequence[RowView], columns: Sequence[Benchmark]) -> Section:
     """Return, per row, the size of the Llama 2 model with the same score, as in figure 5."""
     scales = {group: anchors(group) for group in FIGURE_5}
-    table = []
+    table, data = [], []
     for row in rows:
         if row.is_model:
-            line = [(scored(row, columns, group, scale), scale) for group, scale in scales.items()]
-            table.append((row.label, *(_size(bar, scale) for bar, scale in line)))
+            placed = {group: scored(row, columns, group, scale) for group, scale in scales.items()}
+            table.append((row.label, *(_size(bar, scales[group]) for group, bar in placed.items())))
+            sizes = {
+                group: bar and {**bar.as_json(), **scales[group].sizes_of(bar.interval)}
+                for group, bar in placed.items()
+            }
+            data.append({"id": row.id, "name": row.label, "kind": row.kind, "sizes": sizes})
     return Section(
         "Llama 2 size with the same score (the paper's figure 5)",
         ("Model", *(size_title(group, scale) for group, scale in scales.items())),
@@ -318,6 +342,7 @@ def figure_5(rows: Sequence[RowView], columns: Sequence[Benchmark]) -> Section:
                 "place of 69.9, would give its 23B."
             ),
         ),
+        data=tuple(data),
     )
 
 

@@ -6,7 +6,7 @@ Every format renders this structure, so the wording is decided here and not in a
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from mistral_eval.errors import UsageError
 from mistral_eval.record.run_record import Cell, RunScores, run_labels
@@ -139,7 +139,8 @@ class Section:
     """A smaller table below the main one; every cell is text.
 
     `words` are the indices of left-aligned columns; the others hold numbers. `turns` allows a
-    narrow terminal to transpose the table.
+    narrow terminal to transpose the table. `data` has each row's numbers for programs, if the text
+    of its cells is no number.
     """
 
     title: str
@@ -148,6 +149,7 @@ class Section:
     notes: tuple[str, ...] = ()
     words: tuple[int, ...] = (0,)
     turns: bool = False
+    data: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
