@@ -1,6 +1,6 @@
 """What the replies log costs: 200,000 requests alone, and its share of a whole run.
 
-    python benchmarks/replies.py [--data DIR]
+    python speed/replies.py [--data DIR]
 
 The replies of the first part are those of a run: mostly scores, some texts with their ids. The
 second part is `mistral-eval run -t paper --engine random` over the real test sets, the run in which

@@ -25,7 +25,7 @@ from mistral_eval.engines.native import NativeEncoder
 from mistral_eval.model.config import ModelConfig
 from mistral_eval.model.load.outline import read_outline
 from mistral_eval.native.calibrate import random_weights
-from mistral_eval.native.generate_shared import unique_tokens
+from mistral_eval.native.clusters import unique_tokens
 from mistral_eval.native.requests import GenerateRequest, ScoreRequest
 from mistral_eval.native.runner import ModelRunner
 from mistral_eval.native.tree import build_tree

@@ -10,7 +10,7 @@ from mistral_eval.model.config import ModelConfig
 from mistral_eval.model.export import save_hf
 from mistral_eval.model.load.checkpoint import Checkpoint
 from mistral_eval.model.load.layout import expected_shapes
-from mistral_eval.model.tokenizers.incremental import GPT2_SPLIT
+from mistral_eval.model.tokenizers.cuts import GPT2_SPLIT
 
 SPACE, BREAK, TAB = "\u0120", "\u010a", "\u0109"  # the mapping's letters for " ", "\n" and "\t"
 MERGES = (

@@ -13,12 +13,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from types import MappingProxyType
-from typing import Any, Final, Literal, Protocol, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, Self, TypeAlias
 
 from mistral_eval.answers.verdict import cut
-from mistral_eval.errors import EngineError
+from mistral_eval.errors import EngineError, UsageError
 from mistral_eval.native import requests
 from mistral_eval.settings import RunSettings
+
+if TYPE_CHECKING:  # needs torch, which takes seconds to import
+    from mistral_eval.native.work import Place
 
 Kind = Literal["score", "rolling", "generate"]
 Say: TypeAlias = Callable[[str], None]
@@ -253,6 +256,21 @@ class Encoder(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class Estimating:
+    """What `plan` needs of an engine whose model is not loaded.
+
+    Attributes:
+        encoder: encodes the run's requests.
+        place: the model's shape and the machine, for counting and timing.
+        n_words: number of the tokenizer's ids.
+    """
+
+    encoder: Encoder
+    place: "Place"
+    n_words: int
+
+
 class TextEncoder:
     """Encode requests for an engine that takes text.
 
@@ -305,6 +323,19 @@ class Engine(Encoder, Protocol):
     def encoder(cls, settings: RunSettings, identity: EngineIdentity) -> Encoder:
         """Return an encoder for the requests of an earlier run, without the model's weights."""
         return TextEncoder(settings.seed, identity)
+
+    @classmethod
+    def estimating(cls, settings: RunSettings, say: Say) -> Estimating:
+        """Return what counts and times a run's requests, without the model's weights.
+
+        Raises:
+            UsageError: the engine's work cannot be counted beforehand.
+            MistralEvalError: configuration or tokenizer cannot be read.
+        """
+        del say
+        raise UsageError(
+            f"plan cannot count the work of --engine {settings.engine}. Leave --engine out."
+        )
 
     def answer(
         self, encoded: Sequence[Encoded], known: Collection[int] = (), stop: Stop = never

@@ -22,6 +22,7 @@ from mistral_eval.engines.interface import (
     Encoded,
     Engine,
     EngineIdentity,
+    Estimating,
     Gold,
     Reply,
     Request,
@@ -33,6 +34,7 @@ from mistral_eval.engines.interface import (
 from mistral_eval.errors import EngineError, RequestError, UsageError
 from mistral_eval.model.load.adapter import resolve_parts
 from mistral_eval.model.load.checkpoint import Checkpoint, load_checkpoint
+from mistral_eval.model.load.outline import read_outline
 from mistral_eval.model.load.weights import choose_dtype
 from mistral_eval.model.tiny import make_tiny, tiny_tokenizer_file
 from mistral_eval.model.tokenizers.borders import Borders
@@ -54,7 +56,8 @@ from mistral_eval.native.requests import (
     truncate_left,
     truncate_prompt,
 )
-from mistral_eval.native.runner import ModelRunner
+from mistral_eval.native.runner import ModelRunner, default_batch_tokens, generation_budget
+from mistral_eval.native.work import Place
 from mistral_eval.settings import TINY, RunSettings
 
 VERSION: Final = "1"  # part of the reply's key: raise it when the engine's numbers change
@@ -222,6 +225,27 @@ class NativeEngine(NativeEncoder, Engine):
             base, args = parts.base, args.beside(parts.tokenizer)
         tokenizer = load_tokenizer(base, expected_vocab=ANY_VOCAB, args=args)
         return NativeEncoder(tokenizer, identity.info["max_length"], settings.seed, identity)
+
+    @classmethod
+    def estimating(cls, settings: RunSettings, say: Say) -> Estimating:
+        """Read configuration and tokenizer, and choose device, dtype and budget as a run would."""
+        device = choose_device(settings.device)
+        outline = read_outline(
+            settings.model,
+            adapter=settings.adapter,
+            revision=settings.revision,
+            dtype=settings.dtype,
+            device=device,
+            overrides=settings.model_args,
+            say=say,
+        )
+        config, dtype = outline.config, outline.dtype
+        tokens = settings.batch_tokens or default_batch_tokens(config, dtype, device)
+        budget = generation_budget(config, dtype, device, tokens)
+        encoder = NativeEncoder(
+            outline.tokenizer, config.context_len, settings.seed, EngineIdentity("native")
+        )
+        return Estimating(encoder, Place(config, dtype, device, budget), outline.tokenizer.n_words)
 
     def answer(
         self, encoded: Sequence[Encoded], known: Collection[int] = (), stop: Stop = never

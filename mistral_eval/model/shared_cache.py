@@ -1,252 +1,193 @@
-"""Cache keys and values in three levels: a root for all, a tail per question, a ring per sample.
+"""Keep the keys and values of generation: roots, tails of prompts, and segments of replies.
 
-Shared tokens are stored once and read in place. Each level gives a partial softmax; the parts are
-merged by their maxima and sums, as FlashAttention (arXiv 2205.14135) merges blocks. Rings are
-rolling buffers, so a layer with a window W needs at most W slots per sample.
+A *root* is a few-shot block that many prompts begin with, a *tail* the rest of a prompt, which its
+samples share, a *row* one sample. Shared tokens are stored once. A row takes memory as it grows:
+its tokens lie in segments that double in size. Every layer with a window W keeps a rolling buffer
+of the last W tokens of a row.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import reduce
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from typing import Final
 
 import torch
 from torch import Tensor
 
-from mistral_eval.model.attention import additive_mask, attention, first_visible, visible
 from mistral_eval.model.config import ModelConfig
-from mistral_eval.model.memory import sent
 from mistral_eval.model.transformer import Transformer
 
-
-@dataclass(frozen=True, slots=True)
-class Room:
-    """Size of a cache: questions, samples per question, and tokens of each level."""
-
-    questions: int
-    samples: int
-    root: int
-    tail: int
-    new: int
+FIRST_SEGMENT: Final = 32  # tokens; about the median reply of a trained model to GSM8K
+_SMALLEST_TAIL: Final = 32  # tokens; tails are stored in sizes that double
+_FEWEST_PLACES: Final = 8
 
 
-def cache_bytes(config: ModelConfig, room: Room, dtype: torch.dtype) -> int:
-    """Return the bytes of a cache of this size: keys and values of all layers."""
-    shared = room.root + room.questions * room.tail
-    cells = room.questions * room.samples
-    rings = (room.new if w is None else min(w, room.new) for w in config.sliding_window)
-    tokens = sum(shared + cells * size for size in rings)
-    return 2 * config.n_kv_heads * config.head_dim * tokens * dtype.itemsize
+def segment_start(level: int) -> int:
+    """Return the first slot of a row's segment: 0, 32, 64, 128, ..."""
+    return FIRST_SEGMENT << (level - 1) if level else 0
+
+
+def segment_of(slot: int) -> int:
+    """Return the segment that holds a row's slot."""
+    return (slot // FIRST_SEGMENT).bit_length()
+
+
+def tail_size(length: int) -> int:
+    """Return the slots that a tail of `length` tokens takes."""
+    size = _SMALLEST_TAIL
+    while size < length:
+        size *= 2
+    return size
+
+
+def row_slots(tokens: int) -> int:
+    """Return the slots of the segments that a row of `tokens` tokens takes, without windows."""
+    return segment_start(segment_of(tokens - 1) + 1) if tokens else 0
+
+
+class Slab:
+    """Equal places for keys and values that come and go; the lowest free place is taken first.
+
+    Attributes:
+        keys, values: by layer, (places, n_kv_heads, size, head_dim). They are replaced when the
+            slab grows.
+    """
+
+    def __init__(self, model: Transformer, sizes: Sequence[int]) -> None:
+        """Take the slots of a place by layer."""
+        config = model.config
+
+        def empty(size: int) -> Tensor:
+            shape = (0, config.n_kv_heads, size, config.head_dim)
+            return torch.zeros(shape, dtype=model.dtype, device=model.device)
+
+        self.keys = [empty(size) for size in sizes]
+        self.values = [empty(size) for size in sizes]
+        self._places = 0
+        self._free: list[int] = []
+
+    def _grow(self) -> None:
+        """Add a quarter of the places, copying one layer at a time."""
+        more = max(_FEWEST_PLACES, self._places // 4)
+        for stored in (self.keys, self.values):
+            for layer, old in enumerate(stored):
+                stored[layer] = torch.cat([old, old.new_zeros(more, *old.shape[1:])])
+        self._free += range(self._places, self._places + more)
+        self._places += more
+
+    def take(self) -> int:
+        """Return a free place; its old keys and values are still there."""
+        if not self._free:
+            self._grow()
+        return heappop(self._free)
+
+    def give(self, place: int) -> None:
+        """Free a place."""
+        heappush(self._free, place)
+
+
+@dataclass(eq=False, slots=True)
+class Root:
+    """A block of tokens that prompts begin with; by layer, (n_kv_heads, length, head_dim)."""
+
+    length: int
+    keys: list[Tensor]
+    values: list[Tensor]
+
+
+@dataclass(eq=False, slots=True)
+class Prompt:
+    """A root and the tail of `length` tokens that lies in a place of a slab."""
+
+    root: Root
+    length: int
+    slab: Slab
+    place: int
+
+    @property
+    def tokens(self) -> int:
+        """The prompt's length in tokens."""
+        return self.root.length + self.length
+
+
+@dataclass(eq=False, slots=True)
+class Row:
+    """A sample with `length` tokens after its prompt; `segments` are places by level."""
+
+    prompt: Prompt
+    length: int = 0
+    segments: list[int] = field(default_factory=list)
 
 
 class SharedCache:
-    """Storage of the three levels, filled by `PrefillAttend` and `CellsAttend`.
+    """Storage of roots, tails and rows, filled by `PrefillAttend` and `RowsAttend`.
 
-    A sample has the *cell* `question * room.samples + sample`. Keys are rotated. Per layer: root
-    (Hkv, root, D), tails (questions, Hkv, tail, D), rings (cells, Hkv, min(W, new), D).
+    Keys are rotated.
     """
 
-    def __init__(self, model: Transformer, room: Room) -> None:
-        self.room = room
+    def __init__(self, model: Transformer) -> None:
+        self._model = model
         self.windows = model.config.sliding_window
         self.dtype, self.device = model.dtype, model.device
-        self.n_cells = room.questions * room.samples
-        heads, head_dim = model.config.n_kv_heads, model.config.head_dim
-        self.ring_sizes = [room.new if w is None else min(w, room.new) for w in self.windows]
+        self._tails: dict[int, Slab] = {}  # by size
+        self._segments: list[Slab] = []  # by level
 
-        def pair(*shape: int) -> tuple[Tensor, Tensor]:
-            keys = torch.zeros(*shape, head_dim, dtype=self.dtype, device=self.device)
-            return keys, torch.zeros_like(keys)
+    def add_root(self, length: int) -> Root:
+        """Return a root without keys and values yet."""
+        config = self._model.config
+        shape = (config.n_kv_heads, length, config.head_dim)
 
-        self.root = [pair(heads, room.root) for _ in self.windows]
-        self.tails = [pair(room.questions, heads, room.tail) for _ in self.windows]
-        self.rings = [pair(self.n_cells, heads, size) for size in self.ring_sizes]
-        self.tail_lengths = torch.zeros(room.questions, dtype=torch.int64)
-        self.new_lengths = torch.zeros(self.n_cells, dtype=torch.int64)
+        def empty() -> list[Tensor]:
+            return [torch.zeros(shape, dtype=self.dtype, device=self.device) for _ in self.windows]
 
-    def start_question(self, question: int, length: int) -> None:
-        """Replace a question by a new one whose tail has `length` tokens."""
-        self.tail_lengths[question] = length
-        cells = slice(question * self.room.samples, (question + 1) * self.room.samples)
-        self.new_lengths[cells] = 0
+        return Root(length, empty(), empty())
 
+    def add_prompt(self, root: Root, length: int) -> Prompt:
+        """Return a prompt behind `root` with a tail of `length` tokens, not computed yet."""
+        size = tail_size(length)
+        if size not in self._tails:
+            self._tails[size] = Slab(self._model, [size] * len(self.windows))
+        slab = self._tails[size]
+        return Prompt(root, length, slab, slab.take())
 
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A run of tokens to prefill, of a question's tail, or of the root if `question` is None."""
+    def drop_prompt(self, prompt: Prompt) -> None:
+        """Free the tail of a prompt that no row needs any more."""
+        prompt.slab.give(prompt.place)
 
-    question: int | None
-    start: int
-    count: int
+    def extend(self, rows: Sequence[Row]) -> None:
+        """Give each row a segment for its next token, where it has none."""
+        longest = self.longest_ring
+        for row in rows:
+            level = segment_of(row.length)
+            if len(row.segments) <= level and (longest is None or row.length < longest):
+                row.segments.append(self.segment(level).take())
 
+    def drop_row(self, row: Row) -> None:
+        """Free the segments of a row that has ended."""
+        for level, place in enumerate(row.segments):
+            self.segment(level).give(place)
 
-class PrefillAttend:
-    """Several pieces in one pack; each attends to the root and its tail, and is stored."""
+    def segment(self, level: int) -> Slab:
+        """Return the slab of the rows' segments of this level."""
+        while len(self._segments) <= level:
+            start, end = (segment_start(len(self._segments) + n) for n in range(2))
+            ends = (end if w is None else min(w, end) for w in self.windows)
+            self._segments.append(Slab(self._model, [max(0, last - start) for last in ends]))
+        return self._segments[level]
 
-    def __init__(self, cache: SharedCache, pieces: Sequence[Piece]) -> None:
-        self._cache = cache
-        self._pieces = pieces
-        self._masks = {w: [self._mask(p, w) for p in pieces] for w in set(cache.windows)}
-        self.positions = torch.cat([self._positions(piece) for piece in pieces])
-
-    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Store each piece's keys and values, then compute its attention."""
-        window = self._cache.windows[layer]
-        out, row = torch.empty_like(q), 0
-        for piece, mask in zip(self._pieces, self._masks[window], strict=True):
-            rows = slice(row, row + piece.count)
-            row += piece.count
-            keys, values = (
-                self._stored(piece, layer, level, x[rows]) for level, x in enumerate((k, v))
-            )
-            low = keys.shape[1] - mask.shape[1]
-            out[rows] = attention(q[rows], keys[:, low:], values[:, low:], mask)
-        return out
-
-    def _stored(self, piece: Piece, layer: int, which: int, new: Tensor) -> Tensor:
-        """Store new keys (`which` 0) or values (1); return all the piece may see, (Hkv, s, D)."""
-        end = piece.start + piece.count
-        root = self._cache.root[layer][which]
-        own = root if piece.question is None else self._cache.tails[layer][which][piece.question]
-        own[:, piece.start : end] = new.transpose(0, 1)
-        seen = own[:, :end]
-        if piece.question is None or not root.shape[1]:
-            return seen
-        return torch.cat([root, seen], dim=1)
-
-    def _first(self, piece: Piece) -> int:
-        return piece.start + (0 if piece.question is None else self._cache.room.root)
-
-    def _positions(self, piece: Piece) -> Tensor:
-        first = self._first(piece)
-        return torch.arange(first, first + piece.count, device=self._cache.device)
-
-    def _mask(self, piece: Piece, window: int | None) -> Tensor:
-        queries = self._positions(piece)
-        first = self._first(piece)
-        low = first_visible(first, window)
-        keys = torch.arange(low, first + piece.count, device=queries.device)
-        return additive_mask(visible(queries, keys, window), self._cache.dtype)
+    @property
+    def longest_ring(self) -> int | None:
+        """The most slots that a layer keeps of a row; None if a layer keeps all."""
+        rings = [window for window in self.windows if window is not None]
+        return max(rings) if len(rings) == len(self.windows) else None
 
 
-class Partial(NamedTuple):
-    """Softmax attention over some of the keys, before division by the sum of weights."""
-
-    out: Tensor  # (cells, Hkv, rep, D), float32
-    top: Tensor  # largest score, (cells, Hkv, rep, 1)
-    total: Tensor  # sum of exp(score - top), as top
-
-
-def partial(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Partial:
-    """Attend with scaled queries (..., n, D) to keys (..., s, D); an empty row has weight 0."""
-    scores = torch.matmul(q, k.transpose(-1, -2)).float()
-    if mask is not None:
-        scores += mask
-    top = scores.amax(dim=-1, keepdim=True).clamp_min_(torch.finfo(torch.float32).min)
-    weights = scores.sub_(top).exp_()
-    total = weights.sum(dim=-1, keepdim=True)
-    return Partial(torch.matmul(weights.to(v.dtype), v).float(), top, total)
-
-
-def merged(left: Partial, right: Partial) -> Partial:
-    """Merge attention over two disjoint sets of keys."""
-    top = torch.maximum(left.top, right.top)
-    a, b = (left.top - top).exp_(), (right.top - top).exp_()
-    return Partial(left.out * a + right.out * b, top, left.total * a + right.total * b)
-
-
-@dataclass(frozen=True, slots=True)
-class _Masks:
-    """Masks added to the scores of each level; None if every key is seen."""
-
-    root: Tensor | None  # (cells * rep, root)
-    tail: Tensor  # (questions, 1, samples * rep, longest tail in use)
-    ring: Tensor  # (cells, 1, 1, slots in use)
-
-
-class CellsAttend:
-    """One more token of some cells: it is stored in its ring and attends to all three levels."""
-
-    def __init__(self, cache: SharedCache, cells: Sequence[int], repeats: int) -> None:
-        """Take ascending `cells`; `repeats` is n_heads / n_kv_heads."""
-        self._cache = cache
-        self._cells = torch.tensor(cells)
-        self._repeats = repeats
-        tails = cache.tail_lengths.repeat_interleave(cache.room.samples)
-        self._at = cache.room.root + tails + cache.new_lengths  # every cell's position
-        self.positions = sent(self._at[self._cells], cache.device)
-        kinds = set(zip(cache.windows, cache.ring_sizes, strict=True))
-        self._masks = {kind: self._mask(*kind) for kind in kinds}
-        self._rows = sent(self._cells, cache.device)
-        written = cache.new_lengths[self._cells]
-        self._slots = {size: sent(written % size, cache.device) for size in set(cache.ring_sizes)}
-        self._is_full = len(cells) == cache.n_cells  # then `cells` is 0, 1, 2, ...
-
-    def finish(self) -> None:
-        """Update the cells' lengths after all layers."""
-        self._cache.new_lengths[self._cells] += 1
-
-    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Compute attention of the cells' queries, (B, n_heads, D), on a grid of all cells."""
-        cache, shape = self._cache, q.shape
-        size = cache.ring_sizes[layer]
-        masks = self._masks[cache.windows[layer], size]
-        keys, values = cache.rings[layer]
-        slots = self._slots[size]
-        keys[self._rows, :, slots] = k
-        values[self._rows, :, slots] = v
-        grid = q * shape[-1] ** -0.5
-        if not self._is_full:
-            grid = q.new_zeros(cache.n_cells, *shape[1:]).index_copy_(0, self._rows, grid)
-        grouped = grid.view(cache.n_cells, k.shape[1], self._repeats, shape[-1])
-        levels = [self._tails(layer, grouped, masks.tail)]
-        filled = masks.ring.shape[-1]
-        levels.append(partial(grouped, keys[:, :, :filled], values[:, :, :filled], masks.ring))
-        if cache.room.root:
-            levels.append(self._root(layer, grouped, masks.root))
-        whole = reduce(merged, levels)
-        out = whole.out / whole.total
-        return (out if self._is_full else out[self._rows]).reshape(shape).to(q.dtype)
-
-    def _root(self, layer: int, grouped: Tensor, mask: Tensor | None) -> Partial:
-        """Attend to the root with all cells' queries in one product."""
-        cells, heads, repeats, head_dim = grouped.shape
-        q = grouped.transpose(0, 1).reshape(heads, cells * repeats, head_dim)
-        parts = partial(q, *self._cache.root[layer], mask)
-        return Partial(*(x.view(heads, cells, repeats, -1).transpose(0, 1) for x in parts))
-
-    def _tails(self, layer: int, grouped: Tensor, mask: Tensor) -> Partial:
-        """Attend to each question's tail with all its samples in one product."""
-        cells, heads, repeats, head_dim = grouped.shape
-        room = self._cache.room
-        split = (room.questions, room.samples, heads, repeats, -1)
-        q = grouped.view(split).transpose(1, 2)  # (Q, Hkv, samples, rep, D)
-        keys, values = (x[:, :, : mask.shape[-1]] for x in self._cache.tails[layer])
-        parts = partial(q.reshape(room.questions, heads, -1, head_dim), keys, values, mask)
-        joined = (room.questions, heads, room.samples, repeats, -1)
-        return Partial(
-            *(x.view(joined).transpose(1, 2).reshape(cells, heads, repeats, -1) for x in parts)
-        )
-
-    def _mask(self, window: int | None, size: int) -> _Masks:
-        cache, room = self._cache, self._cache.room
-        longest = int(cache.tail_lengths.max())
-        tail = torch.arange(longest)
-        in_tail = (tail < cache.tail_lengths[:, None])[:, None, :]  # (Q, 1, tail)
-        in_tail = in_tail.expand(-1, room.samples, -1)
-        root = None
-        if window is not None:
-            low = (self._at - window).view(room.questions, room.samples, 1)  # later keys are seen
-            in_tail = in_tail & (tail + room.root > low)
-            if int(low.max()) >= 0:
-                root = torch.arange(room.root) > low.view(-1, 1)
-        filled = (cache.new_lengths + 1).clamp_max(size)
-        in_ring = torch.arange(int(filled[self._cells].max())) < filled[:, None]
-        return _Masks(
-            None if root is None else self._added(root.repeat_interleave(self._repeats, dim=0)),
-            self._added(in_tail.repeat_interleave(self._repeats, dim=1)[:, None]),
-            self._added(in_ring[:, None, None]),
-        )
-
-    def _added(self, seen: Tensor) -> Tensor:
-        return additive_mask(sent(seen, self._cache.device), torch.float32)
+def cache_bytes(config: ModelConfig, tokens: int, rows: Sequence[int], dtype: torch.dtype) -> int:
+    """Return the bytes of keys and values of `tokens` shared slots and of rows of given lengths."""
+    slots = 0
+    for window in config.sliding_window:
+        slots += tokens
+        for length in rows:
+            held = row_slots(length)
+            slots += held if window is None else min(window, held)
+    return 2 * config.n_kv_heads * config.head_dim * slots * dtype.itemsize

@@ -1,21 +1,23 @@
 """Generate with shared prompts: prefill a few-shot block once, and a question once for its samples.
 
-Continuous batching by question: when the last sample of a question has ended, the next question
-takes its place. On CUDA the host reads a step's tokens while the device computes the next step, so
-a finished sample runs one step too far, and that token is dropped.
+Continuous batching by sample: when a sample has ended, the next one of any question and benchmark
+takes its row. On CUDA the host reads a step's tokens while the device computes the next step, so a
+finished sample runs one step too far, and that token is dropped.
 """
 
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from dataclasses import dataclass
+from heapq import heappop, heappush
 
 import torch
 from torch import Tensor
 
 from mistral_eval.model.memory import sent
-from mistral_eval.model.shared_cache import CellsAttend, Piece, PrefillAttend, Room, SharedCache
+from mistral_eval.model.shared_attend import Piece, PrefillAttend, RowsAttend
+from mistral_eval.model.shared_cache import Prompt, Root, Row, SharedCache, row_slots, tail_size
 from mistral_eval.model.transformer import Transformer
+from mistral_eval.native.clusters import cluster_prompts
 from mistral_eval.native.requests import (
     WHOLE,
     Counters,
@@ -26,90 +28,9 @@ from mistral_eval.native.requests import (
 )
 from mistral_eval.native.sampling import Drawn, Running, Sampler
 
-# Sorted neighbours form one cluster if they share half of the shorter one, and more than BOS and a
-# word or two.
-_SHARED_PART = 0.5
-_SHARED_TOKENS = 8
+# New samples wait until this part of the rows is free, so that their prompts fill a pack.
+_FREE_PART = 8
 Replies = Iterator[tuple[int, GenerateReply]]
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """A distinct prompt without its cluster's root, and the requests that continue it."""
-
-    tail: tuple[int, ...]
-    requests: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Cluster:
-    """Prompts that begin with the same `root`, which is empty if they share little."""
-
-    root: tuple[int, ...]
-    questions: tuple[Question, ...]
-
-
-def cluster_prompts(
-    requests: Sequence[GenerateRequest], known: Collection[int] = ()
-) -> list[Cluster]:
-    """Cluster prompts by their shared prefix, independently of the order of requests.
-
-    Requests in `known` count when roots are chosen but are left out of the result. A root is
-    shorter than each of its prompts, since the logits of a question's last own token start its
-    generations. Prompts that share little form one cluster without a root.
-    """
-    by_prompt: dict[tuple[int, ...], list[int]] = {}
-    for n, request in enumerate(requests):
-        by_prompt.setdefault(request.prompt, []).append(n)
-    ordered = sorted(by_prompt)
-    runs = _runs(ordered)
-    clusters = []
-    loose: list[tuple[int, ...]] = [run[0] for run in runs if len(run) == 1]
-    for run in ([loose] if loose else []) + [run for run in runs if len(run) > 1]:
-        shared = 0 if run is loose else _shared(run[0], run[-1])
-        length = min(shared, min(map(len, run)) - 1)
-        questions = (Question(prompt[length:], tuple(by_prompt[prompt])) for prompt in run)
-        clusters.append(Cluster(run[0][:length], tuple(questions)))
-    return _without(clusters, known) if known else clusters
-
-
-def _without(clusters: Sequence[Cluster], known: Collection[int]) -> list[Cluster]:
-    """Remove known requests, then questions and clusters without requests."""
-    left = []
-    for cluster in clusters:
-        questions = [
-            replace(question, requests=tuple(n for n in question.requests if n not in known))
-            for question in cluster.questions
-        ]
-        if asked := tuple(question for question in questions if question.requests):
-            left.append(replace(cluster, questions=asked))
-    return left
-
-
-def unique_tokens(requests: Sequence[GenerateRequest]) -> int:
-    """Count the tokens in the prefix tree of all prompts."""
-    ordered = sorted({request.prompt for request in requests})
-    return sum(len(right) - _shared(left, right) for left, right in pairwise([(), *ordered]))
-
-
-def _runs(ordered: list[tuple[int, ...]]) -> list[list[tuple[int, ...]]]:
-    """Split sorted prompts where neighbours share little."""
-    runs: list[list[tuple[int, ...]]] = []
-    for left, right in pairwise([(), *ordered]):
-        least = max(_SHARED_TOKENS, _SHARED_PART * min(len(left), len(right)))
-        if _shared(left, right) >= least:
-            runs[-1].append(right)
-        else:
-            runs.append([right])
-    return runs
-
-
-def _shared(left: tuple[int, ...], right: tuple[int, ...]) -> int:
-    """Return the length of the longest common prefix."""
-    for n, (a, b) in enumerate(zip(left, right, strict=False)):
-        if a != b:
-            return n
-    return min(len(left), len(right))
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +38,10 @@ class Budget:
     """Limits of generation.
 
     Attributes:
-        rows: sequences decoded in one step.
+        rows: samples decoded in one step.
         tokens: prompt tokens per forward pass.
-        cached: tokens whose keys and values the tails and rings may hold.
+        cached: tokens whose keys and values may be held if every reply reaches its limit. A single
+            sample may exceed it.
     """
 
     rows: int
@@ -127,20 +49,8 @@ class Budget:
     cached: int
 
 
-def room_of(cluster: Cluster, max_tokens: Sequence[int], budget: Budget) -> Room:
-    """Return the cache size for a cluster within a budget; `max_tokens` by request index."""
-    questions = cluster.questions
-    samples = min(max(len(question.requests) for question in questions), budget.rows)
-    tail = max(len(question.tail) for question in questions)
-    new = max(max_tokens[n] for question in questions for n in question.requests)
-    cost = tail + samples * new
-    count = sum(-(-len(question.requests) // samples) for question in questions)
-    at_once = min(budget.rows // samples, budget.cached // cost, count)
-    return Room(max(1, at_once), samples, len(cluster.root), tail, new)
-
-
 class SharedGenerator:
-    """Generates one cluster of prompts after the other; replies do not depend on the budget."""
+    """Generates replies, which do not depend on the budget."""
 
     def __init__(
         self,
@@ -169,94 +79,175 @@ class SharedGenerator:
         for n in set(range(len(requests))) - set(wanted) - set(turn.known):
             yield n, GenerateReply((), "length")
         done = {place for place, n in enumerate(wanted) if n in turn.known}
-        for cluster in cluster_prompts([requests[n] for n in wanted], done):
-            running = [Running(n, requests[n]) for n in wanted]
-            yield from _ClusterRun(self, cluster, running, turn).run()
+        clusters = cluster_prompts([requests[n] for n in wanted], done)
+        waiting = deque[_Question]()
+        for cluster in clusters:
+            block = _Block(cluster.root, len(cluster.questions))
+            for question in cluster.questions:
+                samples = deque(Running(wanted[n], requests[wanted[n]]) for n in question.requests)
+                waiting.append(_Question(block, question.tail, samples))
+        yield from _Generation(self, waiting, turn).run()
+
+
+@dataclass(eq=False, slots=True)
+class _Block:
+    """The few-shot block of some questions, and how many of them need it still.
+
+    `root` is None until the block's first question is admitted.
+    """
+
+    tokens: tuple[int, ...]
+    questions: int
+    root: Root | None = None
+
+
+@dataclass(eq=False, slots=True)
+class _Question:
+    """A prompt with its samples that have no row yet, and the number of those that have one.
+
+    `prompt` is None until the first sample is admitted. `logits` are those of the first new token,
+    (n_words,), while samples wait for them.
+    """
+
+    block: _Block
+    tail: tuple[int, ...]
+    waiting: deque[Running]
+    active: int = 0
+    prompt: Prompt | None = None
+    logits: Tensor | None = None
+
+
+@dataclass(eq=False, slots=True)
+class _Sample:
+    """A sample in progress; `seat` is its place among the rows."""
+
+    seat: int
+    running: Running
+    question: _Question
+    row: Row
 
 
 @dataclass(frozen=True, slots=True)
 class _Unread:
-    """Tokens drawn for the samples in some cells and not read yet."""
+    """Tokens drawn for some samples and not read yet."""
 
-    cells: list[int]
-    running: list[Running]
+    samples: list[_Sample]
     drawn: Drawn
-    places: frozenset[int]  # `cells` as a set
+    seats: frozenset[int]
 
 
-class _ClusterRun:
-    """One cluster's generation: its waiting questions and the requests active in each cell."""
+class _Generation:
+    """One list of requests in progress: the questions that wait and the samples in each seat."""
 
-    def __init__(
-        self, generator: SharedGenerator, cluster: Cluster, running: Sequence[Running], turn: Turn
-    ) -> None:
-        """`running` is indexed by the cluster's requests."""
+    def __init__(self, generator: SharedGenerator, waiting: "deque[_Question]", turn: Turn) -> None:
         self._generator, self._model = generator, generator.model
         self._is_stopping = turn.stopping
-        self._running = running
-        self._root = cluster.root
-        room = room_of(cluster, [item.request.max_tokens for item in running], generator.budget)
-        self._waiting = deque(
-            Question(question.tail, question.requests[n : n + room.samples])
-            for question in cluster.questions
-            for n in range(0, len(question.requests), room.samples)
-        )
-        self._cache = SharedCache(self._model, room)
-        self._active: dict[int, Running] = {}  # by cell
+        self._waiting = waiting
+        self._count = sum(len(question.waiting) for question in waiting)  # samples without a row
+        self._cache = SharedCache(self._model)
+        self._held = 0  # slots of the cache, if every reply reaches its limit
+        seats = min(generator.budget.rows, self._count)
+        self._free = list(range(seats))  # a heap
+        self._active: dict[int, _Sample] = {}  # by seat
         self._unread: _Unread | None = None
-        self._last = torch.zeros(self._cache.n_cells, dtype=torch.int64, device=self._model.device)
+        self._last = torch.zeros(seats, dtype=torch.int64, device=self._model.device)
 
     def run(self) -> Replies:
-        """Prefill the root, then admit questions and step until everything is answered."""
-        self._prefill([Piece(None, 0, len(self._root))] if self._root else [], [self._root])
-        room = self._cache.room
-        while (self._waiting or self._active) and not self._is_stopping():
+        """Admit samples and step until everything is answered."""
+        while (self._count or self._active) and not self._is_stopping():
             if self._unread and not self._goes_on():
                 yield from self._read()
-                continue
-            busy = {cell // room.samples for cell in self._active}
-            free = [n for n in range(room.questions) if n not in busy]
-            # Admitting several questions at once keeps prefill packs large; up to a quarter of the
-            # places may be idle for it.
-            if self._waiting and 4 * len(free) >= min(room.questions, 4 * len(self._waiting)):
+            elif self._admits():
                 yield from self._read()
-                yield from self._admit(free[: len(self._waiting)])
+                yield from self._admit()
             else:
                 yield from self._step()
         yield from self._read()  # surplus tokens of ended samples, or the pass before a stop
 
     def _goes_on(self) -> bool:
         """Return whether a sample needs more tokens than those not yet read."""
-        return any(self._needs_more(cell) for cell in self._active)
+        return any(map(self._needs_more, self._active.values()))
 
-    def _needs_more(self, cell: int) -> bool:
-        item = self._active[cell]
-        return len(item.ids) + self._count_unread(cell) < item.request.max_tokens
+    def _needs_more(self, sample: _Sample) -> bool:
+        running = sample.running
+        return len(running.ids) + self._count_unread(sample) < running.request.max_tokens
 
-    def _count_unread(self, cell: int) -> int:
-        return int(self._unread is not None and cell in self._unread.places)
+    def _count_unread(self, sample: _Sample) -> int:
+        return int(self._unread is not None and sample.seat in self._unread.seats)
 
-    def _admit(self, places: list[int]) -> Replies:
-        """Prefill a waiting question for each place and draw its samples' first tokens."""
-        entering = [self._waiting.popleft() for _ in places]
-        pieces = []
-        for place, question in zip(places, entering, strict=True):
-            self._cache.start_question(place, len(question.tail))
-            pieces.append(Piece(place, 0, len(question.tail)))
-        last = self._prefill(pieces, [question.tail for question in entering])
-        if last is None:
-            return
-        cells, rows = [], []
-        for row, (place, question) in enumerate(zip(places, entering, strict=True)):
-            for sample, request in enumerate(question.requests):
-                cells.append(place * self._cache.room.samples + sample)
-                self._active[cells[-1]] = self._running[request]
-                rows.append(row)
-        self._generator.stats.generate_flop += self._generator.flops.row * len(entering)
-        yield from self._draw(self._model.logits(last)[rows], cells)
+    def _admits(self) -> bool:
+        """Return whether enough seats are free for the next samples, and the cache has room."""
+        enough = max(1, self._generator.budget.rows // _FREE_PART)
+        is_enough = 0 < min(enough, self._count) <= len(self._free)
+        return is_enough and self._fits(self._waiting[0], is_idle=not self._active)
 
-    def _prefill(self, pieces: Sequence[Piece], tokens: Sequence[tuple[int, ...]]) -> Tensor | None:
-        """Run pieces through the model in packs; return their last hidden states, (pieces, dim).
+    def _fits(self, question: _Question, *, is_idle: bool) -> bool:
+        """Return whether the cache has room for a question's next sample; always if idle."""
+        return is_idle or self._held + self._slots(question) <= self._generator.budget.cached
+
+    def _slots(self, question: _Question) -> int:
+        """Return the slots that a question's next sample takes, with those of a new prompt."""
+        slots = row_slots(question.waiting[0].request.max_tokens)
+        if question.prompt is None:
+            slots += tail_size(len(question.tail))
+            if question.block.root is None:
+                slots += len(question.block.tokens)
+        return slots
+
+    def _admit(self) -> Replies:
+        """Give the next samples rows, prefill their prompts and draw their first tokens."""
+        roots: list[_Block] = []
+        new: list[_Question] = []
+        entering: list[_Sample] = []
+        while self._free and self._waiting:
+            question = self._waiting[0]
+            if not self._fits(question, is_idle=not self._active):
+                break
+            self._held += self._slots(question)
+            block = question.block
+            if block.root is None:
+                block.root = self._cache.add_root(len(block.tokens))
+                roots.append(block)
+            if question.prompt is None:
+                question.prompt = self._cache.add_prompt(block.root, len(question.tail))
+                new.append(question)
+            seat = heappop(self._free)
+            running = question.waiting.popleft()
+            sample = _Sample(seat, running, question, Row(question.prompt))
+            question.active += 1
+            self._count -= 1
+            self._active[seat] = sample
+            entering.append(sample)
+            if not question.waiting:
+                self._waiting.popleft()
+        if self._prefill(roots, new):
+            logits = torch.stack([_logits(sample.question) for sample in entering])
+            for question in {sample.question for sample in entering}:
+                if not question.waiting:
+                    question.logits = None
+            yield from self._draw(logits, entering)
+
+    def _prefill(self, blocks: Sequence[_Block], questions: Sequence[_Question]) -> bool:
+        """Compute new blocks, then new questions behind them; return False if told to stop."""
+        roots = [Piece(_root(block), 0, len(block.tokens)) for block in blocks if block.tokens]
+        if self._run_pieces(roots, [block.tokens for block in blocks if block.tokens]) is None:
+            return False
+        tails = [Piece(_prompt(question), 0, len(question.tail)) for question in questions]
+        states = self._run_pieces(tails, [question.tail for question in questions])
+        if states is None:
+            return False
+        if states:
+            self._generator.stats.generate_flop += self._generator.flops.row * len(states)
+            logits = self._model.logits(torch.stack(states))
+            for question, row in zip(questions, logits, strict=True):
+                # only the next question to be admitted waits; a view would keep all rows
+                question.logits = row.clone() if question.waiting else row
+        return True
+
+    def _run_pieces(
+        self, pieces: Sequence[Piece], tokens: Sequence[tuple[int, ...]]
+    ) -> list[Tensor] | None:
+        """Run pieces through the model in packs; return the last hidden state of each, (dim,).
 
         Return None if told to stop before the last pack.
         """
@@ -273,40 +264,42 @@ class _ClusterRun:
             hidden = self._model.hidden(
                 sent(torch.tensor(ids), self._model.device), attend.positions, attend
             )
-            self._count(len(ids), [piece for _, piece in pack])
+            self._count_pack(len(ids), [piece for _, piece in pack])
             row = -1
             for n, piece in pack:
                 row += piece.count
                 if piece.start + piece.count == len(tokens[n]):
                     states.append(hidden[row])
-        return torch.stack(states) if states else torch.empty(0)
+        return states
 
-    def _count(self, tokens: int, pieces: Sequence[Piece]) -> None:
-        """Count a pack of prompt tokens; a question's tail follows the root."""
+    def _count_pack(self, tokens: int, pieces: Sequence[Piece]) -> None:
         stats, flops = self._generator.stats, self._generator.flops
         stats.prompt_computed += tokens
         for piece in pieces:
-            first = piece.start + (0 if piece.question is None else len(self._root))
-            stats.generate_flop += flops.span(first, first + piece.count)
+            stats.generate_flop += flops.span(piece.first, piece.first + piece.count)
 
     def _step(self) -> Replies:
-        cells = sorted(cell for cell in self._active if self._needs_more(cell))
-        config, device = self._model.config, self._model.device
-        attend = CellsAttend(self._cache, cells, config.n_heads // config.n_kv_heads)
-        last = self._last[sent(torch.tensor(cells), device)]
+        samples = [s for _, s in sorted(self._active.items()) if self._needs_more(s)]
+        attend = RowsAttend(self._cache, [sample.row for sample in samples])
+        last = self._last[self._seats(samples)]
         hidden = self._model.hidden(last, attend.positions, attend)
         attend.finish()
-        yield from self._draw(self._model.logits(hidden), cells)
+        stats = self._generator.stats
+        stats.decode_steps += 1
+        stats.decode_rows = max(stats.decode_rows, len(samples))
+        yield from self._draw(self._model.logits(hidden), samples)
 
-    def _draw(self, logits: Tensor, cells: list[int]) -> Replies:
-        """Draw the cells' next tokens; read the previous step's and, unless late, these too."""
-        running = [self._active[cell] for cell in cells]
-        unread = [self._count_unread(cell) for cell in cells]
-        draws = [item.draw(count) for item, count in zip(running, unread, strict=True)]
+    def _seats(self, samples: Sequence[_Sample]) -> Tensor:
+        seats = torch.tensor([sample.seat for sample in samples])
+        return sent(seats, self._model.device)
+
+    def _draw(self, logits: Tensor, samples: Sequence[_Sample]) -> Replies:
+        """Draw the samples' next tokens; read the previous step's and, unless late, these too."""
+        draws = [sample.running.draw(self._count_unread(sample)) for sample in samples]
         drawn = Drawn(self._generator.sampler, logits, draws)
-        self._last[sent(torch.tensor(cells), logits.device)] = drawn.tokens
+        self._last[self._seats(samples)] = drawn.tokens
         yield from self._read()
-        self._unread = _Unread(cells, running, drawn, frozenset(cells))
+        self._unread = _Unread(list(samples), drawn, frozenset(s.seat for s in samples))
         if not self._generator.reads_late:
             yield from self._read()
 
@@ -315,21 +308,35 @@ class _ClusterRun:
         unread, self._unread = self._unread, None
         if unread is None:
             return
-        pairs = zip(unread.cells, unread.running, strict=True)
-        is_live = [self._active.get(cell) is item for cell, item in pairs]
-        tokens = unread.drawn.read(unread.running, is_live)
-        for cell, item, token, lives in zip(
-            unread.cells, unread.running, tokens, is_live, strict=True
-        ):
+        is_live = [self._active.get(sample.seat) is sample for sample in unread.samples]
+        tokens = unread.drawn.read([sample.running for sample in unread.samples], is_live)
+        for sample, token, lives in zip(unread.samples, tokens, is_live, strict=True):
             if not lives:
                 continue
             self._generator.stats.generated += 1
-            if reply := item.take(token, self._generator.eos_ids):
-                del self._active[cell]
-                self._count_reply(
-                    len(item.request.prompt), len(reply.ids) + (reply.finish == "eos")
-                )
-                yield item.index, reply
+            if reply := sample.running.take(token, self._generator.eos_ids):
+                self._leave(sample)
+                drawn = len(reply.ids) + (reply.finish == "eos")
+                self._count_reply(len(sample.running.request.prompt), drawn)
+                yield sample.running.index, reply
+
+    def _leave(self, sample: _Sample) -> None:
+        """Free what a sample holds, and its prompt and block if it is their last one."""
+        del self._active[sample.seat]
+        heappush(self._free, sample.seat)
+        self._cache.drop_row(sample.row)
+        self._held -= row_slots(sample.running.request.max_tokens)
+        question = sample.question
+        question.active -= 1
+        if question.active or question.waiting:
+            return
+        self._cache.drop_prompt(_prompt(question))
+        self._held -= tail_size(len(question.tail))
+        block = question.block
+        block.questions -= 1
+        if not block.questions:
+            block.root = None
+            self._held -= len(block.tokens)
 
     def _count_reply(self, prompt: int, drawn: int) -> None:
         """Count a reply's steps: the prefill gave its first token, and its last was not fed."""
@@ -346,10 +353,25 @@ def _packs(pieces: Sequence[Piece], tokens: int) -> Iterator[list[tuple[int, Pie
         start, end = piece.start, piece.start + piece.count
         while start < end:
             count = min(room, end - start)
-            pack.append((n, Piece(piece.question, start, count)))
+            pack.append((n, Piece(piece.owner, start, count)))
             start, room = start + count, room - count
             if not room:
                 yield pack
                 pack, room = [], tokens
     if pack:
         yield pack
+
+
+def _root(block: _Block) -> Root:
+    assert block.root is not None, block
+    return block.root
+
+
+def _prompt(question: _Question) -> Prompt:
+    assert question.prompt is not None, question
+    return question.prompt
+
+
+def _logits(question: _Question) -> Tensor:
+    assert question.logits is not None, question
+    return question.logits

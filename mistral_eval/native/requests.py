@@ -109,6 +109,8 @@ class Counters:
         prompt_unique: tokens in the prefix trees of the prompts.
         prompt_naive: tokens of all prompts, one prompt per request, as `hf` feeds them.
         generated: tokens drawn, EOS included.
+        decode_steps: forward passes that computed one more token of some samples.
+        decode_rows: the most samples in one of them.
         score_flop: useful arithmetic of the computed scoring (see `Flops`).
         generate_flop: useful arithmetic of prompts and finished generations.
         score_seconds: wall time spent scoring.
@@ -126,6 +128,8 @@ class Counters:
     prompt_unique: int = 0
     prompt_naive: int = 0
     generated: int = 0
+    decode_steps: int = 0
+    decode_rows: int = 0
     score_flop: int = 0
     generate_flop: int = 0
     score_seconds: float = 0.0

@@ -17,7 +17,8 @@ from mistral_eval.model.config import ModelConfig
 from mistral_eval.model.load.layout import expected_shapes
 from mistral_eval.model.memory import free_bytes, peak_bytes, total_bytes
 from mistral_eval.model.transformer import Transformer
-from mistral_eval.native.generate_shared import Budget, SharedGenerator, unique_tokens
+from mistral_eval.native.clusters import unique_tokens
+from mistral_eval.native.generate_shared import Budget, SharedGenerator
 from mistral_eval.native.pack_batches import CPU_COSTS
 from mistral_eval.native.requests import (
     Counters,

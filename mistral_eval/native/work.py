@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 
 from mistral_eval.model.config import ModelConfig
-from mistral_eval.model.shared_cache import cache_bytes
-from mistral_eval.native.generate_shared import Budget, cluster_prompts, room_of, unique_tokens
+from mistral_eval.model.shared_cache import cache_bytes, tail_size
+from mistral_eval.native.clusters import cluster_prompts, unique_tokens
+from mistral_eval.native.generate_shared import Budget
 from mistral_eval.native.pack_attention import stack_bytes
 from mistral_eval.native.requests import GenerateRequest, ScoreRequest
 from mistral_eval.native.tree import build_tree
@@ -81,7 +82,16 @@ def count_work(
 
 
 def _generation_bytes(requests: Sequence[GenerateRequest], place: Place) -> int:
-    """Return the cache's bytes for the largest cluster, as clusters run one after the other."""
-    new = [request.max_tokens for request in requests]
-    rooms = (room_of(cluster, new, place.budget) for cluster in cluster_prompts(requests))
-    return max((cache_bytes(place.config, room, place.dtype) for room in rooms), default=0)
+    """Return the most bytes of keys and values that generation can hold at once.
+
+    That is with the longest replies in all rows, each behind a prompt of its own.
+    """
+    rows = sorted((request.max_tokens for request in requests), reverse=True)[: place.budget.rows]
+    clusters = cluster_prompts(requests)
+    tails = (tail_size(len(asked.tail)) for cluster in clusters for asked in cluster.questions)
+    shared = max((len(cluster.root) for cluster in clusters), default=0)
+    shared += sum(sorted(tails, reverse=True)[: place.budget.rows])
+    most = cache_bytes(place.config, shared, rows, place.dtype)
+    allowed = cache_bytes(place.config, place.budget.cached, (), place.dtype)
+    alone = cache_bytes(place.config, shared, rows[:1], place.dtype)
+    return max(min(most, allowed), min(most, alone))

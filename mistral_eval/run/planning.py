@@ -9,13 +9,10 @@ from typing import Any
 
 from mistral_eval.console import Talk
 from mistral_eval.data import make_source
-from mistral_eval.engines.interface import EngineIdentity
-from mistral_eval.engines.native import NativeEncoder, choose_device
+from mistral_eval.engines.interface import Encoder, engine_class
 from mistral_eval.errors import OutputError, UsageError
-from mistral_eval.model.load.outline import read_outline
 from mistral_eval.native.calibrate import Rates, calibrate
 from mistral_eval.native.requests import GenerateRequest, ScoreRequest
-from mistral_eval.native.runner import default_batch_tokens, generation_budget
 from mistral_eval.native.work import Place, Work, count_work
 from mistral_eval.record.run_record import RUN_FILE, read_record
 from mistral_eval.run.questions import Asking, LoadedBenchmark, load_benchmarks
@@ -100,7 +97,7 @@ class Requests:
 
 
 def plan_run(settings: RunSettings, talk: Talk, *, calibrated: bool = True) -> Plan:
-    """Count the tokens that a run computes on the native engine, and estimate its time.
+    """Count the tokens that a run computes, and estimate its time.
 
     Raises:
         UsageError: the settings name stock tasks.
@@ -112,23 +109,9 @@ def plan_run(settings: RunSettings, talk: Talk, *, calibrated: bool = True) -> P
             ". Leave them out."
         )
     clock = {"start": monotonic()}
-    device = choose_device(settings.device)
-    outline = read_outline(
-        settings.model,
-        adapter=settings.adapter,
-        revision=settings.revision,
-        dtype=settings.dtype,
-        device=device,
-        overrides=settings.model_args,
-        say=talk.say,
-    )
-    tokens = settings.batch_tokens or default_batch_tokens(outline.config, outline.dtype, device)
-    budget = generation_budget(outline.config, outline.dtype, device, tokens)
-    place = Place(outline.config, outline.dtype, device, budget)
-    encoder = NativeEncoder(
-        outline.tokenizer, outline.config.context_len, settings.seed, EngineIdentity("native")
-    )
-    parts = _encode(encoder, settings, talk)
+    found = engine_class(settings.engine).estimating(settings, talk.say)
+    place = found.place
+    parts = _encode(found.encoder, settings, talk)
     clock["requests"] = monotonic()
     works = {name: count_work(part.scores, part.generations, place) for name, part in parts.items()}
     whole = Requests(
@@ -140,8 +123,7 @@ def plan_run(settings: RunSettings, talk: Talk, *, calibrated: bool = True) -> P
     rates = None
     if calibrated:
         talk.say("Timing one and two layers of random weights of this shape.")
-        n_words = outline.tokenizer.n_words
-        rates = calibrate(whole.scores, whole.generations, place, n_words)
+        rates = calibrate(whole.scores, whole.generations, place, found.n_words)
     clock["calibrate"] = monotonic()
     seconds = dict(zip(list(clock)[1:], _differences(list(clock.values())), strict=True))
     truncated = sum(part.truncated for part in parts.values())
@@ -165,7 +147,7 @@ def _differences(times: Sequence[float]) -> list[float]:
     return [round(later - earlier, 3) for earlier, later in pairwise(times)]
 
 
-def _encode(encoder: NativeEncoder, settings: RunSettings, talk: Talk) -> dict[str, Requests]:
+def _encode(encoder: Encoder, settings: RunSettings, talk: Talk) -> dict[str, Requests]:
     """Encode one benchmark at a time, so that only one benchmark's texts are in memory."""
     source = make_source(settings.data)
     parts = {}
@@ -175,7 +157,7 @@ def _encode(encoder: NativeEncoder, settings: RunSettings, talk: Talk) -> dict[s
     return parts
 
 
-def requests_of(benchmark: LoadedBenchmark, encoder: NativeEncoder) -> Requests:
+def requests_of(benchmark: LoadedBenchmark, encoder: Encoder) -> Requests:
     """Encode a benchmark's requests as the run would."""
     encoded = [encoder.encode(request) for request in benchmark.requests]
     work = [item.work for item in encoded]

@@ -4,11 +4,8 @@ import pytest
 
 from mistral_eval.model.tiny import tiny_tokenizer_file
 from mistral_eval.model.tokenizers.borders import Borders
-from mistral_eval.model.tokenizers.incremental import (
-    LLAMA_SPLIT,
-    TEKKEN_SPLIT,
-    PrefixEncoder,
-)
+from mistral_eval.model.tokenizers.cuts import LLAMA_SPLIT, TEKKEN_SPLIT
+from mistral_eval.model.tokenizers.incremental import PrefixEncoder
 from mistral_eval.model.tokenizers.tokenizer import ANY_VOCAB, load_tokenizer
 from tests.byte_level import BREAK, MERGES, SPACE, TAB, WORDS, save_tokenizer
 

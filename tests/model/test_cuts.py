@@ -7,19 +7,19 @@ import pytest
 import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from mistral_eval.data import make_source
 from mistral_eval.model.export import save_tokenizer
 from mistral_eval.model.tiny import tiny_tokenizer_file
-from mistral_eval.model.tokenizers.incremental import (
+from mistral_eval.model.tokenizers.cuts import (
     GPT2_SPLIT,
     LLAMA_SPLIT,
-    SPACE,
     TEKKEN_SPLIT,
-    PrefixEncoder,
-    joins_across_spaces,
+    allows_cuts,
+    are_cuttable,
 )
+from mistral_eval.model.tokenizers.incremental import SPACE, PrefixEncoder, joins_across_spaces
 from mistral_eval.model.tokenizers.tokenizer import load_tokenizer
 from mistral_eval.model.tokenizers.tokenizer_sentencepiece import is_plain_bpe
 from mistral_eval.run.questions import Asking, load_benchmarks
@@ -32,11 +32,24 @@ FILES = {
     "tekken": DATA / "tekken_240911.json",
 }
 CONVERTED = {"v1.json": "v1", "v3.json": "v3", "metaspace.json": "v1"}
+QWEN_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+POSSESSIVE_SPLIT = (  # cl100k, in its later spelling
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+"
+    r"| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s*+[\r\n]|\s+(?!\S)|\s+"
+)
+# Digits and expressions before ByteLevel, which has GPT-2's own expression where none is given.
 SPLIT = {
-    "bytes.json": TEKKEN_SPLIT,
-    "llama.json": LLAMA_SPLIT,
-    "gpt2.json": GPT2_SPLIT,
-    "digits.json": GPT2_SPLIT,
+    "bytes.json": [TEKKEN_SPLIT],
+    "llama.json": [LLAMA_SPLIT],
+    "gpt2.json": [],
+    "smollm.json": ["digits"],
+    "digits.json": ["digits", GPT2_SPLIT],
+    "qwen.json": ["nfc", QWEN_SPLIT],
+    "several.json": [r"\p{N}{1,3}", "[\u4e00-\u9fa5\u3040-\u30ff]+", QWEN_SPLIT],
+    "possessive.json": [POSSESSIVE_SPLIT],
 }
 KINDS = [*FILES, *CONVERTED, *SPLIT]
 WHITE_SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(
@@ -109,9 +122,8 @@ def tokenizers(converted, tmp_path_factory):
         if name == "metaspace.json":
             file = with_metaspace(converted[of], tmp_path_factory.mktemp("metaspace"))
         made[name] = load_tokenizer(file, expected_vocab=140000)
-    for name, pattern in SPLIT.items():
-        is_digits = name == "digits.json"
-        file = train(tmp_path_factory.mktemp("trained"), pattern, each_digit=is_digits)
+    for name, steps in SPLIT.items():
+        file = train(tmp_path_factory.mktemp("trained"), steps)
         made[name] = load_tokenizer(file, expected_vocab=140000)
     return made
 
@@ -131,20 +143,16 @@ def with_metaspace(folder, other):
     return other / "tokenizer.json"
 
 
-def train(folder, pattern, *, each_digit=False):
-    """A small byte-level tokenizer.json whose words are those of a regular expression.
-
-    With `each_digit` digits are isolated first, as in SmolLM2's.
-    """
-    digits = [pre_tokenizers.Digits(individual_digits=True)] if each_digit else []
+def train(folder, steps):
+    """A small byte-level tokenizer.json whose words are those of its steps (see `SPLIT`)."""
+    expressions = [step for step in steps if step not in ("digits", "nfc")]
+    digits = [pre_tokenizers.Digits(individual_digits=True)] if "digits" in steps else []
+    splits = [pre_tokenizers.Split(Regex(one), behavior="isolated") for one in expressions]
+    letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not expressions)
     made = Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            *digits,
-            pre_tokenizers.Split(Regex(pattern), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    if "nfc" in steps:
+        made.normalizer = normalizers.NFC()
+    made.pre_tokenizer = pre_tokenizers.Sequence([*digits, *splits, letters])
     made.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=600,
@@ -354,7 +362,10 @@ def test_dropout_does_not_draw_the_ids_of_a_text(converted, tmp_path):
 LETTERS = {
     "another expression": lambda s: s[0].update(pattern={"Regex": r"\w+ \w+"}),
     "spaces in front": lambda s: s[1].update(add_prefix_space=True),
-    "a second split": lambda s: s[1].update(use_regex=True),
+    "an expression with a space after a letter": lambda s: s[0].update(
+        pattern={"Regex": r"\p{L}+ |\s+"}
+    ),
+    "unmatched spaces": lambda s: s[0].update(pattern={"Regex": r"\p{L}+"}),
     "words removed": lambda s: s[0].update(behavior="Removed"),
     "a third step": lambda s: s.append({"type": "Whitespace"}),
 }
@@ -362,12 +373,115 @@ LETTERS = {
 
 @pytest.mark.parametrize("name", LETTERS)
 def test_a_byte_level_tokenizer_json_with_other_words_is_not_cut(tmp_path, name):
-    file = train(tmp_path, TEKKEN_SPLIT)
+    file = train(tmp_path, [TEKKEN_SPLIT])
     content = json.loads(file.read_text())
     LETTERS[name](content["pre_tokenizer"]["pretokenizers"])
     file.write_text(json.dumps(content))
 
     assert load_tokenizer(file, expected_vocab=1000).front is None
+
+
+ADDED = {"id": 600, "content": "<tool>", "single_word": False, "lstrip": False, "rstrip": False}
+
+
+@pytest.mark.parametrize(
+    ("changes", "can"),
+    [
+        ({}, True),
+        ({"content": "<a b>"}, False),
+        ({"lstrip": True}, False),
+        ({"rstrip": True}, False),
+        ({"single_word": True}, False),
+        ({"normalized": True}, False),
+    ],
+)
+def test_an_added_word_that_no_cut_can_part_leaves_cuts(tmp_path, changes, can):
+    """Qwen's <tool_call> is an ordinary token; spaces in or around one forbid cuts."""
+    file = train(tmp_path, [QWEN_SPLIT])
+    content = json.loads(file.read_text())
+    word = ADDED | {"special": False, "normalized": False} | changes
+    content["added_tokens"].append(word)
+    content["model"]["vocab"].pop(word["content"], None)
+    file.write_text(json.dumps(content))
+    tokenizer = load_tokenizer(file, expected_vocab=1000)
+    text = f"of{word['content']} the {word['content']}man <tool>s and"
+
+    assert tokenizer.n_words == 601
+    assert bool(all_cuts(tokenizer, text)) == can
+    for cut in all_cuts(tokenizer, text):
+        parts = tokenizer.encode(text[:cut], bos=False) + tokenizer.encode_rest(text[cut:])
+        assert parts == tokenizer.encode(text, bos=False)
+
+
+ATOMS = st.sampled_from(
+    [
+        *(r"\s", r"\S", " ", "a", r"\p{L}", r"\p{N}", r"[^\s\p{L}]", r"[^\r\n\p{L}]", "[ab]"),
+        *(r"[\r\n]", r"(?i:'s|'t)", r"(?!\S)", r"\d", r"\w", "[a-c ]", r"[^a]", r"\."),
+    ]
+)
+ALTERNATIVE = st.lists(
+    st.tuples(ATOMS, st.sampled_from(["", "", "?", "*", "+", "{1,3}", "+?", "++"])),
+    min_size=1,
+    max_size=3,
+).map(lambda parts: "".join(a + ("" if a.startswith("(?!") else q) for a, q in parts))
+EXPRESSION = st.lists(ALTERNATIVE, min_size=1, max_size=4).map(
+    lambda alternatives: "|".join([*alternatives, r"\s+"])
+)
+
+
+@settings(max_examples=1000)
+@given(expression=EXPRESSION, text=st.text("ab 1\n.'s\t", max_size=12))
+def test_an_expression_that_is_proved_parts_texts_at_every_cut(expression, text):
+    """Any expression, proved or not, is asked; those that are proved keep the promise."""
+    if not are_cuttable([expression]):
+        return
+    split = pre_tokenizers.Split(Regex(expression), behavior="isolated")
+    whole = [piece for piece, _ in split.pre_tokenize_str(text)]
+    for cut in range(1, len(text)):
+        if text[cut] == " " and not text[cut - 1].isspace():
+            parts = [
+                piece
+                for part in (text[:cut], text[cut:])
+                for piece, _ in split.pre_tokenize_str(part)
+            ]
+            assert parts == whole
+
+
+@pytest.mark.parametrize(
+    ("expression", "can"),
+    [
+        (GPT2_SPLIT, True),
+        (LLAMA_SPLIT, True),
+        (TEKKEN_SPLIT, True),
+        (QWEN_SPLIT, True),
+        (r" ?\w+|\s+", True),
+        (r"\w+ ?|\s+", False),  # a space after a letter
+        (r"[^\n]+|\s+", False),
+        (r"\p{L}+(?!\S)|\s+", False),  # looks beyond a letter
+        (r"\b\w+|\s+", False),
+        (r"(?<=a)b|\s+", False),
+        (r"^\w+|\s+", False),
+        (r".+|\s+", False),
+        (r"\p{L}+|\p{N}+", False),  # no part for spaces
+        (r"(\w+)|\s+", False),  # not read
+        ("", False),
+        (r"[a", False),
+        ("\\", False),
+    ],
+)
+def test_which_expressions_are_proved(expression, can):
+    assert are_cuttable([expression]) == can
+
+
+def test_only_nfc_is_known_to_keep_spaces_apart():
+    steps = {"type": "ByteLevel", "add_prefix_space": False}
+
+    assert allows_cuts(steps, None)
+    assert allows_cuts(steps, {"type": "NFC"})
+    assert not allows_cuts(steps, {"type": "NFKC"})
+    assert not allows_cuts(steps, {"type": "Sequence", "normalizers": []})
+    assert not allows_cuts({"type": "ByteLevel"}, None)  # a space before every text
+    assert not allows_cuts(None, None)
 
 
 def requests(shared, benchmark, keep=None):

@@ -15,7 +15,8 @@ from transformers import AutoTokenizer
 from mistral_eval.errors import TokenizerError, UsageError
 from mistral_eval.model.export import save_tokenizer
 from mistral_eval.model.tiny import tiny_tokenizer_file
-from mistral_eval.model.tokenizers.incremental import LLAMA_SPLIT, TEKKEN_SPLIT, PrefixEncoder
+from mistral_eval.model.tokenizers.cuts import LLAMA_SPLIT, TEKKEN_SPLIT
+from mistral_eval.model.tokenizers.incremental import PrefixEncoder
 from mistral_eval.model.tokenizers.special import TokenizerArgs, split_tokenizer_args
 from mistral_eval.model.tokenizers.tokenizer import load_tokenizer, prefix_id
 

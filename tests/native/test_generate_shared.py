@@ -5,13 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mistral_eval.model.shared_cache import Room, SharedCache
-from mistral_eval.native.generate_shared import (
-    Budget,
-    SharedGenerator,
-    cluster_prompts,
-    unique_tokens,
-)
+from mistral_eval.model.shared_cache import Row, SharedCache, row_slots
+from mistral_eval.native.clusters import cluster_prompts, unique_tokens
+from mistral_eval.native.generate_shared import Budget, SharedGenerator
 from mistral_eval.native.plain import PlainGenerator
 from mistral_eval.native.requests import Counters, GenerateRequest, Sampling, ScoreRequest
 from mistral_eval.native.runner import ModelRunner
@@ -126,11 +122,96 @@ def test_a_finished_sequence_leaves_and_the_next_one_enters(make_engine):
 
 def test_rings_are_bounded_by_the_window(model):
     """A generation of 1000 tokens costs W slots in a layer with a window of W."""
-    cache = SharedCache(model, Room(questions=2, samples=3, root=4, tail=5, new=1000))
-    expected = [1000 if window is None else window for window in model.config.sliding_window]
+    cache = SharedCache(model)
+    row = Row(cache.add_prompt(cache.add_root(4), 5))
+    for row.length in range(1000):
+        cache.extend([row])
+    slabs = [cache.segment(level) for level in range(len(row.segments))]
+    held = [sum(slab.keys[layer].shape[2] for slab in slabs) for layer in range(len(cache.windows))]
 
-    assert [keys.shape[2] for keys, _ in cache.rings] == expected
-    assert all(keys.shape[0] == 6 for keys, _ in cache.rings)
+    assert held == [row_slots(1000) if window is None else window for window in cache.windows]
+
+
+def test_replies_cross_segments(model, monkeypatch):
+    """With segments of 2, 2, 4, 8, ... tokens, replies of up to 70 tokens pass six borders."""
+    requests = [
+        GenerateRequest((*block, *range(5, 6 + n)), 1 + 23 * sample, HOT, f"{n}|{sample}")
+        for block in (tuple(range(1, 20)), (1, 2))
+        for n in range(3)
+        for sample in range(4)
+    ]
+    plain = dict(PlainGenerator(model, (2,), rows=3, chunk=7).run(requests))
+    assert max(len(reply.ids) for reply in plain.values()) > 40
+    for size in (2, 32):
+        monkeypatch.setattr("mistral_eval.model.shared_cache.FIRST_SEGMENT", size)
+        generator = SharedGenerator(model, (2,), Budget(7, 16, 900), Counters())
+        assert dict(generator.run(requests)) == plain
+
+
+def long_tailed(questions: int = 12, samples: int = 8):
+    """Replies as a trained model gives them: most short, a few near the limit; two benchmarks."""
+    ends = [1 + (7 * n * n + 3 * n) % 13 + (40 if n % 17 == 5 else 0) for n in range(5000)]
+
+    def ended(n):
+        return lambda ids: len(ids) >= ends[n]
+
+    return [
+        GenerateRequest(
+            (*block, 5 + n, 6), 60, HOT, f"{n}|{sample}", is_done=ended(samples * n + sample)
+        )
+        for block in (tuple(range(20, 50)), tuple(range(30, 59)))
+        for n in range(questions)
+        for sample in range(samples)
+    ]
+
+
+def test_a_row_is_free_when_its_sample_ends(make_engine):
+    """Decoding takes at most 1.4 times the steps of rows that are always busy."""
+    stats = Counters()
+    rows = 8
+    requests = long_tailed()
+    list(SharedGenerator(make_engine().model, (), Budget(rows, 64, 10**6), stats).run(requests))
+    ideal = (stats.generated - len(requests)) / rows  # the prefill draws a reply's first token
+
+    assert stats.decode_rows == rows
+    assert ideal <= stats.decode_steps < 1.4 * ideal
+
+
+def test_a_long_reply_of_one_benchmark_runs_beside_the_next_one(make_engine):
+    """Not before it: the second block is computed while the first one's last reply goes on."""
+    first, second = tuple(range(20, 50)), tuple(range(30, 59))
+    long = GenerateRequest((*first, 7), 60)
+    short = [GenerateRequest((*block, n), 3) for block in (first, second) for n in range(8, 30)]
+    generator = SharedGenerator(make_engine().model, (), Budget(4, 64, 10**6), Counters())
+    order = [n for n, _ in generator.run([long, *short])]
+
+    assert order[-1] != 0 or len(order) < 46
+    assert order.index(0) > order.index(23)
+
+
+def test_what_ended_leaves_its_memory_to_others(make_engine):
+    """40 questions of 3 samples in 6 rows take as many places as are in use at once."""
+    model = make_engine(window=None).model
+    generator = SharedGenerator(model, (), Budget(6, 64, 10**6), Counters())
+    requests = [
+        GenerateRequest((9, 5 + n, 6, 7), 40, HOT, f"{n}|{sample}")
+        for n in range(40)
+        for sample in range(3)
+    ]
+    seen = []
+
+    class Watched(SharedCache):
+        def __init__(self, model):
+            super().__init__(model)
+            seen.append(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mistral_eval.native.generate_shared.SharedCache", Watched)
+        list(generator.run(requests))
+    [cache] = seen
+    places = [len(cache.segment(level).keys[0]) for level in range(2)]
+    assert places == [8, 8]  # the smallest slab; six rows were in use
+    assert len(cache._tails[32].keys[0]) == 8
 
 
 @given(requests=benchmarks())

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mistral_eval.native.generate_shared import cluster_prompts
+from mistral_eval.native.clusters import cluster_prompts
 from mistral_eval.native.pack import cut_packs
 from mistral_eval.native.requests import Counters, GenerateRequest, Sampling, ScoreRequest, Turn
 from mistral_eval.native.score_tree import score_tree

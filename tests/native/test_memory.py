@@ -7,7 +7,7 @@ import torch
 
 from mistral_eval.model.config import Experts
 from mistral_eval.model.memory import free_bytes, total_bytes
-from mistral_eval.model.shared_cache import Room, SharedCache, cache_bytes
+from mistral_eval.model.shared_cache import Row, SharedCache, cache_bytes, tail_size
 from mistral_eval.native.pack_attention import Stack, stack_bytes
 from mistral_eval.native.runner import (
     bytes_per_token,
@@ -33,16 +33,21 @@ def test_cached_tokens_leave_most_of_the_free_memory(make_engine):
     assert 0 < tokens * bytes_per_token(config, torch.float32) < 0.6 * free_bytes(cpu)
 
 
-@pytest.mark.parametrize("window", [8, None])
+@pytest.mark.parametrize("window", [8, 40, None])
 def test_a_shared_caches_bytes_are_known_before_it_is_made(make_engine, window):
-    """Rings stop growing at the window."""
+    """Rows stop growing at the window; every place of a slab is as large as the first."""
     model = make_engine(window=window).model
-    room = Room(questions=3, samples=2, root=11, tail=5, new=20)
-    cache = SharedCache(model, room)
-    pairs = [*cache.root, *cache.tails, *cache.rings]
-    held = sum(keys.nbytes + values.nbytes for keys, values in pairs)
+    cache = SharedCache(model)
+    root = cache.add_root(11)
+    prompt = cache.add_prompt(root, 5)
+    row = Row(prompt)
+    for row.length in range(100):
+        cache.extend([row])
+    slabs = [prompt.slab, *(cache.segment(level) for level in range(len(row.segments)))]
+    own = sum(x[0].nbytes for slab in slabs for x in (*slab.keys, *slab.values))
+    held = own + sum(x.nbytes for x in (*root.keys, *root.values))
 
-    assert cache_bytes(model.config, room, model.dtype) == held
+    assert cache_bytes(model.config, 11 + tail_size(5), [100], model.dtype) == held
 
 
 SEVEN_B = {"dim": 4096, "n_layers": 32, "n_heads": 32, "n_kv_heads": 8, "hidden_dim": 14336}

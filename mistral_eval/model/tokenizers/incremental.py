@@ -9,10 +9,8 @@ SentencePiece's BPE merges neighbours into pieces of its vocabulary and matches 
 symbols. If no piece has a space mark after another character, none can cross a cut; with an
 identity normalizer, text before a cut cannot influence text after it.
 
-A byte-level BPE merges only within the words of its regular expression. In `SPLITS` every
-alternative takes a space only as its first character or among white space, so each cut is a word
-boundary. The one look-ahead, `\s+(?!\S)`, inspects the character after white space; a cut has a
-non-space before it, so it never separates the two.
+A byte-level BPE merges only within the words of its regular expressions; `cuts` proves from them
+that each cut is a border between words.
 
 Decoding: a continuation decoded alone loses SentencePiece's leading space, and with it the
 indentation of a program's first line, so it is decoded after its prompt and cut there. The end of
@@ -27,20 +25,6 @@ from collections.abc import Iterable, Sequence
 from mistral_eval.model.tokenizers.tokenizer import Tokenizer
 
 SPACE = "\u2581"  # SentencePiece's mark for a space
-
-# Regular expressions for which this holds: those of tekken.json, of Llama 3's tokenizer.json and of
-# GPT-2, which the tokenizers library's ByteLevel uses.
-TEKKEN_SPLIT = (
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
-    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
-    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-LLAMA_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
-    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-GPT2_SPLIT = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-SPLITS = frozenset({TEKKEN_SPLIT, LLAMA_SPLIT, GPT2_SPLIT})
 
 
 def cut_before_space(text: str, end: int) -> int:

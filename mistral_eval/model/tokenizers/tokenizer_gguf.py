@@ -18,7 +18,7 @@ from tokenizers import Tokenizer as Backend
 
 from mistral_eval.errors import TokenizerError
 from mistral_eval.model.load.gguf_file import read_metadata
-from mistral_eval.model.tokenizers.incremental import GPT2_SPLIT, LLAMA_SPLIT, TEKKEN_SPLIT
+from mistral_eval.model.tokenizers.cuts import GPT2_SPLIT, LLAMA_SPLIT, TEKKEN_SPLIT
 from mistral_eval.model.tokenizers.tokenizer_json import JsonTokenizer
 from mistral_eval.model.tokenizers.tokenizer_sentencepiece import (
     SentencePieceTokenizer,

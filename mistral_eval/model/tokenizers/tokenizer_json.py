@@ -14,10 +14,9 @@ from tokenizers import Tokenizer as Backend
 
 from mistral_eval.errors import TokenizerError
 from mistral_eval.model.load.fields import read_json
+from mistral_eval.model.tokenizers.cuts import TEKKEN_SPLIT, allows_cuts
 from mistral_eval.model.tokenizers.incremental import (
     SPACE,
-    SPLITS,
-    TEKKEN_SPLIT,
     cut_before_space,
     joins_across_spaces,
 )
@@ -244,11 +243,13 @@ def _front(content: dict[str, Any]) -> Front:
     model, normalizer = content.get("model") or {}, content.get("normalizer")
     steps = content.get("pre_tokenizer")
     unusual = ("dropout", "continuing_subword_prefix", "end_of_word_suffix")
-    has_words = any(not token.get("special") for token in content.get("added_tokens") or [])
-    if model.get("type") != "BPE" or any(model.get(key) for key in unusual) or has_words:
+    added = content.get("added_tokens") or []
+    if model.get("type") != "BPE" or any(model.get(key) for key in unusual):
         return None
-    if normalizer is None and _splits_before_spaces(steps):
+    if allows_cuts(steps, normalizer) and not _has_open_words(added):
         return "nothing"
+    if not all(token.get("special") for token in added):
+        return None
     vocabulary = model.get("vocab") or {}
     is_closed = model.get("byte_fallback") and not model.get("ignore_merges")
     if not is_closed or SPACE not in vocabulary or joins_across_spaces(vocabulary):
@@ -258,27 +259,17 @@ def _front(content: dict[str, Any]) -> Front:
     return "mark if none" if normalizer is None and _is_metaspace(steps) else None
 
 
-def _splits_before_spaces(steps: Any) -> bool:
-    """Return whether the pre-tokenizer is a known split followed by a byte-level mapping.
+def _has_open_words(tokens: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether an added token of ordinary text could be found across a cut.
 
-    Digits may be isolated first: that adds word boundaries and moves no other.
+    Special tokens are not searched for in a text.
     """
-    if not isinstance(steps, dict) or steps.get("type") != "Sequence":
-        return False
-    parts = steps.get("pretokenizers") or []
-    if parts and parts[0].get("type") == "Digits":
-        parts = parts[1:]
-    if [part.get("type") for part in parts] != ["Split", "ByteLevel"]:
-        return False
-    split, letters = parts
-    is_known = (split.get("pattern") or {}).get("Regex") in SPLITS
-    is_whole = split.get("behavior") == "Isolated" and not split.get("invert")
-    return is_known and is_whole and _is_bare(letters)
-
-
-def _is_bare(letters: Any) -> bool:
-    """Return whether ByteLevel adds no space and no splits; both options default to true."""
-    return not letters.get("add_prefix_space", True) and not letters.get("use_regex", True)
+    options = ("single_word", "lstrip", "rstrip", "normalized")
+    return any(
+        any(token.get(option) for option in options) or any(map(str.isspace, token["content"]))
+        for token in tokens
+        if not token.get("special")
+    )
 
 
 def _is_metaspace(steps: Any) -> bool:

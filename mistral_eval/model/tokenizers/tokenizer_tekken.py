@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 
 from mistral_eval.errors import TokenizerError
 from mistral_eval.model.load.fields import read_json
-from mistral_eval.model.tokenizers.incremental import SPLITS, cut_before_space
+from mistral_eval.model.tokenizers.cuts import are_cuttable
+from mistral_eval.model.tokenizers.incremental import cut_before_space
 from mistral_eval.model.tokenizers.special import tokenizer_fingerprint
 
 
@@ -15,7 +16,7 @@ from mistral_eval.model.tokenizers.special import tokenizer_fingerprint
 class TekkenTokenizer:
     """mistral-common's Tekkenizer, which never encodes text to special ids.
 
-    `has_cuts` says whether its regular expression is in `SPLITS`.
+    `has_cuts` says whether its regular expression allows cuts (see `cuts`).
     """
 
     tekkenizer: Any
@@ -64,7 +65,7 @@ class TekkenTokenizer:
             tekkenizer,
             *numbers,
             digest,
-            getattr(model, "_pat_str", None) in SPLITS,
+            are_cuttable([getattr(model, "_pat_str", "")]),
             n_ordinary=tekkenizer.n_words,  # special ids come first
             eos_ids=(tekkenizer.eos_id,),
         )

@@ -1,0 +1,329 @@
+"""Attend to shared roots and tails and to each row's own tokens, without copying what is shared.
+
+The scores of all three lie side by side in one matrix, so that one softmax joins them.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+import torch
+from torch import Tensor
+
+from mistral_eval.model.attention import additive_mask, attention, first_visible, visible
+from mistral_eval.model.memory import sent
+from mistral_eval.model.shared_cache import (
+    Prompt,
+    Root,
+    Row,
+    SharedCache,
+    Slab,
+    segment_of,
+    segment_start,
+)
+
+# Numbers of keys are rounded up, so that products have few different shapes: oneDNN compiles and
+# keeps a kernel for each. What is added is masked.
+_KEYS: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A run of tokens to prefill, of a prompt's tail or of a root."""
+
+    owner: Prompt | Root
+    start: int
+    count: int
+
+    @property
+    def first(self) -> int:
+        """The position of the first token."""
+        return self.start + (self.owner.root.length if isinstance(self.owner, Prompt) else 0)
+
+
+class PrefillAttend:
+    """Several pieces in one pack; each attends to its root and its tail, and is stored."""
+
+    def __init__(self, cache: SharedCache, pieces: Sequence[Piece]) -> None:
+        self._cache = cache
+        self._pieces = pieces
+        self._masks = {w: [self._mask(p, w) for p in pieces] for w in set(cache.windows)}
+        self.positions = torch.cat([self._positions(piece) for piece in pieces])
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Store each piece's keys and values, then compute its attention."""
+        window = self._cache.windows[layer]
+        out, row = torch.empty_like(q), 0
+        for piece, mask in zip(self._pieces, self._masks[window], strict=True):
+            rows = slice(row, row + piece.count)
+            row += piece.count
+            keys, values = self._stored(piece, layer, k[rows], v[rows])
+            low = keys.shape[1] - mask.shape[1]
+            out[rows] = attention(q[rows], keys[:, low:], values[:, low:], mask)
+        return out
+
+    def _stored(self, piece: Piece, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store new keys and values; return all that the piece may see, (Hkv, s, D)."""
+        owner, end = piece.owner, piece.start + piece.count
+        if isinstance(owner, Root):
+            own = owner.keys[layer], owner.values[layer]
+        else:
+            own = owner.slab.keys[layer][owner.place], owner.slab.values[layer][owner.place]
+        for stored, new in zip(own, (k, v), strict=True):
+            stored[:, piece.start : end] = new.transpose(0, 1)
+        keys, values = (stored[:, :end] for stored in own)
+        if isinstance(owner, Root) or not owner.root.length:
+            return keys, values
+        root = owner.root
+        return torch.cat([root.keys[layer], keys], 1), torch.cat([root.values[layer], values], 1)
+
+    def _positions(self, piece: Piece) -> Tensor:
+        return torch.arange(piece.first, piece.first + piece.count, device=self._cache.device)
+
+    def _mask(self, piece: Piece, window: int | None) -> Tensor:
+        queries = self._positions(piece)
+        low = first_visible(piece.first, window)
+        keys = torch.arange(low, piece.first + piece.count, device=queries.device)
+        return additive_mask(visible(queries, keys, window), self._cache.dtype)
+
+
+def _index(members: list[int], size: int, device: torch.device) -> Tensor | None:
+    """Return indices as a tensor; None if they are 0 ... `size` - 1 in order."""
+    return None if members == list(range(size)) else sent(torch.tensor(members), device)
+
+
+def _rounded(keys: int, most: int) -> int:
+    return min(most, -(-keys // _KEYS) * _KEYS)
+
+
+class _RootPart:
+    """The keys of one root, for the rows of a batch whose prompts begin with it."""
+
+    def __init__(self, root: Root, rows: Tensor | None) -> None:
+        """Take the batch's rows, None for all."""
+        self.first, self.width, self.rows = 0, root.length, rows
+        self._root = root
+
+    def scores(self, layer: int, q: Tensor) -> Tensor:
+        """Return the scores of the rows' queries, (n, Hkv, rep, width), in one product."""
+        return self._product(q, self._root.keys[layer].transpose(1, 2))
+
+    def mixed(self, layer: int, weights: Tensor) -> Tensor:
+        """Return the values mixed by weights, (n, Hkv, rep, width): (n, Hkv, rep, D)."""
+        return self._product(weights, self._root.values[layer])
+
+    def _product(self, left: Tensor, right: Tensor) -> Tensor:
+        rows, heads, repeats, inner = left.shape
+        flat = left.transpose(0, 1).reshape(heads, rows * repeats, inner)
+        return torch.bmm(flat, right).view(heads, rows, repeats, -1).transpose(0, 1)
+
+
+class _SlabPart:
+    """The keys in some places of a slab, each seen by one or several rows of a batch.
+
+    The rows lie on a grid of places and rows per place, of which some cells may be empty. Where
+    most places are seen, all are read where they are; where few are, those are copied.
+    """
+
+    def __init__(
+        self, slab: Slab, seen_by: Sequence[tuple[int, int]], batch: int, first: int, width: int
+    ) -> None:
+        """Take (place, row) pairs, each row of the batch at most once, and the scores' columns."""
+        self.first, self.width = first, width
+        self._slab = slab
+        device = slab.keys[0].device
+        by_place: dict[int, list[int]] = {}
+        for place, row in seen_by:
+            by_place.setdefault(place, []).append(row)
+        end = max(by_place) + 1
+        self._chosen: Tensor | None = None
+        self._count, order = end, {place: place for place in by_place}
+        if 2 * len(by_place) < end:
+            self._count, order = len(by_place), {place: n for n, place in enumerate(by_place)}
+            self._chosen = sent(torch.tensor(list(by_place)), device)
+        self._each = max(map(len, by_place.values()))
+        cells = {
+            row: order[place] * self._each + n
+            for place, rows in by_place.items()
+            for n, row in enumerate(rows)
+        }
+        self.rows = _index(list(cells), batch, device)
+        self._cells = _index(list(cells.values()), self._count * self._each, device)
+
+    def scores(self, layer: int, q: Tensor) -> Tensor:
+        """Return the scores of the rows' queries, (n, Hkv, rep, width)."""
+        return self._product(q, self._held(self._slab.keys[layer]).transpose(2, 3))
+
+    def mixed(self, layer: int, weights: Tensor) -> Tensor:
+        """Return the values mixed by weights, (n, Hkv, rep, width): (n, Hkv, rep, D)."""
+        return self._product(weights, self._held(self._slab.values[layer]))
+
+    def _held(self, stored: Tensor) -> Tensor:
+        seen = stored[: self._count] if self._chosen is None else stored
+        seen = seen[:, :, : self.width]
+        return seen if self._chosen is None else seen.index_select(0, self._chosen)
+
+    def _product(self, part: Tensor, right: Tensor) -> Tensor:
+        _, heads, repeats, inner = part.shape
+        grid = part
+        if self._cells is not None:
+            grid = part.new_zeros(self._count * self._each, heads, repeats, inner)
+            grid.index_copy_(0, self._cells, part)
+        grid = grid.reshape(self._count, self._each, heads, repeats, inner).transpose(1, 2)
+        joined = grid.reshape(self._count, heads, self._each * repeats, inner)
+        found = torch.matmul(joined, right)
+        parted = found.view(self._count, heads, self._each, repeats, -1).transpose(1, 2)
+        flat = parted.reshape(self._count * self._each, heads, repeats, -1)
+        return flat if self._cells is None else flat[self._cells]
+
+
+_Part: TypeAlias = _RootPart | _SlabPart
+
+
+@dataclass(frozen=True, slots=True)
+class _Writes:
+    """Where some rows of a batch store their new keys and values."""
+
+    slab: Slab
+    rows: Tensor | None  # None: all
+    places: Tensor
+    slots: Tensor
+
+    def store(self, layer: int, k: Tensor, v: Tensor) -> None:
+        for stored, new in ((self.slab.keys, k), (self.slab.values, v)):
+            stored[layer][self.places, :, self.slots] = new if self.rows is None else new[self.rows]
+
+
+class _View:
+    """What the rows of a batch see through one window, and where they store their new tokens."""
+
+    def __init__(self, cache: SharedCache, rows: Sequence[Row], window: int | None) -> None:
+        self._cache, self._rows, self._window = cache, rows, window
+        self._layer = cache.windows.index(window)  # one of those with this window
+        self._positions = torch.tensor([row.prompt.tokens + row.length for row in rows])
+        self._roots = torch.tensor([row.prompt.root.length for row in rows])
+        self.parts: list[_Part] = []
+        self.columns = 0
+        seen = [*self._see_roots(), *self._see_tails(), *self._see_segments()]
+        hidden = ~torch.cat(seen, dim=1)[:, None, None]  # (B, 1, 1, columns)
+        self.hidden = sent(hidden, cache.device)
+        self.writes = list(self._writes())
+
+    def _first_seen(self) -> Tensor:
+        """Return the first position that each row sees, (B, 1)."""
+        if self._window is None:
+            return torch.zeros(len(self._rows), 1, dtype=torch.int64)
+        return (self._positions - self._window + 1)[:, None]
+
+    def _see_roots(self) -> list[Tensor]:
+        first = self._first_seen()
+        width = int(self._roots.max())
+        columns = torch.arange(width)
+        seen = (columns >= first) & (columns < self._roots[:, None])
+        if not bool(seen.any()):
+            return []
+        by_root: dict[Root, list[int]] = {}
+        for n, row in enumerate(self._rows):
+            if row.prompt.root.length:
+                by_root.setdefault(row.prompt.root, []).append(n)
+        for root, members in by_root.items():
+            self.parts.append(_RootPart(root, _index(members, len(self._rows), self._cache.device)))
+        self.columns += width
+        return [seen]
+
+    def _see_tails(self) -> list[Tensor]:
+        """Return what is seen of the tails; those of all sizes share the columns."""
+        lengths = torch.tensor([row.prompt.length for row in self._rows])
+        by_slab: dict[Slab, list[tuple[int, int]]] = {}
+        for n, row in enumerate(self._rows):
+            by_slab.setdefault(row.prompt.slab, []).append((row.prompt.place, n))
+        widths = {
+            slab: _rounded(max(int(lengths[n]) for _, n in pairs), slab.keys[0].shape[2])
+            for slab, pairs in by_slab.items()
+        }
+        columns = torch.arange(max(widths.values()))
+        seen = (columns < lengths[:, None]) & (columns + self._roots[:, None] >= self._first_seen())
+        if not bool(seen.any()):
+            return []
+        for slab, pairs in by_slab.items():
+            self.parts.append(_SlabPart(slab, pairs, len(self._rows), self.columns, widths[slab]))
+        self.columns += len(columns)
+        return [seen]
+
+    def _see_segments(self) -> list[Tensor]:
+        filled = self._filled()
+        result = []
+        for level in range(segment_of(int(filled.max()) - 1) + 1):
+            start = segment_start(level)
+            slab = self._cache.segment(level)
+            members = (filled > start).nonzero().flatten().tolist()
+            size = slab.keys[self._layer].shape[2]
+            width = _rounded(min(int(filled.max()) - start, size), size)
+            pairs = [(self._rows[n].segments[level], n) for n in members]
+            self.parts.append(_SlabPart(slab, pairs, len(self._rows), self.columns, width))
+            result.append(torch.arange(start, start + width) < filled[:, None])
+            self.columns += width
+        return result
+
+    def _filled(self) -> Tensor:
+        """Return the slots of each row that hold a token, the new one included, (B,)."""
+        filled = torch.tensor([row.length + 1 for row in self._rows])
+        return filled if self._window is None else filled.clamp_max(self._window)
+
+    def _writes(self) -> Iterator[_Writes]:
+        by_level: dict[int, list[tuple[int, int, int]]] = {}
+        for n, row in enumerate(self._rows):
+            slot = row.length if self._window is None else row.length % self._window
+            level = segment_of(slot)
+            where = (n, row.segments[level], slot - segment_start(level))
+            by_level.setdefault(level, []).append(where)
+        device = self._cache.device
+        for level, found in by_level.items():
+            members, places, slots = (list(column) for column in zip(*found, strict=True))
+            yield _Writes(
+                self._cache.segment(level),
+                _index(members, len(self._rows), device),
+                sent(torch.tensor(places), device),
+                sent(torch.tensor(slots), device),
+            )
+
+
+class RowsAttend:
+    """One more token of some rows: it is stored, and attends to root, tail and its own row."""
+
+    def __init__(self, cache: SharedCache, rows: Sequence[Row]) -> None:
+        """Take rows, best in the order of their first segments."""
+        cache.extend(rows)
+        self._rows = rows
+        self._windows = cache.windows
+        self._views = {window: _View(cache, rows, window) for window in set(cache.windows)}
+        positions = torch.tensor([row.prompt.tokens + row.length for row in rows])
+        self.positions = sent(positions, cache.device)
+
+    def finish(self) -> None:
+        """Count the new token of each row after all layers."""
+        for row in self._rows:
+            row.length += 1
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Compute attention of the rows' queries, (B, n_heads, D)."""
+        view = self._views[self._windows[layer]]
+        for writes in view.writes:
+            writes.store(layer, k, v)
+        grouped = (q * q.shape[-1] ** -0.5).view(len(q), k.shape[1], -1, q.shape[-1])
+        scores = q.new_empty(*grouped.shape[:3], view.columns, dtype=torch.float32)
+        for part in view.parts:
+            columns = slice(part.first, part.first + part.width)
+            if part.rows is None:
+                scores[..., columns] = part.scores(layer, grouped)
+            else:
+                scores[part.rows, :, :, columns] = part.scores(layer, grouped[part.rows]).float()
+        weights = scores.masked_fill_(view.hidden, -torch.inf).softmax(dim=-1).to(q.dtype)
+        out = torch.zeros_like(grouped, dtype=torch.float32)
+        for part in view.parts:
+            own = weights[..., part.first : part.first + part.width]
+            if part.rows is None:
+                out += part.mixed(layer, own)
+            else:
+                out.index_add_(0, part.rows, part.mixed(layer, own[part.rows]).float())
+        return out.view(q.shape).to(q.dtype)
