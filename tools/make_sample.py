@@ -49,16 +49,17 @@ def _sample_of(spec: DataSpec, whole: Path) -> Mapping[str, Table]:
     """Return the benchmark's files below the sample folder, and their rows."""
     split = spec.splits[0]
     folders = [spec.folders[0].format(config=config) for config in spec.configs]
-    if spec.shots_by:
+    if spec.shots_by and not spec.rows:
         return _grouped(spec, folders[0], whole)
     other = OTHER_FOLDERS.get(spec.benchmark)
     tables = [_read(whole / (other or folder) / f"{split}.parquet") for folder in folders]
     places = [(index, row) for index, table in enumerate(tables) for row in table]
     chosen = _evenly(places, QUESTIONS)
-    return {
+    files = {
         f"{folder}/{split}": [row for index, row in chosen if folders[index] == folder]
         for folder in folders
     }
+    return {file: rows for file, rows in files.items() if rows}
 
 
 def _grouped(spec: DataSpec, folder: str, whole: Path) -> Mapping[str, Table]:

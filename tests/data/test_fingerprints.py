@@ -16,6 +16,7 @@ NAMES = {
     "triviaqa": "triviaqa-dpr",
     "mbpp": "mbpp-release",
     "boolq": "boolq-export",
+    "bbh": "bbh-authors",
 }
 
 

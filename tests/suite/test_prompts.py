@@ -22,6 +22,7 @@ ASKS = {
     "mbpp": lambda doc: f"task: {doc['prompt']} Your",
     "math": lambda doc: f"Problem:\n{doc['problem']}\n\nSolution:",
     "gsm8k": lambda doc: f"Q: {doc['question']}\nA:",
+    "bbh": lambda doc: f"Q: {doc['input']}\nA:",
 }
 
 
