@@ -21,7 +21,7 @@ from mistral_eval.errors import DataError, TaskError
 PACKAGE = Path(__file__).resolve().parents[1]
 
 Row = dict[str, Any]
-Kind = Literal["text", "integer", "boolean", "texts"]
+Kind = Literal["text", "text or null", "integer", "boolean", "texts"]
 
 
 class _Checked(BaseModel):
@@ -47,6 +47,9 @@ class DataSpec(_Checked):
         stratum: The column within which a bootstrap resamples, or None.
         id_column: The column that identifies a question, or None for the row number.
         shots_by: The column in which a question and its shots have the same value, or None.
+        fewest_shots: Shots of the value of `shots_by` that has fewest; None if each has
+            `num_fewshot`.
+        published_at: Where the rows are published, if the hub lacks them in these columns.
         config_column: A column that the files lack: the name of the row's configuration.
         rows: Splits whose rows are written in the YAML file, such as the shots.
     """
@@ -62,6 +65,8 @@ class DataSpec(_Checked):
     stratum: str | None
     id_column: str | None = None
     shots_by: str | None = None
+    fewest_shots: PositiveInt | None = None
+    published_at: str | None = None
     config_column: str | None = None
     rows: Mapping[str, tuple[Row, ...]] = {}
 

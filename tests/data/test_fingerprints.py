@@ -17,6 +17,7 @@ NAMES = {
     "mbpp": "mbpp-release",
     "boolq": "boolq-export",
     "bbh": "bbh-authors",
+    "agieval": "agieval-authors",
 }
 
 
@@ -51,8 +52,8 @@ def test_one_changed_value_is_an_error_that_names_both(benchmark):
             if below:
                 owner, key = owner[name], below
             value = owner[key]
-            if isinstance(value, bool):
-                owner[key] = not value
+            if value is None or isinstance(value, bool):
+                owner[key] = "" if value is None else not value
             else:
                 owner[key] = value + 1 if isinstance(value, int) else value + type(value)("!")
             found = fingerprint(spec, tampered)

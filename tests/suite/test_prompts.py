@@ -23,6 +23,9 @@ ASKS = {
     "math": lambda doc: f"Problem:\n{doc['problem']}\n\nSolution:",
     "gsm8k": lambda doc: f"Q: {doc['question']}\nA:",
     "bbh": lambda doc: f"Q: {doc['input']}\nA:",
+    "agieval": lambda doc: (
+        f" {doc['question']}\nChoose from the following options:    {' '.join(doc['options'])}\n"
+    ),
 }
 
 
