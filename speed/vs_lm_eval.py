@@ -55,6 +55,8 @@ QUESTIONS = {
     "piqa": (200, 16),
     "gsm8k": (16, 2),
     "math": (32, 2),
+    "bbh": (81, 27),  # three of each task, one of each
+    "agieval": (64, 8),
 }
 
 

@@ -15,8 +15,8 @@ def rows_from_hub(spec: DataSpec, config: str | None, split: str) -> tuple[list[
 
     Raises:
         DataError: a column that the benchmark reads is missing.
-        HubError: the hub lacks the rows, did not answer, or refused; or the rows are of another commit than
-            `spec.revision`. Without the hub, `datasets` takes any copy in its cache.
+        HubError: the hub lacks the rows, did not answer, or refused; or the rows are of another
+            commit than `spec.revision`. Without the hub, `datasets` takes any copy in its cache.
     """
     if spec.published_at is not None:
         folder = spec.folders[0].format(config=config)

@@ -17,6 +17,7 @@ NAMES = {
     "mbpp": "mbpp-release",
     "boolq": "boolq-export",
     "bbh": "bbh-authors",
+    "bbh_cot": "bbh-authors",
     "agieval": "agieval-authors",
 }
 

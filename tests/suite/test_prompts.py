@@ -23,6 +23,7 @@ ASKS = {
     "math": lambda doc: f"Problem:\n{doc['problem']}\n\nSolution:",
     "gsm8k": lambda doc: f"Q: {doc['question']}\nA:",
     "bbh": lambda doc: f"Q: {doc['input']}\nA:",
+    "bbh_cot": lambda doc: f"Q: {doc['input']}\nA: Let's",
     "agieval": lambda doc: (
         f" {doc['question']}\nChoose from the following options:    {' '.join(doc['options'])}\n"
     ),

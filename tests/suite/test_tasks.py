@@ -25,6 +25,7 @@ GENERATION = {
     "math": {"until": ["Problem:"], "max_gen_toks": 512, **DRAWN},
     "gsm8k": {"until": ["Q:", "\n\n"], "max_gen_toks": 512, **DRAWN},
     "bbh": {"until": ["\n"], "max_gen_toks": 128, **GREEDY},
+    "bbh_cot": {"until": ["\n\n", "Q:"], "max_gen_toks": 1024, **GREEDY},
 }
 REPEATS = {"math": 4, "gsm8k": 8}
 DATA = {
@@ -42,9 +43,15 @@ DATA = {
     "gsm8k": ("openai/gsm8k", "main", "test"),
     "boolq": ("google/boolq", None, "validation"),
     "bbh": ("SaylorTwift/bbh", None, "test"),
+    "bbh_cot": ("SaylorTwift/bbh", None, "test"),
     "agieval": ("ruixiangcui/AGIEval", None, "test"),
 }
-CONFIGS = {"math": 7, "bbh": 27, "agieval": 8}  # benchmarks that read several configurations
+CONFIGS = {
+    "math": 7,
+    "bbh": 27,
+    "bbh_cot": 27,
+    "agieval": 8,
+}  # benchmarks that read several configurations
 
 
 def test_there_is_one_file_per_benchmark_and_no_other():
@@ -168,4 +175,4 @@ def test_an_unknown_or_broken_file_is_an_error_that_says_so(tmp_path):
 @pytest.mark.parametrize("benchmark", BENCHMARKS, ids=lambda one: one.id)
 def test_the_cell_is_a_metric_of_the_task_and_the_group_a_known_one(benchmark):
     assert benchmark.cell in benchmark.task.metrics
-    assert benchmark.group in {*FIGURE_4, "comprehension", "bbh", "agieval"}
+    assert benchmark.group in {*FIGURE_4, "comprehension", "bbh", "bbh_cot", "agieval"}
