@@ -14,6 +14,8 @@ from mistral_eval.run.questions import Asking, load_benchmarks
 BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
 DATA = str(BESIDE) if BESIDE.is_dir() else "sample"
 NEW_TOKENS = 64
+# One subject whose few-shot block and questions are about as long as the benchmark's mean.
+SUBJECTS = {"mmlu": "anatomy", "bbh": "object_counting", "agieval": "aqua-rat"}
 
 
 def questions_of(
@@ -21,7 +23,7 @@ def questions_of(
     data: str,
     count: int | None,
     *,
-    subject: str | None = "anatomy",
+    one_subject: bool = True,
     new_tokens: int = NEW_TOKENS,
 ) -> list[list[Request]]:
     """Return the requests of `count` questions.
@@ -30,13 +32,14 @@ def questions_of(
         name: The benchmark.
         data: Folder of the test sets, or `sample`.
         count: Largest number of questions; None for all.
-        subject: The subject of MMLU to take, if the data has it. None takes all of MMLU in the test
-            set's order, subject after subject.
+        one_subject: Take questions of the benchmark's entry in SUBJECTS, if the data has it; else
+            all subjects are taken in the test set's order.
         new_tokens: Largest number of tokens per generation.
     """
-    limit = None if name == "mmlu" else count
+    limit = None if name in SUBJECTS else count
+    subject = SUBJECTS.get(name) if one_subject else None
     (loaded,) = load_benchmarks((name,), Asking(make_source(data), limit, None, unpinned=False))
-    wanted = [q for q in loaded.questions if loaded.stratum(q.doc) in (subject, None)]
+    wanted = [q for q in loaded.questions if loaded.stratum(q.doc) == subject]
     return [
         [_shortened(request, new_tokens) for request in question.requests]
         for question in (wanted or loaded.questions)[:count]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pyarrow.parquet as pq
+from make_pins import has_whole_set
 
 from mistral_eval.data.sources import SAMPLE
 from mistral_eval.data.task_file import DataSpec, data_spec
@@ -40,8 +41,8 @@ def write_sample(benchmark: str, whole: Path, target: Path = SAMPLE) -> None:
 
 
 def main(folder: str, target: Path = SAMPLE) -> None:
-    """Write every benchmark's sample."""
-    for benchmark in BY_ID:
+    """Write every benchmark's sample, except those written by hand."""
+    for benchmark in filter(has_whole_set, BY_ID):
         write_sample(benchmark, Path(folder), target)
 
 

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mistral_eval.answers import stated
 
@@ -15,6 +17,15 @@ READ = {"direct": stated.direct_answer, "stated": stated.stated_answer}
 def test_case_table(case):
     answer = READ[case["read"]](case["reply"])
     assert stated.match_exactly(answer, case["target"]).outcome == case["expected"]
+
+
+@given(st.text(st.characters(codec=None)), st.sampled_from(sorted(READ)))
+def test_any_text_gets_a_verdict(text, read):
+    assert stated.match_exactly(READ[read](text), "(A)").outcome
+
+
+def test_megabytes_are_read_in_no_time():
+    assert stated.stated_answer("the answer is " * 100_000 + "(A).") == "(A)"
 
 
 def test_a_verdict_keeps_the_answer_that_was_read():

@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+from make_pins import has_whole_set
 
 from mistral_eval.data import dataset_from, fingerprint, identify, load_benchmark_data, make_source
 from mistral_eval.data.fingerprints import pins
@@ -32,6 +33,8 @@ def test_the_sample_is_recognised(benchmark):
 
 @pytest.mark.parametrize("benchmark", BENCHMARKS, ids=lambda benchmark: benchmark.id)
 def test_the_shared_test_sets_are_recognised_with_their_names_and_sizes(shared, benchmark):
+    if not has_whole_set(benchmark.id):
+        pytest.skip(f"the rows of {benchmark.id} could not be had")
     spec = data_spec(benchmark.id)
     splits = load_benchmark_data(spec, make_source(str(shared / "data")))
     found = identify(spec, splits)

@@ -62,7 +62,7 @@ def test_every_chain_of_thought_prompt_is_the_authors(published, shared_task):
 
 
 def test_lm_eval_s_chain_of_thought_prompts_differ_in_one_line_break(shared_task):
-    """It puts a line break after the cue; in `sports_understanding` also where the authors do not."""
+    """It puts one after the cue, in `sports_understanding` also where the authors do not."""
     task = shared_task("bbh_cot")
     for name in task.config.dataset_kwargs["configs"]:
         doc = next(doc for doc in task.eval_docs if doc["task"] == name)

@@ -24,6 +24,7 @@ GENERATION = {
     "mbpp": {"until": ["[DONE]"], "max_gen_toks": 512, **GREEDY},
     "math": {"until": ["Problem:"], "max_gen_toks": 512, **DRAWN},
     "gsm8k": {"until": ["Q:", "\n\n"], "max_gen_toks": 512, **DRAWN},
+    "quac": {"until": ["\n"], "max_gen_toks": 64, **GREEDY},
     "bbh": {"until": ["\n"], "max_gen_toks": 128, **GREEDY},
     "bbh_cot": {"until": ["\n\n", "Q:"], "max_gen_toks": 1024, **GREEDY},
 }
@@ -44,6 +45,7 @@ DATA = {
     "boolq": ("google/boolq", None, "validation"),
     "bbh": ("SaylorTwift/bbh", None, "test"),
     "bbh_cot": ("SaylorTwift/bbh", None, "test"),
+    "quac": ("lighteval/quac_helm", None, "validation"),
     "agieval": ("ruixiangcui/AGIEval", None, "test"),
 }
 CONFIGS = {
