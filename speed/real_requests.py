@@ -4,6 +4,7 @@ The test sets are in the hub's layout, by default in `shared/data` beside the ch
 folder is missing, the bundled sample is used.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def questions_of(
     data: str,
     count: int | None,
     *,
-    one_subject: bool = True,
+    subjects: Mapping[str, str] = SUBJECTS,
     new_tokens: int = NEW_TOKENS,
 ) -> list[list[Request]]:
     """Return the requests of `count` questions.
@@ -32,12 +33,12 @@ def questions_of(
         name: The benchmark.
         data: Folder of the test sets, or `sample`.
         count: Largest number of questions; None for all.
-        one_subject: Take questions of the benchmark's entry in SUBJECTS, if the data has it; else
-            all subjects are taken in the test set's order.
+        subjects: The subject to take of a benchmark, if the data has it. Without an entry, all
+            subjects are taken in the test set's order.
         new_tokens: Largest number of tokens per generation.
     """
+    subject = subjects.get(name)
     limit = None if name in SUBJECTS else count
-    subject = SUBJECTS.get(name) if one_subject else None
     (loaded,) = load_benchmarks((name,), Asking(make_source(data), limit, None, unpinned=False))
     wanted = [q for q in loaded.questions if loaded.stratum(q.doc) == subject]
     return [

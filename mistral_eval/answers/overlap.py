@@ -1,8 +1,9 @@
 """Spans of a passage, compared by the words they share with several annotators' spans.
 
 Source: `scorer.py` of Choi et al. 2018, read from copies in public repositories: `handle_cannot`,
-`leave_one_out`, `leave_one_out_max` and the limit of 0.4. Words are those of SQuAD 1.1's script. Recognising "cannot answer" in a reply is ours: the
-authors compare with the exact token, which a model that writes text can spell in other ways.
+`leave_one_out`, `leave_one_out_max` and the limit of 0.4. Words are those of SQuAD 1.1's script.
+Recognising "cannot answer" in a reply is ours: the authors compare with the exact token, which a
+model that writes text can spell in other ways.
 """
 
 from collections import Counter
