@@ -264,9 +264,13 @@ def shot_rows(rows: Rows) -> Sequence[Row]:
 
 
 class MatchingShots(ContextSampler):
-    """A few-shot sampler: the first rows with the question's value in column `by`."""
+    """A few-shot sampler: the first rows with the question's value in column `by`.
+
+    `fewer` allows values that have fewer rows than are asked for: all of them are then shown.
+    """
 
     by: str
+    fewer: bool = False
 
     def __init__(self, df: Sequence[Row] | None = None, **kwargs: Any) -> None:
         super().__init__(df, **kwargs)
@@ -284,11 +288,11 @@ class MatchingShots(ContextSampler):
         """Return the first `n` matching rows, in order.
 
         Raises:
-            TaskError: Fewer than `n` rows match.
+            TaskError: Fewer than `n` rows match, and this sampler shows exactly `n`.
         """
         value = eval_doc[self.by] if eval_doc else None
         rows = self._groups.get(value, [])
-        if len(rows) < n:
+        if len(rows) < n and not self.fewer:
             raise TaskError(
                 f"The {self.by} {value} should have {n} solved examples, but has {len(rows)}. "
                 f"Ask for at most {len(rows)} shots with --num-fewshot."
@@ -297,8 +301,8 @@ class MatchingShots(ContextSampler):
 
 
 def __getattr__(name: str) -> type[MatchingShots]:
-    """Return the sampler class `shots_by_<column>` that a YAML file names."""
-    by = name.removeprefix("shots_by_")
-    if by == name:
+    """Return the sampler class `shots_by_<column>` or `up_to_shots_by_<column>` of a YAML file."""
+    prefix, mark, by = name.partition("shots_by_")
+    if not mark or prefix not in ("", "up_to_"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return type(name, (MatchingShots,), {"by": by})
+    return type(name, (MatchingShots,), {"by": by, "fewer": prefix == "up_to_"})

@@ -164,6 +164,11 @@ class Benchmark(ABC):
         return self.task.unsafe_code
 
     @property
+    def is_graded(self) -> bool:
+        """Whether the cell is a mean of partial credits, not the share of correct questions."""
+        return False
+
+    @property
     def continues_prompt(self) -> bool:
         """Whether a reply continues the program that the prompt begins."""
         return self.runs_programs and self.task.doc_to_text == "{{prompt}}"

@@ -11,7 +11,7 @@ from typing import Final
 from mistral_eval.data.task_file import tasks_folder
 from mistral_eval.errors import UsageError, nearest
 from mistral_eval.settings import STOCK_PREFIX, RunSettings
-from mistral_eval.suite import choice, maths, programs, spans
+from mistral_eval.suite import choice, dialogues, exact, exams, maths, programs, spans
 from mistral_eval.suite.benchmark import Benchmark, Group
 from mistral_eval.suite.choice import (
     ARC_CHALLENGE,
@@ -25,6 +25,9 @@ from mistral_eval.suite.choice import (
     SIQA,
     WINOGRANDE,
 )
+from mistral_eval.suite.dialogues import QUAC
+from mistral_eval.suite.exact import BBH
+from mistral_eval.suite.exams import AGIEVAL
 from mistral_eval.suite.maths import GSM8K, MATH
 from mistral_eval.suite.programs import HUMANEVAL, MBPP
 from mistral_eval.suite.spans import NQ, TRIVIAQA
@@ -34,6 +37,9 @@ BENCHMARKS: Final[tuple[Benchmark, ...]] = (
     *spans.BENCHMARKS,
     *programs.BENCHMARKS,
     *maths.BENCHMARKS,
+    *exact.BENCHMARKS,
+    *exams.BENCHMARKS,
+    *dialogues.BENCHMARKS,
 )
 BY_ID: Final[Mapping[str, Benchmark]] = MappingProxyType({one.id: one for one in BENCHMARKS})
 
@@ -52,14 +58,8 @@ _PAPER: Final = (
     GSM8K,
 )  # arXiv 2310.06825v1, Table 2, in its order
 PAPER: Final = tuple(benchmark.id for benchmark in _PAPER)
-# What the paper's figure 4 is made of. Its members that are not registered yet stand apart, with
-# their group and title: to register one, add it to the tuple and delete its line.
-_FIGURE_4: Final = (*_PAPER, SIQA, OPENBOOKQA, COMMONSENSE_QA, BOOLQ)
-_UNREGISTERED: Final = (
-    ("quac", "comprehension", "QuAC"),
-    ("agieval", "agieval", "AGIEval"),
-    ("bbh", "bbh", "BBH"),
-)
+# What the paper's figure 4 is made of.
+_FIGURE_4: Final = (*_PAPER, SIQA, OPENBOOKQA, COMMONSENSE_QA, BOOLQ, QUAC, BBH, AGIEVAL)
 SUITES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
         "paper": PAPER,
@@ -111,8 +111,7 @@ def paper_benchmarks() -> tuple[Benchmark, ...]:
 
 def bar_members(group: Group) -> Mapping[str, str]:
     """Return the benchmarks whose plain mean is a bar of figure 4: id to title."""
-    known = {one.id: one.column for one in _FIGURE_4 if one.group == group}
-    return known | {name: title for name, where, title in _UNREGISTERED if where == group}
+    return {one.id: one.column for one in _FIGURE_4 if one.group == group}
 
 
 def parse_tasks(text: str) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ import json
 
 import make_pins
 import pytest
+from make_pins import has_whole_set
 
 from mistral_eval.data import dataset_from, fingerprint, identify, load_benchmark_data, make_source
 from mistral_eval.data.fingerprints import pins
@@ -21,6 +22,9 @@ NAMES = {
     "openbookqa": "openbookqa-release",
     "commonsense_qa": "commonsense_qa-release",
     "boolq": "boolq-export",
+    "bbh": "bbh-authors",
+    "bbh_cot": "bbh-authors",
+    "agieval": "agieval-authors",
 }
 
 
@@ -34,6 +38,8 @@ def test_the_sample_is_recognised(benchmark):
 
 @pytest.mark.parametrize("benchmark", BENCHMARKS, ids=lambda benchmark: benchmark.id)
 def test_the_shared_test_sets_are_recognised_with_their_names_and_sizes(shared, benchmark):
+    if not has_whole_set(benchmark.id):
+        pytest.skip(f"the rows of {benchmark.id} could not be had")
     spec = data_spec(benchmark.id)
     splits = load_benchmark_data(spec, make_source(str(shared / "data")))
     found = identify(spec, splits)
@@ -55,8 +61,8 @@ def test_one_changed_value_is_an_error_that_names_both(benchmark):
             if below:
                 owner, key = owner[name], below
             value = owner[key]
-            if isinstance(value, bool):
-                owner[key] = not value
+            if value is None or isinstance(value, bool):
+                owner[key] = "" if value is None else not value
             else:
                 owner[key] = value + 1 if isinstance(value, int) else value + type(value)("!")
             found = fingerprint(spec, tampered)
