@@ -74,9 +74,9 @@ FIGURE_4: Final[Mapping[Group, str]] = MappingProxyType(
         "knowledge": "Knowledge",
         "reasoning": "Reasoning",
         "comprehension": "Comprehension",
-        "agieval": "AGI Eval",
+        AGIEVAL.group: "AGI Eval",
         "maths": "Math",
-        "bbh": "BBH",
+        BBH.group: BBH.column,
         "code": "Code",
     }
 )
