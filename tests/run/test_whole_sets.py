@@ -15,7 +15,7 @@ from mistral_eval.suite.registry import SUITES
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
-CHOICES = ("mmlu", "hellaswag", "winogrande", "piqa", "arc_easy", "arc_challenge")
+CHOICES = ("mmlu", "hellaswag", "winogrande", "piqa", "arc_easy", "arc_challenge", "agieval")
 QUESTIONS = {
     "mmlu": 14042,
     "hellaswag": 10042,
