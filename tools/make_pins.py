@@ -45,9 +45,7 @@ def write_pins(benchmark: str, folder: str | None, name: str, footnote: str) -> 
     """
     pins = json.loads(PINS.read_text(encoding="utf-8"))
     about_sample = SAMPLE_FOOTNOTE if folder else MADE_UP_FOOTNOTE
-    written = [
-        {"name": "sample", "sha256": hash_of(benchmark, "sample"), "footnote": about_sample}
-    ]
+    written = [{"name": "sample", "sha256": hash_of(benchmark, "sample"), "footnote": about_sample}]
     if folder:
         whole = {"name": name, "sha256": hash_of(benchmark, folder), "footnote": footnote}
         written.insert(0, whole)

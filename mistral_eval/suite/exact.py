@@ -61,6 +61,6 @@ def _target(doc: Doc) -> Gold:
 
 
 BBH: Final = Direct("bbh", "BBH", "bbh", "exact_match", _target, "input")
-BBH_COT: Final = Reasoned("bbh_cot", "BBH, CoT", "bbh_cot", "exact_match", _target, "input")
+BBH_COT: Final = Reasoned("bbh_cot", "BBH-CoT", "bbh_cot", "exact_match", _target, "input")
 
 BENCHMARKS: Final = (BBH, BBH_COT)
