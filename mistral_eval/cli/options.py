@@ -15,7 +15,7 @@ Tasks = Annotated[
     typer.Option(
         "--tasks",
         "-t",
-        help="A suite (paper) or benchmark names separated by commas; see `mistral-eval tasks`. "
+        help="Suites (paper, figure4) or benchmarks separated by commas; see `mistral-eval tasks`. "
         "lm_eval:NAME is a stock lm-eval task",
     ),
 ]

@@ -55,6 +55,9 @@ def make_source(text: str) -> Source:
 def read_split(spec: DataSpec, source: Source, split: str) -> tuple[list[Row], str | None]:
     """Read all rows of one split, configuration by configuration; only columns are checked.
 
+    A split that the YAML file holds is taken from there. The sample has no questions of some
+    configurations.
+
     Returns:
         The rows, and the hub's commit if they are from the hub and it is known.
 
@@ -62,15 +65,22 @@ def read_split(spec: DataSpec, source: Source, split: str) -> tuple[list[Row], s
         DataError: files or columns are missing, or a file cannot be read.
         HubError: the hub did not answer, or refused.
     """
+    if split in spec.rows:
+        return [dict(row) for row in spec.rows[split]], None
     rows: list[Row] = []
     commit = None
     for config in spec.configs:
         if source.folder is None:
             some, commit = rows_from_hub(spec, config, split)
-            rows += some
+        elif source.kind == "sample" and len(spec.configs) > 1:
+            files = split_files(spec, source.folder, config, split)
+            some = [row for file in files for row in _from_file(spec, file)]
         else:
-            for file in _find(spec, source.folder, config, split):
-                rows += _from_file(spec, file)
+            files = _find(spec, source.folder, config, split)
+            some = [row for file in files for row in _from_file(spec, file)]
+        if spec.config_column is not None:
+            some = [{**row, spec.config_column: config} for row in some]
+        rows += some
     return rows, commit
 
 

@@ -312,5 +312,5 @@ def _judge(
         for row, (benchmark, answers) in zip(watch.rows, asked, strict=True):
             noted = replace(context, on_done=row.advance)
             judged.append(judge_benchmark(benchmark, answers, noted))
-            row.end(judged[-1].cell.correct)
+            row.end(judged[-1].cell)
     return judged

@@ -11,9 +11,23 @@ from typing import Final
 from mistral_eval.data.task_file import tasks_folder
 from mistral_eval.errors import UsageError, nearest
 from mistral_eval.settings import STOCK_PREFIX, RunSettings
-from mistral_eval.suite import choice, maths, programs, spans
+from mistral_eval.suite import choice, dialogues, exact, exams, maths, programs, spans
 from mistral_eval.suite.benchmark import Benchmark, Group
-from mistral_eval.suite.choice import ARC_CHALLENGE, ARC_EASY, HELLASWAG, MMLU, PIQA, WINOGRANDE
+from mistral_eval.suite.choice import (
+    ARC_CHALLENGE,
+    ARC_EASY,
+    BOOLQ,
+    COMMONSENSE_QA,
+    HELLASWAG,
+    MMLU,
+    OPENBOOKQA,
+    PIQA,
+    SIQA,
+    WINOGRANDE,
+)
+from mistral_eval.suite.dialogues import QUAC
+from mistral_eval.suite.exact import BBH
+from mistral_eval.suite.exams import AGIEVAL
 from mistral_eval.suite.maths import GSM8K, MATH
 from mistral_eval.suite.programs import HUMANEVAL, MBPP
 from mistral_eval.suite.spans import NQ, TRIVIAQA
@@ -23,6 +37,9 @@ BENCHMARKS: Final[tuple[Benchmark, ...]] = (
     *spans.BENCHMARKS,
     *programs.BENCHMARKS,
     *maths.BENCHMARKS,
+    *exact.BENCHMARKS,
+    *exams.BENCHMARKS,
+    *dialogues.BENCHMARKS,
 )
 BY_ID: Final[Mapping[str, Benchmark]] = MappingProxyType({one.id: one for one in BENCHMARKS})
 
@@ -41,20 +58,29 @@ _PAPER: Final = (
     GSM8K,
 )  # arXiv 2310.06825v1, Table 2, in its order
 PAPER: Final = tuple(benchmark.id for benchmark in _PAPER)
-SUITES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType({"paper": PAPER})
+# What the paper's figure 4 is made of.
+_FIGURE_4: Final = (*_PAPER, SIQA, OPENBOOKQA, COMMONSENSE_QA, BOOLQ, QUAC, BBH, AGIEVAL)
+SUITES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "paper": PAPER,
+        "figure4": tuple(one.id for one in BENCHMARKS if one in _FIGURE_4),
+    }
+)
 
-# The bars of the paper's figure 4 whose benchmarks the suite has, in the figure's order.
+# The bars of the paper's figure 4 in its order, and the panels of its figure 5.
 FIGURE_4: Final[Mapping[Group, str]] = MappingProxyType(
     {
         MMLU.group: MMLU.column,
         "knowledge": "Knowledge",
-        "reasoning": "Reasoning (5 of 8)",
-        "code": "Code",
+        "reasoning": "Reasoning",
+        "comprehension": "Comprehension",
+        AGIEVAL.group: "AGI Eval",
         "maths": "Math",
+        BBH.group: BBH.column,
+        "code": "Code",
     }
 )
-FIGURE_4_LACKS: Final = "SIQA, OpenbookQA and CommonsenseQA"  # of its reasoning bar
-FIGURE_5: Final[tuple[Group, ...]] = (MMLU.group, "reasoning", "knowledge")
+FIGURE_5: Final[tuple[Group, ...]] = (MMLU.group, "reasoning", "knowledge", "comprehension")
 
 # Cells of the paper's table that contradict its text or Mistral's later papers: the benchmark, the
 # rows that must be in the table, and the sentence for its notes.
@@ -83,9 +109,9 @@ def paper_benchmarks() -> tuple[Benchmark, ...]:
     return _PAPER
 
 
-def columns_of(group: Group) -> tuple[Benchmark, ...]:
-    """Return the paper's benchmarks whose mean is the bar `group` of its figure 4."""
-    return tuple(benchmark for benchmark in _PAPER if benchmark.group == group)
+def bar_members(group: Group) -> Mapping[str, str]:
+    """Return the benchmarks whose plain mean is a bar of figure 4: id to title."""
+    return {one.id: one.column for one in _FIGURE_4 if one.group == group}
 
 
 def parse_tasks(text: str) -> tuple[str, ...]:

@@ -43,6 +43,8 @@ def html_page(view: TableView) -> str:
 
 def html_fragment(view: TableView) -> str:
     """Return the tables and notes without the page's head and style."""
+    if view.is_figure:  # the page's heading is the section's title
+        return "\n".join(map(section_html, view.sections))
     parts = [_main(view), _notes(view.notes)]
     for section in view.sections:
         parts += [f"<h2>{escape(section.title)}</h2>", section_html(section)]

@@ -123,12 +123,13 @@ def test_labels_do_not_overlap(places, moved):
 
 
 def test_a_panel_without_any_run_is_not_drawn(sample_runs, tmp_path):
-    """The runs have MMLU, but of no other group all benchmarks."""
+    """The runs have MMLU, some of Reasoning and nothing of Comprehension."""
     file = tmp_path / "report.html"
     write_report([sample_runs["random"]], file)
     page = file.read_text(encoding="utf-8")
     assert "figure-4-mmlu" in page
-    assert "figure-4-reasoning" not in page
+    assert "figure-4-comprehension" not in page
+    assert re.search(r"<b>Reasoning \(\d of 8\) lacks ", page)
     assert "figure-5-reasoning" not in page
 
 
