@@ -71,7 +71,7 @@ class Judged:
         notes = []
         if shots != benchmark.shots:
             notes.append(
-                f"{benchmark.column}: {shots}-shot, not the paper's {benchmark.shots}-shot"
+                f"{benchmark.column}: {shots}-shot, not the paper's {benchmark.shots_label}-shot"
             )
         if self.is_unguarded:
             notes.append(f"{benchmark.column}: programs ran without isolation (--unsafe-code)")

@@ -128,6 +128,12 @@ class Benchmark(ABC):
         return self.task.num_fewshot
 
     @property
+    def shots_label(self) -> str:
+        """The number of shots as text: "5", or "3-5" if subjects have different numbers."""
+        fewest = self.task.data.fewest_shots
+        return f"{fewest}-{self.shots}" if fewest else str(self.shots)
+
+    @property
     def samples(self) -> int:
         """Number of replies sampled per question."""
         return self.task.repeats

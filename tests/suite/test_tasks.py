@@ -110,6 +110,12 @@ def test_generation_is_the_protocol_s(benchmark):
     assert task["repeats"] == REPEATS.get(benchmark, 1)
 
 
+def test_a_range_of_shots_is_said():
+    labels = {benchmark.shots_label for benchmark in BENCHMARKS}
+    assert labels - {str(benchmark.shots) for benchmark in BENCHMARKS} == {"3-5"}
+    assert BY_ID["agieval"].shots_label == "3-5"
+
+
 def test_programs_need_lm_eval_s_consent():
     unsafe = [name for name in BY_ID if read_task(name).get("unsafe_code")]
     assert unsafe == ["humaneval", "mbpp"]

@@ -59,7 +59,7 @@ def section_html(section: Section) -> str:
 def _main(view: TableView) -> str:
     heads = [f'<th scope="col">{head}</th>' for head in view.lead]
     heads += [
-        f'<th scope="col">{escape(b.column)}<small>{b.shots}-shot</small></th>'
+        f'<th scope="col">{escape(b.column)}<small>{b.shots_label}-shot</small></th>'
         for b in view.columns
     ]
     rows = [_row(row, has_runs=view.has_runs) for row in view.rows]

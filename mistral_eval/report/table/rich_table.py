@@ -89,7 +89,7 @@ def _wide(view: TableView) -> list[Column]:
         for head, body in zip(view.lead, lead, strict=False)
     ]
     for i, benchmark in enumerate(view.columns):
-        head = Text.assemble((benchmark.column, "bold"), (f"\n{benchmark.shots}-shot", "dim"))
+        head = Text.assemble((benchmark.column, "bold"), (f"\n{benchmark.shots_label}-shot", "dim"))
         cells = [row.cells[i] for row in view.rows]
         marked = any(cell.mark for cell in cells)
         body = tuple(

@@ -324,7 +324,8 @@ def _sentences(notes: Sequence[str]) -> str:
 def _protocol(columns: Sequence[Benchmark]) -> str:
     kinds: dict[str, list[str]] = {}
     for column in columns:
-        kinds.setdefault(f"{column.shots}-shot, {SCORING[column.cell]}", []).append(column.column)
+        kind = f"{column.shots_label}-shot, {SCORING[column.cell]}"
+        kinds.setdefault(kind, []).append(column.column)
     listed = "; ".join(f"{', '.join(names)} {kind}" for kind, names in kinds.items())
     return f"Protocol: {listed}."
 
