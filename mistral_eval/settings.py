@@ -144,6 +144,7 @@ class RunSettings(BaseModel):
 
     Attributes:
         tasks: Benchmark ids in the table's order, then stock tasks as `lm_eval:NAME`.
+        left_out: Members of a suite that was asked for whose rows the data folder lacks.
         model: A model's name on the Hugging Face hub, a folder or GGUF file (kept as an absolute
             path), or `tiny`.
         adapter: A LoRA adapter to merge into the model: a name on the hub or a folder.
@@ -169,6 +170,7 @@ class RunSettings(BaseModel):
     )
 
     tasks: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
     model: Annotated[str, BeforeValidator(_absolute)] = DEFAULT_MODEL
     adapter: Annotated[str, BeforeValidator(_absolute)] | None = None
     revision: str | None = None
@@ -249,9 +251,11 @@ class RunSettings(BaseModel):
 
         Args:
             stamps: What the settings point to, e.g. sizes and times of local files.
-            suite: The name of the suite that the tasks are, if they are one.
+            suite: The name of the suite that was asked for, if one was.
         """
         deciding = {key: v for key, v in self.as_json().items() if key not in NOT_IN_RUN_ID}
+        if not self.left_out:
+            del deciding["left_out"]
         text = json.dumps([deciding, dict(stamps)], sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         return f"{suite or _label(self.tasks)}-{digest}"

@@ -22,6 +22,8 @@ QUESTIONS: Final = 16
 GROUPS: Final = 8
 # The whole set lacks the hub's markup in most rows; this part of it is complete.
 OTHER_FOLDERS: Final = {"hellaswag": "hellaswag/raw1000"}
+# Configurations of which no question ships: LogiQA's licence forbids commercial use.
+NOT_SHIPPED: Final = ("logiqa-en",)
 
 Table = list[dict[str, Any]]
 
@@ -49,7 +51,11 @@ def main(folder: str, target: Path = SAMPLE) -> None:
 def _sample_of(spec: DataSpec, whole: Path) -> Mapping[str, Table]:
     """Return the benchmark's files below the sample folder, and their rows."""
     split = spec.splits[0]
-    folders = [spec.folders[0].format(config=config) for config in spec.configs]
+    folders = [
+        spec.folders[0].format(config=config)
+        for config in spec.configs
+        if config not in NOT_SHIPPED
+    ]
     if spec.shots_by and not spec.rows:
         return _grouped(spec, folders[0], whole)
     other = OTHER_FOLDERS.get(spec.benchmark)

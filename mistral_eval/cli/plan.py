@@ -88,6 +88,7 @@ def foot_of(found: "Plan") -> str:
         "decode is the tokens generated, by the mean reply of this model's earlier runs; with ≤, "
         "where there are none, by the longest replies allowed, which is usually many times more."
     )
+    text += "".join(f"\n{sentence}" for sentence in found.left_out)
     if found.truncated:
         text += f"\n{found.truncated} requests exceed the context and are truncated on the left."
     return text

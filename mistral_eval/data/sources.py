@@ -107,6 +107,21 @@ def split_files(spec: DataSpec, folder: Path, config: str | None, split: str) ->
     return []
 
 
+def sought(spec: DataSpec, config: str | None, split: str) -> str:
+    """Return the files of one split that a folder should hold, in words: "A or B"."""
+    tried = [Path(pattern.format(config=config)) / f"{split}.parquet" for pattern in spec.folders]
+    hub = Path(spec.path) / (config or "data") / f"{split}-00000-of-00001.parquet"
+    return " or ".join(map(str, [*tried, hub]))
+
+
+def is_absent(spec: DataSpec, folder: Path) -> bool:
+    """Return whether a folder holds no file of a benchmark; one with a part of them is damaged."""
+    splits = [split for split in spec.splits if split not in spec.rows]
+    return not any(
+        split_files(spec, folder, config, split) for config in spec.configs for split in splits
+    )
+
+
 def _places(spec: DataSpec, folder: Path, config: str | None) -> list[Path]:
     """Return the folders in which a split's files may lie, the most specific first."""
     own = [folder / pattern.format(config=config) for pattern in spec.folders]
@@ -134,15 +149,12 @@ def _find(spec: DataSpec, folder: Path, config: str | None, split: str) -> list[
     """
     if files := split_files(spec, folder, config, split):
         return files
-    tried = [Path(pattern.format(config=config)) / f"{split}.parquet" for pattern in spec.folders]
-    hub = Path(spec.path) / (config or "data") / f"{split}-00000-of-00001.parquet"
-    expected = " or ".join(map(str, [*tried, hub]))
     there = sorted(file for suffix in SUFFIXES for file in folder.rglob(f"*{suffix}"))
     names = ", ".join(str(file.relative_to(folder)) for file in there[:4])
     more = f" and {len(there) - 4} more" if len(there) > 4 else ""
     found = f"{names}{more}" if there else "no parquet or JSON lines file"
     raise DataError(
-        f"The data folder {folder} should hold {expected} for {spec.benchmark}, but there is no "
+        f"The data folder {folder} should hold {sought(spec, config, split)} for {spec.benchmark}, but there is no "
         f"such file; it holds {found}. Add it, leave the benchmark out of --tasks, or give --data "
         f"hub{'' if folder == SAMPLE else ' or sample'}."
     )

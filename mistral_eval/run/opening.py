@@ -22,7 +22,7 @@ from mistral_eval.suite.registry import BY_ID, suite_of
 
 def run_folder(settings: RunSettings, source: Source) -> Path:
     """Return the run's folder: the latest attempt, or with --fresh a new one."""
-    name = settings.run_id(_stamps(settings, source), suite_of(settings.tasks))
+    name = settings.run_id(_stamps(settings, source), suite_of(settings))
     parent = settings.output_path.expanduser() / settings.model_folder
     attempt = 1
     while _attempt(parent, name, attempt + 1).exists():

@@ -24,6 +24,7 @@ from mistral_eval.errors import (
 from mistral_eval.record.replies import OtherRuns, RepliesLog, check_replies
 from mistral_eval.record.run_folder import make_folder
 from mistral_eval.record.run_record import RUN_FILE, read_run
+from mistral_eval.run.absent import lacking
 from mistral_eval.run.answering import Answering, Answers, Recorded
 from mistral_eval.run.judging import Judged, judge_benchmark
 from mistral_eval.run.opening import (
@@ -97,6 +98,8 @@ def run_suite(
         MistralEvalError: anything the user can fix; logged replies are kept.
     """
     check_shots(settings)
+    for name in settings.left_out:
+        talk.say(f"{lacking(name)}.")
     source = make_source(settings.data)
     folder = run_folder(settings, source)
     earlier = read_run(folder) if is_finished(folder) else None

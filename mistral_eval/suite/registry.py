@@ -123,7 +123,7 @@ def parse_tasks(text: str) -> tuple[str, ...]:
     Raises:
         UsageError: a name is unknown (the message lists the nearest names), or there is none.
     """
-    asked = [part.strip() for part in text.split(",") if part.strip()]
+    asked = _names(text)
     if not asked:
         raise UsageError(
             f"--tasks is empty. Name a suite ({', '.join(SUITES)}) or benchmarks, separated by "
@@ -157,6 +157,25 @@ def parse_tasks(text: str) -> tuple[str, ...]:
     return (*(name for name in BY_ID if name in ours), *dict.fromkeys(stock))
 
 
+def _names(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def only_in_suites(text: str) -> tuple[str, ...]:
+    """Return the benchmarks that `--tasks` asks for through a suite and not by their own names."""
+    asked = _names(text)
+    members = {one for name in asked for one in SUITES.get(name, ())}
+    return tuple(name for name in BY_ID if name in members.difference(asked))
+
+
+def asked_as(tasks: Sequence[str], left_out: Sequence[str]) -> tuple[str, ...]:
+    """Return what to write after `--tasks` for the same tasks with the same ones left out."""
+    whole = {*tasks, *left_out}
+    suites = [name for name, members in SUITES.items() if left_out and whole.issuperset(members)]
+    covered = {one for name in suites for one in SUITES[name]}
+    return (*suites, *(task for task in tasks if task not in covered))
+
+
 def check_shots(settings: RunSettings) -> None:
     """Check that every benchmark's protocol has at least `--num-fewshot` solved examples.
 
@@ -174,6 +193,7 @@ def check_shots(settings: RunSettings) -> None:
             )
 
 
-def suite_of(tasks: Sequence[str]) -> str | None:
-    """Return the suite with exactly these tasks, or None; a run's folder is named after it."""
-    return next((suite for suite, members in SUITES.items() if tuple(tasks) == members), None)
+def suite_of(settings: RunSettings) -> str | None:
+    """Return the suite that was asked for and nothing else, or None; it names a run's folder."""
+    asked = {*settings.tasks, *settings.left_out}
+    return next((suite for suite, members in SUITES.items() if asked == set(members)), None)

@@ -97,3 +97,10 @@ def test_a_row_without_exactly_one_right_option_has_no_gold(label):
 def test_the_hub_lacks_it_and_the_error_says_where_it_is():
     with pytest.raises(HubError, match=r"lacks them .*github.com/ruixiangcui/AGIEval.*out of --ta"):
         load_benchmark_data(data_spec("agieval"), make_source("hub"))
+
+
+def test_no_question_of_logiqa_ships():
+    """Its licence forbids commercial use; the sample has questions of the other seven tasks."""
+    rows = load_benchmark_data(data_spec("agieval"), make_source("sample"))["test"]
+    assert len(rows) == 16
+    assert {row["task"] for row in rows} == set(TASKS) - {"logiqa-en"}

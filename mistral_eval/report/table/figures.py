@@ -135,7 +135,7 @@ def figure_4(rows: Sequence[RowView], columns: Sequence[Benchmark]) -> Section:
     """Return the bars of the paper's figure 4 as a table."""
     bars = {group: bars_of(rows, columns, group) for group in FIGURE_4}
     table = [
-        (row.label, *(MISSING if bar is None else bar.text for bar in line))
+        (row.remarked, *(MISSING if bar is None else bar.text for bar in line))
         for row, line in zip(rows, zip(*bars.values(), strict=True), strict=True)
     ]
     notes = [MEAN_METHOD]
@@ -315,11 +315,14 @@ def scored(row: RowView, columns: Sequence[Benchmark], group: Group, scale: Anch
 def figure_5(rows: Sequence[RowView], columns: Sequence[Benchmark]) -> Section:
     """Return, per row, the size of the Llama 2 model with the same score, as in figure 5."""
     scales = {group: anchors(group) for group in FIGURE_5}
-    table, data = [], []
+    table, data, lacks = [], [], []
     for row in rows:
         if row.is_model:
             placed = {group: scored(row, columns, group, scale) for group, scale in scales.items()}
-            table.append((row.label, *(_size(bar, scales[group]) for group, bar in placed.items())))
+            lacks += [_unplaced(row, group, scales[group]) for group in placed if row.run]
+            table.append(
+                (row.remarked, *(_size(bar, scales[group]) for group, bar in placed.items()))
+            )
             sizes = {
                 group: bar and {**bar.as_json(), **scales[group].sizes_of(bar.interval)}
                 for group, bar in placed.items()
@@ -341,6 +344,12 @@ def figure_5(rows: Sequence[RowView], columns: Sequence[Benchmark]) -> Section:
                 f"its method. Meta's own 68.9 for Llama 2 70B in {FIGURE_4[FIGURE_5[0]]}, in the "
                 "place of 69.9, would give its 23B."
             ),
+            *filter(None, lacks),
+            *(
+                f"{row.label} is not a model, so it has no size."
+                for row in rows
+                if not row.is_model
+            ),
         ),
         data=tuple(data),
     )
@@ -350,6 +359,15 @@ def size_title(group: Group, scale: Anchors) -> str:
     """Return a panel's title, with the number of its members if the scale lacks some."""
     whole, part = len(bar_members(group)), len(scale.members)
     return FIGURE_4[group] if part == whole else f"{FIGURE_4[group]} ({part} of {whole})"
+
+
+def _unplaced(row: RowView, group: Group, scale: Anchors) -> str:
+    """Return why a run that has some of a panel's benchmarks is not in it; "" otherwise."""
+    has = row.run.cells.keys() if row.run else ()
+    missing = tuple(title for name, title in scale.members.items() if name not in has)
+    if not missing or len(missing) == len(scale.members):
+        return ""
+    return f"{FIGURE_4[group]}: {row.label} lacks {listed(missing)}, so it has no size."
 
 
 def _size(bar: Bar | None, scale: Anchors) -> str:

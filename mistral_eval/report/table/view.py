@@ -139,6 +139,11 @@ class RowView:
         found = {"not a model": not self.is_model, "limited": self.limited}
         return tuple(words for words, holds in found.items() if holds)
 
+    @property
+    def remarked(self) -> str:
+        """The label with its remarks, e.g. "tiny (limited)"."""
+        return f"{self.label} ({', '.join(self.remarks)})" if self.remarks else self.label
+
 
 @dataclass(frozen=True, slots=True)
 class Section:
