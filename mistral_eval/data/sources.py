@@ -154,9 +154,9 @@ def _find(spec: DataSpec, folder: Path, config: str | None, split: str) -> list[
     more = f" and {len(there) - 4} more" if len(there) > 4 else ""
     found = f"{names}{more}" if there else "no parquet or JSON lines file"
     raise DataError(
-        f"The data folder {folder} should hold {sought(spec, config, split)} for {spec.benchmark}, but there is no "
-        f"such file; it holds {found}. Add it, leave the benchmark out of --tasks, or give --data "
-        f"hub{'' if folder == SAMPLE else ' or sample'}."
+        f"The data folder {folder} should hold {sought(spec, config, split)} for "
+        f"{spec.benchmark}, but there is no such file; it holds {found}. Add it, leave the "
+        f"benchmark out of --tasks, or give --data hub{'' if folder == SAMPLE else ' or sample'}."
     )
 
 

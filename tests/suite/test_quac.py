@@ -5,6 +5,7 @@ from statistics import fmean
 
 import pytest
 
+from mistral_eval.answers.verdict import Outcome
 from mistral_eval.console import Talk
 from mistral_eval.data import load_benchmark_data, make_source
 from mistral_eval.data.task_file import data_spec
@@ -51,6 +52,25 @@ def test_a_question_on_which_people_disagree_counts_only_in_the_unfiltered_f1():
     assert [verdict.metrics[name] for name in ("f1", "heq_q", "human_f1")] == [None] * 3
     assert verdict.metrics["f1_unfiltered"] == 0.5
     assert "too little for it to count" in verdict.verdict.reason
+
+
+@pytest.mark.parametrize(
+    "references",
+    [["CANNOTANSWER"], ["CANNOTANSWER", "a red fox"], ["a red fox", "the red fox"], ["the", "a"]],
+)
+@pytest.mark.parametrize("reply", ["", " ", "\nQuestion: what?"])
+def test_an_empty_reply_shares_no_word_with_any_reference(references, reply):
+    """As in the authors' script: silence is not "cannot answer", and no word is shared.
+
+    People's F1 is the question's own and does not depend on the reply.
+    """
+    row = {"prompt": "Question: q", "references": references}
+    (verdict,) = QUAC.judge([row], [[reply]])
+    (other,) = QUAC.judge([row], [["xyzzy"]])
+    assert verdict.verdict.outcome is Outcome.NO_ANSWER
+    assert verdict.metrics == other.metrics
+    assert {verdict.metrics[name] for name in ("f1", "heq_q")} <= {0.0, None}
+    assert {verdict.metrics[name] for name in ("f1_unfiltered", "f1_max")} == {0.0}
 
 
 def test_the_mean_leaves_them_out():

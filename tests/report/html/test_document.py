@@ -5,16 +5,31 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
+from mistral_eval.console import Talk
 from mistral_eval.errors import OutputError
 from mistral_eval.record.run_record import CountsRecord, read_record
 from mistral_eval.report.html import write_report
 from mistral_eval.report.html.charts import spaced
 from mistral_eval.report.html.svg import RUNS, draw
+from mistral_eval.run.run import run_suite
+from mistral_eval.settings import RunSettings
 
 
 @pytest.fixture(scope="module")
 def text(report):
     return report.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def text_of_a_model(tmp_path_factory):
+    """The report of a model's run, of which one benchmark is published under this protocol."""
+    folder = tmp_path_factory.mktemp("model")
+    settings = RunSettings(
+        tasks=("winogrande",), model="tiny", data="sample", limit=2, output_path=folder
+    )
+    file = folder / "report.html"
+    write_report([run_suite(settings, Talk(quiet=True))], file)
+    return file.read_text(encoding="utf-8")
 
 
 def test_a_report_asks_for_nothing_from_outside(text):
@@ -38,6 +53,11 @@ def test_the_sections_are_all_there(text):
     assert "Protocol and data of oracle" in text
     assert "MMLU by subject" in text
     assert "Failed: random is worse than oracle" in text
+
+
+def test_a_model_is_compared_with_the_paper_s_mistral_7b(text_of_a_model):
+    against = re.findall(r"Reproduced\? tiny against (.*?) as published", text_of_a_model)
+    assert set(against) == {"Mistral 7B"}
 
 
 def test_a_single_run_has_no_comparison(sample_runs, tmp_path):
