@@ -29,9 +29,9 @@ from mistral_eval.model.products import (
 from mistral_eval.model.transformer import HEAD
 
 CACHE_FILE: Final = "products.json"
-_ROWS: Final = (8, 256)  # few and many
+_ROWS: Final = (8, 128)  # few and many
 _SECONDS: Final = 1.0  # for all shapes of a model
-_ROUNDS: Final = 5
+_ROUNDS: Final = 3
 _CLEARLY: Final = 0.95  # the time of a better way, of the plain one's
 
 
