@@ -36,6 +36,7 @@ from mistral_eval.model.load.adapter import resolve_parts
 from mistral_eval.model.load.checkpoint import Checkpoint, load_checkpoint
 from mistral_eval.model.load.outline import read_outline
 from mistral_eval.model.load.weights import choose_dtype
+from mistral_eval.model.products import limit_kernels
 from mistral_eval.model.tiny import make_tiny, tiny_tokenizer_file
 from mistral_eval.model.tokenizers.borders import Borders
 from mistral_eval.model.tokenizers.incremental import PrefixEncoder, StreamText, continuation_text
@@ -408,6 +409,7 @@ def open_native(  # noqa: PLR0913 - one argument per setting of a run
     Raises:
         CheckpointError, TokenizerError, HubError, ResourceError: it cannot be loaded.
     """
+    limit_kernels()
     where = choose_device(device)
     args, fields = split_tokenizer_args(model_args or {})
     if pretrained == TINY:

@@ -7,6 +7,7 @@ compiler and not public, so they are used only where they are found; `Way.PLAIN`
 Values agree up to rounding; `native/choose_products.py` measures which way to take.
 """
 
+import os
 from collections.abc import Mapping
 from enum import StrEnum
 from types import MappingProxyType
@@ -14,6 +15,7 @@ from typing import Final, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 FEW_ROWS: Final = 48  # with fewer, a CPU spends its time reading the weights
 _LIBRARY: Final = torch.ops.mkldnn  # oneDNN operators of torch's compiler; they are not public
@@ -32,6 +34,8 @@ class Way(StrEnum):
 # packed for both.
 Ways: TypeAlias = Mapping[str, tuple[Way, Way]]
 NO_WAYS: Final[Ways] = MappingProxyType({})  # all plain
+KERNELS: Final = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+_KERNELS: Final = 256
 LARGEST_SIDE: Final = 1024  # larger matrices are alike
 
 
@@ -91,8 +95,11 @@ class Matrix:
     def gating(self, gate: Tensor, x: Tensor, out: Tensor) -> Tensor:
         """Return gate * (x @ w.t()), (T, out); `gate` and `out` may be overwritten."""
         if is_fused(x):
+            rows = len(x)
+            if more := rounded_rows(rows) - rows:
+                x, gate = (pad(part, (0, 0, 0, more)) for part in (x, gate))
             fused: Tensor = _LIBRARY._linear_pointwise.binary(x, gate, self.weight, None, "mul")  # noqa: SLF001
-            return fused
+            return fused[:rows]
         return gate.mul_(self.times(x, out))
 
     def _way(self, x: Tensor) -> Way:
@@ -110,14 +117,37 @@ def is_fused(like: Tensor) -> bool:
 def multiplied(x: Tensor, w: Tensor, way: Way, out: Tensor | None = None) -> Tensor:
     """Return x @ w.t(), (T, out), of x, (T, in), and w, (out, in) or packed.
 
-    Only the plain way uses `out`, memory for the result.
+    Only the plain way uses `out`, memory for the result. oneDNN gets rows of zeros behind x, so
+    that it sees few different numbers of rows.
     """
     if way is Way.PLAIN:
         return torch.mm(x, w.t(), out=out)
     if way is Way.LEFT:
         return torch.mm(w, x.t()).t().contiguous()
+    rows = len(x)
+    if more := rounded_rows(rows) - rows:
+        x = pad(x, (0, 0, 0, more))
     product: Tensor = _LIBRARY._linear_pointwise(x, w, None, "none", [], "")  # noqa: SLF001
-    return product
+    return product[:rows]
+
+
+def rounded_rows(rows: int) -> int:
+    """Return the number of rows with which oneDNN is called: at most a seventh more than 48.
+
+    It compiles a kernel of about half a megabyte for each number, and keeps it.
+    """
+    if rows <= 8:
+        return 1 << (rows - 1).bit_length() if rows else 0
+    step = max(8, 1 << max(0, (rows - 1).bit_length() - 4))
+    return -(-rows // step) * step
+
+
+def limit_kernels() -> None:
+    """Let oneDNN keep few of the kernels that it compiles, unless the user's setting says how many.
+
+    Its limit of 1024 lets a run's memory grow by gigabytes. Call this before the first product.
+    """
+    os.environ.setdefault(KERNELS, str(_KERNELS))
 
 
 def packed(w: Tensor) -> Tensor:

@@ -1,5 +1,9 @@
 """Every way to multiply gives the plain product; a model in any of them gives the same logits."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -11,6 +15,7 @@ from mistral_eval.model.products import (
     Way,
     is_in_library,
     possible_ways,
+    rounded_rows,
     shape_class,
 )
 from mistral_eval.model.tiny import make_tiny
@@ -80,3 +85,47 @@ def test_without_the_private_operators_the_plain_ways_are_left(monkeypatch):
     assert possible_ways(torch.float32, CPU) == (Way.PLAIN, Way.LEFT)
     assert possible_ways(torch.float16, CPU) == (Way.PLAIN,)
     assert possible_ways(torch.float32, torch.device("cuda")) == (Way.PLAIN,)
+
+
+def test_onednn_sees_few_numbers_of_rows():
+    """At most a seventh more rows than asked, from 48 on; each number is a kernel in memory."""
+    seen = {rounded_rows(rows) for rows in range(1, 2049)}
+
+    assert len(seen) <= 51
+    assert all(rounded_rows(rows) == rows for rows in seen)
+    assert all(rows <= rounded_rows(rows) < rows * 8 / 7 for rows in range(48, 2049))
+    assert all(rounded_rows(rows) < 2 * rows for rows in range(1, 48))
+    assert rounded_rows(0) == 0
+
+
+GROWTH = """
+import resource, sys
+import torch
+from mistral_eval.model.products import Matrix, Way, limit_kernels, shape_class
+
+def resident():
+    pages = open("/proc/self/statm").read().split()[1]
+    return int(pages) * resource.getpagesize() / 1e6
+
+limit_kernels()
+torch.set_num_threads(1)
+way = Way(sys.argv[1])
+w = torch.randn(192, 128)
+matrix = Matrix(w, {shape_class(192, 128): (way, way)})
+x = torch.randn(600, 128)
+matrix.times(x)
+before = resident()
+for rows in range(1, 600):
+    matrix.times(x[:rows])
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's own accounting")
+@pytest.mark.parametrize("way", possible_ways(torch.float32, CPU))
+def test_memory_does_not_grow_with_every_new_number_of_rows(way):
+    """600 numbers of rows: without rounding, a kernel for each took 300 MB."""
+    done = subprocess.run(
+        [sys.executable, "-c", GROWTH, way], capture_output=True, check=True, text=True
+    )
+    assert float(done.stdout) < 60
