@@ -42,7 +42,9 @@ OWN_OPTIONS = {
     "batch_tokens": "--batch-tokens",
 }
 LIMIT = re.compile(r"\d{1,12}|\d{0,12}\.\d{1,12}|\d{1,12}/\d{1,12}")
-NOT_IN_RUN_ID = frozenset({"output_path", "fresh", "batch_tokens", "sandbox", "verify", "name"})
+NOT_IN_RUN_ID = frozenset(
+    {"output_path", "fresh", "batch_tokens", "sandbox", "verify", "name", "choices"}
+)
 
 
 def _known_engine(name: object) -> object:
@@ -163,6 +165,7 @@ class RunSettings(BaseModel):
         data_unpinned: Accept rows whose fingerprint is not known.
         fresh: Run again in a folder of its own.
         verify: How many requests are answered again on the native engine's plain path.
+        choices: What the engine chose when the run began (see `Engine.choices`); no option.
     """
 
     model_config = ConfigDict(
@@ -195,6 +198,7 @@ class RunSettings(BaseModel):
     output_path: Path = Path("results")
     fresh: StrictBool = False
     verify: Count = 0
+    choices: Pairs = Field(default_factory=dict)
 
     @model_validator(mode="wrap")
     @classmethod

@@ -36,6 +36,7 @@ from mistral_eval.model.load.adapter import resolve_parts
 from mistral_eval.model.load.checkpoint import Checkpoint, load_checkpoint
 from mistral_eval.model.load.outline import read_outline
 from mistral_eval.model.load.weights import choose_dtype
+from mistral_eval.model.products import limit_kernels
 from mistral_eval.model.tiny import make_tiny, tiny_tokenizer_file
 from mistral_eval.model.tokenizers.borders import Borders
 from mistral_eval.model.tokenizers.incremental import PrefixEncoder, StreamText, continuation_text
@@ -47,6 +48,7 @@ from mistral_eval.model.tokenizers.tokenizer import (
     prefix_id,
 )
 from mistral_eval.native.calibrate import matrix_rate
+from mistral_eval.native.choose_products import as_text, choose_ways
 from mistral_eval.native.plain import PlainTwin
 from mistral_eval.native.requests import (
     GenerateReply,
@@ -208,6 +210,7 @@ class NativeEngine(NativeEncoder, Engine):
             seed=settings.seed,
             say=say,
             model_args=settings.model_args,
+            choices=settings.choices,
         )
 
     @classmethod
@@ -385,6 +388,7 @@ def open_native(  # noqa: PLR0913 - one argument per setting of a run
     seed: int = 0,
     say: Say | None = None,
     model_args: Mapping[str, Any] | None = None,
+    choices: Mapping[str, str] | None = None,
 ) -> NativeEngine:
     """Load a checkpoint and its tokenizer into the native engine.
 
@@ -400,10 +404,12 @@ def open_native(  # noqa: PLR0913 - one argument per setting of a run
         say: receives messages about downloads; None writes them to stderr.
         model_args: values that the checkpoint's files do not state, e.g. rope_theta; and
             `tokenizer` and `add_bos_token` (see `TokenizerArgs`). Text is read by `parse_value`.
+        choices: the engine's `choices` when the run began; None measures how to multiply.
 
     Raises:
         CheckpointError, TokenizerError, HubError, ResourceError: it cannot be loaded.
     """
+    limit_kernels()
     where = choose_device(device)
     args, fields = split_tokenizer_args(model_args or {})
     if pretrained == TINY:
@@ -429,14 +435,17 @@ def open_native(  # noqa: PLR0913 - one argument per setting of a run
             "those of the tokens (lm-eval's hf counts such rows)"
         )
         notes = (*notes, said)
+    first = checkpoint.weights["tok_embeddings.weight"]
+    ways = choose_ways(config, first.dtype, where, choices)
     runner = ModelRunner(
         config,
         checkpoint.weights,
         n_words=tokenizer.n_words,
         eos_ids=tokenizer.eos_ids,
         batch_tokens=batch_tokens,
+        ways=ways,
     )
-    stored = str(checkpoint.weights["tok_embeddings.weight"].dtype)
+    stored = str(first.dtype)
     identity = EngineIdentity(
         "native",
         VERSION,
@@ -453,7 +462,9 @@ def open_native(  # noqa: PLR0913 - one argument per setting of a run
         },
         notes=tuple(notes),
     )
-    return NativeEngine(runner, tokenizer, config.context_len, seed, identity)
+    engine = NativeEngine(runner, tokenizer, config.context_len, seed, identity)
+    engine.choices = as_text(ways)
+    return engine
 
 
 def tiny_model(dtype: str, device: torch.device) -> Checkpoint:

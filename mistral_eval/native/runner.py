@@ -16,6 +16,7 @@ from mistral_eval.errors import EngineError, ResourceError
 from mistral_eval.model.config import ModelConfig
 from mistral_eval.model.load.layout import expected_shapes
 from mistral_eval.model.memory import free_bytes, peak_bytes, total_bytes
+from mistral_eval.model.products import NO_WAYS, Ways
 from mistral_eval.model.transformer import Transformer
 from mistral_eval.native.clusters import unique_tokens
 from mistral_eval.native.generate_shared import Budget, SharedGenerator
@@ -130,8 +131,9 @@ class ModelRunner:
         n_words: int,
         eos_ids: Sequence[int],
         batch_tokens: int | None = None,
+        ways: Ways = NO_WAYS,
     ) -> None:
-        """Build the transformer from weights, which are not copied.
+        """Build the transformer from weights, which are copied only if `ways` pack them.
 
         Args:
             config: the model's shape.
@@ -139,12 +141,13 @@ class ModelRunner:
             n_words: number of the tokenizer's ids; further rows of the LM head are never predicted.
             eos_ids: each ends a generation.
             batch_tokens: tokens per forward pass; None chooses by device and memory.
+            ways: how to multiply by them.
 
         Raises:
             CheckpointError: a tensor is missing or has the wrong shape.
             EngineError: `batch_tokens` is not positive.
         """
-        self.model = Transformer(config, weights, n_words)
+        self.model = Transformer(config, weights, n_words, ways)
         if batch_tokens is None:
             batch_tokens = default_batch_tokens(config, self.model.dtype, self.model.device)
         if batch_tokens < 1:

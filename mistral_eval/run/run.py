@@ -190,7 +190,7 @@ def complete(
                 encoder = engine_class(rescored.engine).encoder(settings, rescored)
                 answers = Recorded(encoder, log)
             else:
-                engine = open_engine(settings, loaded, talk)
+                engine, settings = open_engine(folder, settings, loaded, talk)
                 # refuse what does not fit the context before anything is computed
                 for request in (
                     *(benchmark.requests[0] for benchmark in loaded),
