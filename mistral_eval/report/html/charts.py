@@ -77,8 +77,13 @@ def groups_chart(
 
 
 def _beside(bar: Bar) -> str:
-    """Return a bar's value, marked if it was read from the paper or lacks members."""
-    value = f"{ABOUT if bar.remark else ''}{points(bar.interval.value)}"
+    """Return a bar's value, marked if it was read from the paper or lacks members.
+
+    The mean of two published numbers has a second decimal, as in the table.
+    """
+    is_mean = bar.interval.low == bar.interval.high and not bar.remark
+    value = f"{bar.interval.value:.2f}" if is_mean else points(bar.interval.value)
+    value = f"{ABOUT if bar.remark else ''}{value}"
     return f"{value} ({bar.part})" if bar.missing else value
 
 

@@ -15,7 +15,12 @@ from mistral_eval.report.html import charts, provenance
 from mistral_eval.report.html.bundle import Bundle, packed
 from mistral_eval.report.table import published_rows
 from mistral_eval.report.table.compared import METHOD, comparison_sections
-from mistral_eval.report.table.figures import FIGURE_ROWS, figure_4, figure_5
+from mistral_eval.report.table.figures import (
+    FIGURE_ROWS,
+    figure_4,
+    figure_5,
+    unplaced_notes,
+)
 from mistral_eval.report.table.html_table import STYLE, html_fragment, section_html
 from mistral_eval.report.table.sections import reproduced
 from mistral_eval.report.table.view import (
@@ -160,6 +165,7 @@ def _figures(view: TableView) -> Iterator[str]:
     if any(sizes):
         yield "<h3>The paper's figure 5: the size of Llama 2 with the same score</h3>"
         yield f'<div class="figures">{"".join(_captioned(size) for size in sizes)}</div>'
+        yield from (f'<p class="about">{escape(note)}</p>' for note in unplaced_notes(rows))
         yield _folded(figure_5(rows, BENCHMARKS), "Figure 5 as a table")
 
 

@@ -315,11 +315,10 @@ def scored(row: RowView, columns: Sequence[Benchmark], group: Group, scale: Anch
 def figure_5(rows: Sequence[RowView], columns: Sequence[Benchmark]) -> Section:
     """Return, per row, the size of the Llama 2 model with the same score, as in figure 5."""
     scales = {group: anchors(group) for group in FIGURE_5}
-    table, data, lacks = [], [], []
+    table, data = [], []
     for row in rows:
         if row.is_model:
             placed = {group: scored(row, columns, group, scale) for group, scale in scales.items()}
-            lacks += [_unplaced(row, group, scales[group]) for group in placed if row.run]
             table.append(
                 (row.remarked, *(_size(bar, scales[group]) for group, bar in placed.items()))
             )
@@ -344,12 +343,7 @@ def figure_5(rows: Sequence[RowView], columns: Sequence[Benchmark]) -> Section:
                 f"its method. Meta's own 68.9 for Llama 2 70B in {FIGURE_4[FIGURE_5[0]]}, in the "
                 "place of 69.9, would give its 23B."
             ),
-            *filter(None, lacks),
-            *(
-                f"{row.label} is not a model, so it has no size."
-                for row in rows
-                if not row.is_model
-            ),
+            *unplaced_notes(rows),
         ),
         data=tuple(data),
     )
@@ -359,6 +353,14 @@ def size_title(group: Group, scale: Anchors) -> str:
     """Return a panel's title, with the number of its members if the scale lacks some."""
     whole, part = len(bar_members(group)), len(scale.members)
     return FIGURE_4[group] if part == whole else f"{FIGURE_4[group]} ({part} of {whole})"
+
+
+def unplaced_notes(rows: Sequence[RowView]) -> list[str]:
+    """Return why runs that have benchmarks of figure 5 are not in some of its panels."""
+    models = [row for row in rows if row.run and row.is_model]
+    lacks = [_unplaced(row, group, anchors(group)) for row in models for group in FIGURE_5]
+    others = (f"{row.label} is not a model, so it has no size." for row in rows if not row.is_model)
+    return [*filter(None, lacks), *others]
 
 
 def _unplaced(row: RowView, group: Group, scale: Anchors) -> str:

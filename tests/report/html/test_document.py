@@ -22,10 +22,10 @@ def text(report):
 
 @pytest.fixture(scope="module")
 def text_of_a_model(tmp_path_factory):
-    """The report of a model's run, of which one benchmark is published under this protocol."""
+    """The report of a model's run with half of Comprehension."""
     folder = tmp_path_factory.mktemp("model")
     settings = RunSettings(
-        tasks=("winogrande",), model="tiny", data="sample", limit=2, output_path=folder
+        tasks=("mmlu", "boolq"), model="tiny", data="sample", limit=2, output_path=folder
     )
     file = folder / "report.html"
     write_report([run_suite(settings, Talk(quiet=True))], file)
@@ -58,6 +58,19 @@ def test_the_sections_are_all_there(text):
 def test_a_model_is_compared_with_the_paper_s_mistral_7b(text_of_a_model):
     against = re.findall(r"Reproduced\? tiny against (.*?) as published", text_of_a_model)
     assert set(against) == {"Mistral 7B"}
+
+
+def test_a_missing_panel_of_figure_5_is_explained(text_of_a_model):
+    note = '<p class="about">Comprehension: tiny lacks QuAC, so it has no size.</p>'
+    assert text_of_a_model.count(note) == 1
+    assert "figure-5-mmlu" in text_of_a_model
+    assert "figure-5-comprehension" not in text_of_a_model
+
+
+def test_published_means_have_the_decimals_of_the_table(text_of_a_model):
+    drawn = text_of_a_model[: text_of_a_model.index("Figure 4 as a table")]
+    assert "Mistral 7B 60.10" in drawn
+    assert "Mistral 7B ≈64.4" in drawn
 
 
 def test_a_single_run_has_no_comparison(sample_runs, tmp_path):
