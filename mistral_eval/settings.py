@@ -44,7 +44,10 @@ OWN_OPTIONS = {
 }
 LIMIT = re.compile(r"\d{1,12}|\d{0,12}\.\d{1,12}|\d{1,12}/\d{1,12}")
 NOT_IN_RUN_ID = frozenset(
-    {"output_path", "fresh", "batch_tokens", "stream_layers", "sandbox", "verify", "name"}
+    {
+        *("output_path", "fresh", "batch_tokens", "stream_layers"),
+        *("sandbox", "verify", "name", "choices"),
+    }
 )
 
 
@@ -147,6 +150,7 @@ class RunSettings(BaseModel):
 
     Attributes:
         tasks: Benchmark ids in the table's order, then stock tasks as `lm_eval:NAME`.
+        left_out: Members of a suite that was asked for whose rows the data folder lacks.
         model: A model's name on the Hugging Face hub, a folder or GGUF file (kept as an absolute
             path), or `tiny`.
         adapter: A LoRA adapter to merge into the model: a name on the hub or a folder.
@@ -166,6 +170,7 @@ class RunSettings(BaseModel):
         data_unpinned: Accept rows whose fingerprint is not known.
         fresh: Run again in a folder of its own.
         verify: How many requests are answered again on the native engine's plain path.
+        choices: What the engine chose when the run began (see `Engine.choices`); no option.
     """
 
     model_config = ConfigDict(
@@ -173,6 +178,7 @@ class RunSettings(BaseModel):
     )
 
     tasks: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
     model: Annotated[str, BeforeValidator(_absolute)] = DEFAULT_MODEL
     adapter: Annotated[str, BeforeValidator(_absolute)] | None = None
     revision: str | None = None
@@ -198,6 +204,7 @@ class RunSettings(BaseModel):
     output_path: Path = Path("results")
     fresh: StrictBool = False
     verify: Count = 0
+    choices: Pairs = Field(default_factory=dict)
 
     @model_validator(mode="wrap")
     @classmethod
@@ -278,9 +285,11 @@ class RunSettings(BaseModel):
 
         Args:
             stamps: What the settings point to, e.g. sizes and times of local files.
-            suite: The name of the suite that the tasks are, if they are one.
+            suite: The name of the suite that was asked for, if one was.
         """
         deciding = {key: v for key, v in self.as_json().items() if key not in NOT_IN_RUN_ID}
+        if not self.left_out:
+            del deciding["left_out"]
         text = json.dumps([deciding, dict(stamps)], sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         return f"{suite or _label(self.tasks)}-{digest}"

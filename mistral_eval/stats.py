@@ -1,7 +1,7 @@
 """Intervals and paired tests over questions, computed with scipy and numpy.
 
-Wilson (1927) for one proportion, McNemar's exact test and a stratified percentile bootstrap for a
-pair of runs, Holm (1979) over several benchmarks.
+Wilson (1927) for one proportion, Student's t for one mean, McNemar's exact test and a stratified
+percentile bootstrap for a pair of runs, Holm (1979) over several benchmarks.
 """
 
 import math
@@ -39,6 +39,25 @@ def wilson(correct: int, n: int) -> Interval:
         100.0 * correct / n,
         max(0.0, 100.0 * float(interval.low)),
         min(100.0, 100.0 * float(interval.high)),
+    )
+
+
+def mean_interval(values: Sequence[float]) -> Interval:
+    """Return the mean of values between 0 and 1, in percent, with Student's t interval.
+
+    The interval is cut to 0 to 100. Equal values, which would have none, get that of a share, whose
+    variance is the largest of any values with this mean; no value at all gets 0 to 100.
+    """
+    if not values:
+        return Interval(0.0, 0.0, 100.0)
+    mean = math.fsum(values) / len(values)
+    if min(values) == max(values):
+        share = wilson(round(mean * len(values)), len(values))
+        return Interval(100.0 * mean, min(share.low, 100.0 * mean), max(share.high, 100.0 * mean))
+    quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
+    half = quantile * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    return Interval(
+        100.0 * mean, max(0.0, 100.0 * (mean - half)), min(100.0, 100.0 * (mean + half))
     )
 
 

@@ -25,6 +25,7 @@ from mistral_eval.model.load.layout import hf_name
 from mistral_eval.model.tiny import tiny_tokenizer_file
 from mistral_eval.model.tokenizers.tokenizer import load_tokenizer
 from mistral_eval.native.calibrate import matrix_rate, random_weights
+from mistral_eval.native.choose_products import choose_ways
 from mistral_eval.native.runner import ModelRunner
 
 # TFLOP/s of dense 16-bit products from the data sheets, by torch's name of the card; first match
@@ -118,7 +119,13 @@ def open_both(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> 
     weights = random_weights(config, dtype, device)
     file = tiny_tokenizer_file()
     tokenizer = load_tokenizer(file, expected_vocab=config.vocab_size)
-    runner = ModelRunner(config, weights, n_words=tokenizer.n_words, eos_ids=tokenizer.eos_ids)
+    runner = ModelRunner(
+        config,
+        weights,
+        n_words=tokenizer.n_words,
+        eos_ids=tokenizer.eos_ids,
+        ways=choose_ways(config, dtype, device),
+    )
     native = NativeEngine(runner, tokenizer, config.context_len, 0, EngineIdentity("native"))
     model = _hf_model(config, {hf_name(name): tensor for name, tensor in weights.items()})
     hf = HFLM(pretrained=model, tokenizer=_hf_tokenizer(file), batch_size=1, add_bos_token=True)

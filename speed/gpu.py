@@ -107,7 +107,7 @@ class Ready:
 def warm_up(name: str, both: Both, chosen: argparse.Namespace) -> Ready:
     """Load the benchmark, run some of it through both, and find `hf`'s best batch size."""
     questions = questions_of(
-        name, chosen.data, chosen.questions, subject=None, new_tokens=chosen.new_tokens
+        name, chosen.data, chosen.questions, subjects={}, new_tokens=chosen.new_tokens
     )
     first = FIRST[name] if both.device.type == "cuda" else FIRST_ON_CPU
     some = list(chain(*questions[:first]))

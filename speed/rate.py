@@ -37,6 +37,7 @@ from mistral_eval.model.load.stored import DTYPES
 from mistral_eval.model.tiny import tiny_tokenizer_file
 from mistral_eval.model.tokenizers.tokenizer import load_tokenizer
 from mistral_eval.native.calibrate import matrix_rate, random_weights
+from mistral_eval.native.choose_products import choose_ways
 from mistral_eval.native.requests import ScoreRequest
 from mistral_eval.native.runner import ModelRunner
 
@@ -110,7 +111,12 @@ def open_engine(config: ModelConfig, dtype: torch.dtype, batch_tokens: int | Non
     """The engine with random weights; EOS plays no part in scoring."""
     weights = random_weights(config, dtype, CPU)
     return ModelRunner(
-        config, weights, n_words=config.vocab_size, eos_ids=(2,), batch_tokens=batch_tokens
+        config,
+        weights,
+        n_words=config.vocab_size,
+        eos_ids=(2,),
+        batch_tokens=batch_tokens,
+        ways=choose_ways(config, dtype, CPU),
     )
 
 

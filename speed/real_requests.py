@@ -4,6 +4,7 @@ The test sets are in the hub's layout, by default in `shared/data` beside the ch
 folder is missing, the bundled sample is used.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from mistral_eval.run.questions import Asking, load_benchmarks
 BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
 DATA = str(BESIDE) if BESIDE.is_dir() else "sample"
 NEW_TOKENS = 64
+# One subject whose few-shot block and questions are about as long as the benchmark's mean.
+SUBJECTS = {"mmlu": "anatomy", "bbh": "object_counting", "agieval": "aqua-rat"}
 
 
 def questions_of(
@@ -21,7 +24,7 @@ def questions_of(
     data: str,
     count: int | None,
     *,
-    subject: str | None = "anatomy",
+    subjects: Mapping[str, str] = SUBJECTS,
     new_tokens: int = NEW_TOKENS,
 ) -> list[list[Request]]:
     """Return the requests of `count` questions.
@@ -30,13 +33,14 @@ def questions_of(
         name: The benchmark.
         data: Folder of the test sets, or `sample`.
         count: Largest number of questions; None for all.
-        subject: The subject of MMLU to take, if the data has it. None takes all of MMLU in the test
-            set's order, subject after subject.
+        subjects: The subject to take of a benchmark, if the data has it. Without an entry, all
+            subjects are taken in the test set's order.
         new_tokens: Largest number of tokens per generation.
     """
-    limit = None if name == "mmlu" else count
+    subject = subjects.get(name)
+    limit = None if name in SUBJECTS else count
     (loaded,) = load_benchmarks((name,), Asking(make_source(data), limit, None, unpinned=False))
-    wanted = [q for q in loaded.questions if loaded.stratum(q.doc) in (subject, None)]
+    wanted = [q for q in loaded.questions if loaded.stratum(q.doc) == subject]
     return [
         [_shortened(request, new_tokens) for request in question.requests]
         for question in (wanted or loaded.questions)[:count]

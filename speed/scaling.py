@@ -28,6 +28,7 @@ from mistral_eval.engines.native import NativeEncoder
 from mistral_eval.model.tiny import tiny_tokenizer_file
 from mistral_eval.model.tokenizers.tokenizer import load_tokenizer
 from mistral_eval.native.calibrate import random_weights
+from mistral_eval.native.choose_products import choose_ways
 from mistral_eval.native.requests import ScoreRequest
 from mistral_eval.native.runner import ModelRunner
 from mistral_eval.run.planning import requests_of
@@ -67,7 +68,8 @@ def measure(limit: str, data: str, clock: Callable[[], float]) -> Line:
     """Score `limit` questions with a new engine, after scoring a few to warm up."""
     asked = requests(limit, data)
     weights = random_weights(CONFIG, torch.float32, torch.device("cpu"))
-    engine = ModelRunner(CONFIG, weights, n_words=CONFIG.vocab_size, eos_ids=(2,))
+    ways = choose_ways(CONFIG, torch.float32, torch.device("cpu"))
+    engine = ModelRunner(CONFIG, weights, n_words=CONFIG.vocab_size, eos_ids=(2,), ways=ways)
     for _ in engine.score(asked[:4]):
         pass
     stats = engine.stats

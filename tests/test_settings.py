@@ -21,8 +21,10 @@ def test_benchmarks_come_in_the_papers_order_and_once():
 
 def test_a_suite_is_its_benchmarks():
     assert parse_tasks("paper") == SUITES["paper"]
-    assert suite_of(SUITES["paper"]) == "paper"
-    assert suite_of(SUITES["paper"][1:]) is None
+    assert suite_of(RunSettings(tasks=SUITES["paper"])) == "paper"
+    assert suite_of(RunSettings(tasks=SUITES["paper"][1:])) is None
+    first, *rest = SUITES["paper"]
+    assert suite_of(RunSettings(tasks=tuple(rest), left_out=(first,))) == "paper"
 
 
 def test_more_solved_examples_than_the_protocol_has_are_refused():

@@ -12,6 +12,7 @@ from mistral_eval.stats import (
     Interval,
     holm,
     mcnemar,
+    mean_interval,
     mean_of,
     paired_bootstrap,
     smallest_detectable,
@@ -52,6 +53,25 @@ class TestWilson:
     def test_impossible_counts_are_refused(self, correct, n):
         with pytest.raises(ValueError, match="expected 0 <= correct <= n"):
             wilson(correct, n)
+
+
+class TestMeanInterval:
+    def test_hand_computed(self):
+        """Mean 0.5, standard deviation 0.5, t(2, 97.5 %) = 4.302653: cut to 0 to 100."""
+        assert mean_interval([0.0, 0.5, 1.0]) == Interval(50.0, 0.0, 100.0)
+        found = mean_interval([0.4, 0.5, 0.6, 0.5])  # deviation 0.0816497, t(3) = 3.182446
+        half = 100 * 3.182446 * 0.0816497 / 2
+        assert (50 - half, 50 + half) == pytest.approx((found.low, found.high), abs=1e-3)
+
+    @pytest.mark.parametrize("value", [0.0, 0.4, 1.0])
+    def test_equal_values_are_no_certainty(self, value):
+        found = mean_interval([value] * 20)
+        assert found.low <= found.value <= found.high
+        assert found.value == pytest.approx(100 * value)
+        assert found.high - found.low > 10
+
+    def test_no_value_says_nothing(self):
+        assert mean_interval([]) == Interval(0.0, 0.0, 100.0)
 
 
 class TestMeanOf:

@@ -18,6 +18,7 @@ from lm_eval.tasks._yaml_loader import load_yaml
 
 from mistral_eval.data import Source, dataset_from, make_source
 from mistral_eval.data.task_file import tasks_folder
+from mistral_eval.run.questions import task_of
 from mistral_eval.suite.registry import BY_ID
 
 FOLDER: Final = Path(__file__).resolve().parents[1] / "tests" / "golden" / "prompts"
@@ -63,7 +64,7 @@ class Tokenizer:
 def open_task(benchmark: str, source: Source) -> ConfigurableTask:
     """lm-eval's task over our rows."""
     config = load_yaml(tasks_folder() / f"{benchmark}.yaml")
-    return ConfigurableTask(config={**config, "custom_dataset": dataset_from(source)})
+    return task_of({**config, "custom_dataset": dataset_from(source)})
 
 
 def requests_of(task: ConfigurableTask, place: int) -> list[Instance]:

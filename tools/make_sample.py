@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pyarrow.parquet as pq
+from make_pins import has_whole_set
 
 from mistral_eval.data.sources import SAMPLE
 from mistral_eval.data.task_file import DataSpec, data_spec
@@ -21,6 +22,8 @@ QUESTIONS: Final = 16
 GROUPS: Final = 8
 # The whole set lacks the hub's markup in most rows; this part of it is complete.
 OTHER_FOLDERS: Final = {"hellaswag": "hellaswag/raw1000"}
+# Configurations of which no question ships: LogiQA's licence forbids commercial use.
+NOT_SHIPPED: Final = ("logiqa-en",)
 
 Table = list[dict[str, Any]]
 
@@ -40,25 +43,30 @@ def write_sample(benchmark: str, whole: Path, target: Path = SAMPLE) -> None:
 
 
 def main(folder: str, target: Path = SAMPLE) -> None:
-    """Write every benchmark's sample."""
-    for benchmark in BY_ID:
+    """Write every benchmark's sample, except those written by hand."""
+    for benchmark in filter(has_whole_set, BY_ID):
         write_sample(benchmark, Path(folder), target)
 
 
 def _sample_of(spec: DataSpec, whole: Path) -> Mapping[str, Table]:
     """Return the benchmark's files below the sample folder, and their rows."""
     split = spec.splits[0]
-    folders = [spec.folders[0].format(config=config) for config in spec.configs]
-    if spec.shots_by:
+    folders = [
+        spec.folders[0].format(config=config)
+        for config in spec.configs
+        if config not in NOT_SHIPPED
+    ]
+    if spec.shots_by and not spec.rows:
         return _grouped(spec, folders[0], whole)
     other = OTHER_FOLDERS.get(spec.benchmark)
     tables = [_read(whole / (other or folder) / f"{split}.parquet") for folder in folders]
     places = [(index, row) for index, table in enumerate(tables) for row in table]
     chosen = _evenly(places, QUESTIONS)
-    return {
+    files = {
         f"{folder}/{split}": [row for index, row in chosen if folders[index] == folder]
         for folder in folders
     }
+    return {file: rows for file, rows in files.items() if rows}
 
 
 def _grouped(spec: DataSpec, folder: str, whole: Path) -> Mapping[str, Table]:

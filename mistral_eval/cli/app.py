@@ -5,10 +5,12 @@ usage, 3 a gate failed; anything else is a bug with its traceback. Nothing heavy
 a command runs.
 """
 
+import errno
+import os
 import shlex
 import sys
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -28,6 +30,9 @@ from mistral_eval.cli.tasks import tasks
 from mistral_eval.errors import MistralEvalError, StoppedError
 
 INTERRUPTED = 130
+# How threads wait for each other, read when torch is loaded. By default they spin, which on cores
+# that other processes use costs twice the processor time of one thread.
+WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
 
 app = typer.Typer(
     name="mistral-eval",
@@ -80,6 +85,7 @@ def entry(
 def main() -> None:
     """Run the command line; an expected error is one sentence and its exit code."""
     write_nearest()
+    _wait_passively()
     try:
         app(args=translated(sys.argv[1:]))
     except MistralEvalError as error:
@@ -89,11 +95,36 @@ def main() -> None:
         if isinstance(error, StoppedError):
             sys.stderr.write(f"  {_same_command(sys.argv[1:])}\n")
         raise SystemExit(error.exit_code) from None
+    except OSError as error:
+        if error.errno != errno.ENOSPC or error.filename is not None:
+            raise
+        _no_room()
     except SystemExit as end:
+        try:
+            sys.stdout.flush()
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            _no_room()
         if end.code == INTERRUPTED:  # Typer's answer to Ctrl-C
             rest = "; the same command resumes the run" if "run" in sys.argv[1:] else ""
             sys.stderr.write(f"mistral-eval: stopped{rest}.\n")
         raise
+
+
+def _wait_passively() -> None:
+    for name, value in WAITING.items():
+        os.environ.setdefault(name, value)
+
+
+def _no_room() -> NoReturn:
+    """End because what the command prints cannot be written, e.g. to a file on a full disk."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes at its end
+    sys.stderr.write(
+        "mistral-eval: the output could not be written: no space is left on the device. Results "
+        "of runs are kept: write elsewhere, e.g. with `mistral-eval table RUN`.\n"
+    )
+    raise SystemExit(1)
 
 
 def _same_command(arguments: list[str]) -> str:

@@ -8,8 +8,8 @@ from typing import Any
 from mistral_eval.errors import UsageError, as_found, complaint, nearest
 
 # A run.json does not start its run again from the start, and does not decide for another user
-# that generated programs may run without isolation.
-NOT_REPEATED = ("fresh", "unsafe_code")
+# that generated programs may run without isolation. What an engine chose belongs to that run.
+NOT_REPEATED = ("fresh", "unsafe_code", "choices")
 TEXTS = ("batch_size",)  # options that are no settings and no flags
 
 
@@ -59,6 +59,7 @@ def _content(path: Path) -> Mapping[str, Any]:
     if isinstance(content, dict) and {"settings", "format"} <= content.keys():
         content = content["settings"]
         if isinstance(content, dict):
+            content = _as_asked(content)
             content = {key: value for key, value in content.items() if key not in NOT_REPEATED}
     if not isinstance(content, dict):
         raise UsageError(
@@ -66,6 +67,14 @@ def _content(path: Path) -> Mapping[str, Any]:
             f"{as_found(content)}."
         )
     return content
+
+
+def _as_asked(settings: dict[str, Any]) -> dict[str, Any]:
+    """Name a suite again in place of its members, if a run left some of them out."""
+    from mistral_eval.suite.registry import asked_as
+
+    left_out = settings.pop("left_out", ())
+    return {**settings, "tasks": asked_as(settings["tasks"], left_out)} if left_out else settings
 
 
 def _parsed(path: Path, text: str) -> Any:

@@ -15,7 +15,7 @@ Tasks = Annotated[
     typer.Option(
         "--tasks",
         "-t",
-        help="A suite (paper) or benchmark names separated by commas; see `mistral-eval tasks`. "
+        help="Suites (paper, figure4) or benchmarks separated by commas; see `mistral-eval tasks`. "
         "lm_eval:NAME is a stock lm-eval task",
     ),
 ]
@@ -187,13 +187,18 @@ def settings_of(options: Mapping[str, Any], **chosen: object) -> "RunSettings":
     """
     from mistral_eval.cli.lm_eval_habits import in_our_words
     from mistral_eval.settings import RunSettings
-    from mistral_eval.suite.registry import check_shots, parse_tasks
+    from mistral_eval.suite.registry import check_shots, only_in_suites, parse_tasks
 
     meant = in_our_words({**options, **chosen})
     known = {name: value for name, value in meant.items() if name in RunSettings.model_fields}
     settings = RunSettings(**{**known, "tasks": parse_tasks(options["tasks"])})
     check_shots(settings)
-    return settings
+    optional = only_in_suites(options["tasks"])
+    if not optional:
+        return settings
+    from mistral_eval.run.absent import leave_out_absent
+
+    return leave_out_absent(settings, optional)
 
 
 def names(listed: str | None) -> tuple[str, ...]:

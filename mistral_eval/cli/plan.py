@@ -91,6 +91,7 @@ def foot_of(found: "Plan") -> str:
         "decode is the tokens generated, by the mean reply of this model's earlier runs; with ≤, "
         "where there are none, by the longest replies allowed, which is usually many times more."
     )
+    text += "".join(f"\n{sentence}" for sentence in found.left_out)
     text += f"\nThe weights take {place.weight_bytes / GIB:.2f} GiB of memory"
     if place.is_streamed:
         states = found.together.states_bytes / MIB

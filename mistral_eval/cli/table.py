@@ -1,5 +1,6 @@
 """`mistral-eval table`: published numbers, and finished runs beside them."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -7,6 +8,15 @@ import typer
 
 from mistral_eval.cli import options as opt
 from mistral_eval.cli.output import Format, print_table, put
+from mistral_eval.errors import UsageError
+
+
+class Layout(StrEnum):
+    """Which of the paper's displays is printed."""
+
+    TABLE2 = "table2"
+    FIGURE4 = "figure4"
+    FIGURE5 = "figure5"
 
 
 def table(  # noqa: PLR0913 - one parameter per option of the command line
@@ -29,14 +39,27 @@ def table(  # noqa: PLR0913 - one parameter per option of the command line
     sizes: Annotated[
         bool, typer.Option("--sizes", help="Add the equivalent Llama 2 sizes of figure 5")
     ] = False,
+    layout: Annotated[
+        Layout, typer.Option(help="Print the paper's table, or its figure 4 or 5 as a table")
+    ] = Layout.TABLE2,
     fmt: Annotated[Format, typer.Option("--format", help="Output format")] = Format.RICH,
     output: opt.Output = None,
 ) -> None:
-    """Print the paper's Table 2, with the rows of finished runs beside it."""
+    """Print the paper's Table 2, or its figure 4 or 5, with finished runs beside it."""
     from mistral_eval.report.table.view import TableOptions
 
     if list_baselines:
         _list_baselines()
+        return
+    if layout is not Layout.TABLE2:
+        if baselines or delta_to or reproduced or groups or sizes:
+            raise UsageError(
+                f"--layout {layout.value} has the rows of the paper's figure and the runs, "
+                "and no other options but --format and --output. Leave the others out."
+            )
+        from mistral_eval.report.table import render_figure
+
+        put(render_figure(runs or [], layout.value, fmt.value), output)
         return
     options = TableOptions(delta_to=delta_to, reproduced=reproduced, groups=groups, sizes=sizes)
     print_table(runs or [], opt.names(baselines), fmt, output, options)

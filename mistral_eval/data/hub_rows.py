@@ -15,9 +15,17 @@ def rows_from_hub(spec: DataSpec, config: str | None, split: str) -> tuple[list[
 
     Raises:
         DataError: a column that the benchmark reads is missing.
-        HubError: the hub did not answer, or refused; or the rows are of another commit than
-            `spec.revision`. Without the hub, `datasets` takes any copy in its cache.
+        HubError: the hub lacks the rows, did not answer, or refused; or the rows are of another
+            commit than `spec.revision`. Without the hub, `datasets` takes any copy in its cache.
     """
+    if spec.published_at is not None:
+        folder = spec.folders[0].format(config=config)
+        raise HubError(
+            f"The rows of {spec.benchmark} should be on the Hugging Face hub, but it lacks them in "
+            f"the columns {', '.join(spec.stored_columns)}. Take them from {spec.published_at} and "
+            f"give --data a folder with {folder}/{split}.jsonl, or leave {spec.benchmark} out of "
+            "--tasks."
+        )
     import datasets
     from datasets.exceptions import DatasetNotFoundError, DatasetsError
     from huggingface_hub.errors import HfHubHTTPError

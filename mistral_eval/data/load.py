@@ -14,6 +14,7 @@ from mistral_eval.errors import DataError
 _KINDS: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = MappingProxyType(
     {
         "text": ("text", lambda value: isinstance(value, str)),
+        "text or null": ("text or null", lambda value: value is None or isinstance(value, str)),
         "integer": (
             "an integer",
             lambda value: isinstance(value, int) and not isinstance(value, bool),
@@ -97,7 +98,8 @@ def load_benchmark_data(spec: DataSpec, source: Source) -> dict[str, Rows]:
         check_rows(spec, split, rows)
         splits[split] = Rows(rows, spec.columns, commit)
     if spec.shots_by is not None:
-        check_shots(spec, splits, task_file(spec.benchmark).num_fewshot)
+        shots = spec.fewest_shots or task_file(spec.benchmark).num_fewshot
+        check_shots(spec, splits, shots)
     return with_siblings(splits)
 
 

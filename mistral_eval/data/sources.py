@@ -55,6 +55,9 @@ def make_source(text: str) -> Source:
 def read_split(spec: DataSpec, source: Source, split: str) -> tuple[list[Row], str | None]:
     """Read all rows of one split, configuration by configuration; only columns are checked.
 
+    A split that the YAML file holds is taken from there. The sample has no questions of some
+    configurations.
+
     Returns:
         The rows, and the hub's commit if they are from the hub and it is known.
 
@@ -62,15 +65,22 @@ def read_split(spec: DataSpec, source: Source, split: str) -> tuple[list[Row], s
         DataError: files or columns are missing, or a file cannot be read.
         HubError: the hub did not answer, or refused.
     """
+    if split in spec.rows:
+        return [dict(row) for row in spec.rows[split]], None
     rows: list[Row] = []
     commit = None
     for config in spec.configs:
         if source.folder is None:
             some, commit = rows_from_hub(spec, config, split)
-            rows += some
+        elif source.kind == "sample" and len(spec.configs) > 1:
+            files = split_files(spec, source.folder, config, split)
+            some = [row for file in files for row in _from_file(spec, file)]
         else:
-            for file in _find(spec, source.folder, config, split):
-                rows += _from_file(spec, file)
+            files = _find(spec, source.folder, config, split)
+            some = [row for file in files for row in _from_file(spec, file)]
+        if spec.config_column is not None:
+            some = [{**row, spec.config_column: config} for row in some]
+        rows += some
     return rows, commit
 
 
@@ -95,6 +105,21 @@ def split_files(spec: DataSpec, folder: Path, config: str | None, split: str) ->
         if shards:
             return _all_shards(place, split, shards)
     return []
+
+
+def sought(spec: DataSpec, config: str | None, split: str) -> str:
+    """Return the files of one split that a folder should hold, in words: "A or B"."""
+    tried = [Path(pattern.format(config=config)) / f"{split}.parquet" for pattern in spec.folders]
+    hub = Path(spec.path) / (config or "data") / f"{split}-00000-of-00001.parquet"
+    return " or ".join(map(str, [*tried, hub]))
+
+
+def is_absent(spec: DataSpec, folder: Path) -> bool:
+    """Return whether a folder holds no file of a benchmark; one with a part of them is damaged."""
+    splits = [split for split in spec.splits if split not in spec.rows]
+    return not any(
+        split_files(spec, folder, config, split) for config in spec.configs for split in splits
+    )
 
 
 def _places(spec: DataSpec, folder: Path, config: str | None) -> list[Path]:
@@ -124,17 +149,14 @@ def _find(spec: DataSpec, folder: Path, config: str | None, split: str) -> list[
     """
     if files := split_files(spec, folder, config, split):
         return files
-    tried = [Path(pattern.format(config=config)) / f"{split}.parquet" for pattern in spec.folders]
-    hub = Path(spec.path) / (config or "data") / f"{split}-00000-of-00001.parquet"
-    expected = " or ".join(map(str, [*tried, hub]))
     there = sorted(file for suffix in SUFFIXES for file in folder.rglob(f"*{suffix}"))
     names = ", ".join(str(file.relative_to(folder)) for file in there[:4])
     more = f" and {len(there) - 4} more" if len(there) > 4 else ""
     found = f"{names}{more}" if there else "no parquet or JSON lines file"
     raise DataError(
-        f"The data folder {folder} should hold {expected} for {spec.benchmark}, but there is no "
-        f"such file; it holds {found}. Add it, leave the benchmark out of --tasks, or give --data "
-        f"hub{'' if folder == SAMPLE else ' or sample'}."
+        f"The data folder {folder} should hold {sought(spec, config, split)} for "
+        f"{spec.benchmark}, but there is no such file; it holds {found}. Add it, leave the "
+        f"benchmark out of --tasks, or give --data hub{'' if folder == SAMPLE else ' or sample'}."
     )
 
 

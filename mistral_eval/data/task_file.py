@@ -21,7 +21,7 @@ from mistral_eval.errors import DataError, TaskError
 PACKAGE = Path(__file__).resolve().parents[1]
 
 Row = dict[str, Any]
-Kind = Literal["text", "integer", "boolean", "texts"]
+Kind = Literal["text", "text or null", "integer", "boolean", "texts"]
 
 
 class _Checked(BaseModel):
@@ -47,6 +47,12 @@ class DataSpec(_Checked):
         stratum: The column within which a bootstrap resamples, or None.
         id_column: The column that identifies a question, or None for the row number.
         shots_by: The column in which a question and its shots have the same value, or None.
+        unconditional: The context after which each choice is scored without its question, or None.
+        fewest_shots: Shots of the value of `shots_by` that has fewest; None if each has
+            `num_fewshot`.
+        published_at: Where the rows are published, if the hub lacks them in these columns.
+        config_column: A column that the files lack: the name of the row's configuration.
+        rows: Splits whose rows are written in the YAML file, such as the shots.
     """
 
     benchmark: str
@@ -60,6 +66,11 @@ class DataSpec(_Checked):
     stratum: str | None
     id_column: str | None = None
     shots_by: str | None = None
+    unconditional: str | None = None
+    fewest_shots: PositiveInt | None = None
+    published_at: str | None = None
+    config_column: str | None = None
+    rows: Mapping[str, tuple[Row, ...]] = {}
 
     @classmethod
     def from_kwargs(cls, kwargs: Mapping[str, Any]) -> "DataSpec":
@@ -74,9 +85,14 @@ class DataSpec(_Checked):
             raise _task_error(f"tasks/{kwargs.get('benchmark', '?')}.yaml", error) from None
 
     @property
+    def stored_columns(self) -> list[str]:
+        """The columns that the files hold."""
+        return [column for column in self.columns if column != self.config_column]
+
+    @property
     def top_columns(self) -> list[str]:
-        """The columns without the fields below them."""
-        return list(dict.fromkeys(column.partition(".")[0] for column in self.columns))
+        """The stored columns without the fields below them."""
+        return list(dict.fromkeys(column.partition(".")[0] for column in self.stored_columns))
 
     def require_columns(self, present: Mapping[str, object], where: str) -> None:
         """Check that a table has all of the columns.
@@ -84,18 +100,18 @@ class DataSpec(_Checked):
         Raises:
             DataError: A column is missing; the message begins with `where`.
         """
-        missing = [column for column in self.columns if column not in present]
+        missing = [column for column in self.stored_columns if column not in present]
         if missing:
             raise DataError(
-                f"{where} should have the columns {', '.join(self.columns)} of {self.path}, but "
-                f"{', '.join(missing)} is missing; found {', '.join(present)}. "
+                f"{where} should have the columns {', '.join(self.stored_columns)} of {self.path}, "
+                f"but {', '.join(missing)} is missing; found {', '.join(present)}. "
                 "Convert the file to the hub's column schema."
             )
 
     def pick(self, row: Mapping[str, Any]) -> Row:
-        """Return the row with these columns and fields, and no others."""
+        """Return the row with the stored columns and fields, and no others."""
         picked: Row = {}
-        for column in self.columns:
+        for column in self.stored_columns:
             name, _, below = column.partition(".")
             value = row[name]
             if below:

@@ -303,6 +303,8 @@ class Engine(Encoder, Protocol):
 
     can: Capabilities = Capabilities()
     counters: requests.Counters | None = None  # tokens computed so far; None if not counted
+    # What was chosen by measuring this machine; a resumed run gives it back in its settings.
+    choices: Mapping[str, str] = MappingProxyType({})
 
     @classmethod
     def open(cls, settings: RunSettings, gold: Gold, say: Say) -> "Engine":

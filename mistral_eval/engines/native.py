@@ -42,6 +42,7 @@ from mistral_eval.model.load.layout import expected_shapes
 from mistral_eval.model.load.outline import read_outline
 from mistral_eval.model.load.weights import choose_dtype, weight_bytes
 from mistral_eval.model.memory import GIB
+from mistral_eval.model.products import limit_kernels
 from mistral_eval.model.tiny import make_tiny, tiny_tokenizer_file
 from mistral_eval.model.tokenizers.borders import Borders
 from mistral_eval.model.tokenizers.incremental import PrefixEncoder, StreamText, continuation_text
@@ -53,6 +54,7 @@ from mistral_eval.model.tokenizers.tokenizer import (
     prefix_id,
 )
 from mistral_eval.native.calibrate import matrix_rate
+from mistral_eval.native.choose_products import as_text, choose_ways
 from mistral_eval.native.plain import PlainTwin
 from mistral_eval.native.requests import (
     GenerateReply,
@@ -219,6 +221,7 @@ class NativeEngine(NativeEncoder, Engine):
             seed=settings.seed,
             say=say,
             model_args=settings.model_args,
+            choices=settings.choices,
         )
 
     @classmethod
@@ -404,6 +407,7 @@ def open_native(  # noqa: PLR0913 - one argument per setting of a run
     seed: int = 0,
     say: Say | None = None,
     model_args: Mapping[str, Any] | None = None,
+    choices: Mapping[str, str] | None = None,
 ) -> NativeEngine:
     """Load a checkpoint and its tokenizer into the native engine.
 
@@ -420,10 +424,12 @@ def open_native(  # noqa: PLR0913 - one argument per setting of a run
         say: receives messages about downloads; None writes them to stderr.
         model_args: values that the checkpoint's files do not state, e.g. rope_theta; and
             `tokenizer` and `add_bos_token` (see `TokenizerArgs`). Text is read by `parse_value`.
+        choices: the engine's `choices` when the run began; None measures how to multiply.
 
     Raises:
         CheckpointError, TokenizerError, HubError, ResourceError: it cannot be loaded.
     """
+    limit_kernels()
     where = choose_device(device)
     args, fields = split_tokenizer_args(model_args or {})
     if pretrained == TINY:
@@ -449,7 +455,13 @@ def open_native(  # noqa: PLR0913 - one argument per setting of a run
     notes = (*checkpoint.notes, *tokenizer.notes)
     if tokenizer.n_words < config.vocab_size:
         surplus = config.vocab_size - tokenizer.n_words
-        notes = (*notes, f"{surplus} embedding rows without a token, never predicted")
+        said = (
+            f"{surplus} embedding rows without a token are never predicted: probabilities are "
+            "those of the tokens (lm-eval's hf counts such rows)"
+        )
+        notes = (*notes, said)
+    first = checkpoint.weights["tok_embeddings.weight"]
+    ways = choose_ways(config, first.dtype, where, choices)
     runner = ModelRunner(
         config,
         checkpoint.weights,
@@ -457,10 +469,11 @@ def open_native(  # noqa: PLR0913 - one argument per setting of a run
         eos_ids=tokenizer.eos_ids,
         batch_tokens=batch_tokens,
         layers=checkpoint.layers,
+        ways=ways,
     )
     if say and checkpoint.layers is not None:
-        say(streaming_sentence(config, runner.model.dtype, where, is_asked=bool(stream_layers)))
-    stored = str(checkpoint.weights["tok_embeddings.weight"].dtype)
+        say(streaming_sentence(config, first.dtype, where, is_asked=bool(stream_layers)))
+    stored = str(first.dtype)
     identity = EngineIdentity(
         "native",
         VERSION,
@@ -477,7 +490,9 @@ def open_native(  # noqa: PLR0913 - one argument per setting of a run
         },
         notes=tuple(notes),
     )
-    return NativeEngine(runner, tokenizer, config.context_len, seed, identity, say)
+    engine = NativeEngine(runner, tokenizer, config.context_len, seed, identity, say)
+    engine.choices = as_text(ways)
+    return engine
 
 
 def streaming_sentence(

@@ -22,9 +22,10 @@ from mistral_eval.model.shared_cache import (
     segment_start,
 )
 
-# Numbers of keys are rounded up, so that products have few different shapes: oneDNN compiles and
-# keeps a kernel for each. What is added is masked.
+# Numbers of keys and of places are rounded up, so that products have few different shapes: oneDNN
+# compiles and keeps a kernel for each. What is added is masked, or not looked at.
 _KEYS: Final = 16
+_PLACES: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +93,8 @@ def _index(members: list[int], size: int, device: torch.device) -> Tensor | None
     return None if members == list(range(size)) else sent(torch.tensor(members), device)
 
 
-def _rounded(keys: int, most: int) -> int:
-    return min(most, -(-keys // _KEYS) * _KEYS)
+def _rounded(number: int, most: int, step: int = _KEYS) -> int:
+    return min(most, -(-number // step) * step)
 
 
 class _RootPart:
@@ -137,11 +138,14 @@ class _SlabPart:
             by_place.setdefault(place, []).append(row)
         end = max(by_place) + 1
         self._chosen: Tensor | None = None
-        self._count, order = end, {place: place for place in by_place}
+        self._count = _rounded(end, len(slab.keys[0]), _PLACES)
+        order = {place: place for place in by_place}
         if 2 * len(by_place) < end:
-            self._count, order = len(by_place), {place: n for n, place in enumerate(by_place)}
-            self._chosen = sent(torch.tensor(list(by_place)), device)
-        self._each = max(map(len, by_place.values()))
+            self._count = _rounded(len(by_place), end, _PLACES)
+            order = {place: n for n, place in enumerate(by_place)}
+            surplus = [end - 1] * (self._count - len(by_place))
+            self._chosen = sent(torch.tensor([*by_place, *surplus]), device)
+        self._each = 1 << (max(map(len, by_place.values())) - 1).bit_length()
         cells = {
             row: order[place] * self._each + n
             for place, rows in by_place.items()

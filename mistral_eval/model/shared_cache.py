@@ -6,6 +6,8 @@ its tokens lie in segments that double in size. Every layer with a window W keep
 of the last W tokens of a row.
 """
 
+import math
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
@@ -17,7 +19,7 @@ from torch import Tensor
 from mistral_eval.model.config import ModelConfig
 from mistral_eval.model.transformer import Transformer
 
-FIRST_SEGMENT: Final = 32  # tokens; about the median reply of a trained model to GSM8K
+FIRST_SEGMENT: Final = 32  # tokens; about the median reply of a trained model to a short problem
 _SMALLEST_TAIL: Final = 32  # tokens; tails are stored in sizes that double
 _FEWEST_PLACES: Final = 8
 
@@ -45,6 +47,18 @@ def row_slots(tokens: int) -> int:
     return segment_start(segment_of(tokens - 1) + 1) if tokens else 0
 
 
+def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """Return zeros in the dtype and on the device of `like`.
+
+    On a CPU the memory is taken page by page, when it is first written to.
+    """
+    size = math.prod(shape) * like.dtype.itemsize
+    if like.device.type != "cpu" or not size:
+        return torch.zeros(shape, dtype=like.dtype, device=like.device)
+    pages = mmap.mmap(-1, size)
+    return torch.frombuffer(pages, dtype=like.dtype).view(shape)
+
+
 class Slab:
     """Equal places for keys and values that come and go; the lowest free place is taken first.
 
@@ -59,7 +73,7 @@ class Slab:
 
         def empty(size: int) -> Tensor:
             shape = (0, config.n_kv_heads, size, config.head_dim)
-            return torch.zeros(shape, dtype=model.dtype, device=model.device)
+            return torch.empty(shape, dtype=model.dtype, device=model.device)
 
         self.keys = [empty(size) for size in sizes]
         self.values = [empty(size) for size in sizes]
@@ -71,7 +85,8 @@ class Slab:
         more = max(_FEWEST_PLACES, self._places // 4)
         for stored in (self.keys, self.values):
             for layer, old in enumerate(stored):
-                stored[layer] = torch.cat([old, old.new_zeros(more, *old.shape[1:])])
+                stored[layer] = _zeros((len(old) + more, *old.shape[1:]), old)
+                stored[layer][: len(old)] = old
         self._free += range(self._places, self._places + more)
         self._places += more
 
@@ -137,10 +152,9 @@ class SharedCache:
         config = self._model.config
         shape = (config.n_kv_heads, length, config.head_dim)
 
-        def empty() -> list[Tensor]:
-            return [torch.zeros(shape, dtype=self.dtype, device=self.device) for _ in self.windows]
-
-        return Root(length, empty(), empty())
+        like = torch.empty(0, dtype=self.dtype, device=self.device)
+        keys, values = ([_zeros(shape, like) for _ in self.windows] for _ in range(2))
+        return Root(length, keys, values)
 
     def add_prompt(self, root: Root, length: int) -> Prompt:
         """Return a prompt behind `root` with a tail of `length` tokens, not computed yet."""

@@ -14,7 +14,7 @@ from typing import Final
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear, silu
+from torch.nn.functional import silu
 
 from mistral_eval.errors import CheckpointError
 from mistral_eval.model.attention import Attend
@@ -25,11 +25,20 @@ from mistral_eval.model.load.layout import (
     interleaved_from_half_split,
     router_name,
 )
+from mistral_eval.model.products import (
+    FEW_ROWS,
+    NO_WAYS,
+    Matrix,
+    Way,
+    Ways,
+    is_fused,
+    is_in_library,
+    multiplied,
+)
 from mistral_eval.model.read_ahead import ReadAhead
 from mistral_eval.model.rope import frequencies
 
-_FEW_ROWS = 48
-_LIBRARY: Final = torch.ops.mkldnn  # oneDNN operators of torch's compiler; they are not public
+HEAD: Final = "head"  # the LM head's ways; it is read in tiles, so it is never packed
 
 
 class Workspace:
@@ -131,24 +140,24 @@ class RotaryTable:
 
 @dataclass(frozen=True, slots=True)
 class FeedForward:
-    """The weights of a SwiGLU network; matrices are transposed views, (in, out)."""
+    """The weights of a SwiGLU network."""
 
-    w1: Tensor
-    w2: Tensor
-    w3: Tensor
+    w1: Matrix
+    w2: Matrix
+    w3: Matrix
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One block's weights; matrices are transposed views, (in, out).
+    """One block's weights.
 
     `wqkv` joins wq, wk and wv; in wq and wk the two rows of each rotary pair are adjacent. A layer
     has one feed-forward network, or several experts and a `router`, (dim, experts).
     """
 
     attention_norm: Tensor
-    wqkv: Tensor
-    wo: Tensor
+    wqkv: Matrix
+    wo: Matrix
     ffn_norm: Tensor
     experts: tuple[FeedForward, ...]
     router: Tensor | None
@@ -179,14 +188,17 @@ class Transformer:
         config: ModelConfig,
         weights: Mapping[str, Tensor],
         n_words: int,
-        read_layer: Callable[[int], Mapping[str, Tensor]] | None = None,
+        ways: Ways = NO_WAYS,
+        read_layer: Callable[[int], dict[str, Tensor]] | None = None,
     ) -> None:
         """Build the model; LM head rows beyond the tokenizer's `n_words` ids are dropped.
 
         Args:
             config: the model's shape.
-            weights: by our names; with `read_layer` those that belong to no layer.
+            weights: by our names; with `read_layer` those that belong to no layer. Of those that
+                are packed, only the packed form is kept.
             n_words: number of the tokenizer's ids.
+            ways: how to multiply, by shape class, and by `HEAD`.
             read_layer: returns a layer's weights; called in another thread.
 
         Raises:
@@ -205,31 +217,32 @@ class Transformer:
         self._norm = weights["norm.weight"]
         tied = config.tied_embeddings
         self._output = (self._embeddings if tied else weights["output.weight"])[:n_words]
+        self._ways = ways
+        self._few, self._many = ways.get(HEAD, _usual_head(self._embeddings))
         self.device, self.dtype = self._embeddings.device, self._embeddings.dtype
         self.layers: Iterable[Layer]
         if read_layer is None:
-            self.layers = [self._layer(weights, n) for n in range(config.n_layers)]
-        else:
+            self.layers = [self._layer(weights.__getitem__, n) for n in range(config.n_layers)]
+        else:  # a matrix that is packed is freed before the next one is
             self.layers = ReadAhead(
-                config.n_layers, lambda n: self._layer(read_layer(n), n), self.device
+                config.n_layers, lambda n: self._layer(read_layer(n).pop, n), self.device
             )
-        self._is_fused = is_fused(self._embeddings)
         self.release()
         self._rope = RotaryTable(config, self.device)
 
-    def _layer(self, weights: Mapping[str, Tensor], n: int) -> Layer:
-        wq, wk, wv, wo = (weights[f"layers.{n}.attention.w{x}.weight"] for x in "qkvo")
+    def _layer(self, take: Callable[[str], Tensor], n: int) -> Layer:
+        wq, wk, wv, wo = (take(f"layers.{n}.attention.w{x}.weight") for x in "qkvo")
         turned = (interleaved_from_half_split(w, self.config.head_dim) for w in (wq, wk))
         return Layer(
-            weights[f"layers.{n}.attention_norm.weight"],
-            torch.cat([*turned, wv]).t(),
-            wo.t(),
-            weights[f"layers.{n}.ffn_norm.weight"],
+            take(f"layers.{n}.attention_norm.weight"),
+            Matrix(torch.cat([*turned, wv]), self._ways),
+            Matrix(wo, self._ways),
+            take(f"layers.{n}.ffn_norm.weight"),
             tuple(
-                FeedForward(*(weights[f"{prefix}.w{x}.weight"].t() for x in "123"))
+                FeedForward(*(Matrix(take(f"{prefix}.w{x}.weight"), self._ways) for x in "123"))
                 for prefix in feed_forward_prefixes(self.config, n)
             ),
-            None if self.config.experts is None else weights[router_name(n)].t(),
+            None if self.config.experts is None else take(router_name(n)).t(),
         )
 
     @torch.inference_mode()
@@ -259,7 +272,10 @@ class Transformer:
     @torch.inference_mode()
     def run_block(self, n: int, layer: Layer, x: Tensor, positions: Tensor, attend: Attend) -> None:
         """Run a pack through layer `n`; `x`, (T, dim), is its input and becomes its output."""
-        self._run_block(n, layer, self._space_of(x), self._rope.at(positions), attend)
+        space = self._space_of(x)
+        self._run_block(n, layer, space, self._rope.at(positions), attend)
+        if space.x is not x:
+            x.copy_(space.x)
 
     @torch.inference_mode()
     def finish(self, x: Tensor) -> Tensor:
@@ -269,7 +285,7 @@ class Transformer:
     def _run_block(
         self, n: int, layer: Layer, space: Workspace, rotation: Rotation, attend: Attend
     ) -> None:
-        space.x.addmm_(self._attention(n, layer, space, rotation, attend), layer.wo)
+        space.x = layer.wo.added_to(space.x, self._attention(n, layer, space, rotation, attend))
         self._add_feed_forward(layer, space)
 
     def release(self) -> None:
@@ -290,12 +306,17 @@ class Transformer:
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
         """Apply the LM head: (R, dim) -> float32 (R, n_words)."""
-        return _head(hidden, self._output)
+        return self._head(hidden, self._output)
 
     def logit_tiles(self, hidden: Tensor, words: int) -> Iterator[tuple[int, Tensor]]:
         """Yield the same logits in tiles of `words` columns, each with its first column's id."""
         for first in range(0, self.n_words, words):
-            yield first, _head(hidden, self._output[first : first + words])
+            yield first, self._head(hidden, self._output[first : first + words])
+
+    def _head(self, hidden: Tensor, output: Tensor) -> Tensor:
+        """Multiply hidden states, (R, dim), with `output`, (words, dim): float32 (R, words)."""
+        way = self._few if len(hidden) < FEW_ROWS else self._many
+        return multiplied(hidden, output, way).float()
 
     def _attention(
         self, n: int, layer: Layer, space: Workspace, rotation: Rotation, attend: Attend
@@ -303,7 +324,7 @@ class Transformer:
         """Return the input of the output projection wo, (T, n_heads * head_dim)."""
         config = self.config
         h = space.norm(layer.attention_norm, config.norm_eps)
-        qkv = torch.mm(h, layer.wqkv, out=space.qkv).view(len(h), -1, config.head_dim)
+        qkv = layer.wqkv.times(h, space.qkv).view(len(h), -1, config.head_dim)
         turned = config.n_heads + config.n_kv_heads  # of all heads, (T, heads, D)
         rotated = qkv[:, :turned]
         rotation(rotated, rotated if space.is_wide else space.in_float32(*rotated.shape))
@@ -319,13 +340,8 @@ class Transformer:
             self._add_experts(layer, layer.router, h, space.x)
             return
         [dense] = layer.experts
-        gate = torch.mm(h, dense.w1, out=space.gate)
-        silu(gate, inplace=True)
-        if self._is_fused:
-            gate = _multiplied(gate, h, dense.w3)
-        else:
-            gate.mul_(torch.mm(h, dense.w3, out=space.up))
-        space.x.addmm_(gate, dense.w2)
+        gate = silu(dense.w1.times(h, space.gate), inplace=True)
+        space.x = dense.w2.added_to(space.x, dense.w3.gating(gate, h, space.up))
 
     def _add_experts(self, layer: Layer, router: Tensor, h: Tensor, x: Tensor) -> None:
         """Add to `x`, (T, dim), the weighted outputs of the experts chosen for each row of `h`.
@@ -341,42 +357,16 @@ class Transformer:
             rows, choices = torch.where(chosen == n)
             if len(rows):
                 own = h[rows]
-                gate = silu(torch.mm(own, expert.w1), inplace=True).mul_(torch.mm(own, expert.w3))
-                out = torch.mm(gate, expert.w2) * shares[rows, choices, None]
+                gate = silu(expert.w1.times(own), inplace=True).mul_(expert.w3.times(own))
+                out = expert.w2.times(gate) * shares[rows, choices, None]
                 x.index_add_(0, rows, out.to(x.dtype))
 
 
-def _head(hidden: Tensor, output: Tensor) -> Tensor:
-    """Multiply hidden states, (R, dim), with `output`, (words, dim); return float32 (R, words).
+def _usual_head(like: Tensor) -> tuple[Way, Way]:
+    """Return the ways of an LM head that was not measured.
 
-    With few rows a CPU spends its time reading `output`, and reads a left operand faster.
+    With few rows a CPU spends its time reading the weights, and reads a left operand faster.
     """
-    is_known = hidden.dtype in (torch.float32, torch.bfloat16)  # the dtypes that were measured
-    if len(hidden) < _FEW_ROWS and is_known and _is_in_library(hidden):
-        return torch.mm(output, hidden.t()).t().float().contiguous()
-    return linear(hidden, output).float()
-
-
-def _multiplied(gate: Tensor, h: Tensor, w: Tensor) -> Tensor:
-    """Return gate * (h @ w) of h, (T, in), and w, (in, out), rounded once at the end."""
-    fused: Tensor = _LIBRARY._linear_pointwise.binary(h, gate, w.t(), None, "mul")  # noqa: SLF001
-    return fused
-
-
-def is_fused(like: Tensor) -> bool:
-    """Return whether to fuse a matrix product with an elementwise one, which allocates its result.
-
-    Fused they are faster in bfloat16 if oneDNN supports it, and slower in float32.
-    """
-    return like.dtype == torch.bfloat16 and _is_in_library(like)
-
-
-def _is_in_library(like: Tensor) -> bool:
-    """Return whether oneDNN multiplies matrices of this dtype on this processor."""
-    return (
-        like.device.type == "cpu"
-        and torch._C._get_mkldnn_enabled()  # noqa: SLF001 - mypy cannot read the public flag
-        and hasattr(_LIBRARY, "_linear_pointwise")
-        and not _LIBRARY._is_mkldnn_acl_supported()  # noqa: SLF001 - Arm's library takes over
-        and (like.dtype == torch.float32 or bool(_LIBRARY._is_mkldnn_bf16_supported()))  # noqa: SLF001
-    )
+    is_known = like.dtype in (torch.float32, torch.bfloat16)  # the dtypes that were measured
+    few = Way.LEFT if is_known and is_in_library(like.dtype, like.device) else Way.PLAIN
+    return few, Way.PLAIN

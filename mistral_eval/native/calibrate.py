@@ -6,6 +6,7 @@ whole model. Its weights need not exist, nor fit in memory.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import cycle
 from time import perf_counter
 from typing import Final
 
@@ -13,6 +14,8 @@ import torch
 
 from mistral_eval.model.config import ModelConfig
 from mistral_eval.model.load.layout import expected_shapes
+from mistral_eval.model.products import Way, multiplied, packed, possible_ways
+from mistral_eval.native.choose_products import choose_ways
 from mistral_eval.native.requests import GenerateRequest, ScoreRequest
 from mistral_eval.native.runner import ModelRunner
 from mistral_eval.native.tree import build_tree
@@ -72,6 +75,7 @@ def calibrate(
             n_words=n_words,
             eos_ids=(),
             batch_tokens=place.budget.tokens,
+            ways=choose_ways(place.config, place.dtype, place.device),
         )
         timed.append((_score_seconds(runner, sample), _decode_seconds(runner, replies)))
     (score_one, decode_one), (score_two, decode_two) = timed
@@ -148,7 +152,7 @@ def matrix_rate(
     seconds: float = 0.5,
     clock: Callable[[], float] = perf_counter,
 ) -> float:
-    """Return the best FLOP per second of square matrix products within a time limit.
+    """Return the best FLOP per second of square matrix products, by any way, within a time limit.
 
     Sizes start small and double, so that a slow machine exceeds `seconds` by at most one product of
     the smallest size.
@@ -163,9 +167,10 @@ def matrix_rate(
         except torch.OutOfMemoryError:  # the model fills the device
             return best
         spent = float("inf")
-        while True:
+        for way in cycle(possible_ways(dtype, device)):  # the plain one first
+            right = packed(left) if way is Way.PACKED else left
             start = clock()
-            torch.mm(left, left)
+            multiplied(left, right, way)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             spent = min(spent, clock() - start)

@@ -17,6 +17,7 @@ from mistral_eval.model.config import ModelConfig
 from mistral_eval.model.load.by_layer import LayerReader, streamed_bytes
 from mistral_eval.model.load.layout import expected_shapes
 from mistral_eval.model.memory import free_bytes, peak_bytes, total_bytes
+from mistral_eval.model.products import NO_WAYS, Ways
 from mistral_eval.model.transformer import Transformer
 from mistral_eval.native.clusters import unique_tokens
 from mistral_eval.native.generate_shared import Budget, SharedGenerator
@@ -153,8 +154,9 @@ class ModelRunner:
         eos_ids: Sequence[int],
         batch_tokens: int | None = None,
         layers: LayerReader | None = None,
+        ways: Ways = NO_WAYS,
     ) -> None:
-        """Build the transformer from weights, which are not copied.
+        """Build the transformer from weights, which are copied only if `ways` pack them.
 
         Args:
             config: the model's shape.
@@ -163,13 +165,14 @@ class ModelRunner:
             eos_ids: each ends a generation.
             batch_tokens: tokens per forward pass; None chooses by device and memory.
             layers: reads the weights of layers, if those are not in memory.
+            ways: how to multiply by them.
 
         Raises:
             CheckpointError: a tensor is missing or has the wrong shape.
             EngineError: `batch_tokens` is not positive.
         """
         read_layer = None if layers is None else layers.tensors_of
-        self.model = Transformer(config, weights, n_words, read_layer)
+        self.model = Transformer(config, weights, n_words, ways, read_layer)
         self._read_layer = read_layer
         if batch_tokens is None:
             batch_tokens = default_batch_tokens(

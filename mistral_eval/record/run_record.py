@@ -22,7 +22,7 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 
 from mistral_eval.errors import OutputError, UsageError, as_found, complaint
 from mistral_eval.settings import MODEL_FREE, RunSettings
-from mistral_eval.stats import wilson
+from mistral_eval.stats import mean_interval, wilson
 
 RUN_FILE: Final = "run.json"
 RUN_FORMAT: Final = 1
@@ -133,6 +133,19 @@ class Cell:
         share = wilson(correct, n)
         interval = (share.value, share.low, share.high)
         return cls(*interval, n, n_total, correct, limited=n < n_total, **fields)
+
+    @classmethod
+    def averaged(
+        cls, values: Sequence[float], correct: int, asked: int, n_total: int, **fields: Any
+    ) -> "Cell":
+        """Make a cell from partial credits between 0 and 1, with Student's t interval.
+
+        `asked` questions were asked, of which those with `values` count; `correct` is their number
+        of correct ones.
+        """
+        mean = mean_interval(values)
+        interval = (mean.value, mean.low, mean.high)
+        return cls(*interval, len(values), n_total, correct, limited=asked < n_total, **fields)
 
 
 class RunRecord(_Part):

@@ -94,6 +94,24 @@ def expected_of(task: str, row: Mapping[str, Any]) -> str:
     return str(row["target"])
 
 
+def halves_of(
+    task: str, row: Mapping[str, Any]
+) -> tuple[list[tuple[Mapping[str, Any], float]], list[float]]:
+    """Return a multiple-choice row's requests with their log-likelihoods, in nats.
+
+    Returns:
+        (arguments, log-likelihood) of each choice, and each one's log-likelihood without the
+        question, where the benchmark asks for it.
+    """
+    requests = [
+        (arguments, float(replies[0][0]))
+        for arguments, replies in zip(row["arguments"].values(), row["resps"], strict=True)
+    ]
+    context = BY_ID[task].unconditional if task in BY_ID else None
+    asked = [request for request in requests if request[0]["arg_0"] != context]
+    return asked, [logprob for arguments, logprob in requests if arguments["arg_0"] == context]
+
+
 def outcome_of(row: Mapping[str, Any]) -> QuestionOutcome:
     """Return what a comparison needs of a row of a samples file."""
     return QuestionOutcome(

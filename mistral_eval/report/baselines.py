@@ -28,7 +28,7 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 
 from mistral_eval.errors import BaselineError, UsageError, as_found, complaint
-from mistral_eval.suite.registry import BY_ID, SUITES
+from mistral_eval.suite.registry import BY_ID
 
 PAPER: Final = "mistral-paper-table2"
 ALIASES: Final = MappingProxyType(
@@ -36,6 +36,7 @@ ALIASES: Final = MappingProxyType(
         "paper": (PAPER,),
         "card": ("mistral-card-early",),
         "mixtral": ("mixtral-paper-table2",),
+        "figure4": ("mistral-paper-figure4",),
         "meta": ("llama1-paper", "llama2-paper", "code-llama-paper"),
         "later": (
             "gemma-paper",
@@ -159,8 +160,8 @@ class Baseline(Entry):
     Attributes:
         id: "<group>/<model>", e.g. "mistral-paper-table2/llama2-7b".
         group: The publication's short name, the file's stem; `group_title` is its name in words.
-        cells: Benchmark id of the paper's suite -> number.
-        other: Everything else printed there: other benchmarks, other counts of shots.
+        cells: Benchmark id -> number.
+        other: Everything else printed there: unknown benchmarks, other counts of shots.
     """
 
     group: str
@@ -316,9 +317,9 @@ def _baseline(file: Path, table: Publication, entry: Entry) -> Baseline:
         entry.name,
         entry.modality,
         entry.parameters_b,
-        cells={name: cell for name, cell in entry.cells.items() if name in SUITES["paper"]},
+        cells={name: cell for name, cell in entry.cells.items() if name in BY_ID},
         group=table.group,
         group_title=table.title,
         source=table.source,
-        other={name: cell for name, cell in entry.cells.items() if name not in SUITES["paper"]},
+        other={name: cell for name, cell in entry.cells.items() if name not in BY_ID},
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mistral_eval.errors import OutputError
 from mistral_eval.record.run_record import RUN_FILE, RunScores, read_record, run_labels, scores_of
-from mistral_eval.record.sample_files import expected_of, read_rows, sample_files
+from mistral_eval.record.sample_files import expected_of, halves_of, read_rows, sample_files
 from mistral_eval.suite.registry import BY_ID
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Runs:
     def samples(self) -> "DataFrame":
         """One row per run, benchmark and question; `replies` lists the texts of its samples.
 
-        For multiple choice, `replies` is empty and `logprobs` has one log-likelihood per choice.
+        For multiple choice, `replies` is empty and `logprobs` has each choice's log-likelihood.
 
         Raises:
             OutputError: A run's file is missing or damaged.
@@ -133,5 +133,5 @@ def _sample_rows(run: RunScores, name: str) -> Iterator[tuple[Any, ...]]:
                 *(verdict["outcome"] == "correct", verdict["answer"], expected_of(benchmark, row)),
                 *(verdict["reason"], row["arguments"]["gen_args_0"]["arg_0"]),
                 [] if choices else row["resps"][0],
-                [float(choice[0][0]) for choice in row["resps"]] if choices else [],
+                [logprob for _, logprob in halves_of(benchmark, row)[0]] if choices else [],
             )

@@ -4,13 +4,13 @@ import os.path
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
 from mistral_eval.errors import UsageError, nearest
 from mistral_eval.record.run_record import read_record
-from mistral_eval.record.sample_files import expected_of, read_rows, sample_files
+from mistral_eval.record.sample_files import expected_of, halves_of, read_rows, sample_files
 
 KEPT = "\n\t"
 INDENT = "    "
@@ -106,7 +106,6 @@ def _question(task: str, row: Mapping[str, Any], shots: str) -> dict[str, Any]:
     arguments = list(row["arguments"].values())
     verdict = row["verdict"]
     is_choice = row.get("filter") == "none" and isinstance(arguments[0]["arg_1"], str)
-    contexts = {str(one["arg_0"]) for one in arguments}
     prompt = _prompt(row)
     found: dict[str, Any] = {
         "task": task,
@@ -121,12 +120,15 @@ def _question(task: str, row: Mapping[str, Any], shots: str) -> dict[str, Any]:
         "prompt": prompt.removeprefix(shots),
     }
     if is_choice:
+        asked, alone = halves_of(task, row)
+        several = len({one["arg_0"] for one, _ in asked}) > 1
         found["choices"] = [
             {
-                "text": (one["arg_0"] if len(contexts) > 1 else "") + one["arg_1"],
-                "logprob": float(reply[0][0]),
+                "text": (one["arg_0"] if several else "") + one["arg_1"],
+                "logprob": logprob,
+                **({"without_question": without} if alone else {}),
             }
-            for one, reply in zip(arguments, row["resps"], strict=True)
+            for (one, logprob), without in zip_longest(asked, alone)
         ]
     else:
         samples = verdict.get("samples") or [{}] * len(row["resps"][0])
@@ -147,7 +149,9 @@ def as_text(question: Mapping[str, Any], *, with_shots: bool = False) -> str:
         shots = ""
     lines.append(visible(shots + question["prompt"]))
     for number, choice in enumerate(question.get("choices", ())):
-        lines += [f"choice {number}, log-probability {choice['logprob']:.3f}:"]
+        alone = choice.get("without_question")
+        also = "" if alone is None else f", without the question {alone:.3f}"
+        lines += [f"choice {number}, log-probability {choice['logprob']:.3f}{also}:"]
         lines += [_indented(choice["text"])]
     for number, reply in enumerate(question.get("replies", ())):
         verdict = f", {reply['outcome']}: {reply['answer']}" if reply["outcome"] else ""

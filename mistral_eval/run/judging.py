@@ -39,16 +39,30 @@ class Judged:
             for key, name in names.items()
             if name != benchmark.cell and not name.endswith("_stderr")
         }
-        return Cell.counted(
-            outcomes.count(Outcome.CORRECT),
-            len(outcomes),
-            benchmark.n,
+        return self._cell_of(
+            outcomes,
             no_answer=outcomes.count(Outcome.NO_ANSWER),
             timeout=outcomes.count(Outcome.TIMEOUT),
             data_fingerprint=self.loaded.fingerprint.name,
             secondary=secondary,
             notes=self._notes(),
         )
+
+    def _cell_of(self, outcomes: Sequence[Outcome], **fields: Any) -> Cell:
+        """Return the cell: the share of correct questions, or the mean of those that count."""
+        benchmark, asked = self.loaded.benchmark, len(outcomes)
+        if not benchmark.is_graded:
+            return Cell.counted(outcomes.count(Outcome.CORRECT), asked, benchmark.n, **fields)
+        correct = sum(verdict.verdict.is_correct for verdict in self._counting)
+        values: list[Any] = [verdict.metrics[benchmark.cell] for verdict in self._counting]
+        return Cell.averaged(values, correct, asked, benchmark.n, **fields)
+
+    @property
+    def _counting(self) -> list[QuestionVerdict]:
+        """The verdicts whose partial credit is in the cell's mean."""
+        verdicts = [question.verdict for question in self.questions]
+        cell = self.loaded.benchmark.cell
+        return [verdict for verdict in verdicts if verdict.metrics[cell] is not None]
 
     def _notes(self) -> tuple[str, ...]:
         """Return the cell's notes: other shots, no isolation, rows that are not the hub's."""
@@ -57,10 +71,15 @@ class Judged:
         notes = []
         if shots != benchmark.shots:
             notes.append(
-                f"{benchmark.column}: {shots}-shot, not the paper's {benchmark.shots}-shot"
+                f"{benchmark.column}: {shots}-shot, not the paper's {benchmark.shots_label}-shot"
             )
         if self.is_unguarded:
             notes.append(f"{benchmark.column}: programs ran without isolation (--unsafe-code)")
+        if benchmark.is_graded:
+            notes.append(
+                f"{benchmark.column}: a mean over the {len(self._counting)} of "
+                f"{len(self.questions)} questions on which people agree, with Student's t interval"
+            )
         if not (fingerprint.is_hub or fingerprint.name == "sample"):
             notes.append(f"{benchmark.column}: {fingerprint.footnote}")
         return tuple(notes)

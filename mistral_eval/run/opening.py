@@ -1,5 +1,6 @@
 """Open a run's folder, sandbox and engine before the first request."""
 
+import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from mistral_eval.data.task_file import data_spec
 from mistral_eval.engines.interface import Engine, Request, engine_class
 from mistral_eval.errors import SandboxError, UnsupportedError, UsageError
 from mistral_eval.model.load.gguf_file import part_files
+from mistral_eval.record.run_folder import write_json
 from mistral_eval.record.run_record import RUN_FILE, read_run
 from mistral_eval.run.questions import LoadedBenchmark
 from mistral_eval.run.results import protocol_hash
@@ -19,10 +21,12 @@ from mistral_eval.sandbox import Isolation, probe
 from mistral_eval.settings import MODEL_FREE, RunSettings
 from mistral_eval.suite.registry import BY_ID, suite_of
 
+CHOICES_FILE = "engine.json"
+
 
 def run_folder(settings: RunSettings, source: Source) -> Path:
     """Return the run's folder: the latest attempt, or with --fresh a new one."""
-    name = settings.run_id(_stamps(settings, source), suite_of(settings.tasks))
+    name = settings.run_id(_stamps(settings, source), suite_of(settings))
     parent = settings.output_path.expanduser() / settings.model_folder
     attempt = 1
     while _attempt(parent, name, attempt + 1).exists():
@@ -135,13 +139,25 @@ def check_engine(settings: RunSettings) -> None:
         choose_device(settings.device)
 
 
-def open_engine(settings: RunSettings, loaded: Sequence[LoadedBenchmark], talk: Talk) -> Engine:
-    """Open the engine that `settings` names; `auto` tries native, then falls back to hf.
+def open_engine(
+    folder: Path, settings: RunSettings, loaded: Sequence[LoadedBenchmark], talk: Talk
+) -> tuple[Engine, RunSettings]:
+    """Open a run's engine; return the settings with what it chose when the run began.
 
     Raises:
         CheckpointError, TokenizerError, HubError, ResourceError, EngineError: it cannot be opened.
         UsageError: layers are to be streamed of a model that native cannot run.
+        OutputError: its choices cannot be written.
     """
+    settings = settings.model_copy(update={"choices": _read_choices(folder)})
+    engine = _open_engine(settings, loaded, talk)
+    if engine.choices:
+        write_json(folder / CHOICES_FILE, dict(engine.choices))
+    return engine, settings.model_copy(update={"choices": dict(engine.choices)})
+
+
+def _open_engine(settings: RunSettings, loaded: Sequence[LoadedBenchmark], talk: Talk) -> Engine:
+    """Open the engine that `settings` names; `auto` tries native, then falls back to hf."""
     gold = Golds(loaded)
     if settings.engine != "auto":
         return engine_class(settings.engine).open(settings, gold, talk.say)
@@ -155,6 +171,15 @@ def open_engine(settings: RunSettings, loaded: Sequence[LoadedBenchmark], talk: 
             ) from error
         talk.say(f"{error} Continuing with lm-eval's hf model.")
         return engine_class("hf").open(settings, gold, talk.say)
+
+
+def _read_choices(folder: Path) -> dict[str, str]:
+    """Return what the engine chose when this run began (see `Engine.choices`); {} at its start."""
+    try:
+        found = json.loads((folder / CHOICES_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # not begun, or begun by an engine that chooses nothing
+        return {}
+    return {str(name): str(value) for name, value in found.items()} if found else {}
 
 
 class Golds:

@@ -15,6 +15,7 @@ from mistral_eval.native.calibrate import Rates, calibrate
 from mistral_eval.native.requests import GenerateRequest, ScoreRequest
 from mistral_eval.native.work import Place, Work, count_work
 from mistral_eval.record.run_record import RUN_FILE, read_record
+from mistral_eval.run.absent import lacking
 from mistral_eval.run.questions import Asking, LoadedBenchmark, load_benchmarks
 from mistral_eval.settings import RunSettings
 
@@ -28,6 +29,7 @@ class Plan:
         rates: None if nothing was timed.
         seconds: what each part of the planning took.
         reply_tokens: mean tokens of a reply in the model's earlier runs, by benchmark.
+        left_out: a sentence for each benchmark whose rows the data folder lacks.
     """
 
     benchmarks: Mapping[str, Work]
@@ -37,6 +39,7 @@ class Plan:
     rates: Rates | None
     seconds: Mapping[str, float]
     reply_tokens: Mapping[str, float]
+    left_out: Sequence[str]
 
     def decoded(self, name: str) -> float:
         """Return the tokens that a benchmark ("together": all) is expected to generate.
@@ -67,6 +70,7 @@ class Plan:
             "benchmarks": {name: self._work(name, work) for name, work in self.benchmarks.items()},
             "together": self._work("together", self.together),
             "reply_tokens": dict(self.reply_tokens),
+            "left_out": list(self.left_out),
             "truncated": self.truncated,
             "device": str(self.place.device),
             "dtype": str(self.place.dtype).removeprefix("torch."),
@@ -129,7 +133,8 @@ def plan_run(settings: RunSettings, talk: Talk, *, calibrated: bool = True) -> P
     clock["calibrate"] = monotonic()
     seconds = dict(zip(list(clock)[1:], _differences(list(clock.values())), strict=True))
     truncated = sum(part.truncated for part in parts.values())
-    return Plan(works, together, truncated, place, rates, seconds, reply_tokens_of(settings))
+    tokens, absent = reply_tokens_of(settings), [f"{lacking(one)}." for one in settings.left_out]
+    return Plan(works, together, truncated, place, rates, seconds, tokens, absent)
 
 
 def reply_tokens_of(settings: RunSettings) -> dict[str, float]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import lm_eval.utils
 from jinja2 import Template
+from lm_eval.api.instance import Instance
 from lm_eval.api.samplers import ContextSampler
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks._yaml_loader import load_yaml
@@ -146,13 +147,48 @@ def _load(benchmark: Benchmark, asking: Asking) -> LoadedBenchmark:
     if benchmark.id in asking.revisions:
         pinned = {"revision": asking.revisions[benchmark.id]}
         config["dataset_kwargs"] = {**config["dataset_kwargs"], **pinned}
-    task = ConfigurableTask(config=config)
+    task = task_of(config)
     task.set_fewshot_seed(seed=FEWSHOT_SEED)  # matters only if --num-fewshot adds shots
     loaded = LoadedBenchmark(benchmark, task, recognised[benchmark.id], len(task.eval_docs), [])
     docs = task.eval_docs
     for doc_id in choose([loaded.stratum(doc) for doc in docs], asking.limit):
         loaded.questions.append(_question(loaded, doc_id, docs[doc_id]))
     return loaded
+
+
+def task_of(config: Mapping[str, Any]) -> ConfigurableTask:
+    """Create lm-eval's task from a YAML file's content, as its own factory does."""
+    kind: type[ConfigurableTask] = config.get("class", ConfigurableTask)
+    return kind(config=dict(config))
+
+
+class WithoutQuestion(ConfigurableTask):
+    """A multiple-choice task that scores each choice a second time, without its question.
+
+    lm-eval does so for its metric `acc_mutual_info`, always with the empty context. Here the
+    context is the YAML file's `unconditional`.
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__(config={key: value for key, value in config.items() if key != "class"})
+
+    def construct_requests(
+        self, doc: dict[str, Any], ctx: str | list[str], **kwargs: Any
+    ) -> list[Instance]:
+        """Return lm-eval's requests, then the same continuations after the other context."""
+        asked: list[Instance] = super().construct_requests(doc, ctx, **kwargs)
+        context = self.config.metadata["unconditional"]
+        alone = [
+            Instance(
+                one.request_type,
+                doc,
+                (context, *one.args[1:]),
+                one.idx + len(asked),
+                metadata=one.metadata,
+            )
+            for one in asked
+        ]
+        return [*asked, *alone]
 
 
 def _question(loaded: LoadedBenchmark, doc_id: int, doc: Mapping[str, Any]) -> Question:
@@ -228,9 +264,13 @@ def shot_rows(rows: Rows) -> Sequence[Row]:
 
 
 class MatchingShots(ContextSampler):
-    """A few-shot sampler: the first rows with the question's value in column `by`."""
+    """A few-shot sampler: the first rows with the question's value in column `by`.
+
+    `fewer` allows values that have fewer rows than are asked for: all of them are then shown.
+    """
 
     by: str
+    fewer: bool = False
 
     def __init__(self, df: Sequence[Row] | None = None, **kwargs: Any) -> None:
         super().__init__(df, **kwargs)
@@ -248,11 +288,11 @@ class MatchingShots(ContextSampler):
         """Return the first `n` matching rows, in order.
 
         Raises:
-            TaskError: Fewer than `n` rows match.
+            TaskError: Fewer than `n` rows match, and this sampler shows exactly `n`.
         """
         value = eval_doc[self.by] if eval_doc else None
         rows = self._groups.get(value, [])
-        if len(rows) < n:
+        if len(rows) < n and not self.fewer:
             raise TaskError(
                 f"The {self.by} {value} should have {n} solved examples, but has {len(rows)}. "
                 f"Ask for at most {len(rows)} shots with --num-fewshot."
@@ -261,8 +301,8 @@ class MatchingShots(ContextSampler):
 
 
 def __getattr__(name: str) -> type[MatchingShots]:
-    """Return the sampler class `shots_by_<column>` that a YAML file names."""
-    by = name.removeprefix("shots_by_")
-    if by == name:
+    """Return the sampler class `shots_by_<column>` or `up_to_shots_by_<column>` of a YAML file."""
+    prefix, mark, by = name.partition("shots_by_")
+    if not mark or prefix not in ("", "up_to_"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return type(name, (MatchingShots,), {"by": by})
+    return type(name, (MatchingShots,), {"by": by, "fewer": prefix == "up_to_"})

@@ -23,6 +23,7 @@ from mistral_eval.record.run_folder import (
     write_rows,
 )
 from mistral_eval.record.run_record import RUN_FILE, RUN_FORMAT, RunRecord, read_record
+from mistral_eval.run.absent import lacking
 from mistral_eval.run.answering import Answers
 from mistral_eval.run.judging import Judged
 from mistral_eval.settings import RunSettings
@@ -109,6 +110,7 @@ def _run(folder: Path, finished: Finished, results_name: str, now: datetime) -> 
             *identity.notes,
             *_truncated(counts.get("truncated", 0)),
             *_remarks(finished),
+            *map(lacking, finished.settings.left_out),
         ],
         "versions": _versions(),
         "machine": {

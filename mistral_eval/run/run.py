@@ -24,6 +24,7 @@ from mistral_eval.errors import (
 from mistral_eval.record.replies import OtherRuns, RepliesLog, check_replies
 from mistral_eval.record.run_folder import make_folder
 from mistral_eval.record.run_record import RUN_FILE, read_run
+from mistral_eval.run.absent import lacking
 from mistral_eval.run.answering import Answering, Answers, Recorded
 from mistral_eval.run.judging import Judged, judge_benchmark
 from mistral_eval.run.opening import (
@@ -97,6 +98,8 @@ def run_suite(
         MistralEvalError: anything the user can fix; logged replies are kept.
     """
     check_shots(settings)
+    for name in settings.left_out:
+        talk.say(f"{lacking(name)}.")
     source = make_source(settings.data)
     folder = run_folder(settings, source)
     earlier = read_run(folder) if is_finished(folder) else None
@@ -187,7 +190,7 @@ def complete(
                 encoder = engine_class(rescored.engine).encoder(settings, rescored)
                 answers = Recorded(encoder, log)
             else:
-                engine = open_engine(settings, loaded, talk)
+                engine, settings = open_engine(folder, settings, loaded, talk)
                 # refuse what does not fit the context before anything is computed
                 for request in (
                     *(benchmark.requests[0] for benchmark in loaded),
@@ -312,5 +315,5 @@ def _judge(
         for row, (benchmark, answers) in zip(watch.rows, asked, strict=True):
             noted = replace(context, on_done=row.advance)
             judged.append(judge_benchmark(benchmark, answers, noted))
-            row.end(judged[-1].cell.correct)
+            row.end(judged[-1].cell)
     return judged

@@ -65,5 +65,8 @@ def task_page(name: str) -> str:
     lines += ["", "First prompt of the sample:", RULE, first[0].context, RULE]
     if loaded.kind == "score":
         lines.append("Continuations:")
-        lines += [repr(request.continuation) for request in first]
+        asked, alone = loaded.benchmark.halves(first)
+        lines += [repr(request.continuation) for request in asked]
+        if alone:
+            lines.append(f"The same continuations, scored after {alone[0].context!r} alone.")
     return "\n".join(lines)

@@ -15,8 +15,8 @@ from typing import Final, Self
 from mistral_eval.console import Row, Talk
 from mistral_eval.engines.interface import Engine, Kind, Reply, Request
 from mistral_eval.native.requests import Counters
+from mistral_eval.record.run_record import Cell
 from mistral_eval.run.questions import LoadedBenchmark
-from mistral_eval.stats import wilson
 
 LABELS: Final[Mapping[Kind, str]] = {
     "score": "Scoring choices",
@@ -249,11 +249,10 @@ class JudgeRow(Row):
         """Show the share of the benchmark's programs or comparisons that is done."""
         self.done = self.total * done // of
 
-    def end(self, correct: int) -> None:
+    def end(self, cell: Cell) -> None:
         """Show the score after all questions are judged."""
         self.done = self.total
-        score = wilson(correct, self.total)
-        self.note = f"{score.value:.1f} [{score.low:.1f}, {score.high:.1f}]"
+        self.note = f"{cell.value:.1f} [{cell.low:.1f}, {cell.high:.1f}]"
 
 
 class JudgeWatch:

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar
 
 from mistral_eval.answers.verdict import QuestionVerdict, cut
 from mistral_eval.errors import DataError
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 Doc: TypeAlias = Mapping[str, Any]
 Group: TypeAlias = str
 Score: TypeAlias = tuple[float, bool]
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,8 @@ class Benchmark(ABC):
         Args:
             docs: The questions' rows.
             replies: Per question, the texts of its samples, or (log-likelihood, is greedy) of each
-                choice in order. Texts are cut at the stops if the engine has not done so.
+                choice in order, then of each without the question if the benchmark asks for it.
+                Texts are cut at the stops if the engine has not done so.
             context: Isolation of programs and the progress callback.
 
         Returns:
@@ -126,6 +128,12 @@ class Benchmark(ABC):
         return self.task.num_fewshot
 
     @property
+    def shots_label(self) -> str:
+        """The number of shots as text: "5", or "3-5" if subjects have different numbers."""
+        fewest = self.task.data.fewest_shots
+        return f"{fewest}-{self.shots}" if fewest else str(self.shots)
+
+    @property
     def samples(self) -> int:
         """Number of replies sampled per question."""
         return self.task.repeats
@@ -141,6 +149,17 @@ class Benchmark(ABC):
         return self.task.data.stratum
 
     @property
+    def unconditional(self) -> str | None:
+        """The context after which each choice is scored without its question, or None."""
+        return self.task.data.unconditional
+
+    def halves(self, parts: Sequence[Part]) -> tuple[Sequence[Part], Sequence[Part]]:
+        """Split one entry per request into those with the question and those without it."""
+        if self.unconditional is None:
+            return parts, ()
+        return parts[: len(parts) // 2], parts[len(parts) // 2 :]
+
+    @property
     def kind(self) -> Literal["score", "generate"]:
         """The kind of the requests: "score" for choices, else "generate"."""
         return "score" if self.task.output_type == "multiple_choice" else "generate"
@@ -149,6 +168,11 @@ class Benchmark(ABC):
     def runs_programs(self) -> bool:
         """Whether judging runs code that the model wrote."""
         return self.task.unsafe_code
+
+    @property
+    def is_graded(self) -> bool:
+        """Whether the cell is a mean of partial credits, not the share of correct questions."""
+        return False
 
     @property
     def continues_prompt(self) -> bool:

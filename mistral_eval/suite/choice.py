@@ -1,4 +1,4 @@
-"""Multiple choice: the likelihood of each choice, plain or per character.
+"""Multiple choice: the likelihood of each choice, plain or divided by what its rule says.
 
 For lm-eval, the YAML files also state the choices and the right one, in `doc_to_choice` and
 `doc_to_target` (`doc_to_text` if the choices are in the context). A test compares both definitions
@@ -6,7 +6,7 @@ on every question.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from mistral_eval.answers import likelihoods
@@ -14,10 +14,15 @@ from mistral_eval.answers.verdict import QuestionVerdict
 from mistral_eval.suite.benchmark import DEFAULT, Benchmark, Doc, Gold, JudgeContext, Score
 
 MARKUP: Final = re.compile(r"\[.*?\]")
+RULES: Final[Mapping[str, likelihoods.Normalise]] = {
+    "acc": "none",
+    "acc_norm": "characters",
+    "acc_relative": "unconditional",  # P(choice | question) / P(choice | "Answer:")
+}
 
 
 class Choice(Benchmark):
-    """Multiple choice; the cell is "acc" (plain likelihood) or "acc_norm" (per character)."""
+    """Multiple choice; the cell is one of `RULES`: a metric and what it divides a likelihood by."""
 
     def judge(
         self,
@@ -30,17 +35,18 @@ class Choice(Benchmark):
         for doc, scores in zip(docs, replies, strict=True):
             gold = self.gold(doc)
             index = -1 if gold.index is None else gold.index
-            logprobs = [logprob for logprob, _greedy in scores]
-            plain = likelihoods.pick_choice(logprobs, gold.texts, index, "none")
-            metrics: dict[str, object] = {"acc": float(plain.is_correct)}
-            verdict = plain
-            if "acc_norm" in self.task.metrics:
-                normalised = likelihoods.pick_choice(logprobs, gold.texts, index, "characters")
-                metrics["acc_norm"] = float(normalised.is_correct)
-                verdict = normalised if self.cell == "acc_norm" else plain
+            asked, alone = ([logprob for logprob, _ in half] for half in self.halves(scores))
+            picked = {
+                metric: likelihoods.pick_choice(asked, gold.texts, index, rule, alone)
+                for metric, rule in RULES.items()
+                if metric in self.task.metrics
+            }
+            metrics: dict[str, object] = {
+                metric: float(verdict.is_correct) for metric, verdict in picked.items()
+            }
             if "acc_macro" in self.task.metrics:
-                metrics["acc_macro"] = (doc[str(self.stratum)], float(plain.is_correct))
-            verdicts.append(QuestionVerdict(verdict, metrics=metrics))
+                metrics["acc_macro"] = (doc[str(self.stratum)], metrics["acc"])
+            verdicts.append(QuestionVerdict(picked[self.cell], metrics=metrics))
         return verdicts
 
     def oracle(self, doc: Doc, right: bool) -> int:  # noqa: FBT001
@@ -100,12 +106,41 @@ def _boolq(doc: Doc) -> Gold:
     return Gold(("no", "yes"), int(doc["answer"]))
 
 
+def _siqa(doc: Doc) -> Gold:
+    texts = (doc["answerA"], doc["answerB"], doc["answerC"])
+    return Gold(texts, _index(doc["label"], ("1", "2", "3")))
+
+
+def _commonsense_qa(doc: Doc) -> Gold:
+    letters = ("A", "B", "C", "D", "E")
+    is_whole = tuple(doc["choices"]["label"]) == letters and len(doc["choices"]["text"]) == 5
+    return Gold(letters, _index(doc["answerKey"], letters) if is_whole else -1)
+
+
 MMLU: Final = Choice("mmlu", "MMLU", "mmlu", "acc", _mmlu, "question")
 HELLASWAG: Final = Choice("hellaswag", "HellaSwag", "reasoning", "acc_norm", _hellaswag, "ctx_a")
 WINOGRANDE: Final = Choice("winogrande", "WinoG", "reasoning", "acc", _winogrande, "sentence")
 PIQA: Final = Choice("piqa", "PIQA", "reasoning", "acc_norm", _piqa, "goal")
 ARC_EASY: Final = Choice("arc_easy", "Arc-e", "reasoning", "acc_norm", _arc, "question")
 ARC_CHALLENGE: Final = Choice("arc_challenge", "Arc-c", "reasoning", "acc_norm", _arc, "question")
-BOOLQ: Final = Choice("boolq", "BoolQ", "comprehension", "acc", _boolq, "question")
+SIQA: Final = Choice("siqa", "SIQA", "reasoning", "acc_norm", _siqa, "context")
+OPENBOOKQA: Final = Choice(
+    "openbookqa", "OpenbookQA", "reasoning", "acc_relative", _arc, "question_stem"
+)
+COMMONSENSE_QA: Final = Choice(
+    "commonsense_qa", "CommonsenseQA", "reasoning", "acc", _commonsense_qa, "question"
+)
+BOOLQ: Final = Choice("boolq", "BoolQ", "comprehension", "acc_relative", _boolq, "question")
 
-BENCHMARKS: Final = (MMLU, HELLASWAG, WINOGRANDE, PIQA, ARC_EASY, ARC_CHALLENGE, BOOLQ)
+BENCHMARKS: Final = (
+    MMLU,
+    HELLASWAG,
+    WINOGRANDE,
+    PIQA,
+    ARC_EASY,
+    ARC_CHALLENGE,
+    SIQA,
+    OPENBOOKQA,
+    COMMONSENSE_QA,
+    BOOLQ,
+)

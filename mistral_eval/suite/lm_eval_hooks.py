@@ -68,6 +68,12 @@ def macro(items: Sequence[tuple[str, float]], **_: Any) -> float:
     return fmean(by_group(items).values())
 
 
+def mean_of_kept(items: Sequence[float | None], **_: Any) -> float:
+    """Return the mean of the values that are not None; 0 if there is none."""
+    kept = [value for value in items if value is not None]
+    return fmean(kept) if kept else 0.0
+
+
 def from_hub(**kwargs: Any) -> dict[str, Rows]:
     """Load the hub's rows under stock lm-eval (`custom_dataset`).
 

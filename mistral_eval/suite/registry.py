@@ -11,9 +11,23 @@ from typing import Final
 from mistral_eval.data.task_file import tasks_folder
 from mistral_eval.errors import UsageError, nearest
 from mistral_eval.settings import STOCK_PREFIX, RunSettings
-from mistral_eval.suite import choice, maths, programs, spans
+from mistral_eval.suite import choice, dialogues, exact, exams, maths, programs, spans
 from mistral_eval.suite.benchmark import Benchmark, Group
-from mistral_eval.suite.choice import ARC_CHALLENGE, ARC_EASY, HELLASWAG, MMLU, PIQA, WINOGRANDE
+from mistral_eval.suite.choice import (
+    ARC_CHALLENGE,
+    ARC_EASY,
+    BOOLQ,
+    COMMONSENSE_QA,
+    HELLASWAG,
+    MMLU,
+    OPENBOOKQA,
+    PIQA,
+    SIQA,
+    WINOGRANDE,
+)
+from mistral_eval.suite.dialogues import QUAC
+from mistral_eval.suite.exact import BBH
+from mistral_eval.suite.exams import AGIEVAL
 from mistral_eval.suite.maths import GSM8K, MATH
 from mistral_eval.suite.programs import HUMANEVAL, MBPP
 from mistral_eval.suite.spans import NQ, TRIVIAQA
@@ -23,6 +37,9 @@ BENCHMARKS: Final[tuple[Benchmark, ...]] = (
     *spans.BENCHMARKS,
     *programs.BENCHMARKS,
     *maths.BENCHMARKS,
+    *exact.BENCHMARKS,
+    *exams.BENCHMARKS,
+    *dialogues.BENCHMARKS,
 )
 BY_ID: Final[Mapping[str, Benchmark]] = MappingProxyType({one.id: one for one in BENCHMARKS})
 
@@ -41,20 +58,29 @@ _PAPER: Final = (
     GSM8K,
 )  # arXiv 2310.06825v1, Table 2, in its order
 PAPER: Final = tuple(benchmark.id for benchmark in _PAPER)
-SUITES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType({"paper": PAPER})
+# What the paper's figure 4 is made of.
+_FIGURE_4: Final = (*_PAPER, SIQA, OPENBOOKQA, COMMONSENSE_QA, BOOLQ, QUAC, BBH, AGIEVAL)
+SUITES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "paper": PAPER,
+        "figure4": tuple(one.id for one in BENCHMARKS if one in _FIGURE_4),
+    }
+)
 
-# The bars of the paper's figure 4 whose benchmarks the suite has, in the figure's order.
+# The bars of the paper's figure 4 in its order, and the panels of its figure 5.
 FIGURE_4: Final[Mapping[Group, str]] = MappingProxyType(
     {
         MMLU.group: MMLU.column,
         "knowledge": "Knowledge",
-        "reasoning": "Reasoning (5 of 8)",
-        "code": "Code",
+        "reasoning": "Reasoning",
+        "comprehension": "Comprehension",
+        AGIEVAL.group: "AGI Eval",
         "maths": "Math",
+        BBH.group: BBH.column,
+        "code": "Code",
     }
 )
-FIGURE_4_LACKS: Final = "SIQA, OpenbookQA and CommonsenseQA"  # of its reasoning bar
-FIGURE_5: Final[tuple[Group, ...]] = (MMLU.group, "reasoning", "knowledge")
+FIGURE_5: Final[tuple[Group, ...]] = (MMLU.group, "reasoning", "knowledge", "comprehension")
 
 # Cells of the paper's table that contradict its text or Mistral's later papers: the benchmark, the
 # rows that must be in the table, and the sentence for its notes.
@@ -83,9 +109,9 @@ def paper_benchmarks() -> tuple[Benchmark, ...]:
     return _PAPER
 
 
-def columns_of(group: Group) -> tuple[Benchmark, ...]:
-    """Return the paper's benchmarks whose mean is the bar `group` of its figure 4."""
-    return tuple(benchmark for benchmark in _PAPER if benchmark.group == group)
+def bar_members(group: Group) -> Mapping[str, str]:
+    """Return the benchmarks whose plain mean is a bar of figure 4: id to title."""
+    return {one.id: one.column for one in _FIGURE_4 if one.group == group}
 
 
 def parse_tasks(text: str) -> tuple[str, ...]:
@@ -97,7 +123,7 @@ def parse_tasks(text: str) -> tuple[str, ...]:
     Raises:
         UsageError: a name is unknown (the message lists the nearest names), or there is none.
     """
-    asked = [part.strip() for part in text.split(",") if part.strip()]
+    asked = _names(text)
     if not asked:
         raise UsageError(
             f"--tasks is empty. Name a suite ({', '.join(SUITES)}) or benchmarks, separated by "
@@ -131,6 +157,25 @@ def parse_tasks(text: str) -> tuple[str, ...]:
     return (*(name for name in BY_ID if name in ours), *dict.fromkeys(stock))
 
 
+def _names(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def only_in_suites(text: str) -> tuple[str, ...]:
+    """Return the benchmarks that `--tasks` asks for through a suite and not by their own names."""
+    asked = _names(text)
+    members = {one for name in asked for one in SUITES.get(name, ())}
+    return tuple(name for name in BY_ID if name in members.difference(asked))
+
+
+def asked_as(tasks: Sequence[str], left_out: Sequence[str]) -> tuple[str, ...]:
+    """Return what to write after `--tasks` for the same tasks with the same ones left out."""
+    whole = {*tasks, *left_out}
+    suites = [name for name, members in SUITES.items() if left_out and whole.issuperset(members)]
+    covered = {one for name in suites for one in SUITES[name]}
+    return (*suites, *(task for task in tasks if task not in covered))
+
+
 def check_shots(settings: RunSettings) -> None:
     """Check that every benchmark's protocol has at least `--num-fewshot` solved examples.
 
@@ -148,6 +193,7 @@ def check_shots(settings: RunSettings) -> None:
             )
 
 
-def suite_of(tasks: Sequence[str]) -> str | None:
-    """Return the suite with exactly these tasks, or None; a run's folder is named after it."""
-    return next((suite for suite, members in SUITES.items() if tuple(tasks) == members), None)
+def suite_of(settings: RunSettings) -> str | None:
+    """Return the suite that was asked for and nothing else, or None; it names a run's folder."""
+    asked = {*settings.tasks, *settings.left_out}
+    return next((suite for suite, members in SUITES.items() if asked == set(members)), None)

@@ -29,6 +29,16 @@ def test_the_first_maximum_is_chosen(logprobs, texts, normalise, expected):
     assert expected == choices.pick_choice(logprobs, texts, 0, normalise).answer
 
 
+def test_a_likelihood_is_divided_by_that_without_the_question():
+    asked, alone = [-2.0, -3.0, -4.0], [-2.5, -9.0, -4.0]
+    chosen = choices.pick_choice(asked, ["A", "B", "C"], 1, "unconditional", alone)
+    assert (chosen.answer, chosen.is_correct) == ("B", True)
+    with pytest.raises(EngineError, match="lost a request"):
+        choices.pick_choice(asked, ["A", "B", "C"], 1, "unconditional")
+    with pytest.raises(EngineError, match="finite log-likelihoods without the question"):
+        choices.pick_choice(asked, ["A", "B", "C"], 1, "unconditional", [-1.0, -math.inf, -1.0])
+
+
 @given(st.lists(st.floats(max_value=0, allow_nan=False), min_size=1, max_size=6))
 def test_exactly_the_gold_choice_is_correct(logprobs):
     """Over all golds, exactly one makes the question correct."""

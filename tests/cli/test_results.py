@@ -106,6 +106,31 @@ def test_the_sections_of_a_table_are_there_when_asked_for(cli, sample_runs):
     ]
 
 
+@pytest.mark.parametrize("fmt", ["md", "latex", "csv", "html", "json", "rich"])
+@pytest.mark.parametrize("layout", ["figure4", "figure5"])
+def test_a_figure_is_a_table_of_its_own(cli, sample_runs, layout, fmt):
+    code, out, _ = cli("table", sample_runs["random"], "--layout", layout, "--format", fmt)
+    assert code == 0
+    assert "Comprehension" in out
+    assert "HumanEval 0-shot" not in out
+    if fmt == "json":
+        found = json.loads(out)
+        (section,) = found["sections"]
+        assert (found["columns"], found["rows"]) == ([], [])
+        part = {"figure4": "bars", "figure5": "sizes"}[layout]
+        paper = section["data"][0][part]["comprehension"]
+        assert (paper["value"], paper["remark"]) == (64.4, "read from the drawing")
+        assert layout == "figure4" or round(paper["size_b"]) == 21
+        assert len(section["data"]) == len(section["rows"])
+
+
+def test_a_figure_takes_no_option_of_the_table(cli):
+    for option in (("--groups",), ("--baselines", "card"), ("--delta-to", "Mistral 7B")):
+        code, _, err = cli("table", "--layout", "figure4", *option)
+        assert code == 2
+        assert "Leave the others out" in err
+
+
 def test_an_unknown_row_is_answered_with_the_nearest(cli):
     code, _, err = cli("table", "--delta-to", "LLaMA 2 70B")
     assert code == 2

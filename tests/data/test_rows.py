@@ -25,7 +25,9 @@ def test_an_incomplete_data_description_is_refused():
     kwargs = dict(read_task("piqa")["dataset_kwargs"])
     kwargs |= read_task("piqa")["metadata"]
     assert DataSpec.from_kwargs(kwargs) == data_spec("piqa")
-    expected = r"tasks/piqa.yaml .* columns.goal is 'number' \(input should be 'text', 'integer'"
+    expected = (
+        r"tasks/piqa.yaml .* columns.goal is 'number' \(input should be 'text', 'text or null'"
+    )
     with pytest.raises(TaskError, match=expected):
         DataSpec.from_kwargs({**kwargs, "columns": {"goal": "number"}})
     del kwargs["splits"], kwargs["questions"]

@@ -1,6 +1,7 @@
 """Where rows come from, and what is said when they do not come."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
@@ -166,6 +167,30 @@ def test_configurations_are_read_one_after_the_other():
     rows = load_benchmark_data(data_spec("math"), make_source("sample"))["test"]
     assert len(rows) == 16
     assert [row["type"] for row in rows[:5]] == ["Algebra"] * 4 + ["Counting & Probability"]
+
+
+@pytest.mark.parametrize("data", ["sample", "folder"])
+def test_a_row_knows_its_configuration(data, tmp_path):
+    """BBH's files have no column that says which of the 27 tasks a row is from."""
+    spec = data_spec("bbh")
+    for config in spec.configs if data == "folder" else ():
+        write(tmp_path, f"bbh/{config}/test.jsonl", [{"input": config, "target": "T"}])
+    rows = load_benchmark_data(spec, make_source(str(tmp_path) if data == "folder" else data))
+    assert {row["task"] for row in rows["test"]} <= set(spec.configs)
+    assert len({row["task"] for row in rows["test"]}) == (27 if data == "folder" else 16)
+    assert data == "sample" or all(row["task"] == row["input"] for row in rows["test"])
+
+
+def test_a_folder_needs_every_configuration_although_the_sample_does_not(tmp_path):
+    source = write(tmp_path, "bbh/navigate/test.jsonl", [{"input": "Q", "target": "T"}])
+    assert "should hold bbh/boolean_expressions/test.parquet" in error_of("bbh", source)
+
+
+def test_shots_can_stand_in_the_yaml_file():
+    """They are rows like others: checked, and the first of their subject are shown."""
+    spec = data_spec("bbh")
+    shots = load_benchmark_data(spec, make_source("sample"))["shots"]
+    assert Counter(row["task"] for row in shots) == dict.fromkeys(spec.configs, 3)
 
 
 def test_splits_find_each_other():

@@ -8,7 +8,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from mistral_eval.errors import CheckpointError
-from mistral_eval.model import transformer
+from mistral_eval.model import products, transformer
 from mistral_eval.model.attention import SequencesAttend
 from mistral_eval.model.config import ModelConfig
 from mistral_eval.model.load.layout import expected_shapes
@@ -119,7 +119,8 @@ def test_bfloat16_is_as_near_to_float32_as_in_transformers(pair, is_fused, monke
     """Norms and rotations in float32: our mean error is at most a tenth larger than theirs."""
     if is_fused and not transformer.is_fused(torch.empty(0, dtype=torch.bfloat16)):
         pytest.skip("oneDNN takes no bfloat16 on this processor")
-    monkeypatch.setattr(transformer, "is_fused", lambda _: is_fused)
+    for module in (transformer, products):
+        monkeypatch.setattr(module, "is_fused", lambda _: is_fused)
     theirs, config, weights = pair
     ids = torch.randint(VOCAB, (40,), generator=torch.Generator().manual_seed(2))
     rounded = {name: tensor.bfloat16() for name, tensor in weights.items()}

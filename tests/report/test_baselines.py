@@ -137,6 +137,45 @@ def test_pinned_test_set_sizes_reproduce_the_printed_numbers(everything):
     assert checked > 60
 
 
+def test_what_was_read_from_figure_4_is_what_the_reference_page_has(everything, shared: Path):
+    """Each reading, to the digit; of a range its middle, with the range as the remark."""
+    page = (shared / "reference" / "paper.md").read_text(encoding="utf-8")
+    lines = page[page.index("### Figure 4") :].splitlines()[3:11]
+    models = ("mistral-7b", "llama2-7b", "llama2-13b", "llama1-33b")
+    groups = {"AGI Eval": "agieval", "BBH": "bbh", "MMLU": "mmlu", "Math": "maths", "Code": "code"}
+    checked = 0
+    for line in lines:
+        title, *values, _ = (cell.strip() for cell in line.strip("|").split("|"))
+        group = groups.get(title.split(" = ")[0], title.split(" ")[0].lower())
+        for model, value in zip(models, values, strict=True):
+            read = by_id(everything, f"mistral-paper-figure4/{model}").other.get(f"figure4:{group}")
+            assert (read is None) == (not value.startswith("~")), (group, model)
+            if read is None:
+                continue
+            low, _, high = value.removeprefix("~").removesuffix(" (read)").partition("-")
+            assert read.value == (float(low) + float(high or low)) / 2
+            assert not high or read.remark == f"read as {low} to {high}"
+            assert not read.comparable
+            checked += 1
+    assert checked == 17
+
+
+def test_metas_aggregates_agree_with_the_reference_page(everything, shared: Path):
+    """BBH and AGIEval of eight models, from the sentence that lists them by size."""
+    page = (shared / "reference" / "chat.md").read_text(encoding="utf-8")
+    page = " ".join(page[page.index("Llama 2 7B / 13B / 34B / 70B (Meta)") :].split())
+    llama2, llama1 = page.split("LLaMA 1 7B / 13B / 33B / 65B")
+    sizes = {"llama2": ("7b", "13b", "34b", "70b"), "llama1": ("7b", "13b", "33b", "65b")}
+    for family, text in (("llama2", llama2), ("llama1", llama1)):
+        for word, name in (("BBH", "bbh"), ("AGIEval", "agieval")):
+            numbers = re.search(rf"{word} ((?:[\d.]+ ?){{4}})", text)[1].removesuffix(".").split()
+            ours = []
+            for size in sizes[family]:
+                one = by_id(everything, f"llama2-paper/{family}-{size}")
+                ours.append({**one.cells, **one.other}[name].text)
+            assert [number.rstrip(".") for number in numbers] == ours
+
+
 def test_every_source_has_an_address_and_a_table(everything):
     for baseline in everything:
         assert baseline.source.url.startswith("https://")

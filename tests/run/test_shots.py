@@ -4,7 +4,7 @@ import pytest
 
 from mistral_eval.data.load import Rows, with_siblings
 from mistral_eval.errors import TaskError
-from mistral_eval.run.questions import shot_rows, shots_by_subject
+from mistral_eval.run.questions import shot_rows, shots_by_subject, up_to_shots_by_subject
 
 DEV = [{"subject": subject, "question": str(n)} for n in range(3) for subject in ("law", "art")]
 
@@ -33,3 +33,10 @@ def test_the_dev_rows_stand_beside_the_test_rows():
     columns = {"subject": "text", "question": "text"}
     splits = with_siblings({"test": Rows(DEV[:1], columns), "dev": Rows(DEV, columns)})
     assert list(shot_rows(splits["test"])) == DEV
+
+
+def test_a_subject_may_have_fewer_shots_where_the_file_says_so():
+    few = DEV[:2]
+    question = {"subject": few[0]["subject"]}
+    shown = up_to_shots_by_subject(few).sample(5, eval_doc=question)
+    assert shown == [row for row in few if row["subject"] == question["subject"]]

@@ -24,8 +24,8 @@ from tests.lm_eval_runs import Both
 pytestmark = [pytest.mark.trained, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 CHOICES = tuple(name for name, benchmark in BY_ID.items() if benchmark.kind == "score")
-LONG = ("mmlu", "boolq")  # prompts of several hundred tokens: four questions of each
-TEXTS = ("nq", "triviaqa", "gsm8k", "math")
+LONG = ("mmlu", "boolq", "agieval")  # prompts of several hundred tokens: four questions of each
+TEXTS = ("nq", "triviaqa", "gsm8k", "math", "bbh")
 PROMPTS, NEW = 2, 32  # of each of TEXTS, and tokens of each reply
 SAMPLE = Asking(make_source("sample"), None, None, unpinned=False)
 TIE = 1e-3  # nats between the best two tokens
@@ -98,7 +98,7 @@ def test_log_likelihoods_and_verdicts_are_lm_evals(both, benchmark):
         assert [greedy for ((_, greedy),) in mine["resps"]] == [
             str(greedy) for ((_, greedy),) in other["resps"]
         ]
-        for metric in {"acc", "acc_norm"} & set(mine["metrics"]):
+        for metric in {"acc", "acc_norm", "acc_relative"} & set(mine["metrics"]):
             assert mine[metric] == other[metric]
 
 

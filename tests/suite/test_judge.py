@@ -24,10 +24,16 @@ def rows(benchmark: str) -> list[dict]:
 def scores(benchmark: str, doc: dict, *, right: bool) -> list[tuple[float, bool]]:
     """Log-likelihoods that make the gold (or all but the gold) likely."""
     gold = BY_ID[benchmark].gold(doc)
-    return [
+    asked = [
         (-1.0 if (place == gold.index) == right else -1e6, False)
         for place in range(len(gold.texts))
     ]
+    return [*asked, *without_question(benchmark, len(asked))]
+
+
+def without_question(benchmark: str, choices: int) -> list[tuple[float, bool]]:
+    """Log-likelihoods of the choices alone, if the benchmark asks for them."""
+    return [] if BY_ID[benchmark].unconditional is None else [(-2.0, False)] * choices
 
 
 @pytest.mark.parametrize("benchmark", CHOICES)
@@ -46,6 +52,7 @@ def test_the_verdict_is_the_cell_s_metric(benchmark):
     doc = rows(benchmark)[0]
     lengths = [len(text) for text in BY_ID[benchmark].gold(doc).texts]
     replies = [(-(float(length) ** 0.5), False) for length in lengths]
+    replies += without_question(benchmark, len(lengths))
     (verdict,) = BY_ID[benchmark].judge([doc], [replies])
     cell = BY_ID[benchmark].cell
     assert verdict.metrics[cell] == float(verdict.verdict.is_correct)
@@ -56,6 +63,22 @@ def test_the_verdict_is_the_cell_s_metric(benchmark):
             "acc": float(gold == shortest),
             "acc_norm": float(gold == longest),
         }
+
+
+@pytest.mark.parametrize("benchmark", [one for one in CHOICES if BY_ID[one].unconditional])
+def test_a_choice_that_is_likely_without_its_question_counts_less(benchmark):
+    """The likeliest choice is likelier still alone, so the gold, which gains most, is chosen."""
+    for doc in rows(benchmark):
+        gold = BY_ID[benchmark].gold(doc)
+        likeliest = (gold.index + 1) % len(gold.texts)
+        asked, alone = [-9.0] * len(gold.texts), [-9.0] * len(gold.texts)
+        asked[gold.index], alone[gold.index] = -5.0, -8.0
+        asked[likeliest], alone[likeliest] = -2.0, -1.0
+        scored = [(logprob, False) for logprob in (*asked, *alone)]
+        (verdict,) = BY_ID[benchmark].judge([doc], [scored])
+        assert (verdict.metrics["acc_relative"], verdict.metrics["acc"]) == (1.0, 0.0)
+        assert verdict.verdict.is_correct
+        assert verdict.verdict.answer == gold.texts[gold.index]
 
 
 def test_mmlu_keeps_the_subject_for_the_mean_over_subjects():
@@ -99,7 +122,9 @@ def test_an_empty_reply_is_no_answer(benchmark):
     (verdict,) = BY_ID[benchmark].judge([doc], [[""] * samples])
     assert verdict.verdict.outcome is Outcome.NO_ANSWER
     assert [sample.outcome for sample in verdict.samples] == [Outcome.NO_ANSWER] * samples
-    assert set(verdict.metrics.values()) == {0.0}
+    of_the_reply = {name: v for name, v in verdict.metrics.items() if name != "human_f1"}
+    values = [v[1] if isinstance(v, tuple) else v for v in of_the_reply.values()]
+    assert set(values) == {0.0}
     metrics = {metric["metric"] for metric in read_task(benchmark)["metric_list"]}
     assert set(verdict.metrics) == metrics
 

@@ -22,6 +22,11 @@ ASKS = {
     "mbpp": lambda doc: f"task: {doc['prompt']} Your",
     "math": lambda doc: f"Problem:\n{doc['problem']}\n\nSolution:",
     "gsm8k": lambda doc: f"Q: {doc['question']}\nA:",
+    "bbh": lambda doc: f"Q: {doc['input']}\nA:",
+    "bbh_cot": lambda doc: f"Q: {doc['input']}\nA: Let's",
+    "agieval": lambda doc: (
+        f" {doc['question']}\nChoose from the following options:    {' '.join(doc['options'])}\n"
+    ),
 }
 
 

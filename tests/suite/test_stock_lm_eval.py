@@ -1,14 +1,29 @@
 """The folder works under stock lm-eval: its manager, its evaluator, its results."""
 
+from pathlib import Path
+
+import datasets
+import golden_prompts
+import lm_eval
 import pytest
 from lm_eval.api.model import LM
+from lm_eval.api.task import ConfigurableTask
 from lm_eval.evaluator import simple_evaluate
 from lm_eval.tasks import TaskManager
+from lm_eval.tasks._yaml_loader import load_yaml
 
 from mistral_eval.data import dataset_from, make_source
 from mistral_eval.data.task_file import read_task, tasks_folder
 from mistral_eval.suite import lm_eval_hooks
 from mistral_eval.suite.registry import BY_ID
+
+# Ours -> lm-eval's own file of the same definition, and what its rows have otherwise.
+SAME = {
+    "siqa": ("siqa/siqa.yaml", lambda row: row),
+    "openbookqa": ("openbookqa/openbookqa.yaml", lambda row: row),
+    "commonsense_qa": ("commonsense_qa/default.yaml", lambda row: row),
+    "boolq": ("super_glue/boolq/default.yaml", lambda row: {**row, "label": int(row["answer"])}),
+}
 
 
 class Gold(LM):
@@ -61,3 +76,33 @@ def test_a_benchmark_of_ours_replaces_the_stock_one(monkeypatch):
     loaded = manager.load(["mmlu", "piqa"])
     assert list(loaded["tasks"]) == ["mmlu", "piqa"]
     assert [len(task.eval_docs) for task in loaded["tasks"].values()] == [16, 16]
+
+
+@pytest.mark.parametrize("benchmark", SAME)
+def test_requests_and_plain_metrics_are_those_of_the_stock_task(benchmark, shared_task):
+    """On every question of the test set: context, choices, gold, and both plain metrics.
+
+    What ours asks besides is each choice after "Answer:", for a metric that lm-eval's lacks.
+    """
+    name, as_stock = SAME[benchmark]
+    ours, known = shared_task(benchmark), BY_ID[benchmark]
+    rows = datasets.Dataset.from_list([as_stock(dict(doc)) for doc in ours.eval_docs])
+    config = load_yaml(Path(lm_eval.__file__).parent / "tasks" / name)
+    for key in ("training_split", "dataset_name", "tag"):
+        config.pop(key, None)
+    splits = dict.fromkeys(("validation", "test"), rows)
+    stock = ConfigurableTask(
+        config={**config, "num_fewshot": 0, "custom_dataset": lambda **_: splits}
+    )
+    assert len(stock.eval_docs) == len(ours.eval_docs) == known.n
+    for place, doc in enumerate(stock.eval_docs):
+        mine = golden_prompts.requests_of(ours, place)
+        asked, alone = known.halves(mine)
+        theirs = golden_prompts.requests_of(stock, place)
+        assert [one.args for one in asked] == [one.args for one in theirs]
+        again = [(known.unconditional, one.args[1]) for one in asked if known.unconditional]
+        assert [one.args for one in alone] == again
+        scores = [(-((7 * place + 5 * n) % 11) - 0.5, False) for n in range(len(mine))]
+        found = ours.process_results(ours.eval_docs[place], scores)
+        expected = stock.process_results(doc, scores[: len(theirs)])
+        assert {key: found[key] for key in expected} == expected

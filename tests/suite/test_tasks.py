@@ -24,6 +24,9 @@ GENERATION = {
     "mbpp": {"until": ["[DONE]"], "max_gen_toks": 512, **GREEDY},
     "math": {"until": ["Problem:"], "max_gen_toks": 512, **DRAWN},
     "gsm8k": {"until": ["Q:", "\n\n"], "max_gen_toks": 512, **DRAWN},
+    "quac": {"until": ["\n"], "max_gen_toks": 64, **GREEDY},
+    "bbh": {"until": ["\n"], "max_gen_toks": 128, **GREEDY},
+    "bbh_cot": {"until": ["\n\n", "Q:"], "max_gen_toks": 1024, **GREEDY},
 }
 REPEATS = {"math": 4, "gsm8k": 8}
 DATA = {
@@ -39,8 +42,21 @@ DATA = {
     "mbpp": ("google-research-datasets/mbpp", "sanitized", "test"),
     "math": ("EleutherAI/hendrycks_math", None, "test"),
     "gsm8k": ("openai/gsm8k", "main", "test"),
+    "siqa": ("lighteval/siqa", None, "validation"),
+    "openbookqa": ("allenai/openbookqa", "main", "test"),
+    "commonsense_qa": ("tau/commonsense_qa", None, "validation"),
     "boolq": ("google/boolq", None, "validation"),
+    "bbh": ("SaylorTwift/bbh", None, "test"),
+    "bbh_cot": ("SaylorTwift/bbh", None, "test"),
+    "quac": ("lighteval/quac_helm", None, "validation"),
+    "agieval": ("ruixiangcui/AGIEval", None, "test"),
 }
+CONFIGS = {
+    "math": 7,
+    "bbh": 27,
+    "bbh_cot": 27,
+    "agieval": 8,
+}  # benchmarks that read several configurations
 
 
 def test_there_is_one_file_per_benchmark_and_no_other():
@@ -64,7 +80,8 @@ def test_a_file_agrees_with_the_suite(benchmark):
     """What one of the two states, the other does not repeat."""
     task = read_task(benchmark.id)
     metadata = task["metadata"]
-    assert set(metadata) == {"version", "questions", "stratum"}
+    assert set(metadata) - {"unconditional"} == {"version", "questions", "stratum"}
+    assert ("acc_relative" in benchmark.task.metrics) == (benchmark.unconditional is not None)
     assert benchmark.cell in [metric["metric"] for metric in task["metric_list"]]
     assert (benchmark.n, benchmark.stratum) == (metadata["questions"], metadata["stratum"])
     assert (benchmark.shots, benchmark.samples) == (task["num_fewshot"], task["repeats"])
@@ -79,12 +96,11 @@ def test_the_data_are_the_protocol_s(benchmark):
     path, name, split = DATA[benchmark]
     assert (task["dataset_path"], task["dataset_name"], task["test_split"]) == (path, name, split)
     assert (spec.benchmark, spec.path, spec.splits[0]) == (benchmark, path, split)
-    assert spec.configs == ((name,) if benchmark != "math" else spec.configs)
+    if benchmark in CONFIGS:
+        assert len(set(spec.configs)) == CONFIGS[benchmark]
+    else:
+        assert spec.configs == (name,)
     assert not set(task["metadata"]) & set(task["dataset_kwargs"])  # lm-eval passes them as one
-
-
-def test_math_reads_its_seven_subjects():
-    assert len(data_spec("math").configs) == 7
 
 
 @pytest.mark.parametrize("benchmark", GENERATION)
@@ -92,6 +108,12 @@ def test_generation_is_the_protocol_s(benchmark):
     task = read_task(benchmark)
     assert task["generation_kwargs"] == GENERATION[benchmark]
     assert task["repeats"] == REPEATS.get(benchmark, 1)
+
+
+def test_a_range_of_shots_is_said():
+    labels = {benchmark.shots_label for benchmark in BENCHMARKS}
+    assert labels - {str(benchmark.shots) for benchmark in BENCHMARKS} == {"3-5"}
+    assert BY_ID["agieval"].shots_label == "3-5"
 
 
 def test_programs_need_lm_eval_s_consent():
@@ -165,4 +187,4 @@ def test_an_unknown_or_broken_file_is_an_error_that_says_so(tmp_path):
 @pytest.mark.parametrize("benchmark", BENCHMARKS, ids=lambda one: one.id)
 def test_the_cell_is_a_metric_of_the_task_and_the_group_a_known_one(benchmark):
     assert benchmark.cell in benchmark.task.metrics
-    assert benchmark.group in {*FIGURE_4, "comprehension"}
+    assert benchmark.group in {*FIGURE_4, "comprehension", "bbh", "bbh_cot", "agieval"}

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mistral_eval.record.comparison import QuestionOutcome
-from mistral_eval.record.sample_files import outcome_of, read_rows
+from mistral_eval.record.sample_files import halves_of, outcome_of, read_rows
 from mistral_eval.suite.benchmark import Benchmark
 from mistral_eval.suite.registry import BY_ID
 
@@ -142,8 +142,9 @@ def _new(
     block, rest = blocks.split(first, title if known and known.shots else "")
     more: dict[str, Any] = {}
     if _is_choice(row):
-        more["c"] = [str(part["arg_1"]) for part in arguments]
-        contexts = [str(part["arg_0"]) for part in arguments]
+        asked, _ = halves_of(known.id if known else "", row)
+        more["c"] = [str(part["arg_1"]) for part, _ in asked]
+        contexts = [str(part["arg_0"]) for part, _ in asked]
         if len(set(contexts)) > 1:
             more["d"] = contexts
     more |= _golds(known, doc) if known else {"g": [str(row["target"])]}
@@ -165,14 +166,19 @@ def _golds(known: Benchmark, doc: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _answer(known: Benchmark | None, row: Mapping[str, Any]) -> list[Any]:
-    """What one run made of a question: [verdict, answer, reason, samples, log-likelihoods]."""
+    """What one run made of a question: [verdict, answer, reason, samples, log-likelihoods].
+
+    A sixth entry has the log-likelihoods without the question, where they were asked for.
+    """
     verdict = row["verdict"]
     letter = LETTERS[verdict["outcome"]]
     if _is_choice(row):
-        logprobs = [_rounded(float(choice[0][0])) for choice in row["resps"]]
+        asked, without = halves_of(known.id if known else "", row)
+        logprobs = [_rounded(logprob) for _, logprob in asked]
+        alone = [list(map(_rounded, without))] if without else []
         if known:  # the chosen text's place says it all, its reason too
             texts = known.gold(row["doc"]).texts
-            return [letter, texts.index(verdict["answer"]), "", [], logprobs]
+            return [letter, texts.index(verdict["answer"]), "", [], logprobs, *alone]
         return [letter, verdict["answer"], verdict["reason"], [], logprobs]
     replies = row["resps"][0]
     samples = [
@@ -218,6 +224,7 @@ def _index(
         "id": benchmark,
         "name": known.column if known else benchmark,
         "normalised": known is not None and known.cell == "acc_norm",
+        "relative": known is not None and known.cell == "acc_relative",
         "n": len(questions),
         "ids": _ids([question.id for question in questions]),
         "strata": list(_lengths(question.stratum for question in questions)),

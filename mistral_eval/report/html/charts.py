@@ -9,9 +9,16 @@ from matplotlib.axes import Axes
 
 from mistral_eval.record.comparison import Comparison
 from mistral_eval.record.run_record import one_line
-from mistral_eval.report.baselines import Baseline
 from mistral_eval.report.html.svg import INK, LINE, PAPER, QUIET, RUNS, draw, variable
-from mistral_eval.report.table.sections import anchors, group_interval
+from mistral_eval.report.table.figures import (
+    ABOUT,
+    Bar,
+    anchors,
+    bars_of,
+    missing_notes,
+    scored,
+    size_title,
+)
 from mistral_eval.report.table.view import RowView, column_of, points
 from mistral_eval.stats import Interval, wilson
 from mistral_eval.suite.benchmark import Benchmark, Group
@@ -34,52 +41,71 @@ def short(name: str) -> str:
     return flat if len(flat) <= LABEL else f"{flat[: LABEL - 1]}…"
 
 
-def groups_chart(rows: Sequence[RowView], columns: Sequence[Benchmark], group: Group) -> str | None:
-    """Draw one group of the paper's figure 4 as bars; None if no run has the whole group."""
-    scored = _scored(rows, columns, group)
-    if not _has_run(scored):
+def groups_chart(
+    rows: Sequence[RowView], columns: Sequence[Benchmark], group: Group
+) -> tuple[str, str] | None:
+    """Draw one bar of the paper's figure 4 per row.
+
+    Returns:
+        Caption and drawing; None if no run has a benchmark of the group.
+    """
+    bars = bars_of(rows, columns, group)
+    drawn = [(row, bar) for row, bar in zip(rows, bars, strict=True) if bar is not None]
+    if not _has_run(drawn):
         return None
     colors = color_of(rows)
 
     def paint(axes: Axes) -> None:
-        for place, (row, interval) in enumerate(scored):
-            axes.barh(place, interval.value, height=0.68, color=colors[row.id])
+        for place, (row, bar) in enumerate(drawn):
+            interval = bar.interval
+            alpha = 0.5 if bar.missing else 1.0
+            axes.barh(place, interval.value, height=0.68, color=colors[row.id], alpha=alpha)
             end = interval.value
             if interval.low < interval.high:
                 _whisker(axes, place, interval, INK)
                 end = interval.high
-            text = points(interval.value)
-            axes.text(end + 1.2, place, text, va="center", fontsize=9.5)
-        _name_rows(axes, [row.label for row, _ in scored])
-        axes.set_xlim(0, 108)
+            axes.text(end + 1.2, place, _beside(bar), va="center", fontsize=9.5)
+        _name_rows(axes, [row.label for row, _ in drawn])
+        axes.set_xlim(0, 124)
         axes.set_xticks(range(0, 101, 25))
 
     title = FIGURE_4[group]
-    said = "; ".join(f"{row.label} {points(interval.value)}" for row, interval in scored)
-    size = (WIDTH, 0.5 + 0.27 * len(scored))
-    return draw(f"figure-4-{group}", f"{title}: {said}", size, paint)
+    notes = [note.rstrip(".") for note in missing_notes(rows, bars, group)]
+    said = "; ".join((*(f"{row.label} {_beside(bar)}" for row, bar in drawn), *notes))
+    size = (WIDTH, 0.5 + 0.27 * len(drawn))
+    return ". ".join(notes) or title, draw(f"figure-4-{group}", f"{title}: {said}", size, paint)
+
+
+def _beside(bar: Bar) -> str:
+    """Return a bar's value, marked if it was read from the paper or lacks members.
+
+    The mean of two published numbers has a second decimal, as in the table.
+    """
+    is_mean = bar.interval.low == bar.interval.high and not bar.remark
+    value = f"{bar.interval.value:.2f}" if is_mean else points(bar.interval.value)
+    value = f"{ABOUT if bar.remark else ''}{value}"
+    return f"{value} ({bar.part})" if bar.missing else value
 
 
 def sizes_chart(
-    rows: Sequence[RowView],
-    columns: Sequence[Benchmark],
-    known: Sequence[Baseline],
-    group: Group,
-) -> str | None:
-    """Draw the paper's figure 5 for one group: score against Llama 2's size.
-
-    None if no run has the whole group.
+    rows: Sequence[RowView], columns: Sequence[Benchmark], group: Group
+) -> tuple[str, str] | None:
+    """Draw one panel of the paper's figure 5: score against Llama 2's size.
 
     Llama 2's own rows are the curve; the other models are placed on it.
+
+    Returns:
+        Caption and drawing; None if no run has all benchmarks of the curve.
     """
-    scale = anchors(known, group)
+    scale = anchors(group)
     placed = [row for row in rows if row.is_model and "llama2" not in row.id]
-    scored = _scored(placed, columns, group)
-    if not _has_run(scored) or len(scale.sizes) < 2:
+    bars = ((row, scored(row, columns, group, scale)) for row in placed)
+    drawn = [(row, bar) for row, bar in bars if bar is not None]
+    if not _has_run(drawn) or len(scale.sizes) < 2:
         return None
     colors = color_of(rows)
-    values = [interval.value for _, interval in scored]
-    edges = [edge for _, interval in scored for edge in (interval.low, interval.high)]
+    values = [bar.interval.value for _, bar in drawn]
+    edges = [edge for _, bar in drawn for edge in (bar.interval.low, bar.interval.high)]
     spread = max(*edges, *scale.scores) - min(*edges, *scale.scores)
     heights = spaced(values, LABEL_GAP * spread)
 
@@ -95,7 +121,8 @@ def sizes_chart(
                 color=QUIET,
                 ha="right" if size == scale.sizes[-1] else "left",
             )
-        for (row, interval), height in zip(scored, heights, strict=True):
+        for (row, bar), height in zip(drawn, heights, strict=True):
+            interval = bar.interval
             size = scale.size_of(interval.value)
             axes.axhspan(interval.low, interval.high, color=colors[row.id], alpha=0.18, linewidth=0)
             axes.axhline(interval.value, color=colors[row.id], linewidth=1.1)
@@ -116,8 +143,9 @@ def sizes_chart(
         axes.margins(x=0.06, y=0.14)
         axes.set_ylabel("score, %", fontsize=9)
 
-    title = f"{FIGURE_4[group]}: scores against the size of Llama 2"
-    return draw(f"figure-5-{group}", title, (WIDTH, 2.9), paint)
+    title = size_title(group, scale)
+    said = f"{title}: scores against the size of Llama 2"
+    return title, draw(f"figure-5-{group}", said, (WIDTH, 2.9), paint)
 
 
 def spaced(places: Sequence[float], gap: float) -> list[float]:
@@ -206,13 +234,5 @@ def _name_rows(axes: Axes, labels: Sequence[str]) -> None:
     axes.spines["bottom"].set_color(LINE)
 
 
-def _has_run(scored: Sequence[tuple[RowView, Interval]]) -> bool:
-    return any(row.kind == "run" for row, _ in scored)
-
-
-def _scored(
-    rows: Sequence[RowView], columns: Sequence[Benchmark], group: Group
-) -> list[tuple[RowView, Interval]]:
-    """Return the rows that have the whole group, each with its mean."""
-    found = ((row, group_interval(row, columns, group)) for row in rows)
-    return [(row, interval) for row, interval in found if interval is not None]
+def _has_run(drawn: Sequence[tuple[RowView, Bar]]) -> bool:
+    return any(row.kind == "run" for row, _ in drawn)

@@ -3,7 +3,7 @@
 import hashlib
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from importlib import resources
 from typing import Any, Final
@@ -15,17 +15,24 @@ from mistral_eval.report.html import charts, provenance
 from mistral_eval.report.html.bundle import Bundle, packed
 from mistral_eval.report.table import published_rows
 from mistral_eval.report.table.compared import METHOD, comparison_sections
+from mistral_eval.report.table.figures import (
+    FIGURE_ROWS,
+    figure_4,
+    figure_5,
+    unplaced_notes,
+)
 from mistral_eval.report.table.html_table import STYLE, html_fragment, section_html
-from mistral_eval.report.table.sections import ANCHOR_IDS, figure_4, figure_5, reproduced
-from mistral_eval.report.table.view import Section, TableView, column_of
-from mistral_eval.suite.registry import BY_ID, FIGURE_4, FIGURE_5
+from mistral_eval.report.table.sections import reproduced
+from mistral_eval.report.table.view import (
+    Section,
+    TableOptions,
+    TableView,
+    build_rows,
+    column_of,
+)
+from mistral_eval.suite.registry import BENCHMARKS, BY_ID, FIGURE_4, FIGURE_5
 
 SCRIPTS: Final = ("text.js", "store.js", "filter.js", "list.js", "detail.js", "app.js")
-FIGURE_ROWS: Final = (
-    "mistral-paper-table2/llama2-7b",
-    "mistral-paper-table2/llama2-13b",
-    "mistral-paper-table2/mistral-7b",
-)
 CONTENTS: Final = {
     "scores": "Scores",
     "figures": "Figures",
@@ -133,7 +140,7 @@ def _summary(content: Content) -> str:
 
 def _reproduced(view: TableView) -> Iterator[str]:
     """Yield each model's intervals against the paper's own row."""
-    (paper,) = published_rows([FIGURE_ROWS[-1]])
+    (paper,) = published_rows([FIGURE_ROWS[0]])
     for row in view.rows:
         if row.run is not None and row.is_model:
             yield _folded(reproduced(row.run, row.label, paper, view.columns))
@@ -141,22 +148,25 @@ def _reproduced(view: TableView) -> Iterator[str]:
 
 def _figures(view: TableView) -> Iterator[str]:
     """Yield the paper's figures 4 and 5 with these runs, and their numbers as tables."""
-    known = published_rows(ANCHOR_IDS)
-    rows = [row for row in view.rows if row.id in FIGURE_ROWS or row.kind == "run"]
-    bars = [_figure(FIGURE_4[g], charts.groups_chart(rows, view.columns, g)) for g in FIGURE_4]
+    known = build_rows(published_rows(FIGURE_ROWS), (), TableOptions(BENCHMARKS))
+    found = build_rows((), [row.run for row in view.rows if row.run], TableOptions(BENCHMARKS))
+    labels = [row.label for row in view.rows if row.run]
+    runs = [replace(row, label=label) for row, label in zip(found, labels, strict=True)]
+    rows = (*known, *runs)
+    bars = [charts.groups_chart(rows, BENCHMARKS, group) for group in FIGURE_4]
     if any(bars):
-        yield "<h3>The paper's figure 4: group means, 95 % intervals on runs</h3>"
-        yield f'<div class="figures">{"".join(bars)}</div>'
-        yield _folded(figure_4(rows, view.columns), "Figure 4 as a table")
+        said = "group means, 95 % intervals on runs; ≈ read from the drawing"
+        yield f"<h3>The paper's figure 4: {said}</h3>"
+        yield f'<div class="figures">{"".join(_captioned(bar) for bar in bars)}</div>'
+        yield _folded(figure_4(rows, BENCHMARKS), "Figure 4 as a table")
     else:
-        yield '<p class="about">No run has all benchmarks of a group of figure 4 or 5.</p>'
-    sizes = [
-        _figure(FIGURE_4[g], charts.sizes_chart(rows, view.columns, known, g)) for g in FIGURE_5
-    ]
+        yield '<p class="about">No run has a benchmark of figure 4 or 5.</p>'
+    sizes = [charts.sizes_chart(rows, BENCHMARKS, group) for group in FIGURE_5]
     if any(sizes):
         yield "<h3>The paper's figure 5: the size of Llama 2 with the same score</h3>"
-        yield f'<div class="figures">{"".join(sizes)}</div>'
-        yield _folded(figure_5(rows, view.columns, known), "Figure 5 as a table")
+        yield f'<div class="figures">{"".join(_captioned(size) for size in sizes)}</div>'
+        yield from (f'<p class="about">{escape(note)}</p>' for note in unplaced_notes(rows))
+        yield _folded(figure_5(rows, BENCHMARKS), "Figure 5 as a table")
 
 
 def _comparison(content: Content) -> Iterator[str]:
@@ -200,9 +210,12 @@ def _provenance(content: Content) -> Iterator[str]:
     yield "</div>"
 
 
-def _figure(caption: str, drawing: str | None) -> str:
-    if drawing is None:
-        return ""
+def _captioned(drawn: tuple[str, str] | None) -> str:
+    """Return a figure from its caption and drawing; "" if there is none."""
+    return "" if drawn is None else _figure(*drawn)
+
+
+def _figure(caption: str, drawing: str) -> str:
     return f"<figure><figcaption><b>{escape(caption)}</b></figcaption>{drawing}</figure>"
 
 

@@ -14,6 +14,7 @@ from mistral_eval.report.table.latex_table import latex_table
 from mistral_eval.report.table.markdown_table import markdown_table
 from mistral_eval.report.table.rich_table import RichTable
 from mistral_eval.report.table.view import Section, TableOptions, TableView, build_notes, build_rows
+from mistral_eval.suite.benchmark import Benchmark
 from mistral_eval.suite.registry import BENCHMARKS
 from mistral_eval.suite.registry import PAPER as PAPER_SUITE
 
@@ -45,6 +46,8 @@ def build_view(
     """Return the table's content before any format: published rows, then runs, notes, sections.
 
     A benchmark that is not among the options' columns has one behind them if a run has its score.
+    If the runs have none of the options' columns, the table has the benchmarks that were run, and
+    the published rows with a number of one of them.
 
     Raises:
         UsageError: An option names a row that does not exist.
@@ -52,8 +55,14 @@ def build_view(
     options = options or TableOptions()
     measured = {name for run in runs for name in run.cells}
     others = [one for one in BENCHMARKS if one.id in measured and one.id not in PAPER_SUITE]
-    columns = tuple(dict.fromkeys((*options.benchmarks, *others)))
-    options = replace(options, benchmarks=columns)
+    chosen = options.benchmarks
+    if others and not any(one.id in measured for one in chosen):
+        chosen = ()  # a table of what was run, not twelve empty columns beside it
+        reference = options.delta_to
+        baselines = [
+            one for one in baselines if _has_any(one, others) or reference in (one.id, one.name)
+        ]
+    options = replace(options, benchmarks=tuple(dict.fromkeys((*chosen, *others))))
     rows = build_rows(baselines, runs, options)
     sections: tuple[Section, ...] = ()
     if options.asks_for_sections:
@@ -61,12 +70,29 @@ def build_view(
 
         sections = build_sections(rows, baselines, runs, options)
     return TableView(
-        _title(baselines, runs),
+        _title(baselines, runs, options.benchmarks),
         options.benchmarks,
         rows,
         build_notes(baselines, runs, options),
         sections,
     )
+
+
+def figure_view(runs: Sequence[RunScores], layout: str) -> TableView:
+    """Return the paper's figure 4 or 5 as a table: its models, then the runs.
+
+    Raises:
+        UsageError: There is no such layout.
+    """
+    from mistral_eval.report.table.figures import FIGURE_ROWS, figure_4, figure_5
+
+    layouts = {"figure4": figure_4, "figure5": figure_5}
+    if layout not in layouts:
+        raise UsageError(f"A layout is one of table2, {', '.join(layouts)}; found {layout!r}.")
+    options = TableOptions(BENCHMARKS)
+    rows = build_rows(published_rows(FIGURE_ROWS), runs, options)
+    section = layouts[layout](rows, options.benchmarks)
+    return TableView(section.title, (), (), (), (section,))
 
 
 def render_table(
@@ -80,9 +106,23 @@ def render_table(
     Raises:
         UsageError: The format is unknown, or an option names a row that does not exist.
     """
+    return _rendered(build_view(baselines, runs, options), fmt)
+
+
+def _rendered(view: TableView, fmt: str) -> Any:
     if fmt not in _RENDERERS:
         raise UsageError(f"A table can be printed as {', '.join(FORMATS)}; found {fmt!r}.")
-    return _RENDERERS[fmt](build_view(baselines, runs, options))
+    return _RENDERERS[fmt](view)
+
+
+def render_figure(folders: Sequence[Path], layout: str, fmt: str) -> Any:
+    """Return the paper's figure 4 or 5 with finished runs in it, as `render_table` does.
+
+    Raises:
+        OutputError: A folder holds no finished run.
+        UsageError: The layout or format is unknown.
+    """
+    return _rendered(figure_view([load_scores(folder) for folder in folders], layout), fmt)
 
 
 def render_runs(
@@ -106,7 +146,16 @@ def markdown_of(run: RunRecord, folder: Path) -> str:
     return str(render_table(published_rows(), [scores_of(run, folder)], "md"))
 
 
-def _title(baselines: Sequence[Baseline], runs: Sequence[RunScores]) -> str:
+def _has_any(baseline: Baseline, columns: Sequence[Benchmark]) -> bool:
+    cells = {column.id: baseline.cells.get(column.id) for column in columns}
+    return any(cell is not None and cell.fits_column(name) for name, cell in cells.items())
+
+
+def _title(
+    baselines: Sequence[Baseline], runs: Sequence[RunScores], columns: Sequence[Benchmark]
+) -> str:
+    if runs and not any(column.id in PAPER_SUITE for column in columns):
+        return "Benchmarks outside the Mistral 7B paper's table, in percent"
     if runs:
         return "The Mistral 7B paper's suite: published numbers and measured ones, in percent"
     if {baseline.group for baseline in baselines} == {PAPER}:

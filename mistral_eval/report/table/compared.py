@@ -13,6 +13,7 @@ from mistral_eval.record.run_record import one_line
 from mistral_eval.report.table.markdown_table import join, sections_markdown
 from mistral_eval.report.table.rich_table import RichSections
 from mistral_eval.report.table.view import Section, column_of, points, signed
+from mistral_eval.suite.registry import BY_ID
 
 FORMAT: Final = "mistral-eval/compare/1"
 FORMATS: Final = ("rich", "md", "json")
@@ -87,6 +88,12 @@ def _sections(comparison: Comparison, method: Sequence[str]) -> list[Section]:
         f"{comparison.asked[one.id][0]} and B's {comparison.asked[one.id][1]}."
         for one in comparison.benchmarks
         if one.id in comparison.asked
+    ]
+    alone += [
+        f"{column_of(one.id)}: the questions answered no worse than by a person, not the cell's "
+        f"{BY_ID[one.id].cell}."
+        for one in comparison.benchmarks
+        if one.id in BY_ID and BY_ID[one.id].is_graded
     ]
     main = Section(
         f"{b} (B) against {a} (A)",

@@ -36,6 +36,7 @@ def json_table(view: TableView) -> str:
         "notes": view.notes,
         "sections": [
             {key: getattr(section, key) for key in ("title", "header", "rows", "notes")}
+            | ({"data": section.data} if section.data else {})
             for section in view.sections
         ],
     }
@@ -82,10 +83,16 @@ def csv_table(view: TableView) -> str:
     """Return the main table as CSV (RFC 4180); a measured column is followed by its evidence.
 
     A published number of another protocol is put into the last column, as text, so that it is not
-    averaged with the others. An empty cell means not measured or not published.
+    averaged with the others. An empty cell means not measured or not published. Of a figure its
+    sections are written, whose cells are text.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
+    if view.is_figure:
+        for section in view.sections:
+            writer.writerow(section.header)
+            writer.writerows((_safe(label), *cells) for label, *cells in section.rows)
+        return out.getvalue()
     header = ["Model", "Kind", "Modality"]
     for benchmark in view.columns:
         header.append(benchmark.column)

@@ -43,6 +43,8 @@ def html_page(view: TableView) -> str:
 
 def html_fragment(view: TableView) -> str:
     """Return the tables and notes without the page's head and style."""
+    if view.is_figure:  # the page's heading is the section's title
+        return "\n".join(map(section_html, view.sections))
     parts = [_main(view), _notes(view.notes)]
     for section in view.sections:
         parts += [f"<h2>{escape(section.title)}</h2>", section_html(section)]
@@ -57,7 +59,7 @@ def section_html(section: Section) -> str:
 def _main(view: TableView) -> str:
     heads = [f'<th scope="col">{head}</th>' for head in view.lead]
     heads += [
-        f'<th scope="col">{escape(b.column)}<small>{b.shots}-shot</small></th>'
+        f'<th scope="col">{escape(b.column)}<small>{b.shots_label}-shot</small></th>'
         for b in view.columns
     ]
     rows = [_row(row, has_runs=view.has_runs) for row in view.rows]

@@ -37,7 +37,7 @@ def latex_table(view: TableView) -> str:
     """Return the table as LaTeX; a comment in the first line names the packages it needs."""
     parts = [
         "% needs \\usepackage{booktabs,graphicx} and \\usepackage[T1]{fontenc}",
-        *_float(view.title, _main(view), view.notes),
+        *([] if view.is_figure else _float(view.title, _main(view), view.notes)),
     ]
     for section in view.sections:
         parts += _float(section.title, _section(section), section.notes)

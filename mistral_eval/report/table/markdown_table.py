@@ -10,6 +10,8 @@ _SPECIAL: Final = "\\`*_{}[]<>#|~&"
 
 def markdown_table(view: TableView) -> str:
     """Return the table as markdown: heading, table, notes, then the sections."""
+    if view.is_figure:
+        return join(sections_markdown(view.sections, "###"))
     parts = [f"### {escape(view.title)}", _main(view), notes_list(view.notes)]
     return join([*parts, *sections_markdown(view.sections, "####")])
 

@@ -49,6 +49,9 @@ class RichTable:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yield the main table, its notes, then each section with its own."""
         width = options.max_width
+        if self.view.is_figure:
+            yield RichSections(self.view.sections)
+            return
         yield Text(self.view.title, style="bold")
         ends = [row.kind == "run" for row in self.view.rows]
         yield from _fitted(_wide(self.view), lambda: _upright(self.view), width, ends)
@@ -86,7 +89,7 @@ def _wide(view: TableView) -> list[Column]:
         for head, body in zip(view.lead, lead, strict=False)
     ]
     for i, benchmark in enumerate(view.columns):
-        head = Text.assemble((benchmark.column, "bold"), (f"\n{benchmark.shots}-shot", "dim"))
+        head = Text.assemble((benchmark.column, "bold"), (f"\n{benchmark.shots_label}-shot", "dim"))
         cells = [row.cells[i] for row in view.rows]
         marked = any(cell.mark for cell in cells)
         body = tuple(

@@ -6,7 +6,7 @@ Every format renders this structure, so the wording is decided here and not in a
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from mistral_eval.errors import UsageError
 from mistral_eval.record.run_record import Cell, RunScores, run_labels
@@ -25,7 +25,9 @@ NOT_A_MODEL: Final[Mapping[str, str]] = {
 SCORING: Final[Mapping[str, str]] = {
     "acc": "likelihood",
     "acc_norm": "likelihood per character",
+    "acc_relative": "likelihood over that without the question",
     "exact_match": "exact match",
+    "f1": "F1 of words",
     "pass@1": "pass@1, one greedy sample",
     "maj@4": "majority of 4 samples",
     "maj@8": "majority of 8 samples",
@@ -33,6 +35,11 @@ SCORING: Final[Mapping[str, str]] = {
 METRIC_WORDS: Final[Mapping[str, str]] = {
     "maj@1": "mean of the single samples",
     "acc_macro": "mean over subjects",
+    "exact_match_macro": "mean over tasks",
+    "heq_q": "questions answered no worse than by a person",
+    "human_f1": "F1 of people among themselves",
+    "f1_unfiltered": "F1 over all questions",
+    "f1_max": "F1 with any reference, over all questions",
     "acc": "plain likelihood",
     "acc_norm": "likelihood per character",
     "maj@8_flexible": "vote over the last numbers",
@@ -132,13 +139,19 @@ class RowView:
         found = {"not a model": not self.is_model, "limited": self.limited}
         return tuple(words for words, holds in found.items() if holds)
 
+    @property
+    def remarked(self) -> str:
+        """The label with its remarks, e.g. "tiny (limited)"."""
+        return f"{self.label} ({', '.join(self.remarks)})" if self.remarks else self.label
+
 
 @dataclass(frozen=True, slots=True)
 class Section:
     """A smaller table below the main one; every cell is text.
 
     `words` are the indices of left-aligned columns; the others hold numbers. `turns` allows a
-    narrow terminal to transpose the table.
+    narrow terminal to transpose the table. `data` has each row's numbers for programs, if the text
+    of its cells is no number.
     """
 
     title: str
@@ -147,6 +160,7 @@ class Section:
     notes: tuple[str, ...] = ()
     words: tuple[int, ...] = (0,)
     turns: bool = False
+    data: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +172,11 @@ class TableView:
     rows: tuple[RowView, ...]
     notes: tuple[str, ...] = ()
     sections: tuple[Section, ...] = ()
+
+    @property
+    def is_figure(self) -> bool:
+        """Whether the view is a figure's table alone, without a table of benchmarks."""
+        return not self.columns
 
     @property
     def has_runs(self) -> bool:
@@ -310,7 +329,8 @@ def _sentences(notes: Sequence[str]) -> str:
 def _protocol(columns: Sequence[Benchmark]) -> str:
     kinds: dict[str, list[str]] = {}
     for column in columns:
-        kinds.setdefault(f"{column.shots}-shot, {SCORING[column.cell]}", []).append(column.column)
+        kind = f"{column.shots_label}-shot, {SCORING[column.cell]}"
+        kinds.setdefault(kind, []).append(column.column)
     listed = "; ".join(f"{', '.join(names)} {kind}" for kind, names in kinds.items())
     return f"Protocol: {listed}."
 

@@ -6,10 +6,13 @@ import time
 
 import pytest
 
+from mistral_eval.console import Talk
 from mistral_eval.record.comparison import compare_against
 from mistral_eval.record.run_record import read_record
-from mistral_eval.record.sample_files import load_samples, read_rows, sample_files
+from mistral_eval.record.sample_files import halves_of, load_samples, read_rows, sample_files
 from mistral_eval.report.html import write_report
+from mistral_eval.run.run import run_suite
+from mistral_eval.settings import RunSettings
 from mistral_eval.suite.registry import BY_ID
 
 PATIENCE = 120.0  # seconds that a busy machine may take
@@ -91,6 +94,30 @@ def test_the_report_opens_without_error_or_request_and_fits_the_window(
     page.heading("GSM8K 1")
     assert page.js("return document.documentElement.scrollWidth") <= width
     assert page.js("return performance.getEntriesByType('resource').map((one) => one.name)") == []
+    assert page.errors() == []
+
+
+def test_a_choice_shows_what_its_question_adds_to_its_likelihood(browser, tmp_path):
+    """The difference that decides stands beside each log-likelihood; each choice stands once."""
+    settings = RunSettings(
+        tasks=("openbookqa",), engine="random", data="sample", output_path=tmp_path
+    )
+    run = run_suite(settings, Talk(quiet=True))
+    write_report([run], tmp_path / "report.html")
+    page = Page(browser, tmp_path / "report.html", "#q=openbookqa/0")
+    page.heading("OpenbookQA 0")
+    row = rows_of(run, "openbookqa")[0]
+    asked, alone = halves_of("openbookqa", row)
+    gains = [logprob - without for (_, logprob), without in zip(asked, alone, strict=True)]
+    shown = page.js(
+        "return [...document.querySelectorAll('.choices tbody td small')].map((n) => n.textContent)"
+    )
+    assert [float(text) for text in shown] == pytest.approx(gains, abs=2e-3)
+    (chosen,) = page.js(
+        "return [...document.querySelectorAll('td.is-chosen')].map((n) => n.textContent)"
+    )
+    assert shown[gains.index(max(gains))] in chosen
+    assert "its difference to that without the question, which decides" in page.shown()
     assert page.errors() == []
 
 

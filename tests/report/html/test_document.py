@@ -5,16 +5,31 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
+from mistral_eval.console import Talk
 from mistral_eval.errors import OutputError
 from mistral_eval.record.run_record import CountsRecord, read_record
 from mistral_eval.report.html import write_report
 from mistral_eval.report.html.charts import spaced
 from mistral_eval.report.html.svg import RUNS, draw
+from mistral_eval.run.run import run_suite
+from mistral_eval.settings import RunSettings
 
 
 @pytest.fixture(scope="module")
 def text(report):
     return report.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def text_of_a_model(tmp_path_factory):
+    """The report of a model's run with half of Comprehension."""
+    folder = tmp_path_factory.mktemp("model")
+    settings = RunSettings(
+        tasks=("mmlu", "boolq"), model="tiny", data="sample", limit=2, output_path=folder
+    )
+    file = folder / "report.html"
+    write_report([run_suite(settings, Talk(quiet=True))], file)
+    return file.read_text(encoding="utf-8")
 
 
 def test_a_report_asks_for_nothing_from_outside(text):
@@ -38,6 +53,24 @@ def test_the_sections_are_all_there(text):
     assert "Protocol and data of oracle" in text
     assert "MMLU by subject" in text
     assert "Failed: random is worse than oracle" in text
+
+
+def test_a_model_is_compared_with_the_paper_s_mistral_7b(text_of_a_model):
+    against = re.findall(r"Reproduced\? tiny against (.*?) as published", text_of_a_model)
+    assert set(against) == {"Mistral 7B"}
+
+
+def test_a_missing_panel_of_figure_5_is_explained(text_of_a_model):
+    note = '<p class="about">Comprehension: tiny lacks QuAC, so it has no size.</p>'
+    assert text_of_a_model.count(note) == 1
+    assert "figure-5-mmlu" in text_of_a_model
+    assert "figure-5-comprehension" not in text_of_a_model
+
+
+def test_published_means_have_the_decimals_of_the_table(text_of_a_model):
+    drawn = text_of_a_model[: text_of_a_model.index("Figure 4 as a table")]
+    assert "Mistral 7B 60.10" in drawn
+    assert "Mistral 7B ≈64.4" in drawn
 
 
 def test_a_single_run_has_no_comparison(sample_runs, tmp_path):
@@ -123,12 +156,13 @@ def test_labels_do_not_overlap(places, moved):
 
 
 def test_a_panel_without_any_run_is_not_drawn(sample_runs, tmp_path):
-    """The runs have MMLU, but of no other group all benchmarks."""
+    """The runs have MMLU, some of Reasoning and nothing of Comprehension."""
     file = tmp_path / "report.html"
     write_report([sample_runs["random"]], file)
     page = file.read_text(encoding="utf-8")
     assert "figure-4-mmlu" in page
-    assert "figure-4-reasoning" not in page
+    assert "figure-4-comprehension" not in page
+    assert re.search(r"<b>Reasoning \(\d of 8\) lacks ", page)
     assert "figure-5-reasoning" not in page
 
 

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from mistral_eval.record.run_record import Cell, RunScores
 from mistral_eval.report.baselines import load_baselines, select
-from mistral_eval.report.table import render_table
+from mistral_eval.report.table import _RENDERERS, figure_view, render_table
 from mistral_eval.report.table.view import TableOptions
+from mistral_eval.suite.registry import BY_ID, SUITES
 
 GOLDEN = Path(__file__).parent / "golden"
 ALL = TableOptions(
@@ -35,11 +37,24 @@ def on_console(renderable: object, width: int) -> str:
 def rendered(case: str, fmt: str, width: int, runs: list) -> str:
     names, options = (["paper"], None) if case == "paper" else (["paper", "card", "mixtral"], ALL)
     used = [] if case == "paper" else runs
+    if case.startswith("figure"):
+        view = figure_view([*runs, figure_run()], case)
+        table = _RENDERERS[fmt](view)
+        return on_console(table, width) if fmt == "rich" else table
     table = render_table(select(names, load_baselines()), used, fmt, options=options)
     return on_console(table, width) if fmt == "rich" else table
 
 
-@pytest.mark.parametrize("case", ["paper", "runs"])
+def figure_run() -> RunScores:
+    """Half of the questions of each benchmark of figure 4 that is registered, but for one."""
+    cells = {
+        name: Cell.counted(BY_ID[name].n // 2, BY_ID[name].n, BY_ID[name].n)
+        for name in SUITES["figure4"][:-1]
+    }
+    return RunScores("half", "results/half/d", "half", 0, "native", "2026-01-05", cells)
+
+
+@pytest.mark.parametrize("case", ["paper", "runs", "figure4", "figure5"])
 @pytest.mark.parametrize(
     ("fmt", "width"),
     [("rich", 120), ("rich", 80), ("md", 0), ("latex", 0), ("csv", 0), ("html", 0), ("json", 0)],

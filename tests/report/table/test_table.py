@@ -8,9 +8,17 @@ import pytest
 from mistral_eval.errors import UsageError
 from mistral_eval.record.run_record import Cell, RunScores
 from mistral_eval.report.baselines import load_baselines, select
-from mistral_eval.report.table import build_view, render_table
+from mistral_eval.report.table import build_view, figure_view, render_table
+from mistral_eval.report.table.figures import anchors, bars_of
 from mistral_eval.report.table.view import MISSING, TableOptions, points, signed
-from mistral_eval.suite.registry import BY_ID, SUITES, paper_benchmarks
+from mistral_eval.suite.registry import (
+    BENCHMARKS,
+    BY_ID,
+    FIGURE_4,
+    SUITES,
+    bar_members,
+    paper_benchmarks,
+)
 from tests.report.table.conftest import limited_run, oracle_run, whole_run
 
 BASELINES = load_baselines()
@@ -217,26 +225,75 @@ class TestSections:
     def test_groups_are_the_bars_of_figure_4(self):
         """Knowledge 49.35, 44.25, 49.30; Math 32.65, 9.95, 20.15; Code 39.0, 18.85, 27.15."""
         (section,) = view(groups=True).sections
-        rows = {row[0]: row for row in section.rows}
-        assert rows["Mistral 7B"] == ("Mistral 7B", "60.10", "49.35", "75.02", "39.00", "32.65")
-        assert rows["LLaMA 2 7B"] == ("LLaMA 2 7B", "44.40", "44.25", "67.28", "18.85", "9.95")
-        assert (
-            rows["LLaMA 2 13B"][2], rows["LLaMA 2 13B"][4], rows["LLaMA 2 13B"][5],
-        ) == ("49.30", "27.15", "20.15")  # fmt: skip
+        rows = {row[0]: row[1:] for row in section.rows}
+        assert list(section.header[1:]) == list(FIGURE_4.values())
+        expected = ("60.10", "49.35", "≈69.2", "≈64.4", "≈43.5", "32.65", "≈37.9", "39.00")
+        assert rows["Mistral 7B"] == expected
+        expected = ("44.40", "44.25", "≈63.4", "≈58.9", "≈30.0", "9.95", "≈36.0", "18.85")
+        assert rows["LLaMA 2 7B"] == expected
+        assert rows["LLaMA 2 13B"][1::4] == ("49.30", "20.15")
+        assert rows["LLaMA 2 13B"][7] == "27.15"
 
-    def test_a_group_with_a_missing_column_is_not_shown(self):
-        columns = tuple(b for b in paper_benchmarks() if b.id != "piqa")
-        (section,) = view(groups=True, benchmarks=columns).sections
-        assert {"—"} == {row[3] for row in section.rows}
+    def test_a_mean_that_lacks_members_says_so_and_names_them(self):
+        """Nothing was read from the figure for Code Llama, so its mean is of five of eight."""
+        (section,) = view(groups=True).sections
+        rows = {row[0]: row[1:] for row in section.rows}
+        values = (62.9, 62.3, 72.8, 59.4, 34.5)
+        assert rows["Code-Llama 7B"][2] == f"{sum(values) / 5:.2f} (5 of 8)"
+        assert rows["Code-Llama 7B"][3] == MISSING
+        assert (
+            "Reasoning (5 of 8) lacks SIQA, OpenbookQA and CommonsenseQA: Code-Llama 7B."
+        ) in section.notes
+
+    @pytest.mark.parametrize("group", FIGURE_4)
+    def test_each_member_is_missed_by_name(self, group):
+        """Whatever one member a run lacks, its bar is marked and the member is named."""
+        members = bar_members(group)
+        cells = {name: Cell.counted(60, 100, 100) for name in members if name in BY_ID}
+        for lost in cells:
+            run = replace(oracle_run(), engine="native")
+            run = replace(run, cells={name: cells[name] for name in cells if name != lost})
+            rows = view([], [run], benchmarks=BENCHMARKS).rows
+            (bar,) = bars_of(rows, BENCHMARKS, group)
+            if len(cells) == 1:
+                assert bar is None
+                continue
+            assert members[lost] in bar.missing
+            assert bar.part == f"{len(cells) - 1} of {len(members)}"
+            assert bar.interval.value == pytest.approx(60)
+
+    def test_published_rows_show_the_mean_of_what_the_runs_have(self):
+        """With a run of Table 2's five the paper's rows have the same five, not what was read."""
+        (section,) = view(runs=[whole_run()], groups=True).sections
+        rows = {row[0]: row[1:] for row in section.rows}
+        assert rows["Mistral 7B"][2] == "75.02 (5 of 8)"
+        assert rows["LLaMA 2 7B"][2] == "67.28 (5 of 8)"
+        assert re.fullmatch(r"\d+\.\d \[.*\] \(5 of 8\)", section.rows[-1][3])
+
+    def test_a_run_of_the_whole_group_stands_beside_what_was_read(self):
+        whole = {name: Cell.counted(60, 100, 100) for name in SUITES["figure4"]}
+        run = replace(whole_run(), cells=whole)
+        section = figure_view([run], "figure4").sections[0]
+        rows = {row[0]: row[1:] for row in section.rows}
+        assert len(rows) == 5
+        assert rows["Mistral 7B"][2] == "≈69.2"
+        assert re.fullmatch(r"60\.0 \[5\d\.\d, 6\d\.\d\]", section.rows[-1][3])
 
     def test_sizes_are_those_of_figure_5(self):
-        """Reasoning 38B as the paper prints; MMLU 22B where it prints 23B; Knowledge past 13B."""
+        """Reasoning 38B and Comprehension 21B as the paper prints; MMLU 22B where it prints 23B."""
         (section,) = view(sizes=True).sections
         rows = {row[0]: row[1:] for row in section.rows}
-        assert rows["Mistral 7B"] == ("22B", "38B", "over 13B")
-        assert rows["LLaMA 2 7B"] == ("7B", "7B", "7B")
-        assert rows["LLaMA 2 13B"] == ("13B", "13B", "13B")
-        assert rows["Code-Llama 7B"] == ("under 7B",) * 3
+        assert section.header[1:] == ("MMLU", "Reasoning (5 of 8)", "Knowledge", "Comprehension")
+        assert rows["Mistral 7B"] == ("22B", "38B", "over 13B", "≈21B")
+        assert rows["LLaMA 2 7B"] == ("7B", "7B", "7B", "≈7B")
+        assert rows["LLaMA 2 13B"] == ("13B", "13B", "13B", "≈13B")
+        assert rows["Code-Llama 7B"] == (*("under 7B",) * 3, MISSING)
+
+    def test_metas_scores_fit_what_was_read_from_mistrals_figure(self):
+        """Comprehension's curve is Meta's; the paper's own bars are within half a point of it."""
+        scale = anchors("comprehension")
+        assert scale.sizes == (7, 13, 70)
+        assert scale.scores == pytest.approx((58.9, 63.3, 67.2), abs=0.5)
 
     def test_sizes_of_a_run_come_with_an_interval(self):
         (section,) = view(runs=[whole_run()], sizes=True).sections
@@ -269,8 +326,20 @@ class TestOtherBenchmarks:
     def test_a_run_s_other_benchmark_stands_after_them(self):
         other = next(one for one in BY_ID.values() if one.id not in SUITES["paper"])
         cell = Cell.counted(10, 16, other.n, data_fingerprint="sample")
-        run = replace(oracle_run(), cells={other.id: cell})
+        run = oracle_run()
+        run = replace(run, cells={**run.cells, other.id: cell})
         found = view(runs=[run], delta_to="Mistral 7B", groups=True, sizes=True)
         assert [column.id for column in found.columns] == [*SUITES["paper"], other.id]
         assert found.rows[-1].cells[-1].text == "62.5"
         assert {row.cells[-1].text for row in found.rows[:-1]} == {MISSING}
+
+    @pytest.mark.parametrize("other", [b for b in BENCHMARKS if b.id not in SUITES["paper"]])
+    def test_a_run_of_nothing_else_is_a_table_of_what_was_run(self, other):
+        """No column and no row of the paper is empty; a row with a number of it is kept."""
+        cell = Cell.counted(10, 16, other.n, data_fingerprint="sample")
+        run = replace(oracle_run(), cells={other.id: cell})
+        found = build_view(load_baselines(), [run])
+        assert [column.id for column in found.columns] == [other.id]
+        assert all(row.cells[0].text != MISSING for row in found.rows)
+        assert "paper's suite" not in found.title
+        assert [row.label for row in view([], [run], delta_to="oracle").rows] == ["oracle"]

@@ -60,7 +60,6 @@ function reference({ more }) {
 
 /** Multiple choice: return every choice with its log-likelihood in each run. */
 function choices(questions, { benchmark, more, answers }) {
-  const per = benchmark.normalised;
   const heads = [element("th", { scope: "col" }, "Choice")];
   questions.runs.forEach((run, i) => {
     const verdict = answers[i] ? tag(answers[i][0], true) : tag("-", true);
@@ -69,7 +68,7 @@ function choices(questions, { benchmark, more, answers }) {
   const rows = more.c.map((text, place) => {
     const gold = place === more.i;
     const whole = more.d ? more.d[place] + text : text;
-    const cells = answers.map((answer) => likelihood(answer, place, text, per));
+    const cells = answers.map((answer) => likelihood(answer, place, text, benchmark));
     const mark = gold ? element("span", { class: "gold" }, "gold") : null;
     const name = element("span", { dir: "auto", class: "choice" }, whole.replace(/^ /, ""));
     return element(
@@ -79,9 +78,12 @@ function choices(questions, { benchmark, more, answers }) {
       cells,
     );
   });
-  const how = per
-    ? "Log-likelihood, and per character, which decides."
-    : "Log-likelihood, which decides.";
+  const rule = benchmark.normalised
+    ? ", and per character, which decides."
+    : benchmark.relative
+      ? ", and its difference to that without the question, which decides."
+      : ", which decides.";
+  const how = `Log-likelihood${rule}`;
   return element(
     "div",
     { class: "scroll" },
@@ -95,7 +97,7 @@ function choices(questions, { benchmark, more, answers }) {
   );
 }
 
-function likelihood(answer, place, text, per) {
+function likelihood(answer, place, text, { normalised, relative }) {
   if (!answer) return element("td", null, "—");
   const value = answer[4][place];
   const chosen = answer[1] === place;
@@ -106,8 +108,13 @@ function likelihood(answer, place, text, per) {
     { class: chosen ? "is-chosen" : "" },
     chosen ? element("b", null, "chosen ") : null,
     digits ?? "-∞",
-    per && length && value !== null ? element("small", null, (value / length).toFixed(3)) : null,
+    normalised && length && value !== null ? small(value / length) : null,
+    relative && value !== null ? small(value - answer[5][place]) : null,
   );
+}
+
+function small(value) {
+  return element("small", null, value.toFixed(3));
 }
 
 /** Generation: return each run's verdict, votes and samples, side by side. */
