@@ -19,8 +19,10 @@ from mistral_eval.model import memory
 from mistral_eval.model.config import ModelConfig
 from mistral_eval.model.load.by_layer import layer_bytes, streamed_bytes
 from mistral_eval.model.load.checkpoint import Checkpoint, load_checkpoint
+from mistral_eval.model.load.layout import expected_shapes
 from mistral_eval.model.load.stored import open_safetensors
 from mistral_eval.model.load.weights import weight_bytes
+from mistral_eval.model.products import NO_WAYS, Way, Ways, possible_ways, shape_class
 from mistral_eval.native.pack import cut_packs
 from mistral_eval.native.pack_attention import Stack, make_attend
 from mistral_eval.native.requests import Counters, GenerateRequest, Sampling, ScoreRequest, Turn
@@ -85,7 +87,7 @@ def fixture_plain_folder(tmp_path_factory) -> Path:
     return folder
 
 
-def runner_of(found: Checkpoint, batch_tokens: int = 16) -> ModelRunner:
+def runner_of(found: Checkpoint, batch_tokens: int = 16, ways: Ways = NO_WAYS) -> ModelRunner:
     return ModelRunner(
         found.config,
         found.weights,
@@ -93,6 +95,7 @@ def runner_of(found: Checkpoint, batch_tokens: int = 16) -> ModelRunner:
         eos_ids=(EOS,),
         batch_tokens=batch_tokens,
         layers=found.layers,
+        ways=ways,
     )
 
 
@@ -132,6 +135,20 @@ def test_every_family_answers_the_same(hf_folder):
 
 def test_in_bfloat16(plain_folder):
     assert_same_answers(plain_folder, 1e-2, dtype="bfloat16")
+
+
+@pytest.mark.parametrize("way", possible_ways(torch.float32, torch.device("cpu")))
+def test_every_way_to_multiply_gives_the_same(way, plain_folder):
+    """A layer is packed each time it is read."""
+    resident, streamed = both(plain_folder, dtype="float32")
+    shapes = expected_shapes(resident.config).values()
+    ways = {shape_class(*shape): (way, way) for shape in shapes if len(shape) == 2}
+    joined = resident.config.head_dim * (resident.config.n_heads + 2 * resident.config.n_kv_heads)
+    ways[shape_class(joined, resident.config.dim)] = (way, way)
+    left, right = (runner_of(found, ways=ways) for found in (resident, streamed))
+    assert largest_difference(left, right) <= 1e-5
+    [first, *_] = right.model.layers
+    assert first.wqkv.is_packed == first.wo.is_packed == (way is Way.PACKED)
 
 
 def saved_as(kind: str, folder: Path, target: Path) -> Path:
