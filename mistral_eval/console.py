@@ -122,3 +122,11 @@ def show(renderable: object) -> None:
         Console(soft_wrap=True).out(renderable.rstrip("\n"), highlight=False)
     else:
         Console(highlight=False).print(renderable)
+
+
+def duration(seconds: float) -> str:
+    """Format a time with its unit: 12 s, 3.5 min, 2.1 h, 4.0 days."""
+    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"

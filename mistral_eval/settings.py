@@ -40,10 +40,20 @@ OWN_OPTIONS = {
     "torch_dtype": "--dtype",
     "seed": "--seed",
     "batch_tokens": "--batch-tokens",
+    "stream_layers": "--stream-layers",
 }
 LIMIT = re.compile(r"\d{1,12}|\d{0,12}\.\d{1,12}|\d{1,12}/\d{1,12}")
 NOT_IN_RUN_ID = frozenset(
-    {"output_path", "fresh", "batch_tokens", "sandbox", "verify", "name", "choices"}
+    {
+        "output_path",
+        "fresh",
+        "batch_tokens",
+        "stream_layers",
+        "sandbox",
+        "verify",
+        "name",
+        "choices",
+    }
 )
 
 
@@ -156,6 +166,7 @@ class RunSettings(BaseModel):
         data: `hub`, `sample` or a folder of parquet files.
         limit: Questions of each benchmark (a count, or a fraction of its test set), or None.
         batch_tokens: Tokens per forward pass; None: as many as fit into memory.
+        stream_layers: Read the weights a layer at a time; None: where they do not fit into memory.
         model_args: What a checkpoint's own files leave open, as text, e.g. {"rope_theta":
             "10000"}; engines read the values with `parse_value`.
         num_fewshot: Solved examples in a prompt, where not the protocol's.
@@ -188,6 +199,7 @@ class RunSettings(BaseModel):
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     batch_tokens: Annotated[int, Field(strict=True, ge=1)] | None = None
+    stream_layers: StrictBool | None = None
     seed: Annotated[int, Field(strict=True)] = 0
     model_args: Pairs = Field(default_factory=dict)
     num_fewshot: Count | None = None
@@ -238,6 +250,8 @@ class RunSettings(BaseModel):
                 f"--adapter is put on a model, and --engine {self.engine} has none. Leave out one "
                 "of the two."
             )
+        if self.stream_layers:
+            self._check_streaming()
         for name in self.data_revision:
             if name not in self.own_tasks:
                 raise UsageError(
@@ -245,6 +259,28 @@ class RunSettings(BaseModel):
                     f"{nearest(name, self.own_tasks)}"
                 )
         return self
+
+    def _check_streaming(self) -> None:
+        """Check that there are files whose layers the native engine can read.
+
+        Raises:
+            UsageError: there are none, or it is another engine.
+        """
+        if self.engine not in ("auto", "native"):
+            raise UsageError(
+                f"--stream-layers is an option of the native engine, and --engine is {self.engine}."
+                " Leave out one of the two."
+            )
+        if self.model == TINY:
+            raise UsageError(
+                "--stream-layers reads a model's files, and --model tiny has none. Leave out "
+                "--stream-layers, or give a model's folder."
+            )
+        if self.adapter is not None:
+            raise UsageError(
+                "--stream-layers reads layers as they are stored, and --adapter changes them. "
+                "Leave out one of the two, or give the folder of the merged model."
+            )
 
     def as_json(self) -> dict[str, Any]:
         """Return the settings as plain JSON, as run.json keeps them."""

@@ -74,6 +74,14 @@ BatchTokens = Annotated[
     int | None,
     typer.Option("--batch-tokens", help="Tokens per forward pass; default: what fits into memory"),
 ]
+StreamLayers = Annotated[
+    bool | None,
+    typer.Option(
+        "--stream-layers/--no-stream-layers",
+        help="Read the weights from the files a layer at a time; default: only where they do not "
+        "fit into memory",
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Random seed for sampling")]
 NumFewshot = Annotated[
     int | None,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from mistral_eval.run.planning import Plan
 
-MIB = 1 << 20
+MIB, GIB = 1 << 20, 1 << 30
 
 
 def plan(  # noqa: PLR0913 - one parameter per option of the command line
@@ -27,6 +27,7 @@ def plan(  # noqa: PLR0913 - one parameter per option of the command line
     device: opt.Device = "auto",
     dtype: opt.Dtype = "auto",
     batch_tokens: opt.BatchTokens = None,
+    stream_layers: opt.StreamLayers = None,
     num_fewshot: opt.NumFewshot = None,
     output_path: opt.RunsFolder = Path("results"),
     model_args: opt.ModelArgs = None,
@@ -59,6 +60,8 @@ def table_of(found: "Plan") -> "Table":
     """Return a table with a row for each benchmark, and one for all together."""
     from rich.table import Table
 
+    from mistral_eval.console import duration
+
     columns = ("", "requests", "hf feeds", "unique", "ratio", "decode", "K/V MiB", "time")
     table = Table(title="What the run computes", box=None, pad_edge=False)
     for name in columns:
@@ -88,15 +91,16 @@ def foot_of(found: "Plan") -> str:
         "decode is the tokens generated, by the mean reply of this model's earlier runs; with ≤, "
         "where there are none, by the longest replies allowed, which is usually many times more."
     )
+    text += f"\nThe weights take {place.weight_bytes / GIB:.2f} GiB of memory"
+    if place.is_streamed:
+        states = found.together.states_bytes / MIB
+        text += (
+            f", since their layers are read one at a time; hidden states and masks up to "
+            f"{states:,.0f} MiB. A decoding step reads all layers, which takes longer than its "
+            "time above; the run says how long before it generates"
+        )
+    text += "."
     text += "".join(f"\n{sentence}" for sentence in found.left_out)
     if found.truncated:
         text += f"\n{found.truncated} requests exceed the context and are truncated on the left."
     return text
-
-
-def duration(seconds: float) -> str:
-    """Format a time with its unit: 12 s, 3.5 min, 2.1 h, 4.0 days."""
-    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"

@@ -27,6 +27,7 @@ def run(  # noqa: PLR0913 - one parameter per option of the command line
     device: opt.Device = "auto",
     dtype: opt.Dtype = "auto",
     batch_tokens: opt.BatchTokens = None,
+    stream_layers: opt.StreamLayers = None,
     batch_size: opt.BatchSize = None,
     seed: opt.Seed = 0,
     num_fewshot: opt.NumFewshot = None,

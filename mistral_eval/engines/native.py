@@ -8,6 +8,7 @@ Where the tokenizer joins a prompt's last line break with the spaces that follow
 token is healed (see `model.tokenizers.borders`).
 """
 
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -16,6 +17,7 @@ from typing import Any, Final
 import torch
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
+from mistral_eval.console import duration
 from mistral_eval.engines.interface import (
     Capabilities,
     Check,
@@ -32,10 +34,14 @@ from mistral_eval.engines.interface import (
     never,
 )
 from mistral_eval.errors import EngineError, RequestError, UsageError
+from mistral_eval.model.config import ModelConfig
 from mistral_eval.model.load.adapter import resolve_parts
+from mistral_eval.model.load.by_layer import is_streamed, streamed_bytes
 from mistral_eval.model.load.checkpoint import Checkpoint, load_checkpoint
+from mistral_eval.model.load.layout import expected_shapes
 from mistral_eval.model.load.outline import read_outline
-from mistral_eval.model.load.weights import choose_dtype
+from mistral_eval.model.load.weights import choose_dtype, weight_bytes
+from mistral_eval.model.memory import GIB
 from mistral_eval.model.products import limit_kernels
 from mistral_eval.model.tiny import make_tiny, tiny_tokenizer_file
 from mistral_eval.model.tokenizers.borders import Borders
@@ -59,6 +65,7 @@ from mistral_eval.native.requests import (
     truncate_prompt,
 )
 from mistral_eval.native.runner import ModelRunner, default_batch_tokens, generation_budget
+from mistral_eval.native.stream import Forecast
 from mistral_eval.native.work import Place
 from mistral_eval.settings import TINY, RunSettings
 
@@ -179,6 +186,7 @@ class NativeEngine(NativeEncoder, Engine):
     Args:
         runner: computes replies from token ids.
         tokenizer, context_len, seed, identity: see `NativeEncoder`.
+        say: receives the estimate before a generation with streamed layers.
     """
 
     can = Capabilities(plain_twin=True)
@@ -190,9 +198,11 @@ class NativeEngine(NativeEncoder, Engine):
         context_len: int,
         seed: int,
         identity: EngineIdentity,
+        say: Say | None = None,
     ) -> None:
         super().__init__(tokenizer, context_len, seed, identity)
         self.runner = runner
+        self._say = say
         self.counters = runner.stats
 
     @classmethod
@@ -207,6 +217,7 @@ class NativeEngine(NativeEncoder, Engine):
             dtype=settings.dtype,
             device=settings.device,
             batch_tokens=settings.batch_tokens,
+            stream_layers=settings.stream_layers,
             seed=settings.seed,
             say=say,
             model_args=settings.model_args,
@@ -244,12 +255,17 @@ class NativeEngine(NativeEncoder, Engine):
             say=say,
         )
         config, dtype = outline.config, outline.dtype
-        tokens = settings.batch_tokens or default_batch_tokens(config, dtype, device)
-        budget = generation_budget(config, dtype, device, tokens)
+        is_in_files = settings.model != TINY and not outline.is_tuned
+        streams = is_in_files and is_streamed(config, dtype, device, asked=settings.stream_layers)
+        tokens = settings.batch_tokens or default_batch_tokens(
+            config, dtype, device, is_streamed=streams
+        )
+        budget = generation_budget(config, dtype, device, tokens, is_streamed=streams)
         encoder = NativeEncoder(
             outline.tokenizer, config.context_len, settings.seed, EngineIdentity("native")
         )
-        return Estimating(encoder, Place(config, dtype, device, budget), outline.tokenizer.n_words)
+        place = Place(config, dtype, device, budget, is_streamed=streams)
+        return Estimating(encoder, place, outline.tokenizer.n_words)
 
     def answer(
         self, encoded: Sequence[Encoded], known: Collection[int] = (), stop: Stop = never
@@ -266,6 +282,8 @@ class NativeEngine(NativeEncoder, Engine):
         elif kind == "rolling":
             yield from self._answer_rolling(work, known)
         else:
+            if self._say and (cost := self.runner.forecast(work, known)):
+                self._say(generating_sentence(cost))
             for index, reply in self.runner.generate(work, known):
                 item = encoded[index]
                 text = continuation_text(self.tokenizer, work[index].prompt, reply.ids)
@@ -385,6 +403,7 @@ def open_native(  # noqa: PLR0913 - one argument per setting of a run
     dtype: str = "auto",
     device: str = "auto",
     batch_tokens: int | None = None,
+    stream_layers: bool | None = None,
     seed: int = 0,
     say: Say | None = None,
     model_args: Mapping[str, Any] | None = None,
@@ -400,6 +419,7 @@ def open_native(  # noqa: PLR0913 - one argument per setting of a run
         dtype: `auto` (as stored), float32, bfloat16 or float16.
         device: `auto` (cuda if available), or a device's name in torch.
         batch_tokens: tokens per forward pass; None chooses by device and memory.
+        stream_layers: read the weights a layer at a time; None: where they do not fit in memory.
         seed: random seed for sampling.
         say: receives messages about downloads; None writes them to stderr.
         model_args: values that the checkpoint's files do not state, e.g. rope_theta; and
@@ -421,7 +441,12 @@ def open_native(  # noqa: PLR0913 - one argument per setting of a run
     else:
         parts = resolve_parts(pretrained, adapter, revision=revision, say=say)
         checkpoint = load_checkpoint(
-            parts.base, adapter=parts.adapter, dtype=dtype, device=where, overrides=fields
+            parts.base,
+            adapter=parts.adapter,
+            dtype=dtype,
+            device=where,
+            overrides=fields,
+            stream_layers=stream_layers,
         )
         checkpoint = replace(checkpoint, notes=(*checkpoint.notes, *parts.notes))
         base, args = parts.base, args.beside(parts.tokenizer)
@@ -443,8 +468,11 @@ def open_native(  # noqa: PLR0913 - one argument per setting of a run
         n_words=tokenizer.n_words,
         eos_ids=tokenizer.eos_ids,
         batch_tokens=batch_tokens,
+        layers=checkpoint.layers,
         ways=ways,
     )
+    if say and checkpoint.layers is not None:
+        say(streaming_sentence(config, runner.model.dtype, where, is_asked=bool(stream_layers)))
     stored = str(first.dtype)
     identity = EngineIdentity(
         "native",
@@ -454,7 +482,7 @@ def open_native(  # noqa: PLR0913 - one argument per setting of a run
         stored,
         where.type,
         info={
-            "model_num_parameters": sum(w.numel() for w in checkpoint.weights.values()),
+            "model_num_parameters": sum(map(math.prod, expected_shapes(config).values())),
             "model_dtype": stored,
             "model_revision": revision or "",
             "max_length": config.context_len,
@@ -462,9 +490,31 @@ def open_native(  # noqa: PLR0913 - one argument per setting of a run
         },
         notes=tuple(notes),
     )
-    engine = NativeEngine(runner, tokenizer, config.context_len, seed, identity)
+    engine = NativeEngine(runner, tokenizer, config.context_len, seed, identity, say)
     engine.choices = as_text(ways)
     return engine
+
+
+def streaming_sentence(
+    config: ModelConfig, dtype: torch.dtype, device: torch.device, *, is_asked: bool
+) -> str:
+    """Return what the user is told when a model's layers are read while it runs."""
+    whole, held = (size(config, dtype) / GIB for size in (weight_bytes, streamed_bytes))
+    why = "as --stream-layers asks" if is_asked else f"since they do not fit in {device}'s memory"
+    return (
+        f"The weights ({whole:.2f} GiB) are read from the files a layer at a time, {why}: at most "
+        f"{held:.2f} GiB of them are in memory at once."
+    )
+
+
+def generating_sentence(cost: Forecast) -> str:
+    """Return what the user is told before a generation with streamed layers."""
+    return (
+        f"Each step of generation reads all layers, {duration(cost.step_seconds)} by the first "
+        f"one's read, for up to {cost.rows} replies at once: {cost.replies} replies need at most "
+        f"{cost.steps} steps, {duration(cost.seconds)}. Benchmarks that only score read the layers "
+        "a few times in all: name them with --tasks to leave generation out."
+    )
 
 
 def tiny_model(dtype: str, device: torch.device) -> Checkpoint:

@@ -47,14 +47,20 @@ def peak_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def fits(needed: int, device: torch.device) -> bool:
+    """Return whether `needed` bytes are free on `device`, or the platform does not tell."""
+    free = available_memory(device)
+    return free is None or needed <= free
+
+
 def require_memory(needed: int, device: torch.device, what: str) -> None:
     """Check that `needed` bytes are free on `device`.
 
     Raises:
         ResourceError: fewer are free; the sentence begins with `what`.
     """
-    free = available_memory(device)
-    if free is not None and needed > free:
+    if not fits(needed, device):
+        free = free_bytes(device)
         raise ResourceError(
             f"{what} needs {needed / GIB:.2f} GiB on {device} and {free / GIB:.2f} GiB are free: "
             f"free some, take a smaller --dtype or a larger machine, {TRY_TINY}."

@@ -7,7 +7,7 @@ rotating them as complex numbers is one pass over memory, where half-split pairs
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass
 from typing import Final
@@ -35,6 +35,7 @@ from mistral_eval.model.products import (
     is_in_library,
     multiplied,
 )
+from mistral_eval.model.read_ahead import ReadAhead
 from mistral_eval.model.rope import frequencies
 
 HEAD: Final = "head"  # the LM head's ways; it is read in tiles, so it is never packed
@@ -162,8 +163,11 @@ class Layer:
     router: Tensor | None
 
 
-def _check(config: ModelConfig, weights: Mapping[str, Tensor]) -> None:
+def _check(config: ModelConfig, weights: Mapping[str, Tensor], *, is_whole: bool) -> None:
+    """Check names and shapes of the weights; of those of layers only if they are all there."""
     for name, shape in expected_shapes(config).items():
+        if not is_whole and name.startswith("layers."):
+            continue
         if name not in weights:
             raise CheckpointError(f"expected a tensor {name}, found none: check the checkpoint")
         found = tuple(weights[name].shape)
@@ -172,7 +176,12 @@ def _check(config: ModelConfig, weights: Mapping[str, Tensor]) -> None:
 
 
 class Transformer:
-    """A decoder with the given weights, on their device and in their dtype."""
+    """A decoder with the given weights, on their device and in their dtype.
+
+    Attributes:
+        layers: the weights of each layer in order, in memory or read on demand.
+        is_streamed: whether they are read on demand, once for every walk over `layers`.
+    """
 
     def __init__(
         self,
@@ -180,20 +189,24 @@ class Transformer:
         weights: Mapping[str, Tensor],
         n_words: int,
         ways: Ways = NO_WAYS,
+        read_layer: Callable[[int], Mapping[str, Tensor]] | None = None,
     ) -> None:
         """Build the model; LM head rows beyond the tokenizer's `n_words` ids are dropped.
 
         Args:
             config: the model's shape.
-            weights: by our names; of those that are packed, only the packed form is kept.
+            weights: by our names; with `read_layer` those that belong to no layer. Of those that
+                are packed, only the packed form is kept.
             n_words: number of the tokenizer's ids.
             ways: how to multiply, by shape class, and by `HEAD`.
+            read_layer: returns a layer's weights; called in another thread.
 
         Raises:
             CheckpointError: a tensor is missing or has another shape, or `n_words` exceeds the
                 vocabulary.
         """
-        _check(config, weights)
+        self.is_streamed = read_layer is not None
+        _check(config, weights, is_whole=not self.is_streamed)
         if n_words > config.vocab_size:
             raise CheckpointError(
                 f"the tokenizer has {n_words} ids, the embedding only {config.vocab_size} rows"
@@ -204,10 +217,16 @@ class Transformer:
         self._norm = weights["norm.weight"]
         tied = config.tied_embeddings
         self._output = (self._embeddings if tied else weights["output.weight"])[:n_words]
+        self.device, self.dtype = self._embeddings.device, self._embeddings.dtype
         self._ways = ways
         self._few, self._many = ways.get(HEAD, _usual_head(self._embeddings))
-        self._layers = [self._layer(weights, n) for n in range(config.n_layers)]
-        self.device, self.dtype = self._embeddings.device, self._embeddings.dtype
+        self.layers: Iterable[Layer]
+        if read_layer is None:
+            self.layers = [self._layer(weights, n) for n in range(config.n_layers)]
+        else:
+            self.layers = ReadAhead(
+                config.n_layers, lambda n: self._layer(read_layer(n), n), self.device
+            )
         self.release()
         self._rope = RotaryTable(config, self.device)
 
@@ -240,11 +259,31 @@ class Transformer:
         """
         rotation = self._rope.at(positions)
         space = self._room_for(len(tokens))
-        torch.index_select(self._embeddings, 0, tokens, out=space.x)  # (T, dim)
-        for n, layer in enumerate(self._layers):
-            space.x = layer.wo.added_to(space.x, self._attention(n, layer, space, rotation, attend))
-            self._add_feed_forward(layer, space)
+        self.embed(tokens, space.x)
+        for n, layer in enumerate(self.layers):
+            self._run_block(n, layer, space, rotation, attend)
         return space.norm(self._norm, self.config.norm_eps).clone()
+
+    @torch.inference_mode()
+    def embed(self, tokens: Tensor, out: Tensor) -> None:
+        """Write the embeddings of `tokens`, (T,), to `out`, (T, dim)."""
+        torch.index_select(self._embeddings, 0, tokens, out=out)
+
+    @torch.inference_mode()
+    def run_block(self, n: int, layer: Layer, x: Tensor, positions: Tensor, attend: Attend) -> None:
+        """Run a pack through layer `n`; `x`, (T, dim), is its input and becomes its output."""
+        self._run_block(n, layer, self._space_of(x), self._rope.at(positions), attend)
+
+    @torch.inference_mode()
+    def finish(self, x: Tensor) -> Tensor:
+        """Apply the final norm to the last layer's output, (T, dim); return what `hidden` does."""
+        return self._space_of(x).norm(self._norm, self.config.norm_eps).clone()
+
+    def _run_block(
+        self, n: int, layer: Layer, space: Workspace, rotation: Rotation, attend: Attend
+    ) -> None:
+        layer.wo.add_to(space.x, self._attention(n, layer, space, rotation, attend))
+        self._add_feed_forward(layer, space)
 
     def release(self) -> None:
         """Free the workspace, which has the size of the largest pass so far."""
@@ -254,6 +293,12 @@ class Transformer:
         if self._space.size < count:
             self._space = Workspace(self.config, self._embeddings, count)
         return self._space.first(count)
+
+    def _space_of(self, x: Tensor) -> Workspace:
+        """Return a workspace in which `x` is the input."""
+        space = self._room_for(len(x))
+        space.x = x
+        return space
 
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
@@ -293,7 +338,7 @@ class Transformer:
             return
         [dense] = layer.experts
         gate = silu(dense.w1.times(h, space.gate), inplace=True)
-        space.x = dense.w2.added_to(space.x, dense.w3.gating(gate, h, space.up))
+        dense.w2.add_to(space.x, dense.w3.gating(gate, h, space.up))
 
     def _add_experts(self, layer: Layer, router: Tensor, h: Tensor, x: Tensor) -> None:
         """Add to `x`, (T, dim), the weighted outputs of the experts chosen for each row of `h`.

@@ -25,13 +25,19 @@ class Stack:
     It also holds one layer's slots, path and pack together, while that layer attends.
     """
 
-    def __init__(self, model: Transformer, height: int, size: int) -> None:
-        """Allocate for paths of `height` tokens and packs of `size` (see `stack_bytes`)."""
+    def __init__(
+        self, model: Transformer, height: int, size: int, *, one_layer: bool = False
+    ) -> None:
+        """Allocate for paths of `height` tokens and packs of `size` (see `stack_bytes`).
+
+        With `one_layer` all layers share one path: for a walk that ends a layer before the next.
+        """
         config = model.config
         pair = (2, config.n_kv_heads, config.head_dim)
         like: Any = {"dtype": model.dtype, "device": model.device}
         self.device, self.dtype = model.device, model.dtype
-        self._path = torch.empty(config.n_layers, height, *pair, **like)
+        path = torch.empty(1 if one_layer else config.n_layers, height, *pair, **like)
+        self._path = path.expand(config.n_layers, *path.shape[1:])
         self._slots = torch.empty(height + size, *pair, **like)
         self.windows = config.sliding_window
         self.n_kv_heads = config.n_kv_heads
@@ -57,9 +63,12 @@ class Stack:
             )
 
 
-def stack_bytes(config: ModelConfig, dtype: torch.dtype, height: int, size: int) -> int:
+def stack_bytes(
+    config: ModelConfig, dtype: torch.dtype, height: int, size: int, *, one_layer: bool = False
+) -> int:
     """Return the bytes of a `Stack` for a tree of this height and packs of this size."""
-    tokens = config.n_layers * height + height + size  # one layer's keys and values each
+    paths = 1 if one_layer else config.n_layers
+    tokens = paths * height + height + size  # one layer's keys and values each
     return 2 * config.n_kv_heads * config.head_dim * dtype.itemsize * tokens
 
 

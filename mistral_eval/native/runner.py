@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mistral_eval.errors import EngineError, ResourceError
 from mistral_eval.model.config import ModelConfig
+from mistral_eval.model.load.by_layer import LayerReader, streamed_bytes
 from mistral_eval.model.load.layout import expected_shapes
 from mistral_eval.model.memory import free_bytes, peak_bytes, total_bytes
 from mistral_eval.model.products import NO_WAYS, Ways
@@ -34,6 +35,7 @@ from mistral_eval.native.requests import (
     never,
 )
 from mistral_eval.native.score_tree import score_tree
+from mistral_eval.native.stream import Forecast, forecast
 
 Request_contra = TypeVar("Request_contra", contravariant=True)
 Reply_co = TypeVar("Reply_co", covariant=True)
@@ -41,6 +43,7 @@ Item = TypeVar("Item")
 
 _CACHED_A_TOKEN = 64  # tokens whose keys and values generation may cache, per token of the budget
 _TOKENS_A_ROW = 8  # a decoding step needs few tokens but much memory: one row per 8 tokens
+_STREAMED_TOKENS_A_ROW = 2  # with streamed layers every step reads all weights, for any rows
 # Fastest where memory is ample: enough rows for full-speed products, few enough for the CPU's
 # caches. Products in half precision are faster and need more rows.
 _FAST_TOKENS = {"cpu": 1024, "cuda": 8192}
@@ -51,7 +54,9 @@ _PASS_SHARE = 0.2  # of the memory beside the weights
 _LONG_PATH = 8192  # tokens
 
 
-def default_batch_tokens(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> int:
+def default_batch_tokens(
+    config: ModelConfig, dtype: torch.dtype, device: torch.device, *, is_streamed: bool = False
+) -> int:
     """Return the default number of tokens per forward pass: the fastest that fits in memory.
 
     It depends on the machine's total memory rather than on what is free, so that a resumed run
@@ -60,7 +65,7 @@ def default_batch_tokens(config: ModelConfig, dtype: torch.dtype, device: torch.
     tokens = _FAST_TOKENS.get(device.type, 1024)
     if device.type == "cpu" and dtype in _HALVES:
         tokens *= 2
-    fitting = pass_tokens(config, dtype, device)
+    fitting = pass_tokens(config, dtype, device, is_streamed=is_streamed)
     while tokens > max(_FEWEST_TOKENS, fitting):
         tokens //= 2
     return tokens
@@ -88,9 +93,15 @@ def pass_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
     return (values + repeats * path) * dtype.itemsize + 4 * wide
 
 
-def pass_tokens(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> int:
+def pass_tokens(
+    config: ModelConfig, dtype: torch.dtype, device: torch.device, *, is_streamed: bool = False
+) -> int:
     """Return the tokens of a pass that fit in `_PASS_SHARE` of the memory beside the weights."""
-    weights = sum(math.prod(shape) for shape in expected_shapes(config).values()) * dtype.itemsize
+    if is_streamed:
+        weights = streamed_bytes(config, dtype)
+    else:
+        values = sum(math.prod(shape) for shape in expected_shapes(config).values())
+        weights = values * dtype.itemsize
     room = int(_PASS_SHARE * max(0, total_bytes(device) - weights))
     gathered = 2 * CPU_COSTS.gathered * bytes_per_token(config, dtype) // config.n_layers  # packed
     return max(0, room - gathered) // pass_bytes(config, dtype)
@@ -102,13 +113,24 @@ def cached_tokens(config: ModelConfig, dtype: torch.dtype, device: torch.device)
 
 
 def generation_budget(
-    config: ModelConfig, dtype: torch.dtype, device: torch.device, batch_tokens: int
+    config: ModelConfig,
+    dtype: torch.dtype,
+    device: torch.device,
+    batch_tokens: int,
+    *,
+    is_streamed: bool = False,
 ) -> Budget:
-    """Return how much generation holds at once, bounded by `batch_tokens` and free memory."""
+    """Return how much generation holds at once, bounded by `batch_tokens` and free memory.
+
+    With streamed layers it is as much as memory allows.
+    """
+    cached = cached_tokens(config, dtype, device)
+    if is_streamed:
+        return Budget(max(1, batch_tokens // _STREAMED_TOKENS_A_ROW), batch_tokens, cached)
     return Budget(
         rows=max(1, batch_tokens // _TOKENS_A_ROW),
         tokens=batch_tokens,
-        cached=min(batch_tokens * _CACHED_A_TOKEN, cached_tokens(config, dtype, device)),
+        cached=min(batch_tokens * _CACHED_A_TOKEN, cached),
     )
 
 
@@ -131,6 +153,7 @@ class ModelRunner:
         n_words: int,
         eos_ids: Sequence[int],
         batch_tokens: int | None = None,
+        layers: LayerReader | None = None,
         ways: Ways = NO_WAYS,
     ) -> None:
         """Build the transformer from weights, which are copied only if `ways` pack them.
@@ -141,15 +164,20 @@ class ModelRunner:
             n_words: number of the tokenizer's ids; further rows of the LM head are never predicted.
             eos_ids: each ends a generation.
             batch_tokens: tokens per forward pass; None chooses by device and memory.
+            layers: reads the weights of layers, if those are not in memory.
             ways: how to multiply by them.
 
         Raises:
             CheckpointError: a tensor is missing or has the wrong shape.
             EngineError: `batch_tokens` is not positive.
         """
-        self.model = Transformer(config, weights, n_words, ways)
+        read_layer = None if layers is None else layers.tensors_of
+        self.model = Transformer(config, weights, n_words, ways, read_layer)
+        self._read_layer = read_layer
         if batch_tokens is None:
-            batch_tokens = default_batch_tokens(config, self.model.dtype, self.model.device)
+            batch_tokens = default_batch_tokens(
+                config, self.model.dtype, self.model.device, is_streamed=layers is not None
+            )
         if batch_tokens < 1:
             raise EngineError(
                 f"--batch-tokens should be 1 or more and is {batch_tokens}: give a larger number."
@@ -184,6 +212,25 @@ class ModelRunner:
         replies = self._retrying(requests, known, self._generations)
         yield from self._timed(replies, "generate_seconds")
 
+    def forecast(
+        self, requests: Sequence[GenerateRequest], known: Collection[int] = ()
+    ) -> Forecast | None:
+        """Read a layer to tell how long generation will take; None if nothing is to be read."""
+        asked = [request for n, request in enumerate(requests) if n not in known]
+        if self._read_layer is None or not any(request.max_tokens for request in asked):
+            return None
+        return forecast(asked, self._generation_budget(), self.model.config, self._read_layer)
+
+    def _generation_budget(self) -> Budget:
+        model = self.model
+        return generation_budget(
+            model.config,
+            model.dtype,
+            model.device,
+            self.batch_tokens,
+            is_streamed=model.is_streamed,
+        )
+
     def _scores(
         self, requests: Sequence[ScoreRequest], turn: Turn
     ) -> Iterator[tuple[int, ScoreReply]]:
@@ -196,9 +243,8 @@ class ModelRunner:
             asked = [request for n, request in enumerate(requests) if n not in turn.known]
             self.stats.prompt_unique += unique_tokens(asked)
             self.stats.prompt_naive += sum(len(request.prompt) for request in asked)
-        model = self.model
-        budget = generation_budget(model.config, model.dtype, model.device, self.batch_tokens)
-        return SharedGenerator(model, self.eos_ids, budget, self.stats).run(requests, turn)
+        generator = SharedGenerator(self.model, self.eos_ids, self._generation_budget(), self.stats)
+        return generator.run(requests, turn)
 
     def _retrying(
         self,

@@ -1,14 +1,13 @@
 """Score on the prefix tree, which computes each distinct prefix once."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, compress
 
 import numpy as np
-import torch
+from torch import Tensor
 
 from mistral_eval.errors import EngineError
-from mistral_eval.model.memory import sent
 from mistral_eval.model.transformer import Transformer
 from mistral_eval.native.head import Asked, Tally, TokenLogprobs, token_logprobs
 from mistral_eval.native.pack import Bools, Pack, cut_packs
@@ -20,16 +19,18 @@ from mistral_eval.native.requests import (
     Flops,
     ScoreReply,
     ScoreRequest,
+    Stop,
     Turn,
     not_finite,
 )
+from mistral_eval.native.stream import Room, run_by_layers, tokens_of
 from mistral_eval.native.tree import Ints, TokenTree, build_tree
 
 # Default tokens per group: small groups waste less masked work, large ones need fewer calls.
 _GROUP_TOKENS = {"cpu": 64, "cuda": 256}
 
 
-def score_tree(
+def score_tree(  # noqa: PLR0913 - what differs between callers
     model: Transformer,
     requests: Sequence[ScoreRequest],
     batch_tokens: int,
@@ -38,6 +39,7 @@ def score_tree(
     *,
     turn: Turn = WHOLE,
     reads_late: bool | None = None,
+    room: Room | None = None,
 ) -> Iterator[tuple[int, ScoreReply]]:
     """Score requests, computing each distinct prefix once.
 
@@ -54,6 +56,8 @@ def score_tree(
         turn: which requests are not answered, and whether to stop before the next pack.
         reads_late: start a pack before reading the last one's results, so that the device does not
             wait for the host; None: on CUDA.
+        room: what a super-pack may hold, if the model's layers are streamed; None chooses by
+            device and free memory.
 
     Yields:
         (index, reply) as soon as a continuation's last token is computed.
@@ -69,20 +73,17 @@ def score_tree(
     tree = build_tree(requests)
     if not turn.again:
         _count(stats, tree if is_asked.all() else build_tree(list(compress(requests, is_asked))))
-    stack = Stack(model, tree.height, min(batch_tokens, len(tree.tokens)))
     walk = _Walk(model, requests, is_asked, Tally(requests))
     flops = Flops.of(model.config, model.n_words)
     unread: list[TokenLogprobs] = []
-    for pack in cut_packs(tree, batch_tokens, group_tokens, walk.wanted(tree)):
-        if turn.stopping():
-            break
+    packs = cut_packs(tree, batch_tokens, group_tokens, walk.wanted(tree))
+    size = min(batch_tokens, len(tree.tokens))
+    if model.is_streamed:
+        passes = run_by_layers(model, tree, packs, size, turn.stopping, stats, room)
+    else:
+        passes = _run_by_packs(model, tree, packs, size, turn.stopping, stats)
+    for pack, hidden in passes:
         run = slice(pack.first, pack.last)
-        hidden = model.hidden(
-            sent(torch.from_numpy(tree.tokens[run]), model.device),
-            sent(torch.from_numpy(tree.depths[run]), model.device),
-            make_attend(stack, pack),
-        )
-        stats.score_computed += len(hidden)
         stats.score_flop += flops.tokens(tree.depths[run])
         asked = _asked(tree, pack)
         if not any(is_asked[item.request] for item in asked):
@@ -93,6 +94,25 @@ def score_tree(
             unread, computed = computed, unread
         yield from walk.replies(computed)
     yield from walk.replies(unread)
+
+
+def _run_by_packs(
+    model: Transformer,
+    tree: TokenTree,
+    packs: Iterable[Pack],
+    size: int,
+    stopping: Stop,
+    stats: Counters,
+) -> Iterator[tuple[Pack, Tensor]]:
+    """Yield each pack of at most `size` tokens with its hidden states, until told to stop."""
+    stack = Stack(model, tree.height, size)
+    for pack in packs:
+        if stopping():
+            return
+        tokens, positions = tokens_of(tree, pack, model.device)
+        hidden = model.hidden(tokens, positions, make_attend(stack, pack))
+        stats.score_computed += len(hidden)
+        yield pack, hidden
 
 
 @dataclass(frozen=True, slots=True)

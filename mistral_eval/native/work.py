@@ -6,22 +6,35 @@ from dataclasses import dataclass
 import torch
 
 from mistral_eval.model.config import ModelConfig
+from mistral_eval.model.load.by_layer import streamed_bytes
+from mistral_eval.model.load.weights import weight_bytes
 from mistral_eval.model.shared_cache import cache_bytes, tail_size
 from mistral_eval.native.clusters import cluster_prompts, unique_tokens
 from mistral_eval.native.generate_shared import Budget
 from mistral_eval.native.pack_attention import stack_bytes
 from mistral_eval.native.requests import GenerateRequest, ScoreRequest
+from mistral_eval.native.stream import room_on, super_pack_bytes
 from mistral_eval.native.tree import build_tree
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The model and machine on which requests would be computed."""
+    """The model and machine on which requests would be computed.
+
+    `is_streamed` tells whether the model's layers would be read on demand.
+    """
 
     config: ModelConfig
     dtype: torch.dtype
     device: torch.device
     budget: Budget
+    is_streamed: bool = False
+
+    @property
+    def weight_bytes(self) -> int:
+        """The most bytes of weights in memory at once."""
+        size = streamed_bytes if self.is_streamed else weight_bytes
+        return size(self.config, self.dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +52,7 @@ class Work:
             computed for each.
         decode_most: tokens generated if every reply reaches its limit.
         cache_bytes: maximum bytes of keys and values held at once.
+        states_bytes: maximum bytes of hidden states and masks between streamed layers.
     """
 
     score_requests: int
@@ -49,6 +63,7 @@ class Work:
     prompt_unique: int
     decode_most: int
     cache_bytes: int
+    states_bytes: int = 0
 
     @property
     def naive(self) -> int:
@@ -67,7 +82,10 @@ def count_work(
     """Count what requests cost together on the native engine."""
     tree = build_tree(scores)
     size = min(place.budget.tokens, len(tree.tokens))
-    stack = stack_bytes(place.config, place.dtype, tree.height, size)
+    states, stack = 0, stack_bytes(place.config, place.dtype, tree.height, size)
+    if place.is_streamed:
+        room = room_on(place.device)
+        states, stack = super_pack_bytes(place.config, place.dtype, tree, size, room)
     wanted = [request for request in generations if request.max_tokens > 0]
     return Work(
         score_requests=len(scores),
@@ -78,6 +96,7 @@ def count_work(
         prompt_unique=unique_tokens(generations),
         decode_most=sum(request.max_tokens for request in generations),
         cache_bytes=max(stack, _generation_bytes(wanted, place)),
+        states_bytes=states,
     )
 
 

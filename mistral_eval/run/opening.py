@@ -146,7 +146,8 @@ def open_engine(
 
     Raises:
         CheckpointError, TokenizerError, HubError, ResourceError, EngineError: it cannot be opened.
-        OutputError: its choices cannot be written.
+            OutputError: its choices cannot be written.
+            UsageError: layers are to be streamed of a model that native cannot run.
     """
     settings = settings.model_copy(update={"choices": _read_choices(folder)})
     engine = _open_engine(settings, loaded, talk)
@@ -163,6 +164,11 @@ def _open_engine(settings: RunSettings, loaded: Sequence[LoadedBenchmark], talk:
     try:
         return engine_class("native").open(settings, gold, talk.say)
     except UnsupportedError as error:
+        if settings.stream_layers:
+            raise UsageError(
+                f"{error} The hf engine, which may run it, does not stream layers: leave out "
+                "--stream-layers."
+            ) from error
         talk.say(f"{error} Continuing with lm-eval's hf model.")
         return engine_class("hf").open(settings, gold, talk.say)
 

@@ -75,6 +75,8 @@ class Plan:
             "device": str(self.place.device),
             "dtype": str(self.place.dtype).removeprefix("torch."),
             "batch_tokens": self.place.budget.tokens,
+            "stream_layers": self.place.is_streamed,
+            "weight_bytes": self.place.weight_bytes,
             "rates": None if self.rates is None else asdict(self.rates),
             "seconds": dict(self.seconds),
         }

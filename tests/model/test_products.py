@@ -46,7 +46,8 @@ def test_a_way_gives_the_plain_product(dtype, way, rows):
     found = matrix.times(x, torch.empty(rows, 100, dtype=dtype))
     assert found.is_contiguous()
     torch.testing.assert_close(found.double(), exact, **tolerance)
-    added = matrix.added_to(y.clone(), x)
+    added = y.clone()
+    matrix.add_to(added, x)
     torch.testing.assert_close(added.double(), y.double() + exact, **tolerance)
     gated = matrix.gating(y.clone(), x, torch.empty(rows, 100, dtype=dtype))
     torch.testing.assert_close(

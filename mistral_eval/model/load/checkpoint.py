@@ -11,9 +11,10 @@ from pathlib import Path
 
 import torch
 
-from mistral_eval.errors import CheckpointError, UnsupportedError
+from mistral_eval.errors import CheckpointError, UnsupportedError, UsageError
 from mistral_eval.model.config import ConfigFile, ModelConfig
 from mistral_eval.model.load.adapter import merged
+from mistral_eval.model.load.by_layer import LayerReader, is_streamed, read_streamed
 from mistral_eval.model.load.config_gguf import from_gguf, source_of
 from mistral_eval.model.load.config_hf import from_hf_config
 from mistral_eval.model.load.config_params import from_params_json
@@ -50,6 +51,7 @@ class Checkpoint:
             ..., output.weight unless tied), wq and wk in RoPE's half-split layout.
         fingerprint: of the configuration and the weights as stored.
         notes: sentences for the user about what was assumed or converted.
+        layers: reads the tensors of layers, which `weights` then lacks; None if all are in memory.
     """
 
     config: ModelConfig
@@ -57,6 +59,7 @@ class Checkpoint:
     fingerprint: str
     files: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
+    layers: LayerReader | None = None
 
 
 def load_checkpoint(
@@ -66,6 +69,7 @@ def load_checkpoint(
     dtype: Dtype = "auto",
     device: torch.device | str = "cpu",
     overrides: Mapping[str, str] | None = None,
+    stream_layers: bool | None = False,
 ) -> Checkpoint:
     """Load a model from a folder or a GGUF file.
 
@@ -76,11 +80,13 @@ def load_checkpoint(
         dtype: the dtype to compute in, a torch.dtype, its name or 'auto' (see `choose_dtype`).
         device: where the weights go.
         overrides: `--model-args`, text by field name.
+        stream_layers: leave the layers in the files; None: if they do not fit in `device`'s memory.
 
     Raises:
         CheckpointError: something is missing, unexpected, malformed or not supported.
         ResourceError: there is not enough memory.
-        UsageError: an override names no field.
+        UsageError: an override names no field, or layers of a model with an adapter are to be
+            streamed.
     """
     device = torch.device(device)
     source, found, files, notes = _open(path, overrides or {})
@@ -96,6 +102,13 @@ def load_checkpoint(
     if kinds != [name]:
         notes = (*notes, f"weights stored as {', '.join(kinds)}, run in {name}")
     if adapter is not None:
+        if stream_layers:
+            raise UsageError(
+                f"--stream-layers reads layers as they are stored, and the adapter {adapter.name} "
+                "changes them: merge it into the model's files with peft and give the merged "
+                "folder, or leave --stream-layers out."
+            )
+        stream_layers = False
         source, config, untied = settle_tied(merged(source, adapter, chosen), config)
         check_tensors(source, config)
         notes = (
@@ -103,10 +116,14 @@ def load_checkpoint(
             *untied,
             f"the LoRA adapter {adapter.name} was merged into the base model by peft",
         )
-    weights, digests = read_weights(source, config, chosen, device)
+    layers = None
+    if is_streamed(config, chosen, device, asked=stream_layers):
+        weights, layers, digests = read_streamed(source, config, chosen, device)
+    else:
+        weights, digests = read_weights(source, config, chosen, device)
     fingerprint = model_fingerprint(config, digests)
     notes = (*found.notes, *tied, *notes, *folder_notes(path))
-    return Checkpoint(config, weights, fingerprint, files, notes)
+    return Checkpoint(config, weights, fingerprint, files, notes, layers)
 
 
 def _open(

@@ -7,7 +7,7 @@ times as long as this module for a vocabulary of 49152 tokens.
 
 import re
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -26,6 +26,8 @@ from mistral_eval.model.load.stored import (
     RAW_PICKLE,
     RAW_SAFETENSORS,
     StoredTensor,
+    read_values,
+    stored_values,
 )
 
 SUFFIX: Final = ".gguf"
@@ -222,12 +224,9 @@ class _Header:
         size = prod(shape) // per_block * block_bytes
         if at + size > self._size:
             raise self._cut_off(f"{name} ends at byte {at + size}")
-        data = self._map[at : at + size]
-        dtype = _PLAIN.get(kind)
-        if dtype is not None:
-            read: Callable[[], torch.Tensor] = partial(_plain, data, dtype, shape)
-            return StoredTensor(self.file, shape, dtype, read)
-        read = partial(_dequantised, data, kind, shape)
+        if kind in _PLAIN:
+            return stored_values(self.file, at, _PLAIN[kind], shape)
+        read = partial(_dequantised, self.file, at, size, kind, shape)
         return StoredTensor(self.file, shape, torch.float32, read, quantised=kind.name)
 
     def _type(self) -> GGUFValueType:
@@ -321,12 +320,9 @@ def _is_readable(kind: GGMLQuantizationType) -> bool:
     return True
 
 
-def _plain(data: Any, dtype: torch.dtype, shape: Sequence[int]) -> torch.Tensor:
-    """Return a copy of stored floats, which torch could not mark as read-only."""
-    return torch.from_numpy(np.array(data)).view(dtype).reshape(shape)
-
-
-def _dequantised(data: Any, kind: GGMLQuantizationType, shape: Sequence[int]) -> torch.Tensor:
+def _dequantised(
+    file: Path, at: int, size: int, kind: GGMLQuantizationType, shape: Sequence[int]
+) -> torch.Tensor:
     """Return a quantised tensor's values in float32."""
-    rows = np.ascontiguousarray(data).reshape(prod(shape[:-1]), -1)
+    rows = read_values(file, at, torch.uint8, (size,)).numpy().reshape(prod(shape[:-1]), -1)
     return torch.from_numpy(dequantize(rows, kind)).reshape(shape)

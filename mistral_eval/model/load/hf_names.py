@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
-from mistral_eval.model.load.stored import StoredTensor
+from mistral_eval.model.load.stored import StoredTensor, stored_values
 
 # The longer prefix first: each is what stands before "layers.", and before "lm_head.".
 _TEXT_PREFIXES = (
@@ -65,8 +65,13 @@ def _experts(name: str, tensor: StoredTensor) -> Iterator[tuple[str, StoredTenso
 
 def _share(tensor: StoredTensor, expert: int, rows: slice, width: int) -> StoredTensor:
     """Return some rows of one expert's matrix in a fused tensor, (experts, rows, width)."""
+    shape = (rows.stop - rows.start, width)
+    if tensor.start is not None:
+        before = (expert * tensor.shape[1] + rows.start) * width
+        start = tensor.start + before * tensor.dtype.itemsize
+        return stored_values(tensor.file, start, tensor.dtype, shape)
 
     def read() -> torch.Tensor:
         return tensor.read()[expert, rows]
 
-    return StoredTensor(tensor.file, (rows.stop - rows.start, width), tensor.dtype, read)
+    return StoredTensor(tensor.file, shape, tensor.dtype, read)

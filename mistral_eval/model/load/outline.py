@@ -28,11 +28,15 @@ from mistral_eval.settings import TINY
 
 @dataclass(frozen=True, slots=True)
 class Outline:
-    """What decides how much a run computes, but not its results."""
+    """What decides how much a run computes, but not its results.
+
+    `is_tuned` tells whether an adapter is merged into the model.
+    """
 
     config: ModelConfig
     tokenizer: Tokenizer
     dtype: torch.dtype
+    is_tuned: bool = False
 
 
 def read_outline(
@@ -75,7 +79,8 @@ def read_outline(
     config = found.config
     if config.vocab_size == -1:
         config = replace(config, vocab_size=tokenizer.n_words)
-    return Outline(config, tokenizer, folder_dtype(parts.base, dtype, found, device))
+    chosen = folder_dtype(parts.base, dtype, found, device)
+    return Outline(config, tokenizer, chosen, is_tuned=parts.adapter is not None)
 
 
 def _small_parts(

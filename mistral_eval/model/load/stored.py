@@ -4,6 +4,7 @@ Sources: the safetensors format; torch.save's zip format, read with weights_only
 can run code.
 """
 
+import json
 import pickle
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 FLOAT_NAMES = {"float64": torch.float64, **DTYPES}
 HF_SINGLE, HF_INDEX = "model.safetensors", "model.safetensors.index.json"
 RAW_SAFETENSORS, RAW_PICKLE = "consolidated.safetensors", "consolidated.00.pth"
+_LENGTH = 8  # bytes of a safetensors file that give its header's length
 _EMBEDDINGS = (
     "model.embed_tokens.weight",
     "tok_embeddings.weight",
@@ -38,9 +40,10 @@ _EMBEDDINGS = (
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """One tensor of a file; `read` loads it in `dtype`, as a view of the file where possible.
+    """One tensor of a file; `read` loads it in `dtype`, into memory of its own.
 
-    `quantised` is the name of GGUF's type where `read` dequantises, else empty.
+    `quantised` is the name of GGUF's type where `read` dequantises, else empty. `start` is the
+    file's byte where the values lie as `read` returns them; None where they do not.
     """
 
     file: Path
@@ -48,6 +51,7 @@ class StoredTensor:
     dtype: torch.dtype
     read: Callable[[], torch.Tensor]
     quantised: str = ""
+    start: int | None = None
 
     @property
     def kind(self) -> str:
@@ -64,21 +68,65 @@ def open_safetensors(file: Path) -> dict[str, StoredTensor]:
     """
     _refuse_pointer(file)
     try:
-        handle: Any = safe_open(str(file), framework="pt", device="cpu")
+        # numpy: for torch the whole file is mapped as memory that could be written to, which a
+        # limit of a process's memory counts
+        handle: Any = safe_open(str(file), framework="numpy")
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{file} is not a complete safetensors file ({error}; {file.stat().st_size} bytes): "
             "copy or download it again."
         ) from error
+    starts = _starts(file)
     found: dict[str, StoredTensor] = {}
     for name in handle.keys():  # noqa: SIM118 - a safetensors handle is no mapping
         header = handle.get_slice(name)
         dtype = FLOATS.get(header.get_dtype())
         if dtype is None:
             raise _not_float(file, name, header.get_dtype())
-        shape = tuple(header.get_shape())
-        found[name] = StoredTensor(file, shape, dtype, partial(handle.get_tensor, name))
+        found[name] = stored_values(file, starts[name], dtype, tuple(header.get_shape()))
     return found
+
+
+def _starts(file: Path) -> dict[str, int]:
+    """Return the byte at which each tensor of a valid safetensors file begins."""
+    with file.open("rb") as content:
+        size = int.from_bytes(content.read(_LENGTH), "little")
+        header = json.loads(content.read(size))
+    header.pop("__metadata__", None)
+    return {name: _LENGTH + size + entry["data_offsets"][0] for name, entry in header.items()}
+
+
+def stored_values(
+    file: Path, start: int, dtype: torch.dtype, shape: tuple[int, ...]
+) -> StoredTensor:
+    """Return the tensor whose values lie in a file from byte `start` on."""
+    read = partial(read_values, file, start, dtype, shape)
+    return StoredTensor(file, shape, dtype, read, start=start)
+
+
+def read_values(file: Path, start: int, dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
+    """Read values from a file into memory.
+
+    They are read and not mapped: pages of a mapped file would count as memory of this process,
+    and a file that is cut off while it is mapped ends the process.
+
+    Raises:
+        CheckpointError: the file ends before the last value.
+    """
+    values = torch.empty(shape, dtype=dtype)
+    room = values.view(-1).view(torch.uint8).numpy().data
+    filled = 0
+    with file.open("rb", buffering=0) as content:
+        content.seek(start)
+        while filled < len(room):
+            count = content.readinto(room[filled:])
+            if not count:
+                raise CheckpointError(
+                    f"{file} should have {start + len(room)} bytes or more and ends at "
+                    f"{start + filled}: it was changed while it was read; start again."
+                )
+            filled += count
+    return values
 
 
 def open_hf_tensors(folder: Path) -> tuple[dict[str, StoredTensor], tuple[Path, ...]]:
@@ -172,8 +220,14 @@ def open_pickle(file: Path, *, mapped: bool = True) -> dict[str, StoredTensor]:
         if not isinstance(tensor, torch.Tensor) or tensor.dtype not in FLOATS.values():
             kind = tensor.dtype if isinstance(tensor, torch.Tensor) else type(tensor).__name__
             raise _not_float(file, str(name), kind)
-        found[str(name)] = StoredTensor(file, tuple(tensor.shape), tensor.dtype, tensor.detach)
+        read = partial(_copied, tensor)
+        found[str(name)] = StoredTensor(file, tuple(tensor.shape), tensor.dtype, read)
     return found
+
+
+def _copied(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a copy of a view of a file, which may be replaced while the model runs."""
+    return tensor.detach().clone()
 
 
 def stored_dtype(folder: Path) -> torch.dtype | None:

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -138,50 +139,70 @@ def choose_dtype(
 def read_weights(
     source: Source, config: ModelConfig, dtype: torch.dtype, device: torch.device
 ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Read every tensor once, in the order of the files.
-
-    Return tensors by our names, in RoPE's half-split layout, and the digest of each as stored.
-    Beside the result at most one tensor is in memory; the kernel can drop the pages of the files.
+    """Read every tensor once; return tensors by our names, and the digest of each as stored.
 
     Raises:
         ResourceError: the weights do not fit in the free memory.
-        CheckpointError: a weight is NaN, infinite or too large for `dtype`.
+        CheckpointError: see `read_tensors`.
     """
-    shapes = expected_shapes(config)
-    sizes = {ours: torch.Size(shape).numel() for ours, shape in shapes.items()}
-    # the model copies wq, wk and wv of each layer into one joined matrix
-    joined = sum(size for ours, size in sizes.items() if ours.endswith(_JOINED))
-    count = sum(sizes.values()) + joined
     name = str(dtype).removeprefix("torch.")
-    require_memory(count * dtype.itemsize, device, f"{source.folder.name} in {name}")
-    ours_by_name = {source.name(ours): ours for ours in shapes}
+    require_memory(weight_bytes(config, dtype), device, f"{source.folder.name} in {name}")
     tensors: dict[str, torch.Tensor] = {}
     digests: dict[str, str] = {}
-    for name, stored in source.tensors.items():
+    for ours, tensor, digest in read_tensors(source, config, dtype, device):
+        tensors[ours], digests[ours] = tensor, digest
+    # in the order of computation, independent of the files' order
+    return {ours: tensors[ours] for ours in expected_shapes(config)}, digests
+
+
+def weight_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
+    """Return the bytes of a model's weights in memory.
+
+    The model copies wq, wk and wv of each layer into one joined matrix.
+    """
+    sizes = {ours: math.prod(shape) for ours, shape in expected_shapes(config).items()}
+    joined = sum(size for ours, size in sizes.items() if ours.endswith(_JOINED))
+    return (sum(sizes.values()) + joined) * dtype.itemsize
+
+
+def read_tensors(
+    source: Source, config: ModelConfig, dtype: torch.dtype, device: torch.device
+) -> Iterator[tuple[str, torch.Tensor, str]]:
+    """Yield every tensor: our name, finite values in RoPE's half-split layout, digest as stored.
+
+    They come in the order of the files. At most one that was not yielded is in memory.
+
+    Raises:
+        CheckpointError: a weight is NaN, infinite or too large for `dtype`.
+    """
+    ours_by_name = {source.name(ours): ours for ours in expected_shapes(config)}
+    for name in source.tensors:
         if name in ours_by_name:
             ours = ours_by_name[name]
-            tensor = stored.read()
-            if is_rotated(ours) and not source.is_hf:
-                tensor = half_split_from_interleaved(tensor, config.head_dim)
-            digests[ours] = tensor_digest(tensor)
-            tensors[ours] = _converted(source, name, tensor, dtype, device)
-    # in the order of computation, independent of the files' order
-    return {ours: tensors[ours] for ours in shapes}, digests
+            tensor = read_tensor(source, config, ours)
+            converted = tensor.to(device=device, dtype=dtype).contiguous()
+            _check_converted(source, name, tensor, converted)
+            yield ours, converted, tensor_digest(tensor)
 
 
-def _converted(
-    source: Source, name: str, tensor: torch.Tensor, dtype: torch.dtype, device: torch.device
-) -> torch.Tensor:
-    """Return a finite copy in `dtype` on `device`."""
-    # copy even where dtype and device match: the file may be replaced while the model runs
-    converted = tensor.to(device=device, dtype=dtype, copy=True).contiguous()
+def read_tensor(source: Source, config: ModelConfig, ours: str) -> torch.Tensor:
+    """Read one tensor as stored, with the rows of wq and wk in RoPE's half-split layout."""
+    tensor = source.tensors[source.name(ours)].read()
+    if is_rotated(ours) and not source.is_hf:
+        return half_split_from_interleaved(tensor, config.head_dim)
+    return tensor
+
+
+def _check_converted(
+    source: Source, name: str, stored: torch.Tensor, converted: torch.Tensor
+) -> None:
+    """Check that a tensor is finite as it is stored and in the dtype it was converted to."""
     if not _is_finite(converted):
-        check_finite(source.folder, name, tensor)
+        check_finite(source.folder, name, stored)
+        dtype = str(converted.dtype).removeprefix("torch.")
         raise source.error(
-            f"tensor {name} holds values too large for {str(dtype).removeprefix('torch.')}: "
-            "use --dtype bfloat16 or float32."
+            f"tensor {name} holds values too large for {dtype}: use --dtype bfloat16 or float32."
         )
-    return converted
 
 
 def check_finite(folder: Path | str, name: str, tensor: torch.Tensor) -> None:
