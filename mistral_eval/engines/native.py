@@ -470,6 +470,7 @@ def open_native(  # noqa: PLR0913 - one argument per setting of a run
         batch_tokens=batch_tokens,
         layers=checkpoint.layers,
         ways=ways,
+        takes=True,
     )
     if say and checkpoint.layers is not None:
         say(streaming_sentence(config, runner.model.dtype, where, is_asked=bool(stream_layers)))

@@ -190,6 +190,8 @@ class Transformer:
         n_words: int,
         ways: Ways = NO_WAYS,
         read_layer: Callable[[int], Mapping[str, Tensor]] | None = None,
+        *,
+        takes: bool = False,
     ) -> None:
         """Build the model; LM head rows beyond the tokenizer's `n_words` ids are dropped.
 
@@ -200,6 +202,8 @@ class Transformer:
             n_words: number of the tokenizer's ids.
             ways: how to multiply, by shape class, and by `HEAD`.
             read_layer: returns a layer's weights; called in another thread.
+            takes: remove a layer's tensors from `weights`, a dict, when the layer is built, so that
+                packed and plain ones of all layers are not in memory together.
 
         Raises:
             CheckpointError: a tensor is missing or has another shape, or `n_words` exceeds the
@@ -222,7 +226,12 @@ class Transformer:
         self._few, self._many = ways.get(HEAD, _usual_head(self._embeddings))
         self.layers: Iterable[Layer]
         if read_layer is None:
-            self.layers = [self._layer(weights, n) for n in range(config.n_layers)]
+            self.layers = []
+            for n in range(config.n_layers):
+                self.layers.append(self._layer(weights, n))
+                if takes and isinstance(weights, dict):
+                    for name in [name for name in weights if name.startswith(f"layers.{n}.")]:
+                        del weights[name]
         else:
             self.layers = ReadAhead(
                 config.n_layers, lambda n: self._layer(read_layer(n), n), self.device
