@@ -189,7 +189,7 @@ class Transformer:
         weights: Mapping[str, Tensor],
         n_words: int,
         ways: Ways = NO_WAYS,
-        read_layer: Callable[[int], Mapping[str, Tensor]] | None = None,
+        read_layer: Callable[[int], dict[str, Tensor]] | None = None,
         *,
         takes: bool = False,
     ) -> None:
@@ -202,8 +202,8 @@ class Transformer:
             n_words: number of the tokenizer's ids.
             ways: how to multiply, by shape class, and by `HEAD`.
             read_layer: returns a layer's weights; called in another thread.
-            takes: remove a layer's tensors from `weights`, a dict, when the layer is built, so that
-                packed and plain ones of all layers are not in memory together.
+            takes: take the layers' tensors out of `weights`, a dict, so that what is packed is
+                freed at once.
 
         Raises:
             CheckpointError: a tensor is missing or has another shape, or `n_words` exceeds the
@@ -226,32 +226,28 @@ class Transformer:
         self._few, self._many = ways.get(HEAD, _usual_head(self._embeddings))
         self.layers: Iterable[Layer]
         if read_layer is None:
-            self.layers = []
-            for n in range(config.n_layers):
-                self.layers.append(self._layer(weights, n))
-                if takes and isinstance(weights, dict):
-                    for name in [name for name in weights if name.startswith(f"layers.{n}.")]:
-                        del weights[name]
-        else:
+            take = weights.pop if takes and isinstance(weights, dict) else weights.__getitem__
+            self.layers = [self._layer(take, n) for n in range(config.n_layers)]
+        else:  # a matrix that is packed is freed before the next one is
             self.layers = ReadAhead(
-                config.n_layers, lambda n: self._layer(read_layer(n), n), self.device
+                config.n_layers, lambda n: self._layer(read_layer(n).pop, n), self.device
             )
         self.release()
         self._rope = RotaryTable(config, self.device)
 
-    def _layer(self, weights: Mapping[str, Tensor], n: int) -> Layer:
-        wq, wk, wv, wo = (weights[f"layers.{n}.attention.w{x}.weight"] for x in "qkvo")
+    def _layer(self, take: Callable[[str], Tensor], n: int) -> Layer:
+        wq, wk, wv, wo = (take(f"layers.{n}.attention.w{x}.weight") for x in "qkvo")
         turned = (interleaved_from_half_split(w, self.config.head_dim) for w in (wq, wk))
         return Layer(
-            weights[f"layers.{n}.attention_norm.weight"],
+            take(f"layers.{n}.attention_norm.weight"),
             Matrix(torch.cat([*turned, wv]), self._ways),
             Matrix(wo, self._ways),
-            weights[f"layers.{n}.ffn_norm.weight"],
+            take(f"layers.{n}.ffn_norm.weight"),
             tuple(
-                FeedForward(*(Matrix(weights[f"{prefix}.w{x}.weight"], self._ways) for x in "123"))
+                FeedForward(*(Matrix(take(f"{prefix}.w{x}.weight"), self._ways) for x in "123"))
                 for prefix in feed_forward_prefixes(self.config, n)
             ),
-            None if self.config.experts is None else weights[router_name(n)].t(),
+            None if self.config.experts is None else take(router_name(n)).t(),
         )
 
     @torch.inference_mode()
