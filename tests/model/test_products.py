@@ -94,7 +94,7 @@ def test_onednn_sees_few_numbers_of_rows():
 
     assert len(seen) <= 51
     assert all(rounded_rows(rows) == rows for rows in seen)
-    assert all(rows <= rounded_rows(rows) < rows * 8 / 7 for rows in range(48, 2049))
+    assert all(rows <= rounded_rows(rows) <= rows * 8 / 7 for rows in range(48, 2049))
     assert all(rounded_rows(rows) < 2 * rows for rows in range(1, 48))
     assert rounded_rows(0) == 0
 
