@@ -99,7 +99,9 @@ def foot_of(found: "Plan") -> str:
             f"{states:,.0f} MiB. A decoding step reads all layers, which takes longer than its "
             "time above; the run says how long before it generates"
         )
-    text += "."
+    text += f". The run's peak is at most {found.peak_bytes / GIB:.2f} GiB"
+    ways = sorted({way for pair in place.ways.values() for way in pair})
+    text += f"; matrices are multiplied by: {', '.join(ways)}." if ways else "."
     text += "".join(f"\n{sentence}" for sentence in found.left_out)
     if found.truncated:
         text += f"\n{found.truncated} requests exceed the context and are truncated on the left."

@@ -264,7 +264,8 @@ class NativeEngine(NativeEncoder, Engine):
         encoder = NativeEncoder(
             outline.tokenizer, config.context_len, settings.seed, EngineIdentity("native")
         )
-        place = Place(config, dtype, device, budget, is_streamed=streams)
+        ways = choose_ways(config, dtype, device)
+        place = Place(config, dtype, device, budget, is_streamed=streams, ways=ways)
         return Estimating(encoder, place, outline.tokenizer.n_words)
 
     def answer(
