@@ -45,8 +45,14 @@ OWN_OPTIONS = {
 LIMIT = re.compile(r"\d{1,12}|\d{0,12}\.\d{1,12}|\d{1,12}/\d{1,12}")
 NOT_IN_RUN_ID = frozenset(
     {
-        *("output_path", "fresh", "batch_tokens", "stream_layers"),
-        *("sandbox", "verify", "name", "choices"),
+        "output_path",
+        "fresh",
+        "batch_tokens",
+        "stream_layers",
+        "sandbox",
+        "verify",
+        "name",
+        "choices",
     }
 )
 

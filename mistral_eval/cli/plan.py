@@ -91,7 +91,6 @@ def foot_of(found: "Plan") -> str:
         "decode is the tokens generated, by the mean reply of this model's earlier runs; with ≤, "
         "where there are none, by the longest replies allowed, which is usually many times more."
     )
-    text += "".join(f"\n{sentence}" for sentence in found.left_out)
     text += f"\nThe weights take {place.weight_bytes / GIB:.2f} GiB of memory"
     if place.is_streamed:
         states = found.together.states_bytes / MIB
@@ -100,7 +99,10 @@ def foot_of(found: "Plan") -> str:
             f"{states:,.0f} MiB. A decoding step reads all layers, which takes longer than its "
             "time above; the run says how long before it generates"
         )
-    text += "."
+    text += f". The run's peak is at most {found.peak_bytes / GIB:.2f} GiB"
+    ways = sorted({way for pair in place.ways.values() for way in pair})
+    text += f"; matrices are multiplied by: {', '.join(ways)}." if ways else "."
+    text += "".join(f"\n{sentence}" for sentence in found.left_out)
     if found.truncated:
         text += f"\n{found.truncated} requests exceed the context and are truncated on the left."
     return text

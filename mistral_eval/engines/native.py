@@ -264,7 +264,8 @@ class NativeEngine(NativeEncoder, Engine):
         encoder = NativeEncoder(
             outline.tokenizer, config.context_len, settings.seed, EngineIdentity("native")
         )
-        place = Place(config, dtype, device, budget, is_streamed=streams)
+        ways = choose_ways(config, dtype, device)
+        place = Place(config, dtype, device, budget, is_streamed=streams, ways=ways)
         return Estimating(encoder, place, outline.tokenizer.n_words)
 
     def answer(
@@ -470,9 +471,10 @@ def open_native(  # noqa: PLR0913 - one argument per setting of a run
         batch_tokens=batch_tokens,
         layers=checkpoint.layers,
         ways=ways,
+        takes=True,
     )
     if say and checkpoint.layers is not None:
-        say(streaming_sentence(config, first.dtype, where, is_asked=bool(stream_layers)))
+        say(streaming_sentence(config, runner.model.dtype, where, is_asked=bool(stream_layers)))
     stored = str(first.dtype)
     identity = EngineIdentity(
         "native",

@@ -53,6 +53,15 @@ def fits(needed: int, device: torch.device) -> bool:
     return free is None or needed <= free
 
 
+def resident_bytes() -> int:
+    """Return this process's resident memory in bytes; where Linux does not tell, its peak."""
+    try:
+        pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+    except OSError:
+        return peak_bytes()
+    return int(pages) * resource.getpagesize()
+
+
 def require_memory(needed: int, device: torch.device, what: str) -> None:
     """Check that `needed` bytes are free on `device`.
 

@@ -86,11 +86,12 @@ class Matrix:
         """Return x @ w.t(), (T, out), of x, (T, in); some ways write it to `out`."""
         return multiplied(x, self.weight, self._way(x), out)
 
-    def added_to(self, y: Tensor, x: Tensor) -> Tensor:
-        """Return y + x @ w.t(), (T, out); `y` may be overwritten."""
+    def add_to(self, y: Tensor, x: Tensor) -> None:
+        """Add x @ w.t() to y, (T, out), in place."""
         if self._way(x) is Way.PLAIN:
-            return y.addmm_(x, self.weight.t())
-        return y.add_(self.times(x))
+            y.addmm_(x, self.weight.t())
+        else:
+            y.add_(self.times(x))
 
     def gating(self, gate: Tensor, x: Tensor, out: Tensor) -> Tensor:
         """Return gate * (x @ w.t()), (T, out); `gate` and `out` may be overwritten."""

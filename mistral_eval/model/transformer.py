@@ -190,6 +190,8 @@ class Transformer:
         n_words: int,
         ways: Ways = NO_WAYS,
         read_layer: Callable[[int], dict[str, Tensor]] | None = None,
+        *,
+        takes: bool = False,
     ) -> None:
         """Build the model; LM head rows beyond the tokenizer's `n_words` ids are dropped.
 
@@ -200,6 +202,8 @@ class Transformer:
             n_words: number of the tokenizer's ids.
             ways: how to multiply, by shape class, and by `HEAD`.
             read_layer: returns a layer's weights; called in another thread.
+            takes: take the layers' tensors out of `weights`, a dict, so that what is packed is
+                freed at once.
 
         Raises:
             CheckpointError: a tensor is missing or has another shape, or `n_words` exceeds the
@@ -217,12 +221,13 @@ class Transformer:
         self._norm = weights["norm.weight"]
         tied = config.tied_embeddings
         self._output = (self._embeddings if tied else weights["output.weight"])[:n_words]
+        self.device, self.dtype = self._embeddings.device, self._embeddings.dtype
         self._ways = ways
         self._few, self._many = ways.get(HEAD, _usual_head(self._embeddings))
-        self.device, self.dtype = self._embeddings.device, self._embeddings.dtype
         self.layers: Iterable[Layer]
         if read_layer is None:
-            self.layers = [self._layer(weights.__getitem__, n) for n in range(config.n_layers)]
+            take = weights.pop if takes and isinstance(weights, dict) else weights.__getitem__
+            self.layers = [self._layer(take, n) for n in range(config.n_layers)]
         else:  # a matrix that is packed is freed before the next one is
             self.layers = ReadAhead(
                 config.n_layers, lambda n: self._layer(read_layer(n).pop, n), self.device
@@ -272,10 +277,7 @@ class Transformer:
     @torch.inference_mode()
     def run_block(self, n: int, layer: Layer, x: Tensor, positions: Tensor, attend: Attend) -> None:
         """Run a pack through layer `n`; `x`, (T, dim), is its input and becomes its output."""
-        space = self._space_of(x)
-        self._run_block(n, layer, space, self._rope.at(positions), attend)
-        if space.x is not x:
-            x.copy_(space.x)
+        self._run_block(n, layer, self._space_of(x), self._rope.at(positions), attend)
 
     @torch.inference_mode()
     def finish(self, x: Tensor) -> Tensor:
@@ -285,7 +287,7 @@ class Transformer:
     def _run_block(
         self, n: int, layer: Layer, space: Workspace, rotation: Rotation, attend: Attend
     ) -> None:
-        space.x = layer.wo.added_to(space.x, self._attention(n, layer, space, rotation, attend))
+        layer.wo.add_to(space.x, self._attention(n, layer, space, rotation, attend))
         self._add_feed_forward(layer, space)
 
     def release(self) -> None:
@@ -341,7 +343,7 @@ class Transformer:
             return
         [dense] = layer.experts
         gate = silu(dense.w1.times(h, space.gate), inplace=True)
-        space.x = dense.w2.added_to(space.x, dense.w3.gating(gate, h, space.up))
+        dense.w2.add_to(space.x, dense.w3.gating(gate, h, space.up))
 
     def _add_experts(self, layer: Layer, router: Tensor, h: Tensor, x: Tensor) -> None:
         """Add to `x`, (T, dim), the weighted outputs of the experts chosen for each row of `h`.

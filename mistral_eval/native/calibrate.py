@@ -15,7 +15,6 @@ import torch
 from mistral_eval.model.config import ModelConfig
 from mistral_eval.model.load.layout import expected_shapes
 from mistral_eval.model.products import Way, multiplied, packed, possible_ways
-from mistral_eval.native.choose_products import choose_ways
 from mistral_eval.native.requests import GenerateRequest, ScoreRequest
 from mistral_eval.native.runner import ModelRunner
 from mistral_eval.native.tree import build_tree
@@ -75,7 +74,7 @@ def calibrate(
             n_words=n_words,
             eos_ids=(),
             batch_tokens=place.budget.tokens,
-            ways=choose_ways(place.config, place.dtype, place.device),
+            ways=place.ways,
         )
         timed.append((_score_seconds(runner, sample), _decode_seconds(runner, replies)))
     (score_one, decode_one), (score_two, decode_two) = timed

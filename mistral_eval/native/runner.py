@@ -145,7 +145,7 @@ class _Answer(Protocol[Request_contra, Reply_co]):
 class ModelRunner:
     """Scores and generates on the device and in the dtype of the weights."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a model is made of, and how it runs
         self,
         config: ModelConfig,
         weights: Mapping[str, Tensor],
@@ -155,6 +155,7 @@ class ModelRunner:
         batch_tokens: int | None = None,
         layers: LayerReader | None = None,
         ways: Ways = NO_WAYS,
+        takes: bool = False,
     ) -> None:
         """Build the transformer from weights, which are copied only if `ways` pack them.
 
@@ -166,13 +167,14 @@ class ModelRunner:
             batch_tokens: tokens per forward pass; None chooses by device and memory.
             layers: reads the weights of layers, if those are not in memory.
             ways: how to multiply by them.
+            takes: remove the layers' tensors from `weights`, a dict, as they are built in.
 
         Raises:
             CheckpointError: a tensor is missing or has the wrong shape.
             EngineError: `batch_tokens` is not positive.
         """
         read_layer = None if layers is None else layers.tensors_of
-        self.model = Transformer(config, weights, n_words, ways, read_layer)
+        self.model = Transformer(config, weights, n_words, ways, read_layer, takes=takes)
         self._read_layer = read_layer
         if batch_tokens is None:
             batch_tokens = default_batch_tokens(

@@ -1,13 +1,14 @@
 """Count what requests would cost, without a model: tokens, sharing, and memory of caches."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from mistral_eval.model.config import ModelConfig
 from mistral_eval.model.load.by_layer import streamed_bytes
 from mistral_eval.model.load.weights import weight_bytes
+from mistral_eval.model.products import NO_WAYS, Ways
 from mistral_eval.model.shared_cache import cache_bytes, tail_size
 from mistral_eval.native.clusters import cluster_prompts, unique_tokens
 from mistral_eval.native.generate_shared import Budget
@@ -21,7 +22,8 @@ from mistral_eval.native.tree import build_tree
 class Place:
     """The model and machine on which requests would be computed.
 
-    `is_streamed` tells whether the model's layers would be read on demand.
+    `is_streamed` tells whether the model's layers would be read on demand, `ways` how matrices
+    would be multiplied.
     """
 
     config: ModelConfig
@@ -29,6 +31,7 @@ class Place:
     device: torch.device
     budget: Budget
     is_streamed: bool = False
+    ways: Ways = field(default_factory=lambda: NO_WAYS)
 
     @property
     def weight_bytes(self) -> int:

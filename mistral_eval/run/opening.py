@@ -146,8 +146,8 @@ def open_engine(
 
     Raises:
         CheckpointError, TokenizerError, HubError, ResourceError, EngineError: it cannot be opened.
-        UsageError: layers are to be streamed of a model that native cannot run.
         OutputError: its choices cannot be written.
+        UsageError: layers are to be streamed of a model that native cannot run.
     """
     settings = settings.model_copy(update={"choices": _read_choices(folder)})
     engine = _open_engine(settings, loaded, talk)

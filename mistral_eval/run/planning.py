@@ -11,8 +11,11 @@ from mistral_eval.console import Talk
 from mistral_eval.data import make_source
 from mistral_eval.engines.interface import Encoder, engine_class
 from mistral_eval.errors import OutputError, UsageError
+from mistral_eval.model.memory import resident_bytes
 from mistral_eval.native.calibrate import Rates, calibrate
+from mistral_eval.native.choose_products import as_text
 from mistral_eval.native.requests import GenerateRequest, ScoreRequest
+from mistral_eval.native.runner import pass_bytes
 from mistral_eval.native.work import Place, Work, count_work
 from mistral_eval.record.run_record import RUN_FILE, read_record
 from mistral_eval.run.absent import lacking
@@ -64,6 +67,18 @@ class Plan:
         work = self.together if name == "together" else self.benchmarks[name]
         return None if self.rates is None else self.rates.seconds(work, self.decoded(name))
 
+    @property
+    def peak_bytes(self) -> int:
+        """The most memory that the run needs on its device, with the longest replies in all rows.
+
+        On a CPU that includes what this process holds before any weights: its libraries.
+        """
+        place, together = self.place, self.together
+        libraries = resident_bytes() if place.device.type == "cpu" else 0
+        passes = place.budget.tokens * pass_bytes(place.config, place.dtype)
+        held = together.cache_bytes + together.states_bytes
+        return libraries + place.weight_bytes + passes + held
+
     def as_json(self) -> dict[str, Any]:
         """Return the plan as plain JSON."""
         return {
@@ -77,6 +92,8 @@ class Plan:
             "batch_tokens": self.place.budget.tokens,
             "stream_layers": self.place.is_streamed,
             "weight_bytes": self.place.weight_bytes,
+            "peak_bytes": self.peak_bytes,
+            "products": as_text(self.place.ways),
             "rates": None if self.rates is None else asdict(self.rates),
             "seconds": dict(self.seconds),
         }

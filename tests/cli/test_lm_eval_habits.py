@@ -150,7 +150,7 @@ def test_several_models_run_over_questions_built_once_into_one_table(cli, tmp_pa
     code, out, err = cli(*SAMPLE, *models, *rest)
     assert code == 1
     assert err.count("WinoG: 2 questions") == 1
-    assert f"mistral-eval: {tmp_path / 'none'}: " in err
+    assert f"mistral-eval: {tmp_path / 'none'} should be" in err
     assert "Traceback" not in err
     names = [row["name"] for row in json.loads(out)["rows"] if row.get("path")]
     assert names == ["A", "B"]

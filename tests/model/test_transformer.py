@@ -178,3 +178,12 @@ def test_rows_beyond_the_words_are_cut():
     model = Transformer(config, weights, VOCAB - 10)
 
     assert tuple(model.logits(torch.ones(1, 48)).shape) == (1, VOCAB - 10)
+
+
+def test_a_model_can_take_its_layers_from_the_weights():
+    config, weights = toy()
+    kept = Transformer(config, weights, VOCAB)
+    assert set(weights) == set(expected_shapes(config))
+    Transformer(config, weights, VOCAB, takes=True)
+    assert set(weights) == {name for name in expected_shapes(config) if "layers." not in name}
+    assert len(list(kept.layers)) == config.n_layers

@@ -1,6 +1,8 @@
 """A plan says what a run will compute, to the token, without a model's weights."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -133,3 +135,30 @@ def test_the_command_prints_a_table_or_json(cli):
     assert found["benchmarks"]["winogrande"]["score_requests"] == 32
     assert found["rates"] is None
     assert found["together"]["estimated_seconds"] is None
+
+
+PEAK = """
+import sys
+from pathlib import Path
+from mistral_eval.console import Talk
+from mistral_eval.record.run_record import read_record
+from mistral_eval.run.planning import plan_run
+from mistral_eval.run.run import run_suite
+from mistral_eval.settings import RunSettings
+
+asked = RunSettings(
+    tasks=("mmlu", "gsm8k"), model="tiny", engine="native", data="sample", output_path=sys.argv[1]
+)
+expected = plan_run(asked, Talk(quiet=True), calibrated=False).peak_bytes
+print(expected, read_record(run_suite(asked, Talk(quiet=True))).counts.engine["peak_bytes"])
+"""
+
+
+def test_the_peak_memory_of_a_run_is_foreseen(tmp_path):
+    """In a process of its own, whose peak is the run's; most of it are libraries here."""
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, str(tmp_path)], capture_output=True, check=True, text=True
+    )
+    expected, found = map(int, done.stdout.split())
+    assert found < 1.3 * expected
+    assert expected < 3 * found
