@@ -34,7 +34,7 @@ json: true
 quiet: true
 name: full
 batch_size: 4
-stream-layers: true
+stream-layers: false
 """
 
 
@@ -80,7 +80,7 @@ def test_every_option_of_run_can_stand_in_a_file(asked, tmp_path):
         ),
         *("7", "-f", "2", "--model-args", "rope_theta=10000.0,sliding_window=64", "-o", "there"),
         *("--data-unpinned", "--fresh", "--json", "--quiet", "--name", "full", "--batch-size", "4"),
-        "--stream-layers",
+        "--no-stream-layers",
     )
     assert asked("--config", file) == asked(*arguments)
     named = {line.partition(":")[0].replace("-", "_") for line in FULL.strip().splitlines()}
