@@ -430,7 +430,7 @@ EXPRESSION = st.lists(ALTERNATIVE, min_size=1, max_size=4).map(
 )
 
 
-@settings(max_examples=1000)
+@settings(max_examples=300)
 @given(expression=EXPRESSION, text=st.text("ab 1\n.'s\t", max_size=12))
 def test_an_expression_that_is_proved_parts_texts_at_every_cut(expression, text):
     """Any expression, proved or not, is asked; those that are proved keep the promise."""
