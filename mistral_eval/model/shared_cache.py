@@ -51,24 +51,33 @@ def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
     """Return zeros in the dtype and on the device of `like`.
 
     On a CPU the memory is taken page by page, when it is first written to.
+
+    Raises:
+        torch.OutOfMemoryError: the system promises no more memory.
     """
     size = math.prod(shape) * like.dtype.itemsize
     if like.device.type != "cpu" or not size:
         return torch.zeros(shape, dtype=like.dtype, device=like.device)
-    pages = mmap.mmap(-1, size)
+    try:
+        pages = mmap.mmap(-1, size)
+    except OSError as error:
+        raise torch.OutOfMemoryError(f"{size} bytes for keys or values: {error}") from error
     return torch.frombuffer(pages, dtype=like.dtype).view(shape)
 
 
 class Slab:
     """Equal places for keys and values that come and go; the lowest free place is taken first.
 
+    A CPU has all places from the start, since it takes memory when a place is written to.
+    Elsewhere a slab grows.
+
     Attributes:
         keys, values: by layer, (places, n_kv_heads, size, head_dim). They are replaced when the
             slab grows.
     """
 
-    def __init__(self, model: Transformer, sizes: Sequence[int]) -> None:
-        """Take the slots of a place by layer."""
+    def __init__(self, model: Transformer, sizes: Sequence[int], most: int) -> None:
+        """Take the slots of a place by layer, and how many places will be needed at most."""
         config = model.config
 
         def empty(size: int) -> Tensor:
@@ -77,12 +86,13 @@ class Slab:
 
         self.keys = [empty(size) for size in sizes]
         self.values = [empty(size) for size in sizes]
+        self._most = most if model.device.type == "cpu" else 0
         self._places = 0
         self._free: list[int] = []
 
     def _grow(self) -> None:
-        """Add a quarter of the places, copying one layer at a time."""
-        more = max(_FEWEST_PLACES, self._places // 4)
+        """Add places, copying one layer at a time."""
+        more = max(_FEWEST_PLACES, self._places // 4, self._most - self._places)
         for stored in (self.keys, self.values):
             for layer, old in enumerate(stored):
                 stored[layer] = _zeros((len(old) + more, *old.shape[1:]), old)
@@ -140,8 +150,9 @@ class SharedCache:
     Keys are rotated.
     """
 
-    def __init__(self, model: Transformer) -> None:
-        self._model = model
+    def __init__(self, model: Transformer, rows: int = _FEWEST_PLACES) -> None:
+        """Take the number of rows at once, which is not exceeded by that of prompts."""
+        self._model, self._most = model, rows
         self.windows = model.config.sliding_window
         self.dtype, self.device = model.dtype, model.device
         self._tails: dict[int, Slab] = {}  # by size
@@ -160,7 +171,7 @@ class SharedCache:
         """Return a prompt behind `root` with a tail of `length` tokens, not computed yet."""
         size = tail_size(length)
         if size not in self._tails:
-            self._tails[size] = Slab(self._model, [size] * len(self.windows))
+            self._tails[size] = Slab(self._model, [size] * len(self.windows), self._most)
         slab = self._tails[size]
         return Prompt(root, length, slab, slab.take())
 
@@ -186,7 +197,8 @@ class SharedCache:
         while len(self._segments) <= level:
             start, end = (segment_start(len(self._segments) + n) for n in range(2))
             ends = (end if w is None else min(w, end) for w in self.windows)
-            self._segments.append(Slab(self._model, [max(0, last - start) for last in ends]))
+            sizes = [max(0, last - start) for last in ends]
+            self._segments.append(Slab(self._model, sizes, self._most))
         return self._segments[level]
 
     @property
