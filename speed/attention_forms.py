@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,13 +13,38 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from mistral_eval.model.attention import Attend, additive_mask, attention
-from mistral_eval.model.shared_cache import Partial, merged, partial
 from mistral_eval.native.pack import Pack
 from mistral_eval.native.pack_attention import GroupwiseAttend, Stack, make_attend
 from mistral_eval.native.tree import Ints, TokenTree
 
 OWN_TOKENS = 128  # tokens of one block of subtrees
 Answer = Callable[[], Tensor]
+
+
+class Partial(NamedTuple):
+    """Softmax attention over some of the keys, before division by the sum of weights."""
+
+    out: Tensor  # (..., n, D), float32
+    top: Tensor  # largest score, (..., n, 1)
+    total: Tensor  # sum of exp(score - top), as top
+
+
+def partial(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Partial:
+    """Attend with scaled queries (..., n, D) to keys (..., s, D); an empty row has weight 0."""
+    scores = torch.matmul(q, k.transpose(-1, -2)).float()
+    if mask is not None:
+        scores += mask
+    top = scores.amax(dim=-1, keepdim=True).clamp_min_(torch.finfo(torch.float32).min)
+    weights = scores.sub_(top).exp_()
+    total = weights.sum(dim=-1, keepdim=True)
+    return Partial(torch.matmul(weights.to(v.dtype), v).float(), top, total)
+
+
+def merged(left: Partial, right: Partial) -> Partial:
+    """Merge attention over two disjoint sets of keys, as FlashAttention (arXiv 2205.14135) does."""
+    top = torch.maximum(left.top, right.top)
+    a, b = (left.top - top).exp_(), (right.top - top).exp_()
+    return Partial(left.out * a + right.out * b, top, left.total * a + right.total * b)
 
 
 @dataclass(frozen=True, slots=True)
