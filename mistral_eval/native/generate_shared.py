@@ -146,7 +146,7 @@ class _Generation:
         self._count = sum(len(question.waiting) for question in waiting)  # samples without a row
         self._held = 0  # slots of the cache, if every reply reaches its limit
         seats = min(generator.budget.rows, self._count)
-        self._cache = SharedCache(self._model, seats)
+        self._cache = SharedCache(self._model, seats, generator.budget.cached)
         self._free = list(range(seats))  # a heap
         self._active: dict[int, _Sample] = {}  # by seat
         self._unread: _Unread | None = None

@@ -201,8 +201,8 @@ def test_what_ended_leaves_its_memory_to_others(make_engine):
     seen = []
 
     class Watched(SharedCache):
-        def __init__(self, model, rows):
-            super().__init__(model, rows)
+        def __init__(self, model, rows, slots):
+            super().__init__(model, rows, slots)
             seen.append(self)
 
     with pytest.MonkeyPatch.context() as patch:

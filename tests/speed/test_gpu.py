@@ -93,7 +93,7 @@ def test_both_engines_hold_the_same_tensors(monkeypatch):
     ours = both.native.runner.model
     theirs = dict(both.hf.model.named_parameters())
     assert ours._output.data_ptr() == theirs["lm_head.weight"].data_ptr()
-    for n, layer in enumerate(ours._layers):
+    for n, layer in enumerate(ours.layers):
         part = f"model.layers.{n}.mlp.down_proj.weight"
         w2 = layer.experts[0].w2
         assert w2.is_packed or w2.weight.data_ptr() == theirs[part].data_ptr()
