@@ -58,8 +58,13 @@ def test_stock_lm_eval_runs_every_benchmark_and_reports_our_metrics(monkeypatch)
     for benchmark in BY_ID:
         task = read_task(benchmark)
         (judged_by,) = [listed["name"] for listed in task["filter_list"]]
-        expected = {f"{metric['metric']},{judged_by}": 1.0 for metric in task["metric_list"]}
-        assert {key: results[benchmark].get(key) for key in expected} == expected, benchmark
+        keys = [f"{metric['metric']},{judged_by}" for metric in task["metric_list"]]
+        found = {key: results[benchmark].get(key) for key in keys}
+        if BY_ID[benchmark].is_graded:  # one of several references does not agree with all others
+            assert all(0 < found[key] <= 1 for key in keys), found
+            assert 1.0 in found.values()
+        else:
+            assert found == dict.fromkeys(keys, 1.0), benchmark
 
 
 def test_the_folder_alone_is_tasks_and_no_group():
