@@ -100,8 +100,10 @@ def foot_of(found: "Plan") -> str:
             "time above; the run says how long before it generates"
         )
     text += f". The run's peak is at most {found.peak_bytes / GIB:.2f} GiB"
-    ways = sorted({way for pair in place.ways.values() for way in pair})
-    text += f"; matrices are multiplied by: {', '.join(ways)}." if ways else "."
+    text += "."
+    ways = sorted({way.words for pair in place.ways.values() for way in pair})
+    if ways:
+        text += f"\nMatrix products: {', '.join(ways)}, by what is fastest here for each shape."
     text += "".join(f"\n{sentence}" for sentence in found.left_out)
     if found.truncated:
         text += f"\n{found.truncated} requests exceed the context and are truncated on the left."

@@ -22,12 +22,22 @@ _LIBRARY: Final = torch.ops.mkldnn  # oneDNN operators of torch's compiler; they
 
 
 class Way(StrEnum):
-    """How to multiply x, (T, in), by w, (out, in)."""
+    """How to multiply x, (T, in), by w, (out, in); `words` says it to a user."""
 
     PLAIN = "plain"  # torch.mm(x, w.t())
     LEFT = "left"  # torch.mm(w, x.t()).t()
     LIBRARY = "library"  # oneDNN, weights as they are
     PACKED = "packed"  # oneDNN, weights packed once
+
+    @property
+    def words(self) -> str:
+        """The way in words."""
+        return {
+            Way.PLAIN: "torch.mm",
+            Way.LEFT: "torch.mm with the weights on the left",
+            Way.LIBRARY: "oneDNN",
+            Way.PACKED: "oneDNN with packed weights",
+        }[self]
 
 
 # Ways for few rows and for many, by a matrix' shape class (see `shape_class`). A packed matrix is
@@ -133,7 +143,7 @@ def multiplied(x: Tensor, w: Tensor, way: Way, out: Tensor | None = None) -> Ten
 
 
 def rounded_rows(rows: int) -> int:
-    """Return the number of rows with which oneDNN is called: at most a seventh more than 48.
+    """Return the number of rows with which oneDNN is called: from 48 on at most a seventh more.
 
     It compiles a kernel of about half a megabyte for each number, and keeps it.
     """

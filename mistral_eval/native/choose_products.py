@@ -18,7 +18,6 @@ from torch import Tensor
 
 from mistral_eval.model.config import ModelConfig
 from mistral_eval.model.products import (
-    LARGEST_SIDE,
     Way,
     Ways,
     multiplied,
@@ -30,6 +29,10 @@ from mistral_eval.model.transformer import HEAD
 
 CACHE_FILE: Final = "products.json"
 _ROWS: Final = (8, 128)  # few and many
+# Sides of the matrices that are timed with few rows and with many. With few, the time is that of
+# reading the weights, so they must not fit in a core's cache if the model's do not.
+_SIDES: Final = (2048, 1024)
+_WORDS: Final = (4096, 1024)  # of the LM head
 # Of processor time of each thread, for all shapes of a model; other processes disturb it little.
 _SECONDS: Final = 1.0
 _ROUNDS: Final = 4
@@ -87,9 +90,12 @@ def measured(
     for name, shape in shapes.items():
         if process_time() > end:
             break
-        out, width = (min(side, LARGEST_SIDE) for side in shape)
-        ways = [way for way in possible if name != HEAD or way is not Way.PACKED]
-        few, many = (_times(rows, out, width, dtype, ways, end) for rows in _ROWS)
+        is_head = name == HEAD
+        ways = [way for way in possible if not is_head or way is not Way.PACKED]
+        few, many = (
+            _times(rows, (min(shape[0], out), min(shape[1], width)), dtype, ways, end)
+            for rows, out, width in zip(_ROWS, _WORDS if is_head else _SIDES, _SIDES, strict=True)
+        )
         best = min(many, key=many.__getitem__)
         if best is Way.PACKED and many[best] < _CLEARLY * many[Way.PLAIN]:
             found[name] = (Way.PACKED, Way.PACKED)
@@ -106,14 +112,14 @@ def _best(seconds: Mapping[Way, float]) -> Way:
 
 
 def _times(
-    rows: int, out: int, width: int, dtype: torch.dtype, ways: Sequence[Way], end: float
+    rows: int, shape: tuple[int, int], dtype: torch.dtype, ways: Sequence[Way], end: float
 ) -> dict[Way, float]:
     """Return the least seconds of a product by each way; they take turns."""
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(rows, width, generator=generator).to(dtype)
-    w = torch.randn(out, width, generator=generator).to(dtype)
+    x = torch.randn(rows, shape[1], generator=generator).to(dtype)
+    w = torch.randn(shape, generator=generator).to(dtype)
     forms: dict[Way, Tensor] = {way: packed(w) if way is Way.PACKED else w for way in ways}
-    space = torch.empty(rows, out, dtype=dtype)
+    space = torch.empty(rows, shape[0], dtype=dtype)
     least = dict.fromkeys(ways, float("inf"))
     with torch.inference_mode():
         for turn in range(_ROUNDS + 1):

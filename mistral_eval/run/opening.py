@@ -174,12 +174,15 @@ def _open_engine(settings: RunSettings, loaded: Sequence[LoadedBenchmark], talk:
 
 
 def _read_choices(folder: Path) -> dict[str, str]:
-    """Return what the engine chose when this run began (see `Engine.choices`); {} at its start."""
+    """Return what the engine chose when this run began (see `Engine.choices`).
+
+    It is empty when the run begins, and where the file is damaged: the engine chooses again.
+    """
     try:
         found = json.loads((folder / CHOICES_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):  # not begun, or begun by an engine that chooses nothing
         return {}
-    return {str(name): str(value) for name, value in found.items()} if found else {}
+    return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
 
 
 class Golds:

@@ -8,12 +8,14 @@ import pytest
 import torch
 
 from mistral_eval.console import Talk
+from mistral_eval.data import make_source
 from mistral_eval.model.products import Way, possible_ways
 from mistral_eval.model.tiny import TINY_CONFIG
 from mistral_eval.model.transformer import HEAD
 from mistral_eval.native import choose_products
 from mistral_eval.native.choose_products import as_text, choose_ways, measured, parsed, shapes_of
 from mistral_eval.record.run_record import read_run
+from mistral_eval.run.opening import run_folder
 from mistral_eval.run.run import run_suite
 from mistral_eval.settings import RunSettings
 
@@ -83,6 +85,18 @@ def test_ways_that_are_not_possible_here_are_not_taken():
     texts = {"a": "packed/packed", "b": "plain/left", "c": "plain", "d": "plain/fast"}
     assert parsed(texts, (Way.PLAIN, Way.LEFT)) == {"b": (Way.PLAIN, Way.LEFT)}
     assert parsed(None, (Way.PLAIN,)) == {}
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "7", "null", "{", '{"head": 3}'])
+def test_a_damaged_file_of_choices_is_written_again(tmp_path, content):
+    settings = RunSettings(
+        tasks=("winogrande",), model="tiny", data="sample", output_path=tmp_path / "results"
+    )
+    folder = run_folder(settings, make_source("sample"))
+    folder.mkdir(parents=True)
+    (folder / "engine.json").write_text(content)
+    assert run_suite(settings, QUIET) == folder
+    assert set(json.loads((folder / "engine.json").read_text())) <= set(shapes_of(TINY_CONFIG))
 
 
 def test_a_resumed_run_takes_the_choice_that_it_began_with(tmp_path):
