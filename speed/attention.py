@@ -38,7 +38,7 @@ from torch import Tensor
 
 from mistral_eval.data import make_source
 from mistral_eval.engines.interface import EngineIdentity
-from mistral_eval.engines.native import NativeEncoder
+from mistral_eval.engines.native_encoder import NativeEncoder
 from mistral_eval.model.load.outline import read_outline
 from mistral_eval.native.pack import cut_packs
 from mistral_eval.native.requests import ScoreRequest

@@ -19,7 +19,7 @@ from machine import machine
 
 from mistral_eval.data import make_source
 from mistral_eval.engines.interface import EngineIdentity, Request
-from mistral_eval.engines.native import NativeEncoder
+from mistral_eval.engines.native_encoder import NativeEncoder
 from mistral_eval.model.tokenizers.tokenizer import ANY_VOCAB, load_tokenizer
 from mistral_eval.model.tokenizers.tokenizer_json import JsonTokenizer
 from mistral_eval.run.questions import Asking, load_benchmarks

@@ -31,7 +31,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from mistral_eval.bench.shapes import SHAPES
 from mistral_eval.engines.interface import EngineIdentity
-from mistral_eval.engines.native import NativeEncoder
+from mistral_eval.engines.native_encoder import NativeEncoder
 from mistral_eval.model.config import ModelConfig
 from mistral_eval.model.load.stored import DTYPES
 from mistral_eval.model.tiny import tiny_tokenizer_file

@@ -22,7 +22,7 @@ from typing import Any
 from machine import machine
 
 from mistral_eval.console import Talk
-from mistral_eval.engines.interface import reply_key, request_key
+from mistral_eval.engines.keys import reply_key, request_key
 from mistral_eval.record.replies import RepliesLog
 from mistral_eval.record.run_record import read_run
 from mistral_eval.run import answering

@@ -24,7 +24,7 @@ from vs_lm_eval import CONFIG
 
 from mistral_eval.data import make_source
 from mistral_eval.engines.interface import EngineIdentity
-from mistral_eval.engines.native import NativeEncoder
+from mistral_eval.engines.native_encoder import NativeEncoder
 from mistral_eval.model.tiny import tiny_tokenizer_file
 from mistral_eval.model.tokenizers.tokenizer import load_tokenizer
 from mistral_eval.native.calibrate import random_weights

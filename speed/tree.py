@@ -21,7 +21,7 @@ import torch
 
 from mistral_eval.data import make_source
 from mistral_eval.engines.interface import EngineIdentity
-from mistral_eval.engines.native import NativeEncoder
+from mistral_eval.engines.native_encoder import NativeEncoder
 from mistral_eval.model.config import ModelConfig
 from mistral_eval.model.load.outline import read_outline
 from mistral_eval.native.calibrate import random_weights

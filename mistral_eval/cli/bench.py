@@ -69,7 +69,7 @@ def bench(  # noqa: PLR0913 - one parameter per option of the command line
     from mistral_eval.bench.session import run_bench
     from mistral_eval.bench.shapes import read_subject
     from mistral_eval.console import Talk
-    from mistral_eval.engines.native import choose_device
+    from mistral_eval.engines.devices import choose_device
     from mistral_eval.record.run_folder import make_folder
 
     where = choose_device(device)

@@ -22,6 +22,7 @@ from lm_eval.api.instance import Instance
 from safetensors import SafetensorError
 from transformers.utils import is_protobuf_available
 
+from mistral_eval.engines.devices import choose_device
 from mistral_eval.engines.hf_model import AnchoredHFLM, AnchoredMistral3, check_arguments
 from mistral_eval.engines.interface import (
     Encoded,
@@ -38,7 +39,6 @@ from mistral_eval.engines.interface import (
     never,
 )
 from mistral_eval.engines.lm_eval_model import instance_of
-from mistral_eval.engines.native import choose_device, tiny_model
 from mistral_eval.errors import (
     CheckpointError,
     EngineError,
@@ -57,7 +57,7 @@ from mistral_eval.model.load.gguf_file import find_gguf
 from mistral_eval.model.load.hub import resolve_model
 from mistral_eval.model.load.quantised import check_hf_dtype
 from mistral_eval.model.load.stored import open_hf_tensors
-from mistral_eval.model.tiny import tiny_tokenizer_file
+from mistral_eval.model.tiny import tiny_model, tiny_tokenizer_file
 from mistral_eval.model.tokenizers.agreement import PROBES
 from mistral_eval.model.tokenizers.borders import Borders
 from mistral_eval.model.tokenizers.incremental import PrefixEncoder

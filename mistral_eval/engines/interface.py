@@ -1,15 +1,12 @@
-"""The engine interface: requests, replies, and the keys that identify replies.
+"""The engine interface: requests and replies; `keys` names the latter.
 
 `run/questions.py` builds each `Request` once; it never changes. `Engine.encode` turns it into an
 `Encoded`: the parts that identify the reply, and the engine's input. Encoding needs no weights, so
 a run can be planned or rescored with an `Encoder` alone.
 """
 
-import hashlib
-import json
-from array import array
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from types import MappingProxyType
@@ -257,7 +254,7 @@ class Encoder(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Estimating:
+class PlanInputs:
     """What `plan` needs of an engine whose model is not loaded.
 
     Attributes:
@@ -327,7 +324,7 @@ class Engine(Encoder, Protocol):
         return TextEncoder(settings.seed, identity)
 
     @classmethod
-    def estimating(cls, settings: RunSettings, say: Say) -> Estimating:
+    def plan_inputs(cls, settings: RunSettings, say: Say) -> PlanInputs:
         """Return what counts and times a run's requests, without the model's weights.
 
         Raises:
@@ -390,33 +387,3 @@ class Check:
     tolerance: float = 0.0
     is_tie: bool = False
     fault: str = ""
-
-
-def reply_key(identity: EngineIdentity, encoded: Encoded) -> bytes:
-    """Return a reply's key; requests may share a reply if and only if their keys are equal."""
-    return request_key(identity.fingerprint, encoded.request.kind, *encoded.parts)
-
-
-def request_key(fingerprint: str, kind: str, *parts: object) -> bytes:
-    """Return the SHA-256 digest of an engine's fingerprint, a kind and the encoded parts.
-
-    Texts and token ids are hashed as bytes for speed, other values as JSON. A type mark and a
-    length before each part make the encoding unambiguous.
-    """
-    digest = hashlib.sha256()
-    for part in (fingerprint, kind, *parts):
-        mark, content = _bytes_of(part)
-        digest.update(b"%c%d:" % (mark, len(content)))
-        digest.update(content)
-    return digest.digest()
-
-
-def _bytes_of(part: object) -> tuple[bytes, bytes]:
-    """Return a part's type mark (text, ids or JSON) and its content."""
-    if isinstance(part, str):
-        return b"t", part.encode("utf-8", "surrogatepass")
-    if isinstance(part, tuple | list):
-        with suppress(TypeError, OverflowError):  # not token ids
-            return b"i", array("I", part).tobytes()
-    text = json.dumps(part, ensure_ascii=True, separators=(",", ":"))
-    return b"j", text.encode("ascii")

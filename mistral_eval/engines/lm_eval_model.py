@@ -21,8 +21,8 @@ from mistral_eval.engines.interface import (
     Kind,
     Reply,
     Request,
-    reply_key,
 )
+from mistral_eval.engines.keys import reply_key
 from mistral_eval.settings import OWN_OPTIONS
 
 FEWSHOT_SEED: Final = 1234  # lm-eval's default

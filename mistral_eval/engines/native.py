@@ -1,183 +1,59 @@
 """The native engine: our transformer with the checkpoint's tokenizer.
 
-Context and continuation are encoded as in lm-eval's `_encode_pair`: together, split at the
-context's length, with trailing spaces of the context moved to the continuation. A reply is decoded
-together with its prompt and then cut, since decoding it alone loses SentencePiece's leading space.
-
-Where the tokenizer joins a prompt's last line break with the spaces that follow, the prompt's last
-token is healed (see `model.tokenizers.borders`).
+A reply is decoded together with its prompt and then cut, since decoding it alone loses
+SentencePiece's leading space.
 """
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, Final
 
-import torch
-from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
-
-from mistral_eval.console import duration
+from mistral_eval.engines.devices import choose_device
 from mistral_eval.engines.interface import (
     Capabilities,
     Check,
     Encoded,
     Engine,
     EngineIdentity,
-    Estimating,
     Gold,
+    PlanInputs,
     Reply,
-    Request,
     Say,
     Stop,
-    named,
     never,
 )
-from mistral_eval.errors import EngineError, RequestError, UsageError
-from mistral_eval.model.config import ModelConfig
+from mistral_eval.engines.native_encoder import NativeEncoder
+from mistral_eval.errors import RequestError, UsageError
 from mistral_eval.model.load.adapter import resolve_parts
-from mistral_eval.model.load.by_layer import is_streamed, streamed_bytes
-from mistral_eval.model.load.checkpoint import Checkpoint, load_checkpoint
+from mistral_eval.model.load.by_layer import is_streamed
+from mistral_eval.model.load.checkpoint import load_checkpoint
 from mistral_eval.model.load.layout import expected_shapes
 from mistral_eval.model.load.outline import read_outline
-from mistral_eval.model.load.weights import choose_dtype, weight_bytes
-from mistral_eval.model.memory import GIB
 from mistral_eval.model.products import limit_kernels
-from mistral_eval.model.tiny import make_tiny, tiny_tokenizer_file
-from mistral_eval.model.tokenizers.borders import Borders
-from mistral_eval.model.tokenizers.incremental import PrefixEncoder, StreamText, continuation_text
+from mistral_eval.model.tiny import tiny_model, tiny_tokenizer_file
+from mistral_eval.model.tokenizers.incremental import continuation_text
 from mistral_eval.model.tokenizers.special import split_tokenizer_args
 from mistral_eval.model.tokenizers.tokenizer import (
     ANY_VOCAB,
     Tokenizer,
     load_tokenizer,
-    prefix_id,
 )
 from mistral_eval.native.calibrate import matrix_rate
 from mistral_eval.native.choose_products import as_text, choose_ways
 from mistral_eval.native.plain import PlainTwin
 from mistral_eval.native.requests import (
     GenerateReply,
-    GenerateRequest,
-    Sampling,
     ScoreRequest,
-    truncate_left,
-    truncate_prompt,
 )
 from mistral_eval.native.runner import ModelRunner, default_batch_tokens, generation_budget
-from mistral_eval.native.stream import Forecast
+from mistral_eval.native.stream import generating_sentence, streaming_sentence
 from mistral_eval.native.work import Place
 from mistral_eval.settings import TINY, RunSettings
 
 VERSION: Final = "1"  # part of the reply's key: raise it when the engine's numbers change
-HEALED: Final = (
-    "the prompt's last line break is drawn again with the reply (token healing), since this "
-    "tokenizer joins it with the spaces that follow"
-)
 MEASURED_FROM: Final = 20.0  # seconds of work below which the machine's rate is not measured
-
-
-class NativeEncoder:
-    """Encode requests as token ids.
-
-    Args:
-        tokenizer: the checkpoint's tokenizer.
-        context_len: the context length in tokens; longer requests are truncated on the left.
-        seed: random seed of sampled replies; part of every key.
-        identity: what replies depend on besides the request.
-    """
-
-    def __init__(
-        self, tokenizer: Tokenizer, context_len: int, seed: int, identity: EngineIdentity
-    ) -> None:
-        self.tokenizer = tokenizer
-        self.context_len = context_len
-        self.seed = seed
-        self.identity = identity
-        self._prefixes = PrefixEncoder(tokenizer)
-        self._borders = Borders(tokenizer, self._prefixes)
-        # with BOS no text is without ids
-        self._prefix = () if tokenizer.adds_bos else (prefix_id(tokenizer),)
-
-    def encode(self, request: Request) -> Encoded:
-        """Encode a request, truncated on the left to the context length.
-
-        Raises:
-            EngineError: the request does not fit, or has a generation setting we do not support.
-        """
-        if request.kind == "score":
-            pair = ScoreRequest(*self.encode_pair(request.context, request.continuation))
-            with named(request):
-                work, was_cut = truncate_left(pair, self.context_len)
-            return Encoded(request, (self.seed, work.context, work.continuation), work, was_cut)
-        if request.kind == "rolling":
-            windows = self._windows(request.context)
-            parts = (self.seed, *((one.context, one.continuation) for one in windows))
-            return Encoded(request, parts, windows)
-        return self._encode_prompt(request)
-
-    def encode_pair(
-        self, context: str, continuation: str
-    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Return the ids of context (with BOS, if the tokenizer adds it) and continuation.
-
-        Where the tokenizer merges the beginning of the continuation into the context's last token,
-        the split is before that token. A context without ids becomes lm-eval's prefix token.
-        """
-        kept = context.rstrip()
-        continuation = context[len(kept) :] + continuation
-        head = self._prefixes.encode(kept)
-        whole = self._prefixes.encode_beside(kept + continuation)
-        split = min(len(head), len(whole) - 1)
-        first = head if whole[:split] == head else whole[:split]
-        return first or self._prefix, whole[split:]
-
-    def _windows(self, text: str) -> tuple[ScoreRequest, ...]:
-        """Cut a text into disjoint windows as lm-eval does, each with one token of context."""
-        windows = get_rolling_token_windows(
-            token_list=self.tokenizer.encode(text, bos=False),
-            prefix_token=prefix_id(self.tokenizer),
-            max_seq_len=self.context_len,
-            context_len=1,
-        )
-        return tuple(
-            ScoreRequest(tuple(context), tuple(continuation))
-            for context, continuation in map(make_disjoint_window, windows)
-        )
-
-    def _encode_prompt(self, request: Request) -> Encoded:
-        settings = request.generation
-        if settings.other:
-            raise EngineError(
-                f"The native engine does not support the generation setting "
-                f"{settings.other[0][0]!r}; it supports do_sample, max_gen_toks, temperature, "
-                "top_k, top_p and until. Use --engine hf for this task."
-            )
-        sampling = Sampling(settings.temperature, settings.top_p, settings.top_k)
-        key = f"{self.seed}|{request.draw}" if settings.is_sampled else ""
-        prompt = self._prefixes.encode(request.context) or self._prefix
-        whole = GenerateRequest(prompt, settings.max_tokens, sampling, key)
-        with named(request):
-            work, was_cut = truncate_prompt(whole, self.context_len)
-        drawn = (sampling.temperature, sampling.top_p, sampling.top_k, key)
-        ends = (list(settings.until), self.tokenizer.eos_ids)
-        healing = self._borders.healing(request.context)
-        healed = ""
-        if healing and work.max_tokens and len(work.prompt) > 1:
-            healed = healing.text
-            # the token that is drawn again counts as a new one and leaves the prompt
-            work = replace(
-                work,
-                prompt=work.prompt[:-1],
-                max_tokens=work.max_tokens + 1,
-                first=healing.first,
-            )
-        rule = (healed,) if healed else ()
-        parts = (self.seed, work.prompt, settings.max_tokens, *ends, *drawn, *rule)
-        if settings.until:
-            watch = watch_stops(settings.until, self.tokenizer, work.prompt, len(healed))
-            work = replace(work, is_done=watch)
-        return Encoded(request, parts, work, was_cut, healed, HEALED if healed else "")
 
 
 class NativeEngine(NativeEncoder, Engine):
@@ -242,7 +118,7 @@ class NativeEngine(NativeEncoder, Engine):
         return NativeEncoder(tokenizer, identity.info["max_length"], settings.seed, identity)
 
     @classmethod
-    def estimating(cls, settings: RunSettings, say: Say) -> Estimating:
+    def plan_inputs(cls, settings: RunSettings, say: Say) -> PlanInputs:
         """Read configuration and tokenizer, and choose device, dtype and budget as a run would."""
         device = choose_device(settings.device)
         outline = read_outline(
@@ -266,7 +142,7 @@ class NativeEngine(NativeEncoder, Engine):
         )
         ways = choose_ways(config, dtype, device)
         place = Place(config, dtype, device, budget, is_streamed=streams, ways=ways)
-        return Estimating(encoder, place, outline.tokenizer.n_words)
+        return PlanInputs(encoder, place, outline.tokenizer.n_words)
 
     def answer(
         self, encoded: Sequence[Encoded], known: Collection[int] = (), stop: Stop = never
@@ -371,31 +247,6 @@ class NativeEngine(NativeEncoder, Engine):
         }
 
 
-def watch_stops(
-    until: Sequence[str], tokenizer: Tokenizer, prompt: Sequence[int], start: int = 0
-) -> Callable[[Sequence[int]], bool]:
-    """Return a function that tells whether a reply's ids so far contain a stop string.
-
-    The reply begins after the first `start` characters of their text.
-    """
-    stream: StreamText | None = None
-    longest = max(map(len, until))
-    seen, searched = 0, start
-
-    def is_done(ids: Sequence[int]) -> bool:
-        nonlocal seen, searched, stream
-        stream = stream or StreamText(tokenizer, prompt)  # only once the request is being computed
-        for new in ids[seen:]:
-            stream.push(new)
-        seen = len(ids)
-        text = stream.text
-        found = any(stop in text[searched:] for stop in until)
-        searched = max(start, len(text) - longest)
-        return found
-
-    return is_done
-
-
 def open_native(  # noqa: PLR0913 - one argument per setting of a run
     pretrained: str,
     *,
@@ -495,54 +346,6 @@ def open_native(  # noqa: PLR0913 - one argument per setting of a run
     engine = NativeEngine(runner, tokenizer, config.context_len, seed, identity, say)
     engine.choices = as_text(ways)
     return engine
-
-
-def streaming_sentence(
-    config: ModelConfig, dtype: torch.dtype, device: torch.device, *, is_asked: bool
-) -> str:
-    """Return what the user is told when a model's layers are read while it runs."""
-    whole, held = (size(config, dtype) / GIB for size in (weight_bytes, streamed_bytes))
-    why = "as --stream-layers asks" if is_asked else f"since they do not fit in {device}'s memory"
-    return (
-        f"The weights ({whole:.2f} GiB) are read from the files a layer at a time, {why}: at most "
-        f"{held:.2f} GiB of them are in memory at once."
-    )
-
-
-def generating_sentence(cost: Forecast) -> str:
-    """Return what the user is told before a generation with streamed layers."""
-    return (
-        f"Each step of generation reads all layers, {duration(cost.step_seconds)} by the first "
-        f"one's read, for up to {cost.rows} replies at once: {cost.replies} replies need at most "
-        f"{cost.steps} steps, {duration(cost.seconds)}. Benchmarks that only score read the layers "
-        "a few times in all: name them with --tasks to leave generation out."
-    )
-
-
-def tiny_model(dtype: str, device: torch.device) -> Checkpoint:
-    """Create the tiny model on a device; dtype `auto` is float32."""
-    made = make_tiny()
-    kind = choose_dtype(dtype, torch.float32, None, device)
-    return replace(made, weights={name: w.to(device, kind) for name, w in made.weights.items()})
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the device to run on; `auto` is cuda if available, else cpu.
-
-    Raises:
-        EngineError: torch does not know the device, or this machine does not have it.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        first = str(error).partition("\n")[0]
-        raise EngineError(
-            f"--device {name} cannot be used here ({first}). Give cpu, or auto."
-        ) from error
-    return device
 
 
 def _per(count: float, seconds: float) -> float | None:

@@ -5,6 +5,7 @@ guarantees, converted to uniform floats by exact arithmetic; normal deviates wou
 functions that may change. Its tokenizer is Mistral's v1 from mistral-common.
 """
 
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from mistral_eval.errors import TokenizerError
 from mistral_eval.model.config import ModelConfig
 from mistral_eval.model.load.checkpoint import Checkpoint
 from mistral_eval.model.load.layout import expected_shapes
-from mistral_eval.model.load.weights import model_fingerprint, tensor_digest
+from mistral_eval.model.load.weights import choose_dtype, model_fingerprint, tensor_digest
 
 TINY_CONFIG = ModelConfig(
     dim=64,
@@ -80,3 +81,10 @@ def _draw(stream: np.random.Philox, name: str, shape: tuple[int, ...]) -> torch.
     if part == "output":
         matrix[_EOS_ID] *= _EOS_GAIN
     return torch.from_numpy(matrix)
+
+
+def tiny_model(dtype: str, device: torch.device) -> Checkpoint:
+    """Create the tiny model on a device; dtype `auto` is float32."""
+    made = make_tiny()
+    kind = choose_dtype(dtype, torch.float32, None, device)
+    return replace(made, weights={name: w.to(device, kind) for name, w in made.weights.items()})

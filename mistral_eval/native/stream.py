@@ -15,9 +15,12 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
+from mistral_eval.console import duration
 from mistral_eval.model.attention import Attend
 from mistral_eval.model.config import ModelConfig
-from mistral_eval.model.memory import free_bytes, sent
+from mistral_eval.model.load.by_layer import streamed_bytes
+from mistral_eval.model.load.weights import weight_bytes
+from mistral_eval.model.memory import GIB, free_bytes, sent
 from mistral_eval.model.shared_cache import row_slots
 from mistral_eval.model.transformer import Transformer
 from mistral_eval.native.generate_shared import Budget
@@ -77,6 +80,28 @@ def forecast(
     rows = min(budget.rows, len(requests), max(1, budget.cached // row_slots(longest)))
     steps = max(longest, -(-sum(request.max_tokens for request in requests) // rows))
     return Forecast(len(requests), rows, steps, seconds)
+
+
+def streaming_sentence(
+    config: ModelConfig, dtype: torch.dtype, device: torch.device, *, is_asked: bool
+) -> str:
+    """Return what the user is told when a model's layers are read while it runs."""
+    whole, held = (size(config, dtype) / GIB for size in (weight_bytes, streamed_bytes))
+    why = "as --stream-layers asks" if is_asked else f"since they do not fit in {device}'s memory"
+    return (
+        f"The weights ({whole:.2f} GiB) are read from the files a layer at a time, {why}: at most "
+        f"{held:.2f} GiB of them are in memory at once."
+    )
+
+
+def generating_sentence(cost: Forecast) -> str:
+    """Return what the user is told before a generation with streamed layers."""
+    return (
+        f"Each step of generation reads all layers, {duration(cost.step_seconds)} by the first "
+        f"one's read, for up to {cost.rows} replies at once: {cost.replies} replies need at most "
+        f"{cost.steps} steps, {duration(cost.seconds)}. Benchmarks that only score read the layers "
+        "a few times in all: name them with --tasks to leave generation out."
+    )
 
 
 def room_on(device: torch.device) -> Room:

@@ -19,8 +19,8 @@ from mistral_eval.engines.interface import (
     Reply,
     Request,
     never,
-    reply_key,
 )
+from mistral_eval.engines.keys import reply_key
 from mistral_eval.errors import EndedEarlyError, EngineError, RepliesError, RequestError
 from mistral_eval.record.replies import OtherRuns, RepliesLog
 from mistral_eval.run.stopping import Stopper

@@ -134,7 +134,7 @@ def check_engine(settings: RunSettings) -> None:
             "does not have. Leave out one of the two."
         )
     if settings.engine not in MODEL_FREE:
-        from mistral_eval.engines.native import choose_device
+        from mistral_eval.engines.devices import choose_device
 
         choose_device(settings.device)
 

@@ -132,7 +132,7 @@ def plan_run(settings: RunSettings, talk: Talk, *, calibrated: bool = True) -> P
             ". Leave them out."
         )
     clock = {"start": monotonic()}
-    found = engine_class(settings.engine).estimating(settings, talk.say)
+    found = engine_class(settings.engine).plan_inputs(settings, talk.say)
     place = found.place
     parts = _encode(found.encoder, settings, talk)
     clock["requests"] = monotonic()

@@ -22,10 +22,9 @@ from mistral_eval.cli.lm_eval_habits import (
     translated,
 )
 from mistral_eval.engines.lm_eval_model import MistralLM  # registers `mistral`
-from mistral_eval.engines.native import tiny_model
 from mistral_eval.errors import UsageError
 from mistral_eval.model.export import save_hf
-from mistral_eval.model.tiny import tiny_tokenizer_file
+from mistral_eval.model.tiny import tiny_model, tiny_tokenizer_file
 
 
 @pytest.fixture(scope="module")

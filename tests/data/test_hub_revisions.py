@@ -166,7 +166,7 @@ def test_offline_a_model_is_looked_for_in_hf_home_and_nobody_is_asked(place):
 def test_without_visible_devices_the_device_is_the_cpu():
     """On a machine with a GPU as on one without."""
     program = (
-        "from mistral_eval.engines.native import choose_device\n"
+        "from mistral_eval.engines.devices import choose_device\n"
         "from mistral_eval.errors import EngineError\n"
         "print(choose_device('auto'))\n"
         "try:\n    choose_device('cuda')\n"

@@ -9,8 +9,10 @@ import torch
 
 from mistral_eval.data.sources import make_source
 from mistral_eval.engines.hf import open_hf
-from mistral_eval.engines.interface import Encoded, EngineIdentity, Reply, reply_key
-from mistral_eval.engines.native import HEALED, NativeEncoder, NativeEngine, open_native
+from mistral_eval.engines.interface import Encoded, EngineIdentity, Reply
+from mistral_eval.engines.keys import reply_key
+from mistral_eval.engines.native import NativeEngine, open_native
+from mistral_eval.engines.native_encoder import HEALED, NativeEncoder
 from mistral_eval.model.attention import SequencesAttend
 from mistral_eval.model.tiny import tiny_tokenizer_file
 from mistral_eval.model.tokenizers.tokenizer import ANY_VOCAB, load_tokenizer

@@ -4,7 +4,7 @@ import pytest
 from lm_eval.models.huggingface import HFLM
 
 from mistral_eval.engines.hf import HFEngine, open_hf
-from mistral_eval.engines.interface import reply_key
+from mistral_eval.engines.keys import reply_key
 from mistral_eval.model.export import save_hf
 from mistral_eval.model.tiny import make_tiny, tiny_tokenizer_file
 

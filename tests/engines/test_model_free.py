@@ -2,7 +2,7 @@
 
 import pytest
 
-from mistral_eval.engines.interface import reply_key
+from mistral_eval.engines.keys import reply_key
 from mistral_eval.engines.model_free import Oracle, Random
 from mistral_eval.errors import EngineError
 

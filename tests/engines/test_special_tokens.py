@@ -6,7 +6,7 @@ import pytest
 from lm_eval.models.huggingface import HFLM
 
 from mistral_eval.engines.hf import open_hf
-from mistral_eval.engines.interface import reply_key
+from mistral_eval.engines.keys import reply_key
 from mistral_eval.engines.native import open_native
 from mistral_eval.model.export import save_hf
 from mistral_eval.model.tiny import make_tiny, tiny_tokenizer_file

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mistral_eval.engines.interface import request_key
+from mistral_eval.engines.keys import request_key
 from mistral_eval.errors import RepliesError
 from mistral_eval.record import replies
 from mistral_eval.record.replies import (
@@ -479,7 +479,7 @@ FILL = """
 import json, resource, sys
 from pathlib import Path
 from mistral_eval.errors import RepliesError
-from mistral_eval.engines.interface import request_key
+from mistral_eval.engines.keys import request_key
 from mistral_eval.record.replies import RepliesLog
 limit = int(sys.argv[2])
 if limit:

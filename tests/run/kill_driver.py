@@ -29,7 +29,7 @@ import mistral_eval.engines.native as opening
 import mistral_eval.run.run as running
 from mistral_eval.cli import app as cli
 from mistral_eval.cli import table as cli_results
-from mistral_eval.engines.interface import reply_key
+from mistral_eval.engines.keys import reply_key
 from mistral_eval.engines.native import NativeEngine
 from mistral_eval.model.transformer import Transformer
 from mistral_eval.record import replies

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from mistral_eval.engines.native import HEALED
+from mistral_eval.engines.native_encoder import HEALED
 from tests.byte_level import save_model
 
 

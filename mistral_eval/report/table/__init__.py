@@ -12,8 +12,9 @@ from mistral_eval.report.table.data_tables import csv_table, json_table
 from mistral_eval.report.table.html_table import html_page
 from mistral_eval.report.table.latex_table import latex_table
 from mistral_eval.report.table.markdown_table import markdown_table
+from mistral_eval.report.table.notes import build_notes
 from mistral_eval.report.table.rich_table import RichTable
-from mistral_eval.report.table.view import Section, TableOptions, TableView, build_notes, build_rows
+from mistral_eval.report.table.view import Section, TableOptions, TableView, build_rows
 from mistral_eval.suite.benchmark import Benchmark
 from mistral_eval.suite.registry import BENCHMARKS
 from mistral_eval.suite.registry import PAPER as PAPER_SUITE

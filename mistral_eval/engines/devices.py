@@ -1,0 +1,24 @@
+"""The device to run on."""
+
+import torch
+
+from mistral_eval.errors import EngineError
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device to run on; `auto` is cuda if available, else cpu.
+
+    Raises:
+        EngineError: torch does not know the device, or this machine does not have it.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        first = str(error).partition("\n")[0]
+        raise EngineError(
+            f"--device {name} cannot be used here ({first}). Give cpu, or auto."
+        ) from error
+    return device

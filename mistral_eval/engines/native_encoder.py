@@ -1,0 +1,160 @@
+"""Requests as token ids of the checkpoint's tokenizer, without the model's weights.
+
+Context and continuation are encoded as in lm-eval's `_encode_pair`: together, split at the
+context's length, with trailing spaces of the context moved to the continuation.
+
+Where the tokenizer joins a prompt's last line break with the spaces that follow, the prompt's last
+token is healed (see `model.tokenizers.borders`).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Final
+
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
+from mistral_eval.engines.interface import Encoded, EngineIdentity, Request, named
+from mistral_eval.errors import EngineError
+from mistral_eval.model.tokenizers.borders import Borders
+from mistral_eval.model.tokenizers.incremental import PrefixEncoder, StreamText
+from mistral_eval.model.tokenizers.tokenizer import Tokenizer, prefix_id
+from mistral_eval.native.requests import (
+    GenerateRequest,
+    Sampling,
+    ScoreRequest,
+    truncate_left,
+    truncate_prompt,
+)
+
+HEALED: Final = (
+    "the prompt's last line break is drawn again with the reply (token healing), since this "
+    "tokenizer joins it with the spaces that follow"
+)
+
+
+class NativeEncoder:
+    """Encode requests as token ids.
+
+    Args:
+        tokenizer: the checkpoint's tokenizer.
+        context_len: the context length in tokens; longer requests are truncated on the left.
+        seed: random seed of sampled replies; part of every key.
+        identity: what replies depend on besides the request.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, context_len: int, seed: int, identity: EngineIdentity
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.context_len = context_len
+        self.seed = seed
+        self.identity = identity
+        self._prefixes = PrefixEncoder(tokenizer)
+        self._borders = Borders(tokenizer, self._prefixes)
+        # with BOS no text is without ids
+        self._prefix = () if tokenizer.adds_bos else (prefix_id(tokenizer),)
+
+    def encode(self, request: Request) -> Encoded:
+        """Encode a request, truncated on the left to the context length.
+
+        Raises:
+            EngineError: the request does not fit, or has a generation setting we do not support.
+        """
+        if request.kind == "score":
+            pair = ScoreRequest(*self.encode_pair(request.context, request.continuation))
+            with named(request):
+                work, was_cut = truncate_left(pair, self.context_len)
+            return Encoded(request, (self.seed, work.context, work.continuation), work, was_cut)
+        if request.kind == "rolling":
+            windows = self._windows(request.context)
+            parts = (self.seed, *((one.context, one.continuation) for one in windows))
+            return Encoded(request, parts, windows)
+        return self._encode_prompt(request)
+
+    def encode_pair(
+        self, context: str, continuation: str
+    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the ids of context (with BOS, if the tokenizer adds it) and continuation.
+
+        Where the tokenizer merges the beginning of the continuation into the context's last token,
+        the split is before that token. A context without ids becomes lm-eval's prefix token.
+        """
+        kept = context.rstrip()
+        continuation = context[len(kept) :] + continuation
+        head = self._prefixes.encode(kept)
+        whole = self._prefixes.encode_beside(kept + continuation)
+        split = min(len(head), len(whole) - 1)
+        first = head if whole[:split] == head else whole[:split]
+        return first or self._prefix, whole[split:]
+
+    def _windows(self, text: str) -> tuple[ScoreRequest, ...]:
+        """Cut a text into disjoint windows as lm-eval does, each with one token of context."""
+        windows = get_rolling_token_windows(
+            token_list=self.tokenizer.encode(text, bos=False),
+            prefix_token=prefix_id(self.tokenizer),
+            max_seq_len=self.context_len,
+            context_len=1,
+        )
+        return tuple(
+            ScoreRequest(tuple(context), tuple(continuation))
+            for context, continuation in map(make_disjoint_window, windows)
+        )
+
+    def _encode_prompt(self, request: Request) -> Encoded:
+        settings = request.generation
+        if settings.other:
+            raise EngineError(
+                f"The native engine does not support the generation setting "
+                f"{settings.other[0][0]!r}; it supports do_sample, max_gen_toks, temperature, "
+                "top_k, top_p and until. Use --engine hf for this task."
+            )
+        sampling = Sampling(settings.temperature, settings.top_p, settings.top_k)
+        key = f"{self.seed}|{request.draw}" if settings.is_sampled else ""
+        prompt = self._prefixes.encode(request.context) or self._prefix
+        whole = GenerateRequest(prompt, settings.max_tokens, sampling, key)
+        with named(request):
+            work, was_cut = truncate_prompt(whole, self.context_len)
+        drawn = (sampling.temperature, sampling.top_p, sampling.top_k, key)
+        ends = (list(settings.until), self.tokenizer.eos_ids)
+        healing = self._borders.healing(request.context)
+        healed = ""
+        if healing and work.max_tokens and len(work.prompt) > 1:
+            healed = healing.text
+            # the token that is drawn again counts as a new one and leaves the prompt
+            work = replace(
+                work,
+                prompt=work.prompt[:-1],
+                max_tokens=work.max_tokens + 1,
+                first=healing.first,
+            )
+        rule = (healed,) if healed else ()
+        parts = (self.seed, work.prompt, settings.max_tokens, *ends, *drawn, *rule)
+        if settings.until:
+            watch = watch_stops(settings.until, self.tokenizer, work.prompt, len(healed))
+            work = replace(work, is_done=watch)
+        return Encoded(request, parts, work, was_cut, healed, HEALED if healed else "")
+
+
+def watch_stops(
+    until: Sequence[str], tokenizer: Tokenizer, prompt: Sequence[int], start: int = 0
+) -> Callable[[Sequence[int]], bool]:
+    """Return a function that tells whether a reply's ids so far contain a stop string.
+
+    The reply begins after the first `start` characters of their text.
+    """
+    stream: StreamText | None = None
+    longest = max(map(len, until))
+    seen, searched = 0, start
+
+    def is_done(ids: Sequence[int]) -> bool:
+        nonlocal seen, searched, stream
+        stream = stream or StreamText(tokenizer, prompt)  # only once the request is being computed
+        for new in ids[seen:]:
+            stream.push(new)
+        seen = len(ids)
+        text = stream.text
+        found = any(stop in text[searched:] for stop in until)
+        searched = max(start, len(text) - longest)
+        return found
+
+    return is_done
