@@ -40,6 +40,7 @@ from mistral_eval.model.config import ModelConfig
 from mistral_eval.model.load.by_layer import layer_of
 from mistral_eval.model.load.layout import expected_shapes, hf_name
 from mistral_eval.model.load.stored import DTYPES, HF_INDEX
+from mistral_eval.model.memory import status_bytes
 from mistral_eval.model.tiny import tiny_tokenizer_file
 
 WAYS = ("resident", "streamed")
@@ -114,17 +115,9 @@ def draw(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     return (torch.randn(shape) * shape[1] ** -0.5).to(dtype)
 
 
-def status(name: str) -> int:
-    """Return a size of /proc/self/status in bytes."""
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1]) * 1024
-    raise SystemExit(f"/proc/self/status should have {name} and has not: this needs Linux.")
-
-
 def own_bytes() -> int:
     """Return this process's memory without pages of files."""
-    return status("RssAnon") + status("RssShmem")
+    return status_bytes("RssAnon") + status_bytes("RssShmem")
 
 
 @contextmanager
@@ -172,7 +165,7 @@ def score(way: str, options: argparse.Namespace) -> dict[str, Any]:
         "cpu_seconds": spent,
         "before_bytes": before,
         "peak_bytes": largest[0],
-        "peak_with_files_bytes": status("VmHWM"),
+        "peak_with_files_bytes": status_bytes("VmHWM"),
         "tokens": stats.score_computed,
         "unique": stats.score_unique,
         "logprobs": [replies[n].logprob for n in range(len(requests))],

@@ -11,7 +11,6 @@ ones.
 """
 
 import json
-import resource
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
@@ -24,6 +23,7 @@ from mistral_eval.engines.interface import EngineIdentity
 from mistral_eval.engines.native_encoder import NativeEncoder
 from mistral_eval.model.config import ModelConfig
 from mistral_eval.model.load.outline import read_outline
+from mistral_eval.model.memory import peak_bytes
 from mistral_eval.native.calibrate import random_weights
 from mistral_eval.native.clusters import unique_tokens
 from mistral_eval.native.requests import GenerateRequest, ScoreRequest
@@ -84,7 +84,7 @@ def measure(step: str, data: str) -> Measured:
     elif step == "prompts":
         tokens, unique = sum(len(r.prompt) for r in generations), unique_tokens(generations)
     end, idle = perf_counter(), process_time()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = peak_bytes() / 2**20
     count = {"requests": len(scores) + len(generations), "scores": len(scores)}
     return Measured(
         step=step,

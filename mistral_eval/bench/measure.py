@@ -14,11 +14,12 @@ from torch import Tensor
 from mistral_eval.bench.cases import BenchSettings, Case
 from mistral_eval.model.attention import Attend
 from mistral_eval.model.cache import RollingCache
+from mistral_eval.model.memory import status_bytes
 from mistral_eval.model.transformer import Transformer
 
 ENOUGH_SECONDS = 4.0  # a longer case is not repeated: it averages over many chunks already
 _WARM_STEPS = 2
-_CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+_CLEAR = Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"
 
 
@@ -136,7 +137,7 @@ class PeakWatch:
         if self._device.type == "cuda":
             self.growth = torch.cuda.max_memory_allocated(self._device) - self._before
         else:
-            self.growth = _kibibytes("VmHWM") - self._before
+            self.growth = status_bytes("VmHWM") - self._before
 
 
 def _give_back() -> None:
@@ -150,17 +151,9 @@ def _reset_peak() -> int | None:
     """Reset the high-water mark and return resident bytes; None if the kernel lacks it."""
     try:
         _CLEAR.write_text(_RESET_PEAK, encoding="ascii")
-        return _kibibytes("VmHWM")
+        return status_bytes("VmHWM")
     except OSError:
         return None
-
-
-def _kibibytes(field: str) -> int:
-    """Return one field of /proc/self/status, in bytes."""
-    for line in _STATUS.read_text(encoding="ascii", errors="replace").splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024
-    raise OSError(f"{_STATUS} has no {field}")
 
 
 def measure(model: Transformer, case: Case, tokens: Tensor, settings: BenchSettings) -> Speed:

@@ -1,6 +1,7 @@
 """Memory of host and devices: how much is free, and copies that do not wait.
 
-Sources: /proc/meminfo (MemAvailable), cgroup v2 memory.max, torch.cuda.mem_get_info.
+Sources: /proc/meminfo (MemAvailable), /proc/self/status (proc(5)), cgroup v2 memory.max,
+torch.cuda.mem_get_info.
 """
 
 import os
@@ -42,9 +43,29 @@ def free_bytes(device: torch.device) -> int:
 
 
 def peak_bytes() -> int:
-    """Return this process's peak resident memory in bytes (Linux counts KiB, macOS bytes)."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    """Return this process's peak resident memory in bytes.
+
+    On Linux it is VmHWM: getrusage's ru_maxrss survives exec(), so that in a process started
+    with vfork(), as subprocess does, it is at least the peak of the program that started it.
+    Elsewhere it is ru_maxrss, which macOS counts in bytes and others in KiB.
+    """
+    try:
+        return status_bytes("VmHWM")
+    except OSError:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+
+
+def status_bytes(field: str) -> int:
+    """Return one field of /proc/self/status, in bytes.
+
+    Raises:
+        OSError: there is no such file or field (not Linux).
+    """
+    for line in Path("/proc/self/status").read_text("ascii", errors="replace").splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"/proc/self/status has no field {field}")
 
 
 def fits(needed: int, device: torch.device) -> bool:

@@ -1,5 +1,8 @@
 """How much memory there is to load a model into."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -29,3 +32,19 @@ def test_a_containers_limit_is_read_where_there_is_one(tmp_path, written, expect
 
     assert memory.memory_limit(tmp_path) == expected
     assert memory.memory_limit(tmp_path / "nowhere") is None
+
+
+CHILD = """
+from mistral_eval.model.memory import peak_bytes
+print(peak_bytes())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss survives exec() on Linux")
+def test_the_peak_of_a_process_does_not_count_that_of_the_program_which_started_it():
+    """A suite of a large process once recorded 7.5 GB for a run of 0.7 GB."""
+    large = torch.ones(2 << 28)  # 2 GiB
+    alone = subprocess.run([sys.executable, "-c", CHILD], capture_output=True, check=True)
+
+    assert memory.peak_bytes() > large.nbytes
+    assert int(alone.stdout) < large.nbytes // 2
