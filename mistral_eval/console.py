@@ -124,6 +124,12 @@ def show(renderable: object) -> None:
         Console(highlight=False).print(renderable)
 
 
+def counted(number: int, noun: str) -> str:
+    """Format a count with its noun: 1 question, 2 questions, 1,024 replies."""
+    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else plural}"
+
+
 def duration(seconds: float) -> str:
     """Format a time with its unit: 12 s, 3.5 min, 2.1 h, 4.0 days."""
     for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):

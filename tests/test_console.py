@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from mistral_eval import console
-from mistral_eval.console import Bars, Row, Talk, line
+from mistral_eval.console import Bars, Row, Talk, counted, line
 
 RUN = ("run", "-t", "winogrande,nq", "--engine", "random", "--data", "sample", "--limit", "4")
 COLOUR = re.compile(r"\x1b\[([0-9;]*;)?(3[0-8]|4[0-8]|9[0-7])[;m]")
@@ -204,3 +204,17 @@ def test_a_run_with_no_color_sends_no_colour(tmp_path):
     _, screen = on_a_terminal(*RUN, "-o", tmp_path, NO_COLOR="1")
     assert "Scoring choices" in screen
     assert not COLOUR.search(screen)
+
+
+@pytest.mark.parametrize(
+    ("number", "noun", "words"),
+    [
+        (0, "question", "0 questions"),
+        (1, "question", "1 question"),
+        (2, "reply", "2 replies"),
+        (1, "reply", "1 reply"),
+        (14042, "request", "14,042 requests"),
+    ],
+)
+def test_a_count_agrees_with_its_noun(number, noun, words):
+    assert counted(number, noun) == words

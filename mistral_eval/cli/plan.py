@@ -84,6 +84,8 @@ def table_of(found: "Plan") -> "Table":
 
 def foot_of(found: "Plan") -> str:
     """Return what the numbers assume: device, dtype, tokens per forward pass, reply lengths."""
+    from mistral_eval.console import counted
+
     place = found.place
     text = (
         f"\nOn {place.device} in {str(place.dtype).removeprefix('torch.')}, "
@@ -106,5 +108,7 @@ def foot_of(found: "Plan") -> str:
         text += f"\nMatrix products: {', '.join(ways)}, by what is fastest here for each shape."
     text += "".join(f"\n{sentence}" for sentence in found.left_out)
     if found.truncated:
-        text += f"\n{found.truncated} requests exceed the context and are truncated on the left."
+        text += (
+            f"\nLonger than the context, cut on the left: {counted(found.truncated, 'request')}."
+        )
     return text

@@ -7,7 +7,7 @@ from itertools import pairwise
 from time import monotonic
 from typing import Any
 
-from mistral_eval.console import Talk
+from mistral_eval.console import Talk, counted
 from mistral_eval.data import make_source
 from mistral_eval.engines.interface import Encoder, engine_class
 from mistral_eval.errors import OutputError, UsageError
@@ -176,7 +176,7 @@ def _encode(encoder: Encoder, settings: RunSettings, talk: Talk) -> dict[str, Re
     source = make_source(settings.data)
     parts = {}
     for benchmark in load_benchmarks(settings.own_tasks, Asking.of(settings, source)):
-        talk.say(f"{benchmark.benchmark.column}: {len(benchmark.questions)} questions")
+        talk.say(f"{benchmark.benchmark.column}: {counted(len(benchmark.questions), 'question')}")
         parts[benchmark.benchmark.id] = requests_of(benchmark, encoder)
     return parts
 

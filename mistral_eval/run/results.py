@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mistral_eval import __version__
+from mistral_eval.console import counted
 from mistral_eval.data.task_file import tasks_folder
 from mistral_eval.engines.lm_eval_model import FEWSHOT_SEED
 from mistral_eval.record.run_folder import (
@@ -160,7 +161,7 @@ def _truncated(count: int) -> list[str]:
     """Return a note for the table if requests were truncated to the model's context."""
     if not count:
         return []
-    return [f"{count} requests were longer than the model's context and lost their left end"]
+    return [f"{counted(count, 'request')} longer than the model's context, cut on the left"]
 
 
 def _remarks(finished: Finished) -> list[str]:

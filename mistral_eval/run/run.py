@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mistral_eval.console import Talk
+from mistral_eval.console import Talk, counted
 from mistral_eval.data import Source, make_source
 from mistral_eval.engines.interface import EngineIdentity, Reply, engine_class
 from mistral_eval.engines.lm_eval_model import MistralLM
@@ -180,7 +180,7 @@ def complete(
         if log.notice:
             talk.say(log.notice)
         if known := log.count():
-            talk.say(f"Resuming with {known} replies of {folder}.")
+            talk.say(f"Resuming with {counted(known, 'reply')} of {folder}.")
         with clock.phase("build"):
             loaded = _load(settings, source, talk, questions)
             stock_tasks = load_stock(settings) if settings.stock_tasks else None
@@ -242,8 +242,8 @@ def _load(
     asking = Asking.of(settings, source)
     loaded = []
     for benchmark in load_benchmarks(settings.own_tasks, asking):
-        count = len(benchmark.questions)
-        talk.say(f"{benchmark.benchmark.column}: {count} question{'s' if count != 1 else ''}")
+        count = counted(len(benchmark.questions), "question")
+        talk.say(f"{benchmark.benchmark.column}: {count}")
         loaded.append(benchmark)
     if questions is not None:
         questions += loaded

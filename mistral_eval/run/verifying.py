@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mistral_eval.console import counted
 from mistral_eval.engines.interface import EngineIdentity, Request
 from mistral_eval.errors import EngineError, UsageError
 from mistral_eval.run.answering import Answering
@@ -71,7 +72,7 @@ def judgement(verified: Mapping[str, Any], identity: EngineIdentity) -> str:
         ties = verified["ties"]
         after = f" (the others part at a tie in {dtype})" if ties else ""
         parts.append(f"{generated - ties} of {generated} generations have the same tokens{after}")
-    return f"Verified {count} requests on the plain path: {'; '.join(parts)}."
+    return f"Verified {counted(count, 'request')} on the plain path: {'; '.join(parts)}."
 
 
 def pick(requests: Sequence[Request], count: int, seed: int) -> list[Request]:

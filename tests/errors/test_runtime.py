@@ -82,7 +82,7 @@ def test_a_prompt_longer_than_the_context_is_cut_and_counted_and_the_table_says_
     assert (code, err) == (0, "")
     run = record(tmp_path / "results")
     assert run["counts"]["truncated"] == 2 * 4
-    said = "8 requests were longer than the model's context and lost their left end"
+    said = "8 requests longer than the model's context, cut on the left"
     assert said in " ".join(out.split())
     (table,) = (tmp_path / "results").rglob("table.md")
     assert said in table.read_text()

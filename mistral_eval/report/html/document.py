@@ -9,6 +9,7 @@ from importlib import resources
 from typing import Any, Final
 
 from mistral_eval import __version__
+from mistral_eval.console import counted
 from mistral_eval.record.comparison import Comparison
 from mistral_eval.record.run_record import RunRecord
 from mistral_eval.report.html import charts, provenance
@@ -131,9 +132,9 @@ def _section(name: str, *parts: str) -> str:
 def _summary(content: Content) -> str:
     dates = ", ".join(sorted({run.date[:10] for run in content.runs}))
     asked = sum(bundle.index["n"] for bundle in content.bundles)
-    runs = "1 run" if len(content.runs) == 1 else f"{len(content.runs)} runs"
+    runs = counted(len(content.runs), "run")
     return (
-        f"{runs} of {dates}, {asked:,} questions, under the Mistral 7B paper's protocol; "
+        f"{runs} of {dates}, {counted(asked, 'question')}, under the Mistral 7B paper's protocol; "
         f"written by mistral-eval {__version__}."
     )
 

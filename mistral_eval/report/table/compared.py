@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from rich.console import RenderableType
 
+from mistral_eval.console import counted
 from mistral_eval.errors import UsageError
 from mistral_eval.record.comparison import BenchmarkComparison, Comparison, Reading
 from mistral_eval.record.run_record import one_line
@@ -84,7 +85,7 @@ def _sections(comparison: Comparison, method: Sequence[str]) -> list[Section]:
         if names
     ]
     alone += [
-        f"{column_of(one.id)}: the {one.n} question{'s' * (one.n != 1)} that both have, of A's "
+        f"{column_of(one.id)}: the {counted(one.n, 'question')} that both have, of A's "
         f"{comparison.asked[one.id][0]} and B's {comparison.asked[one.id][1]}."
         for one in comparison.benchmarks
         if one.id in comparison.asked

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
+from mistral_eval.console import counted
 from mistral_eval.record.run_record import Cell, RunScores, run_labels
 from mistral_eval.report.baselines import PAPER, Baseline
 from mistral_eval.report.table.view import NOT_A_MODEL, OTHER_PROTOCOL, TableOptions, points
@@ -176,7 +177,8 @@ def _limited(cells: Mapping[str, Cell]) -> str:
     asked = {cell.n for cell in limited.values()}
     if len(limited) > 2 and len(asked) == 1:
         whole = ", ".join(f"{name} {cell.n_total}" for name, cell in limited.items())
-        return f"limited: {asked.pop()} questions of each benchmark; in full: {whole}"
+        some = counted(asked.pop(), "question")
+        return f"limited: {some} of each benchmark; in full: {whole}"
     some = ", ".join(f"{c.n} of {c.n_total} questions ({name})" for name, c in limited.items())
     return f"limited: {some}" if some else ""
 
