@@ -25,7 +25,7 @@ from pydantic_core import PydanticKnownError
 
 from mistral_eval.errors import UsageError, complaint, nearest
 
-ENGINES = ("auto", "native", "hf", "oracle", "oracle-wrong", "random")
+ENGINES = ("auto", "native", "hf", "vllm", "oracle", "oracle-wrong", "random")
 MODEL_FREE = ("oracle", "oracle-wrong", "random")
 STOCK_PREFIX = "lm_eval:"
 TINY = "tiny"

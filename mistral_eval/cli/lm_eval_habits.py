@@ -17,6 +17,7 @@ MODEL_CLASSES: Final = {
     "hf-auto": "hf",
     "huggingface": "hf",
     "mistral": "native",
+    "vllm": "vllm",
 }
 # Other classes that lm-eval's users name; no engine of ours corresponds to them.
 OTHER_CLASSES: Final = (
@@ -25,7 +26,7 @@ OTHER_CLASSES: Final = (
     *("litellm-chat", "litellm-chat-completions", "local-chat-completions", "local-completions"),
     *("mamba_ssm", "megatron_lm", "nemo_lm", "neuronx", "onnxruntime", "onnxruntime-genai"),
     *("openai-chat-completions", "openai-completions", "openvino", "sglang", "sglang-generate"),
-    *("steered", "textsynth", "trtllm", "vllm", "vllm-vlm", "watsonx_llm", "winml"),
+    *("steered", "textsynth", "trtllm", "vllm-vlm", "watsonx_llm", "winml"),
 )
 # What --model_args may hold there and is an option of its own here.
 OPTIONS: Final = {"revision": "revision", "dtype": "dtype", "device": "device"}
@@ -145,7 +146,7 @@ def _engine_of(model_class: str, chosen: str) -> str:
     if engine is None:
         raise UsageError(
             f"--model {model_class} is a model class of lm-eval that no engine here corresponds "
-            "to. Give --model NAME, with --engine native or hf."
+            "to. Give --model NAME, with --engine native, hf or vllm."
         )
     return _only_one("engine", chosen, engine)
 

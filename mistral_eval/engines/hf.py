@@ -6,11 +6,8 @@ tokenizers: generated ids are decoded after an anchor. lm-eval decodes them alon
 leading space of the first token (pass@1 of 1.2 % instead of 27 %).
 """
 
-import hashlib
-import pickle
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -19,10 +16,10 @@ from typing import Any, Final
 
 import torch
 from lm_eval.api.instance import Instance
-from safetensors import SafetensorError
 from transformers.utils import is_protobuf_available
 
 from mistral_eval.engines.devices import choose_device
+from mistral_eval.engines.faults import library_faults
 from mistral_eval.engines.hf_model import AnchoredHFLM, AnchoredMistral3, check_arguments
 from mistral_eval.engines.interface import (
     Encoded,
@@ -38,6 +35,7 @@ from mistral_eval.engines.interface import (
     named,
     never,
 )
+from mistral_eval.engines.keys import files_digest
 from mistral_eval.engines.lm_eval_model import instance_of
 from mistral_eval.errors import (
     CheckpointError,
@@ -65,19 +63,12 @@ from mistral_eval.model.tokenizers.special import TOKENIZER, TokenizerArgs, spli
 from mistral_eval.model.tokenizers.tokenizer import ANY_VOCAB, Tokenizer, load_tokenizer
 from mistral_eval.settings import TINY, RunSettings, parse_value
 
-# What lm-eval, transformers and torch raise for a checkpoint or a request that they cannot handle.
-FAULTS: Final = (
-    *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, MemoryError),
-    *(EOFError, OSError, RuntimeError, SyntaxError, TypeError, ValueError),
-    *(SafetensorError, pickle.UnpicklingError),
-)
 UNHEALED: Final = (
     "the tokenizer joins the prompt's last line break with the spaces that follow, and lm-eval "
     "generates after the line break alone, so replies may have no indentation; --engine native "
     "heals it"
 )
 _PEFT: Final = "peft"  # lm-eval's argument for an adapter
-CHUNK: Final = 1 << 24  # bytes read at once for a digest
 # Requests per call, all of one benchmark: at most these are lost by a kill or delay a stop.
 CALL: Final = 256
 
@@ -166,30 +157,6 @@ class HFEngine(TextEncoder, Engine):
             return [Reply(float(one)) for one in rolling]
         texts = self.lm.generate_until(instances, disable_tqdm=True)
         return [Reply(text=text, finish="stop") for text in texts]
-
-
-@contextmanager
-def library_faults(said: Callable[[str], MistralEvalError]) -> Iterator[None]:
-    """Turn an exception that a library raises in the `with` block into an error of ours.
-
-    An exception raised in this package's own code is a bug and keeps its traceback.
-
-    Args:
-        said: called with the cause, in one line; returns the error to raise.
-    """
-    try:
-        yield
-    except Exception as error:
-        # the tokenizers library raises bare Exception
-        if type(error) is not Exception and not isinstance(error, FAULTS):
-            raise
-        frame = error.__traceback__
-        while frame is not None and frame.tb_next is not None:
-            frame = frame.tb_next
-        if frame is not None and frame.tb_frame.f_globals["__name__"].startswith("mistral_eval."):
-            raise
-        lines = str(error).strip().splitlines()
-        raise said(lines[0] if lines else type(error).__name__) from error
 
 
 def _failed(benchmark: str, cause: str) -> EngineError:
@@ -312,7 +279,7 @@ def _load(
     ends = [f"ends {list(tokenizer.eos_ids)}, bos {tokenizer.adds_bos}"] if tokenizer else []
     identity = EngineIdentity(
         "hf",
-        weights=_digest(folder, arguments),
+        weights=files_digest(folder, arguments.values()),
         dtype=dtype,
         device=device.type,
         arguments=" ".join([str(sorted(arguments.items())), *ends, *_libraries()]),
@@ -378,19 +345,6 @@ def _own_tokenizer(folder: Path, args: TokenizerArgs) -> tuple[Tokenizer | None,
         note = f"transformers alone decides about BOS and end tokens; --engine native says: {error}"
         return None, (note,)
     return tokenizer, tokenizer.notes
-
-
-def _digest(folder: Path, arguments: Mapping[str, Any]) -> str:
-    """Return a digest of the checkpoint's files and of files named in `arguments`."""
-    digest = hashlib.sha256()
-    for part in (folder, *(Path(str(value)) for value in arguments.values())):
-        for file in sorted(part.rglob("*")) if part.is_dir() else [part]:
-            if file.is_file():
-                digest.update(f"{file.relative_to(part)}\0{file.stat().st_size}\0".encode())
-                with file.open("rb") as content:
-                    while chunk := content.read(CHUNK):
-                        digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _libraries() -> list[str]:

@@ -29,6 +29,7 @@ ENGINES: Final = MappingProxyType(
     {
         "native": ("mistral_eval.engines.native", "NativeEngine"),
         "hf": ("mistral_eval.engines.hf", "HFEngine"),
+        "vllm": ("mistral_eval.engines.vllm", "VllmEngine"),
         "oracle": ("mistral_eval.engines.model_free", "Oracle"),
         "oracle-wrong": ("mistral_eval.engines.model_free", "WrongOracle"),
         "random": ("mistral_eval.engines.model_free", "Random"),
@@ -210,7 +211,7 @@ class Capabilities:
         scores: can return log-likelihoods of continuations.
         samples: can draw independent samples of one prompt.
         any_text: can answer requests of any task, not only of our benchmarks.
-        plain_twin: has a slow, plain path for `--verify`.
+        plain_twin: has a slow, plain path for `--verify`, or can open an engine that has one.
     """
 
     scores: bool = True
@@ -302,6 +303,16 @@ class Engine(Encoder, Protocol):
     counters: requests.Counters | None = None  # tokens computed so far; None if not counted
     # What was chosen by measuring this machine; a resumed run gives it back in its settings.
     choices: Mapping[str, str] = MappingProxyType({})
+    twin: str = "on the plain path"  # where `check` computes, as the end of a sentence
+
+    @classmethod
+    def check_settings(cls, settings: RunSettings) -> None:
+        """Check what needs neither data nor model, before a run loads either.
+
+        Raises:
+            MistralEvalError: the engine cannot run here, or not this model.
+        """
+        del settings
 
     @classmethod
     def open(cls, settings: RunSettings, gold: Gold, say: Say) -> "Engine":
@@ -358,6 +369,11 @@ class Engine(Encoder, Protocol):
     def speed(self) -> Mapping[str, Any] | None:
         """Return the engine's speed for run.json; None if it is not measured."""
         return None
+
+    def checks(self, request: Request) -> bool:
+        """Return whether `check` can compare the reply to a request."""
+        del request
+        return True
 
     def check(self, encoded: Encoded, reply: Reply) -> "Check":
         """Compare a reply with the engine's plain path (`can.plain_twin`)."""

@@ -3,9 +3,14 @@
 import hashlib
 import json
 from array import array
+from collections.abc import Iterable
 from contextlib import suppress
+from pathlib import Path
+from typing import Final
 
 from mistral_eval.engines.interface import Encoded, EngineIdentity
+
+CHUNK: Final = 1 << 24  # bytes read at once for a digest
 
 
 def reply_key(identity: EngineIdentity, encoded: Encoded) -> bytes:
@@ -36,3 +41,16 @@ def _bytes_of(part: object) -> tuple[bytes, bytes]:
             return b"i", array("I", part).tobytes()
     text = json.dumps(part, ensure_ascii=True, separators=(",", ":"))
     return b"j", text.encode("ascii")
+
+
+def files_digest(folder: Path, arguments: Iterable[object] = ()) -> str:
+    """Return a digest of the checkpoint's files and of files named in `arguments`."""
+    digest = hashlib.sha256()
+    for part in (folder, *(Path(str(value)) for value in arguments)):
+        for file in sorted(part.rglob("*")) if part.is_dir() else [part]:
+            if file.is_file():
+                digest.update(f"{file.relative_to(part)}\0{file.stat().st_size}\0".encode())
+                with file.open("rb") as content:
+                    while chunk := content.read(CHUNK):
+                        digest.update(chunk)
+    return digest.hexdigest()

@@ -33,7 +33,6 @@ from mistral_eval.model.load.layout import expected_shapes
 from mistral_eval.model.load.outline import read_outline
 from mistral_eval.model.products import limit_kernels
 from mistral_eval.model.tiny import tiny_model, tiny_tokenizer_file
-from mistral_eval.model.tokenizers.incremental import continuation_text
 from mistral_eval.model.tokenizers.special import split_tokenizer_args
 from mistral_eval.model.tokenizers.tokenizer import (
     ANY_VOCAB,
@@ -162,10 +161,7 @@ class NativeEngine(NativeEncoder, Engine):
             if self._say and (cost := self.runner.forecast(work, known)):
                 self._say(generating_sentence(cost))
             for index, reply in self.runner.generate(work, known):
-                item = encoded[index]
-                text = continuation_text(self.tokenizer, work[index].prompt, reply.ids)
-                text = item.request.generation.cut(text.removeprefix(item.healed))
-                yield index, Reply(text=text, ids=tuple(reply.ids), finish=reply.finish)
+                yield index, self.decode(encoded[index], reply.ids, reply.finish)
 
     def _answer_rolling(
         self, texts: Sequence[tuple[ScoreRequest, ...]], known: Collection[int]
@@ -194,10 +190,23 @@ class NativeEngine(NativeEncoder, Engine):
 
     def check(self, encoded: Encoded, reply: Reply) -> Check:
         """Recompute one request alone on the plain path and compare the replies."""
+        return self.compare(encoded, reply)
+
+    def compare(self, encoded: Encoded, reply: Reply, *, others: float | None = None) -> Check:
+        """Compare a reply with the plain path.
+
+        Args:
+            encoded: the request.
+            reply: this engine's reply, or another engine's.
+            others: for another engine, how many times the tolerance it may differ; it may also
+                draw another token, and find another one greedy, where rounding decides.
+        """
         twin, work = self._twin, encoded.work
         if encoded.request.kind == "generate":
             finish: Any = reply.finish
-            parting = twin.parting(work, GenerateReply(reply.ids or (), finish))
+            parting = twin.parting(
+                work, GenerateReply(reply.ids or (), finish), is_other=others is not None
+            )
             if parting is None or parting.is_tie:
                 return Check(is_tie=parting is not None)
             said, plain = parting.ours, parting.plain
@@ -207,13 +216,14 @@ class NativeEngine(NativeEncoder, Engine):
         plain_sum = sum(one.logprob for one in replies)
         difference = abs(plain_sum - reply.logprob)
         tolerance = twin.tolerance(sum(len(window.continuation) for window in windows))
+        tolerance *= 1.0 if others is None else others
         fault = ""
         if not difference <= tolerance:  # so that NaN is a fault
             fault = (
                 f"has the log-probability {reply.logprob:.6f} in this run, {plain_sum:.6f} "
                 f"(tolerance {tolerance:.6f})"
             )
-        is_exact = encoded.request.kind == "score" and twin.is_exact
+        is_exact = encoded.request.kind == "score" and twin.is_exact and others is None
         if not fault and is_exact and reply.is_greedy != replies[0].is_greedy:
             fault = f"{'is' if reply.is_greedy else 'is not'} greedy in this run, the opposite"
         return Check(difference, tolerance, fault=fault)

@@ -1,4 +1,4 @@
-"""Requests as token ids of the checkpoint's tokenizer, without the model's weights.
+"""Requests as token ids of the checkpoint's tokenizer, and ids as text, without any weights.
 
 Context and continuation are encoded as in lm-eval's `_encode_pair`: together, split at the
 context's length, with trailing spaces of the context moved to the continuation.
@@ -13,10 +13,10 @@ from typing import Final
 
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from mistral_eval.engines.interface import Encoded, EngineIdentity, Request, named
+from mistral_eval.engines.interface import Encoded, EngineIdentity, Reply, Request, named
 from mistral_eval.errors import EngineError
 from mistral_eval.model.tokenizers.borders import Borders
-from mistral_eval.model.tokenizers.incremental import PrefixEncoder, StreamText
+from mistral_eval.model.tokenizers.incremental import PrefixEncoder, StreamText, continuation_text
 from mistral_eval.model.tokenizers.tokenizer import Tokenizer, prefix_id
 from mistral_eval.native.requests import (
     GenerateRequest,
@@ -70,6 +70,12 @@ class NativeEncoder:
             parts = (self.seed, *((one.context, one.continuation) for one in windows))
             return Encoded(request, parts, windows)
         return self._encode_prompt(request)
+
+    def decode(self, encoded: Encoded, ids: Sequence[int], finish: str) -> Reply:
+        """Return the reply of generated ids, EOS excluded: their text up to a stop string."""
+        text = continuation_text(self.tokenizer, encoded.work.prompt, ids)
+        text = encoded.request.generation.cut(text.removeprefix(encoded.healed))
+        return Reply(text=text, ids=tuple(ids), finish=finish)
 
     def encode_pair(
         self, context: str, continuation: str

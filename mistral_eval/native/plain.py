@@ -191,11 +191,13 @@ class PlainTwin:
         """Return by how many nats the score of a continuation of `tokens` tokens may differ."""
         return tolerance(self._model.dtype, tokens)
 
-    def parting(self, request: GenerateRequest, ours: GenerateReply) -> Parting | None:
+    def parting(
+        self, request: GenerateRequest, ours: GenerateReply, *, is_other: bool = False
+    ) -> Parting | None:
         """Return where a reply departs from the plain one; None if they are equal.
 
         It is a tie if logits within the dtype's tolerance could give either token; in float32 on
-        the CPU it never is.
+        the CPU it never is, unless another engine drew the reply (`is_other`).
         """
         plain = self._generate(request)
         left, right = self._drawn(ours), self._drawn(plain)
@@ -206,7 +208,9 @@ class PlainTwin:
         if step == shared:  # one reply is a prefix of the other: ids alone decide the end
             ends = (*left, None)[step], (*right, None)[step]
             return Parting(step, *ends, is_tie=False)
-        is_tie = not self.is_exact and self._is_tie(request, left[:step], left[step], right[step])
+        is_tie = (is_other or not self.is_exact) and self._is_tie(
+            request, left[:step], left[step], right[step]
+        )
         return Parting(step, left[step], right[step], is_tie)
 
     def _generate(self, request: GenerateRequest) -> GenerateReply:

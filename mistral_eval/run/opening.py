@@ -108,10 +108,12 @@ def check_engine(settings: RunSettings) -> None:
 
     Raises:
         UsageError: the engine lacks a capability that the run needs.
-        EngineError: torch does not know the device, or this machine does not have it.
+        EngineError: torch does not know the device, or this machine does not have it, or not the
+            engine's package.
     """
     name = "native" if settings.engine == "auto" else settings.engine
-    can = engine_class(name).can
+    engine = engine_class(name)
+    can = engine.can
     for benchmark in (BY_ID[name] for name in settings.own_tasks):
         missing = ""
         if benchmark.kind == "score" and not can.scores:
@@ -133,6 +135,7 @@ def check_engine(settings: RunSettings) -> None:
             f"--verify compares replies with the engine's own plain path, which --engine {name} "
             "does not have. Leave out one of the two."
         )
+    engine.check_settings(settings)
     if settings.engine not in MODEL_FREE:
         from mistral_eval.engines.devices import choose_device
 

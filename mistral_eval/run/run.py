@@ -295,7 +295,7 @@ def _verify(
         return None
     with clock.phase("verify"):
         verified = verify(answers, settings.verify, settings.seed)
-    talk.say(judgement(verified, answers.identity))
+    talk.say(judgement(verified, answers.identity, answers.engine.twin))
     return verified
 
 

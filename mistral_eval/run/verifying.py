@@ -38,13 +38,15 @@ def verify(answers: Answering, count: int, seed: int) -> dict[str, Any]:
     kinds: Counter[str] = Counter()
     largest = tolerance = 0.0
     ties = 0
-    for request in pick(answers.requests, count, seed):
+    asked = [request for request in answers.requests if answers.engine.checks(request)]
+    for request in pick(asked, count, seed):
         encoded = answers.engine.encode(request)
         found = answers.engine.check(encoded, answers.lookup(encoded))
         if found.fault:
             raise EngineError(
-                f"--verify: {request} {found.fault} on the plain path, computed alone. The run's "
-                "numbers cannot be used: run again with --fresh, and report it if it persists."
+                f"--verify: {request} {found.fault} {answers.engine.twin}, computed alone. The "
+                "run's numbers cannot be used: run again with --fresh, and report it if it "
+                "persists."
             )
         kinds[request.kind] += 1
         largest, tolerance = max((largest, tolerance), (found.difference, found.tolerance))
@@ -57,8 +59,14 @@ def verify(answers: Answering, count: int, seed: int) -> dict[str, Any]:
     }
 
 
-def judgement(verified: Mapping[str, Any], identity: EngineIdentity) -> str:
-    """Say what a verification found, and whether rounding in the model's dtype explains it."""
+def judgement(verified: Mapping[str, Any], identity: EngineIdentity, twin: str) -> str:
+    """Say what a verification found, and whether rounding in the model's dtype explains it.
+
+    Args:
+        verified: what `verify` returned.
+        identity: the engine's.
+        twin: where replies were computed again (`Engine.twin`).
+    """
     count = sum(verified["requests"].values())
     generated = verified["requests"].get("generate", 0)
     dtype = identity.dtype.removeprefix("torch.")
@@ -72,7 +80,7 @@ def judgement(verified: Mapping[str, Any], identity: EngineIdentity) -> str:
         ties = verified["ties"]
         after = f" (the others part at a tie in {dtype})" if ties else ""
         parts.append(f"{generated - ties} of {generated} generations have the same tokens{after}")
-    return f"Verified {counted(count, 'request')} on the plain path: {'; '.join(parts)}."
+    return f"Verified {counted(count, 'request')} {twin}: {'; '.join(parts)}."
 
 
 def pick(requests: Sequence[Request], count: int, seed: int) -> list[Request]:

@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers.utils import is_protobuf_available
 
-from mistral_eval.engines.hf import FAULTS, library_faults, open_hf
+from mistral_eval.engines.faults import FAULTS, library_faults
+from mistral_eval.engines.hf import open_hf
 from mistral_eval.engines.native import open_native
 from mistral_eval.errors import CheckpointError, EngineError, MistralEvalError, UsageError
 from mistral_eval.model.export import save_hf

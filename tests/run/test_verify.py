@@ -113,13 +113,13 @@ def test_half_precision_verifies_within_its_own_tolerance(tmp_path):
 def test_the_sentence_says_whether_the_difference_is_expected():
     identity = EngineIdentity("native", dtype="torch.bfloat16")
     found = {"requests": {"score": 2, "generate": 3}, "largest_difference": 0.36, "tolerance": 0.5}
-    assert judgement({**found, "ties": 1}, identity) == (
+    assert judgement({**found, "ties": 1}, identity, "on the plain path") == (
         "Verified 5 requests on the plain path: log-probabilities differ by 3.6e-01 nats at most "
         "(bfloat16 explains up to 5.0e-01 there); 2 of 3 generations have the same tokens (the "
         "others part at a tie in bfloat16)."
     )
     only = {**found, "requests": {"generate": 3}, "ties": 0}
-    assert judgement(only, identity) == (
+    assert judgement(only, identity, "on the plain path") == (
         "Verified 3 requests on the plain path: 3 of 3 generations have the same tokens."
     )
 

@@ -131,7 +131,7 @@ def from_hf_config(values: Mapping[str, Any], overrides: Mapping[str, str]) -> C
         query_scale=rope.query_scale,
         experts=_experts(fields) if family == "mixtral" else None,
     )
-    return ConfigFile(config, notes, _dtype(text))
+    return ConfigFile(config, notes, named_dtype(text))
 
 
 def _text_part(values: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str]]:
@@ -166,7 +166,7 @@ def _experts(fields: Fields) -> Experts:
     )
 
 
-def _dtype(values: Mapping[str, Any]) -> torch.dtype | None:
+def named_dtype(values: Mapping[str, Any]) -> torch.dtype | None:
     """Return the dtype named by `dtype` or, where that is absent, by the older `torch_dtype`.
 
     transformers 5 reads them in this order (configuration_utils.py). A name that is not a plain
