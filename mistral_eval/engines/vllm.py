@@ -53,6 +53,7 @@ from mistral_eval.settings import TINY, RunSettings
 VERSION: Final = "1"  # of our part; raise it when the engine's numbers change
 # Kernels of two engines round differently: three times what `--verify` allows within one.
 SLACK: Final = 3.0
+UNKNOWN_CONTEXT: Final = 4096  # where config.json does not tell
 UNWANTED: Final = "this engine takes no adapter: merge it into the model with peft, or use native"
 
 
@@ -129,8 +130,8 @@ class VllmEngine(NativeEncoder, Engine):
         port = vllm_port.VllmPort(
             {
                 "load_format": "auto",
-                **vllm_port.cache_bytes(arguments, device),
                 **arguments,
+                **vllm_port.cpu_arguments(arguments, device, model.context_len),
                 "model": str(folder),
                 "config_format": "hf",
                 "hf_overrides": model.overrides,
@@ -145,12 +146,12 @@ class VllmEngine(NativeEncoder, Engine):
         context_len = port.max_model_len - 1
         identity = EngineIdentity(
             "vllm",
-            f"{VERSION}/{number}",
+            number,
             model.weights,
             tokenizer.fingerprint,
             model.dtype,
             device,
-            deciding(arguments),
+            " ".join(filter(None, (f"asked {VERSION}", deciding(arguments)))),
             info={
                 **model.info,
                 "model_dtype": model.dtype,
@@ -276,6 +277,7 @@ class _Model:
         weights: digest.
         dtype: a name in torch.
         rows: rows of the embedding; `ANY_VOCAB` if unknown.
+        context_len: by the configuration.
         overrides: fields of config.json that vLLM would read otherwise than the native engine.
         info: lm-eval's fields about the model.
         notes: for the table.
@@ -284,6 +286,7 @@ class _Model:
     weights: str
     dtype: str
     rows: int
+    context_len: int
     overrides: Mapping[str, Any]
     info: Mapping[str, Any]
     notes: tuple[str, ...]
@@ -348,15 +351,18 @@ def _checked(folder: Path, asked: str, device: torch.device) -> _Model:
         checkpoint = load_checkpoint(folder, dtype=dtype, stream_layers=True)
     except UnsupportedError:
         values = read_json(folder / "config.json")
-        dtype = choose_dtype(asked, named_dtype(values), stored_dtype(folder), device)
+        text = values.get("text_config") or values
+        dtype = choose_dtype(asked, named_dtype(text), stored_dtype(folder), device)
+        longest = text.get("max_position_embeddings", UNKNOWN_CONTEXT)
         notes = ("vLLM alone has checked the weights", *folder_notes(folder))
-        return _Model(files_digest(folder), _name(dtype), ANY_VOCAB, {}, {}, notes)
+        return _Model(files_digest(folder), _name(dtype), ANY_VOCAB, longest, {}, {}, notes)
     config = checkpoint.config
     count = sum(map(math.prod, expected_shapes(config).values()))
     return _Model(
         checkpoint.fingerprint,
         _name(dtype),
         config.vocab_size,
+        config.context_len,
         # a file whose matrices differ is not tied, whatever its configuration says
         {"tie_word_embeddings": config.tied_embeddings},
         {"model_num_parameters": count},

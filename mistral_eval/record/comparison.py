@@ -12,6 +12,7 @@ from typing import Final, Literal
 import numpy as np
 
 from mistral_eval.errors import DataError, TaskError, UsageError
+from mistral_eval.settings import MODEL_FREE
 from mistral_eval.stats import (
     Interval,
     holm,
@@ -53,10 +54,11 @@ class BenchmarkSamples:
 
 @dataclass(frozen=True, slots=True)
 class RunSamples:
-    """A run's label, and its results by benchmark."""
+    """A run's label, its results by benchmark, and the engine that answered."""
 
     name: str
     benchmarks: Mapping[str, BenchmarkSamples]
+    engine: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,7 @@ class Comparison:
 
     `margin` is the points that B may lose; for `gate` see `BenchmarkComparison.fails`. `asked` has
     the numbers of questions of A and of B, of the benchmarks of which only some were compared.
+    `engines` has what answered A and B, where that differs.
     """
 
     a: str
@@ -130,6 +133,7 @@ class Comparison:
     asked: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     margin: float = 0.0
     gate: Gate = "shown"
+    engines: tuple[str, str] | None = None
 
     @property
     def failed(self) -> tuple[str, ...]:
@@ -211,7 +215,14 @@ def _pair(a: RunSamples, b: RunSamples, options: CompareOptions) -> Comparison:
         asked,
         options.margin,
         options.gate,
+        _engines(a, b),
     )
+
+
+def _engines(a: RunSamples, b: RunSamples) -> tuple[str, str] | None:
+    """Return the engines of two models' runs where they differ."""
+    both = (a.engine, b.engine)
+    return None if a.engine == b.engine or any(one in MODEL_FREE for one in both) else both
 
 
 def _sizes(name: str, a: RunSamples, b: RunSamples) -> tuple[int, int]:

@@ -79,6 +79,7 @@ def load_samples(folders: Sequence[Path]) -> tuple[RunSamples, ...]:
                 )
                 for task, file in sample_files(run, folder).items()
             },
+            run.engine,
         )
         for label, run, folder in zip(labels, runs, folders, strict=True)
     )

@@ -37,7 +37,7 @@ class Finding:
 def examine() -> list[Finding]:
     """Run every check; report a missing part as a finding, not as an error."""
     before: tuple[Callable[[], Finding], ...] = (_versions, _device, _memory, _disk, _sandbox)
-    after: tuple[Callable[[], Finding], ...] = (_tiny, _sample, _hf, _hub)
+    after: tuple[Callable[[], Finding], ...] = (_tiny, _sample, _hf, _vllm, _hub)
     return [look() for look in before] + _sandboxes() + [look() for look in after]
 
 
@@ -148,6 +148,15 @@ def _hf() -> Finding:
     accelerate = _version("accelerate")
     detail = "lm-eval's hf model" if accelerate else "needs the package accelerate"
     return Finding("engine hf", accelerate is not None, detail)
+
+
+def _vllm() -> Finding:
+    from mistral_eval.engines.vllm_port import readiness
+
+    try:
+        return Finding("engine vllm", ok=True, detail=readiness())
+    except MistralEvalError as error:
+        return Finding("engine vllm", ok=False, detail=str(error))
 
 
 def _hub() -> Finding:

@@ -12,6 +12,7 @@ from typing import Any
 from mistral_eval import __version__
 from mistral_eval.console import counted
 from mistral_eval.data.task_file import tasks_folder
+from mistral_eval.engines.interface import EngineIdentity
 from mistral_eval.engines.lm_eval_model import FEWSHOT_SEED
 from mistral_eval.record.run_folder import (
     TABLE_FILE,
@@ -27,7 +28,7 @@ from mistral_eval.record.run_record import RUN_FILE, RUN_FORMAT, RunRecord, read
 from mistral_eval.run.absent import lacking
 from mistral_eval.run.answering import Answers
 from mistral_eval.run.judging import Judged
-from mistral_eval.settings import RunSettings
+from mistral_eval.settings import MODEL_FREE, RunSettings
 
 PACKAGES = ("torch", "lm_eval", "transformers", "datasets", "sympy", "sentencepiece", "numpy")
 
@@ -109,6 +110,7 @@ def _run(folder: Path, finished: Finished, results_name: str, now: datetime) -> 
         "model": {"fingerprint": identity.fingerprint, **identity.info},
         "notes": [
             *identity.notes,
+            *_other_engine(identity),
             *_truncated(counts.get("truncated", 0)),
             *_remarks(finished),
             *map(lacking, finished.settings.left_out),
@@ -155,6 +157,18 @@ def _data(judged: Judged, settings: RunSettings) -> dict[str, Any]:
     kwargs = judged.loaded.task.config.dataset_kwargs
     revision = kwargs["revision"] if settings.data == "hub" else None
     return {**asdict(judged.loaded.fingerprint), "revision": revision}
+
+
+def _other_engine(identity: EngineIdentity) -> list[str]:
+    """Return a note for the table if a model was run by another engine than ours."""
+    if identity.engine == "native" or identity.engine in MODEL_FREE:
+        return []
+    name = f"{identity.engine} {identity.version}".strip()
+    note = (
+        f"answered by the engine {name}, not by native: log-likelihoods may differ by rounding, "
+        "and samples are other draws"
+    )
+    return [note]
 
 
 def _truncated(count: int) -> list[str]:

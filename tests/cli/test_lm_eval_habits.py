@@ -96,6 +96,15 @@ def test_a_command_line_is_translated(given, wanted):
         ),
         ({"model": "hf", "model_args": "pretrained=D,peft=P"}, {"model_args": "peft=P"}),
         ({"model": "mistral", "model_args": "pretrained=D"}, {"model": "D", "engine": "native"}),
+        (
+            {"model": "vllm", "model_args": "pretrained=D,dtype=float32,tensor_parallel_size=2"},
+            {
+                "model": "D",
+                "engine": "vllm",
+                "dtype": "float32",
+                "model_args": "tensor_parallel_size=2",
+            },
+        ),
         ({"model": "D", "engine": "hf", "batch_size": "4"}, {"model_args": "batch_size=4"}),
         ({"model": "D", "batch_size": "4"}, {"model": "D", "model_args": None}),
         ({"model": "D", "model_args": "rope_theta=1e4"}, {"model_args": "rope_theta=1e4"}),
@@ -111,8 +120,8 @@ def test_model_and_arguments_are_translated(given, wanted):
     ("given", "sentence"),
     [
         ({"model": "hf"}, "--model hf is a model class of lm-eval"),
-        ({"model": "vllm", "model_args": "pretrained=D"}, "no engine here corresponds"),
-        ({"model": "vllm", "model_args": "model=D"}, "no engine here corresponds"),
+        ({"model": "sglang", "model_args": "pretrained=D"}, "no engine here corresponds"),
+        ({"model": "sglang", "model_args": "model=D"}, "no engine here corresponds"),
         (
             {"model": "hf", "model_args": "pretrained=D,dtype=float32", "dtype": "bfloat16"},
             "--dtype is bfloat16, and lm-eval's spelling of it says float32",

@@ -277,7 +277,7 @@ class TestShown:
         (one,) = document["comparisons"]
         assert set(one) == {
             "a", "b", "benchmarks", "only_in_a", "only_in_b", "asked", "margin", "gate", "failed",
-            "verdict",
+            "verdict", "engines",
         }  # fmt: skip
         assert one["failed"] == ["mmlu"]
         mmlu = one["benchmarks"][0]

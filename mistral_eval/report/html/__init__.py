@@ -42,6 +42,7 @@ def write_report(folders: Sequence[Path], output: Path, baselines: Sequence[str]
                 for task, part in bundles.items()
                 if (mine := part.outcomes[i]) is not None
             },
+            run.engine,
         )
         for i, (name, run) in enumerate(zip(names, runs, strict=True))
     ]

@@ -79,7 +79,8 @@ def verdict(comparison: Comparison) -> str:
 def _sections(comparison: Comparison, method: Sequence[str]) -> list[Section]:
     a, b = one_line(comparison.a), one_line(comparison.b)
     absent = (("A", comparison.only_in_a), ("B", comparison.only_in_b))
-    alone = [
+    alone = list(_engines(comparison))
+    alone += [
         f"Not compared, only in {run}: {', '.join(map(column_of, names))}."
         for run, names in absent
         if names
@@ -109,6 +110,18 @@ def _sections(comparison: Comparison, method: Sequence[str]) -> list[Section]:
     header = ("Benchmark", "Now", "Questions", "Ids")
     title = f"Questions that flipped, {b} against {a}"
     return [main, Section(title, header, tuple(flips), words=(0, 1, 3))]
+
+
+def _engines(comparison: Comparison) -> tuple[str, ...]:
+    """Return a warning if two engines answered."""
+    if comparison.engines is None:
+        return ()
+    a, b = comparison.engines
+    warning = (
+        f"Warning: the engine {a} answered A and {b} answered B. A difference can come from the "
+        "engines: they round differently and draw other samples."
+    )
+    return (warning,)
 
 
 def _row(one: BenchmarkComparison, comparison: Comparison) -> tuple[str, ...]:
