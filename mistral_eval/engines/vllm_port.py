@@ -210,6 +210,11 @@ class VllmPort:
             with self._faults():
                 self._engine.abort_request(queued)
 
+    def forget(self) -> None:
+        """Empty the prefix cache, so that what follows is measured from the start."""
+        with self._faults():
+            self._engine.reset_prefix_cache()
+
     def _sampling(self, ask: Ask) -> Any:
         """Return vLLM's parameters: nothing but what the request says."""
         sampling = ask.sampling
