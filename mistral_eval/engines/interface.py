@@ -366,6 +366,10 @@ class Engine(Encoder, Protocol):
             EngineError: the engine failed.
         """
 
+    def close(self) -> None:
+        """Free what the engine holds, once a run has its replies; a second time do nothing."""
+        return
+
     def speed(self) -> Mapping[str, Any] | None:
         """Return the engine's speed for run.json; None if it is not measured."""
         return None

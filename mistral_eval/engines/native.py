@@ -26,9 +26,10 @@ from mistral_eval.engines.interface import (
 )
 from mistral_eval.engines.native_encoder import NativeEncoder
 from mistral_eval.errors import RequestError, UsageError
-from mistral_eval.model.load.adapter import resolve_parts
+from mistral_eval.model.load.adapter import Resolve, resolve_parts
 from mistral_eval.model.load.by_layer import is_streamed
 from mistral_eval.model.load.checkpoint import load_checkpoint
+from mistral_eval.model.load.hub import resolve_model
 from mistral_eval.model.load.layout import expected_shapes
 from mistral_eval.model.load.outline import read_outline
 from mistral_eval.model.products import limit_kernels
@@ -100,8 +101,10 @@ class NativeEngine(NativeEncoder, Engine):
         )
 
     @classmethod
-    def encoder(cls, settings: RunSettings, identity: EngineIdentity) -> NativeEncoder:
-        """Return an encoder with the tokenizer of the run's model.
+    def encoder(
+        cls, settings: RunSettings, identity: EngineIdentity, resolve: Resolve = resolve_model
+    ) -> NativeEncoder:
+        """Return an encoder with the tokenizer of the run's model, which `resolve` finds.
 
         Raises:
             TokenizerError, HubError: the tokenizer cannot be read.
@@ -110,7 +113,9 @@ class NativeEngine(NativeEncoder, Engine):
         if settings.model == TINY:
             base = tiny_tokenizer_file()
         else:
-            parts = resolve_parts(settings.model, settings.adapter, revision=settings.revision)
+            parts = resolve_parts(
+                settings.model, settings.adapter, revision=settings.revision, resolve=resolve
+            )
             base, args = parts.base, args.beside(parts.tokenizer)
         rows = identity.info.get("embedding_rows", ANY_VOCAB)  # none in runs of 0.2
         tokenizer = load_tokenizer(base, expected_vocab=rows, args=args)

@@ -7,7 +7,7 @@ and cut at stop strings by the same code.
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Final
@@ -34,7 +34,7 @@ from mistral_eval.engines.native_encoder import NativeEncoder
 from mistral_eval.engines.vllm_args import deciding, engine_arguments, is_trusted
 from mistral_eval.engines.vllm_calls import GenerateCall, Port, run_calls, score_calls
 from mistral_eval.errors import EngineError, UnsupportedError, UsageError
-from mistral_eval.model.load.adapter import resolve_parts
+from mistral_eval.model.load.adapter import Resolve, resolve_parts
 from mistral_eval.model.load.checkpoint import load_checkpoint
 from mistral_eval.model.load.config_hf import named_dtype
 from mistral_eval.model.load.fields import read_json
@@ -123,10 +123,10 @@ class VllmEngine(NativeEncoder, Engine):
         device = vllm_port.device_type()
         _check_device(settings.device, device)
         folder = _folder(settings, trusted=trusted, say=say)
-        if tokenizer_args.file is None:
-            tokenizer_args = replace(tokenizer_args, file=folder)
         model = _checked(folder, settings.dtype, torch.device(device))
-        tokenizer = load_tokenizer(folder, expected_vocab=model.rows, args=tokenizer_args)
+        tokenizer = load_tokenizer(
+            folder, expected_vocab=model.rows, args=tokenizer_args.beside(folder)
+        )
         port = vllm_port.VllmPort(
             {
                 "load_format": "auto",
@@ -167,7 +167,7 @@ class VllmEngine(NativeEncoder, Engine):
     @classmethod
     def encoder(cls, settings: RunSettings, identity: EngineIdentity) -> NativeEncoder:
         """Return an encoder with the tokenizer of the run's model, without vLLM."""
-        return NativeEngine.encoder(settings, identity)
+        return NativeEngine.encoder(settings, identity, _resolve(settings))
 
     def encode(self, request: Request) -> Encoded:
         """Encode a request as the native engine does, for prompts of `context_len` tokens.
@@ -243,6 +243,10 @@ class VllmEngine(NativeEncoder, Engine):
         for index, reply in run_calls(self.port, calls, stop):
             yield index, self.decode(encoded[index], reply.ids, reply.finish)
 
+    def close(self) -> None:
+        """End vLLM and its processes."""
+        self.port.close()
+
     def checks(self, request: Request) -> bool:
         """Return whether `check` can compare the reply: the native engine draws other samples."""
         return request.kind != "generate" or not request.generation.is_sampled
@@ -251,7 +255,7 @@ class VllmEngine(NativeEncoder, Engine):
     def _native(self) -> NativeEngine:
         """The native engine with the same model; vLLM ends first, since it holds the memory."""
         assert self._settings is not None
-        self.port.close()
+        self.close()
         given = self._settings
         args, _ = split_tokenizer_args(given.model_args)
         kept = {"tokenizer": args.file, "add_bos_token": args.adds_bos}
@@ -319,7 +323,7 @@ def _folder(settings: RunSettings, *, trusted: bool, say: Say) -> Path:
         EngineError: it is in a format that vLLM does not read with our configuration.
         UsageError: it is an adapter.
     """
-    resolve = partial(resolve_model, reader="transformers", programs=trusted)
+    resolve = _resolve(settings)
     parts = resolve_parts(settings.model, revision=settings.revision, say=say, resolve=resolve)
     if parts.adapter is not None:
         raise UsageError(f"--model {settings.model} is an adapter: {UNWANTED}.")
@@ -335,6 +339,12 @@ def _folder(settings: RunSettings, *, trusted: bool, say: Say) -> Path:
             "model's Hugging Face folder, or use --engine native."
         )
     return parts.base
+
+
+def _resolve(settings: RunSettings) -> Resolve:
+    """Return what finds a model's folder: vLLM reads the formats that transformers reads."""
+    programs = is_trusted(settings.model_args)
+    return partial(resolve_model, reader="transformers", programs=programs)
 
 
 def _checked(folder: Path, asked: str, device: torch.device) -> _Model:

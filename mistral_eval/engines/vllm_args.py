@@ -24,6 +24,7 @@ DECIDED: Final = {
     "max_logprobs": "scores need no more than vLLM's default",
     "config_format": "the folder's config.json is read",
     "hf_overrides": "the folder's config.json is read",
+    "data_parallel_size": "one engine answers a run; tensor_parallel_size takes several devices",
     "enable_lora": "adapters are merged before",
     "enable_return_routed_experts": "replies are text and log-probabilities",
 }

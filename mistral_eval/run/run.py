@@ -2,14 +2,14 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mistral_eval.console import Talk, counted
 from mistral_eval.data import Source, make_source
-from mistral_eval.engines.interface import EngineIdentity, Reply, engine_class
+from mistral_eval.engines.interface import Engine, EngineIdentity, Reply, engine_class
 from mistral_eval.engines.lm_eval_model import MistralLM
 from mistral_eval.engines.stock_tasks import empty_prompts, load_stock, run_stock, stock_lines
 from mistral_eval.errors import (
@@ -176,7 +176,11 @@ def complete(
     source = make_source(settings.data)
     clock = Clock()
     others = None if earlier or is_another_attempt(folder) else OtherRuns(folder, talk.say)
-    with stoppable(folder, talk.say) as stopper, RepliesLog(folder) as log:
+    with (
+        stoppable(folder, talk.say) as stopper,
+        RepliesLog(folder) as log,
+        ExitStack() as opened,
+    ):
         if log.notice:
             talk.say(log.notice)
         if known := log.count():
@@ -191,12 +195,8 @@ def complete(
                 answers = Recorded(encoder, log)
             else:
                 engine, settings = open_engine(folder, settings, loaded, talk)
-                # refuse what does not fit the context before anything is computed
-                for request in (
-                    *(benchmark.requests[0] for benchmark in loaded),
-                    *empty_prompts(stock_tasks or {}),
-                ):
-                    engine.encode(request)
+                opened.callback(engine.close)
+                _check_fit(engine, loaded, stock_tasks)
                 answers = Answering(engine, log, others, stopper)
         with clock.phase("answer"):
             replies = _answer(answers, loaded, talk)
@@ -208,6 +208,7 @@ def complete(
         if isinstance(answers, Answering):
             speed = answers.engine.speed()
             verified = _verify(answers, settings, clock, talk)
+            opened.close()  # judging needs the memory, not the engine
         context = JudgeContext(isolation=isolation, unsafe=settings.unsafe_code)
         with clock.phase("judge"):
             judged = _judge(loaded, replies, context, talk)
@@ -217,6 +218,20 @@ def complete(
     for line in stock_lines(stock) if stock else ():
         talk.say(line)
     talk.say(f"The run's record is in {folder}.")
+
+
+def _check_fit(
+    engine: Engine, loaded: Sequence[LoadedBenchmark], stock_tasks: Mapping[str, Any] | None
+) -> None:
+    """Refuse what does not fit the context before anything is computed.
+
+    Raises:
+        EngineError: it does not.
+    """
+    for benchmark in loaded:
+        engine.encode(benchmark.requests[0])
+    for request in empty_prompts(stock_tasks or {}):
+        engine.encode(request)
 
 
 class Clock:
