@@ -213,8 +213,10 @@ def complete(
         with clock.phase("judge"):
             judged = _judge(loaded, replies, context, talk)
         log.flush()
-        found = (judged, stock, clock.seconds, earlier, verified, speed)
-        write_run(folder, Finished(settings, answers, *found))
+        write_run(
+            folder,
+            Finished(settings, answers, judged, stock, clock.seconds, earlier, verified, speed),
+        )
     for line in stock_lines(stock) if stock else ():
         talk.say(line)
     talk.say(f"The run's record is in {folder}.")
