@@ -53,7 +53,7 @@ BatchSize = Annotated[
 Engine = Annotated[
     str,
     typer.Option(
-        help="auto (native, or hf where native cannot run the model), native, hf; without a "
+        help="auto (native, or hf where native cannot run the model), native, hf, vllm; without a "
         "model: oracle, oracle-wrong, random"
     ),
 ]
@@ -98,7 +98,7 @@ ModelArgs = Annotated[
         "--model-args",
         "--model_args",
         help="What the checkpoint's files leave open (rope_theta=10000), tokenizer=, "
-        "add_bos_token=, or arguments of the hf engine: key=value,key=value",
+        "add_bos_token=, or arguments of the hf or vllm engine: key=value,key=value",
     ),
 ]
 DataRevision = Annotated[
