@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Final
 
 MARK: Final = "MISTRAL_EVAL_VLLM"
-PAUSE: Final = 0.5  # seconds between two looks at the main process
+PAUSE: Final = 0.5  # seconds between two looks
+LOOKS: Final = 2  # that find nothing; a process may just be starting, and have no mark yet
 PROC: Final = Path("/proc")
 TRACKER: Final = b"multiprocessing.resource_tracker"
 
@@ -79,8 +80,10 @@ def wait_and_end(mark: str, main: int) -> None:
     """Wait until `main`, this process's parent, has ended; then kill what bears the mark."""
     while os.getppid() == main:
         time.sleep(PAUSE)
-    while end_marked(mark):  # until none is left, since one may just have started another
+    calm = 0
+    while calm < LOOKS:
         time.sleep(PAUSE)
+        calm = 0 if end_marked(mark) else calm + 1
 
 
 if __name__ == "__main__":

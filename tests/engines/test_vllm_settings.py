@@ -276,12 +276,11 @@ if sys.argv[1] == "ends":
 
 
 def marked(mark_of: int) -> set[int]:
-    """The live processes with the mark that a process has."""
-    mark = next(
-        entry
-        for entry in Path(f"/proc/{mark_of}/environ").read_bytes().split(b"\0")
-        if entry.startswith(vllm_guard.MARK.encode())
-    )
+    """The live processes with the mark that a process has; none before its program starts."""
+    entries = Path(f"/proc/{mark_of}/environ").read_bytes().split(b"\0")
+    mark = next((one for one in entries if one.startswith(vllm_guard.MARK.encode())), None)
+    if mark is None:
+        return set()
     found = set()
     for folder in Path("/proc").glob("[0-9]*"):
         try:
