@@ -82,8 +82,8 @@ def wait_and_end(mark: str, main: int) -> None:
         time.sleep(PAUSE)
     calm = 0
     while calm < LOOKS:
-        time.sleep(PAUSE)
         calm = 0 if end_marked(mark) else calm + 1
+        time.sleep(PAUSE)
 
 
 if __name__ == "__main__":
