@@ -198,21 +198,19 @@ class NativeEngine(NativeEncoder, Engine):
         """Recompute one request alone on the plain path and compare the replies."""
         return self.compare(encoded, reply)
 
-    def compare(self, encoded: Encoded, reply: Reply, *, others: float | None = None) -> Check:
+    def compare(self, encoded: Encoded, reply: Reply, *, is_other: bool = False) -> Check:
         """Compare a reply with the plain path.
 
         Args:
             encoded: the request.
             reply: this engine's reply, or another engine's.
-            others: for another engine, how many times the tolerance it may differ; it may also
-                draw another token, and find another one greedy, where rounding decides.
+            is_other: whether another engine replied: it may also draw another token, and find
+                another one greedy, where rounding decides.
         """
         twin, work = self._twin, encoded.work
         if encoded.request.kind == "generate":
             finish: Any = reply.finish
-            parting = twin.parting(
-                work, GenerateReply(reply.ids or (), finish), is_other=others is not None
-            )
+            parting = twin.parting(work, GenerateReply(reply.ids or (), finish), is_other=is_other)
             if parting is None or parting.is_tie:
                 return Check(is_tie=parting is not None)
             said, plain = parting.ours, parting.plain
@@ -221,15 +219,15 @@ class NativeEngine(NativeEncoder, Engine):
         replies = [twin.score(window) for window in windows]
         plain_sum = sum(one.logprob for one in replies)
         difference = abs(plain_sum - reply.logprob)
-        tolerance = twin.tolerance(sum(len(window.continuation) for window in windows))
-        tolerance *= 1.0 if others is None else others
+        tokens = sum(len(window.continuation) for window in windows)
+        tolerance = twin.tolerance(tokens, is_other=is_other)
         fault = ""
         if not difference <= tolerance:  # so that NaN is a fault
             fault = (
                 f"has the log-probability {reply.logprob:.6f} in this run, {plain_sum:.6f} "
                 f"(tolerance {tolerance:.6f})"
             )
-        is_exact = encoded.request.kind == "score" and twin.is_exact and others is None
+        is_exact = encoded.request.kind == "score" and twin.is_exact and not is_other
         if not fault and is_exact and reply.is_greedy != replies[0].is_greedy:
             fault = f"{'is' if reply.is_greedy else 'is not'} greedy in this run, the opposite"
         return Check(difference, tolerance, fault=fault)

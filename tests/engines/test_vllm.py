@@ -21,7 +21,7 @@ from mistral_eval.data import make_source
 from mistral_eval.engines import vllm_port
 from mistral_eval.engines.interface import GenerationSettings, Request
 from mistral_eval.engines.native import NativeEngine, open_native
-from mistral_eval.engines.vllm import SLACK, VllmEngine
+from mistral_eval.engines.vllm import VllmEngine
 from mistral_eval.engines.vllm_args import DECIDED, NEUTRAL, engine_arguments
 from mistral_eval.errors import UsageError
 from mistral_eval.model.config import ModelConfig
@@ -43,7 +43,8 @@ pytestmark = [
 SCORED = tuple(name for name, one in BY_ID.items() if one.kind == "score")
 GREEDY = ("nq", "triviaqa", "humaneval", "mbpp", "bbh", "quac")
 QUESTIONS, NEW = 2, 24  # of each benchmark, and tokens of each reply
-NATS = 3e-4
+# vLLM's log-softmax is in float32: on the trained model it is off by up to 2e-5 nats a token.
+NATS, TOKEN_NATS = 3e-4, 3e-5
 WINDOW = replace(
     TINY_CONFIG, dim=128, head_dim=32, hidden_dim=256, context_len=4096, sliding_window=(8,) * 4
 )
@@ -56,6 +57,12 @@ class Both:
 
     vllm: VllmEngine
     native: NativeEngine
+
+    def nats(self, request: Request) -> float:
+        """By how much the score of a request may differ."""
+        is_random = self.native.tokenizer.kind == "sentencepiece"
+        tokens = len(self.native.encode(request).work.continuation)
+        return NATS if is_random else NATS + TOKEN_NATS * tokens
 
     def answered(self, requests, known=()) -> tuple[dict, dict]:
         """Both engines' replies."""
@@ -126,7 +133,9 @@ def test_scores_of_every_benchmark_are_the_native_engines(both):
     requests = questions(*SCORED)
     found, expected = both.answered(requests)
     for n, request in enumerate(requests):
-        assert found[n].logprob == pytest.approx(expected[n].logprob, abs=NATS), request
+        assert found[n].logprob == pytest.approx(expected[n].logprob, abs=both.nats(request)), (
+            request
+        )
         assert found[n].is_greedy == expected[n].is_greedy, request
 
 
@@ -134,7 +143,7 @@ def test_greedy_replies_are_the_native_engines_or_part_at_a_tie(both):
     requests = questions(*GREEDY)
     found, expected = both.answered(requests)
     for n, request in enumerate(requests):
-        check = both.native.compare(both.native.encode(request), found[n], others=SLACK)
+        check = both.native.compare(both.native.encode(request), found[n], is_other=True)
         assert not check.fault, f"{request} {check.fault}"
         if found[n].ids == expected[n].ids:
             assert found[n] == expected[n]

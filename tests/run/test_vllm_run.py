@@ -75,7 +75,7 @@ def test_a_run_is_verified_with_native_rescored_and_compared(model, tmp_path, st
     assert found["identity"]["dtype"] == "float32"
     assert found["verify"]["requests"] == {"score": 5, "generate": 2}
     assert found["verify"]["largest_difference"] <= found["verify"]["tolerance"]
-    assert found["verify"]["tolerance"] == pytest.approx(3e-4)
+    assert 3e-4 < found["verify"]["tolerance"] < 3e-3
     assert any("answered by the engine vllm 0.32.0, not by native" in n for n in found["notes"])
     assert "answered by the engine vllm 0.32.0" in (folder / "table.md").read_text()
     (arguments,) = started
