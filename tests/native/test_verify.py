@@ -62,7 +62,7 @@ def test_in_half_precision_a_close_second_is_a_tie_and_the_unlikeliest_token_is_
         assert other == Parting(0, second, first, is_tie=close)
 
 
-def test_tolerances_grow_with_the_tokens_in_half_precision_alone():
+def test_tolerances_grow_with_the_tokens_in_half_precision_and_of_other_engines():
     assert [tolerance(torch.float32, n) for n in (1, 100)] == [1e-4, 1e-4]
     assert [tolerance(torch.bfloat16, n) for n in (1, 4)] == [0.25, 0.5]
     others = [tolerance(torch.float32, n, is_other=True) for n in (0, 100)]
