@@ -45,6 +45,7 @@ class Judged:
             timeout=outcomes.count(Outcome.TIMEOUT),
             data_fingerprint=self.loaded.fingerprint.name,
             secondary=secondary,
+            asked_as=self.loaded.asked_as,
             notes=self._notes(),
         )
 
@@ -112,10 +113,12 @@ def _record(
 ) -> QuestionRecord:
     requests = question.requests
     if loaded.kind == "score":
-        arguments: list[Any] = [(request.context, request.continuation) for request in requests]
+        arguments: list[Any] = [
+            (str(request.context), request.continuation) for request in requests
+        ]
         replies = [[answer] for answer in answers]
     else:  # lm-eval keeps the samples of one prompt together
-        arguments = [(requests[0].context, loaded.task.config.generation_kwargs)]
+        arguments = [(str(requests[0].context), loaded.task.config.generation_kwargs)]
         replies = [list(answers)]
     return QuestionRecord(
         doc_id=question.doc_id,

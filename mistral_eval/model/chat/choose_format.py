@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Protocol
 
-from mistral_eval.errors import EngineError, TokenizerError, UsageError
+from mistral_eval.errors import EngineError, TokenizerError
 from mistral_eval.model.chat.messages import ASSISTANT, USER, Messages
 from mistral_eval.model.chat.mistral_format import (
     BEGIN_INST,
@@ -29,8 +29,8 @@ from mistral_eval.model.tokenizers.special import CONFIG
 from mistral_eval.model.tokenizers.tokenizer import Tokenizer
 from mistral_eval.model.tokenizers.tokenizer_json import MISTRALS, JsonTokenizer
 from mistral_eval.model.tokenizers.tokenizer_sentencepiece import SentencePieceTokenizer
+from mistral_eval.settings import AUTO
 
-AUTO: Final = "auto"
 MISTRAL: Final = "mistral"
 FOLDER: Final = "folder"
 _LLAMA_2: Final = "<<SYS>>"  # its template writes [INST] too
@@ -96,8 +96,7 @@ def choose_format(asked: str, tokenizer: Tokenizer, model: Path, place: Path) ->
         place: the folder or file with the tokenizer.
 
     Raises:
-        TokenizerError: the checkpoint has no such format, or its template is broken.
-        UsageError: `asked` is no file.
+        TokenizerError: the checkpoint has no such format, or a template is broken or not there.
     """
     chosen, other = _formats(asked, tokenizer, model, place)
     notes = (*chosen.notes, *_difference(tokenizer, chosen, other))
@@ -139,13 +138,9 @@ def _own_format(tokenizer: Tokenizer, own: Template | None) -> TemplateFormat | 
 
 def _given(asked: str, own: Template | None) -> Template:
     """Return the template of a file, with the special tokens that the checkpoint's files name."""
-    file = Path(asked).expanduser()
-    if not file.is_file():
-        raise UsageError(
-            "--chat-template should be auto, mistral, folder or a file with a Jinja template, and "
-            f"{asked} is none of these: give the template's path."
-        )
-    return replace(file_template(file), tokens=own.tokens if own is not None else {})
+    return replace(
+        file_template(Path(asked).expanduser()), tokens=own.tokens if own is not None else {}
+    )
 
 
 def _writes_inst(template: Template) -> bool:

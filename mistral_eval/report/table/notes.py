@@ -163,13 +163,23 @@ def _about_run(run: RunScores, columns: Sequence[Benchmark]) -> list[str]:
     """Return what the reader of a run's row must know, without the run's label."""
     cells = {c.column: run.cells[c.id] for c in columns if c.id in run.cells}
     notes = [NOT_A_MODEL[run.engine]] if run.engine in NOT_A_MODEL else []
-    notes += [_limited(cells)]
+    notes += [_other_ways(cells), _limited(cells)]
     unread = {name: cell.no_answer / cell.n for name, cell in cells.items()}
     late = {name: cell.timeout / cell.n for name, cell in cells.items()}
     notes += [_shares("no readable answer", unread), _shares("checker timed out", late)]
     notes += [_secondary(cells), _data(cells)]
     said = [note.rstrip(".") for cell in cells.values() for note in cell.notes]
     return [note for note in dict.fromkeys((*notes, *said)) if note]
+
+
+def _other_ways(cells: Mapping[str, Cell]) -> str:
+    """Return which benchmarks were asked in another way than the column's protocol."""
+    found: dict[str, list[str]] = {}
+    for name, cell in cells.items():
+        if cell.asked_as:
+            found.setdefault(cell.asked_as, []).append(name)
+    said = _joined({f"asked {how}": names for how, names in found.items()})
+    return f"{OTHER_PROTOCOL} not the column's protocol: {said}" if said else ""
 
 
 def _limited(cells: Mapping[str, Cell]) -> str:

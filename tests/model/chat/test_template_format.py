@@ -7,7 +7,7 @@ import pytest
 from golden_chat import DATA, STORED, made_tekken
 from transformers import PreTrainedTokenizerFast
 
-from mistral_eval.errors import EngineError, TokenizerError, UsageError
+from mistral_eval.errors import EngineError, TokenizerError
 from mistral_eval.model.chat.choose_format import PROBES, choose_format
 from mistral_eval.model.chat.messages import Messages
 from mistral_eval.model.chat.template_format import own_template
@@ -359,7 +359,7 @@ def test_a_template_file_of_the_user(tmp_path):
 
     assert "(by mine.jinja)" in chat.remark
     assert chat.format.encode(ONE)[0] == tokenizer.eos_id
-    with pytest.raises(UsageError, match="or a file with a Jinja template"):
+    with pytest.raises(TokenizerError, match=r"none.jinja should hold a chat template"):
         choose_format(str(tmp_path / "none.jinja"), tokenizer, folder, folder)
 
 
