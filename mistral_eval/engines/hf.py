@@ -299,7 +299,8 @@ def open_hf(  # noqa: PLR0913 - one argument per setting of a run
         with tempfile.TemporaryDirectory(prefix="mistral-eval-tiny-") as folder:
             file = tiny_tokenizer_file()
             save_hf(tiny_model(dtype, torch.device("cpu")), Path(folder), tokenizer_file=file)
-            return _load(Path(folder), dtype, where, seed, arguments, chat_template)
+            # the folder is gone before the first conversation
+            return _load(Path(folder), dtype, where, seed, arguments, chat_template, file)
     trusted = arguments.get(TRUST) is True
     resolve = partial(resolve_model, reader="transformers", programs=trusted)
     parts = resolve_parts(pretrained, adapter, revision=revision, resolve=resolve)
@@ -331,6 +332,7 @@ def _load(
     seed: int,
     arguments: Mapping[str, Any],
     chat_template: str,
+    chat_place: Path | None = None,
 ) -> HFEngine:
     remote = arguments.get(TOKENIZER)  # lm-eval also takes a name on the hub
     if remote is not None and Path(str(remote)).expanduser().exists():
@@ -388,7 +390,8 @@ def _load(
             *folder_notes(folder),
         ),
     )
-    chat = ChatIds(tokenizer, chat_template, folder, args.file or folder) if tokenizer else None
+    place = chat_place or folder
+    chat = ChatIds(tokenizer, chat_template, place, args.file or place) if tokenizer else None
     return HFEngine(lm, seed, identity, tokenizer, chat)
 
 
