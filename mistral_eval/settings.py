@@ -338,8 +338,9 @@ class RunSettings(BaseModel):
             suite: The name of the suite that was asked for, if one was.
         """
         deciding = {key: v for key, v in self.as_json().items() if key not in NOT_IN_RUN_ID}
+        default = RunSettings(tasks=self.tasks).as_json()
         for key in SINCE_0_1:
-            if deciding[key] == type(self).model_fields[key].default:
+            if deciding[key] == default[key]:
                 del deciding[key]  # so that a run keeps the id that it had without the setting
         text = json.dumps([deciding, dict(stamps)], sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -31,7 +31,7 @@ SCORED = ("mmlu", "winogrande", "piqa", "arc_easy")
 WAYS = [(True, None), (False, "Be brief.")]
 
 
-def asking(is_multiturn: bool = True, system: str | None = None) -> Asking:  # noqa: FBT001, FBT002
+def asking(is_multiturn: bool = True, system: str | None = None) -> Asking:
     return Asking(
         make_source("sample"),
         QUESTIONS,
