@@ -1,11 +1,12 @@
 """Intervals and paired tests over questions, computed with scipy and numpy.
 
-Wilson (1927) for one proportion, Student's t for one mean, McNemar's exact test and a stratified
-percentile bootstrap for a pair of runs, Holm (1979) over several benchmarks.
+Wilson (1927) for one proportion, Student's t for a mean of single values or of clusters, McNemar's
+exact test and a stratified percentile bootstrap for a pair of runs, Holm (1979) over several
+benchmarks.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -59,6 +60,45 @@ def mean_interval(values: Sequence[float]) -> Interval:
     return Interval(
         100.0 * mean, max(0.0, 100.0 * (mean - half)), min(100.0, 100.0 * (mean + half))
     )
+
+
+def clustered_mean(
+    values: Sequence[float], clusters: Sequence[Hashable], *, bounds: tuple[float, float]
+) -> Interval:
+    """Return the mean of all values, in their own unit, with an interval over clusters.
+
+    Values of one cluster may depend on each other, such as the two turns of a question. The
+    standard error is the linearised one of a ratio of totals (Cochran 1977, section 9A), which
+    allows clusters of several sizes; Student's t has one degree of freedom less than there are
+    clusters. Equal values, which would have no interval, get that of a share between the bounds.
+    With one cluster the interval is `bounds`.
+
+    Args:
+        values: The values, (n,).
+        clusters: Each value's cluster, (n,).
+        bounds: Least and greatest possible value; the interval is cut to them.
+
+    Raises:
+        ValueError: There is no value.
+    """
+    if not values:
+        raise ValueError("expected at least one value, found none")
+    mean = math.fsum(values) / len(values)
+    surplus: dict[Hashable, float] = {}
+    for value, cluster in zip(values, clusters, strict=True):
+        surplus[cluster] = surplus.get(cluster, 0.0) + value - mean
+    count = len(surplus)
+    if count == 1:
+        return Interval(mean, *bounds)
+    low, high = bounds
+    if min(values) == max(values):
+        share = wilson(round((mean - low) / (high - low) * count), count)
+        low, high = (low + end / 100.0 * (high - low) for end in (share.low, share.high))
+        return Interval(mean, min(low, mean), max(high, mean))
+    squares = math.fsum(total * total for total in surplus.values())
+    error = math.sqrt(count / (count - 1) * squares) / len(values)
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)) * error
+    return Interval(mean, max(low, mean - half), min(high, mean + half))
 
 
 def mean_of(parts: Sequence[Interval]) -> Interval:

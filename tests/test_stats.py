@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from mistral_eval.stats import (
     Interval,
+    clustered_mean,
     holm,
     mcnemar,
     mean_interval,
@@ -118,6 +119,49 @@ class TestHolm:
         for place, i in enumerate(order):
             slow[i] = min(1.0, max((len(p) - j) * p[order[j]] for j in range(place + 1)))
         assert tuple(slow) == pytest.approx(holm(p))
+
+
+class TestClusteredMean:
+    def test_single_values_have_students_t_interval(self):
+        """The hand-computed interval of 2, 4, 4, 6: mean 4, standard error sqrt(8 / 3) / 2."""
+        found = clustered_mean([2, 4, 4, 6], "abcd", bounds=(1, 10))
+        half = 3.182446305 * math.sqrt(8 / 3) / 2
+        assert (found.value, found.low, found.high) == pytest.approx((4, 4 - half, 4 + half))
+
+    def test_copies_within_a_cluster_add_nothing(self):
+        once = clustered_mean([2, 4, 4, 6], "abcd", bounds=(1, 10))
+        assert clustered_mean([2, 2, 4, 4, 4, 4, 6, 6], "aabbccdd", bounds=(1, 10)) == once
+
+    def test_one_cluster_says_nothing_of_others(self):
+        assert clustered_mean([3, 5], "aa", bounds=(1, 10)) == Interval(4, 1, 10)
+
+    def test_equal_values_have_an_interval(self):
+        found = clustered_mean([10.0] * 80, range(80), bounds=(1, 10))
+        assert 9.5 < found.low < found.high == 10
+
+    @given(st.lists(st.tuples(st.integers(1, 10), st.integers(0, 5)), min_size=1))
+    def test_it_holds_its_value_and_keeps_to_the_bounds(self, rows):
+        found = clustered_mean([v for v, _ in rows], [c for _, c in rows], bounds=(1, 10))
+        assert 1 <= found.low <= found.value + 1e-9
+        assert found.value - 1e-9 <= found.high <= 10
+
+    def test_nothing_has_no_mean(self):
+        with pytest.raises(ValueError, match="at least one value"):
+            clustered_mean([], [], bounds=(1, 10))
+
+    def test_it_covers_the_true_mean_95_percent_of_the_time_with_turns_that_depend(self):
+        """2000 simulated sets of 80 questions, some without a second turn."""
+        rng = np.random.default_rng(5)
+        hits = 0
+        for _ in range(2000):
+            level = rng.normal(5.5, 1, 80)
+            turns = rng.integers(1, 3, 80)
+            values = [
+                v for q, n in zip(level, turns, strict=True) for v in q + rng.normal(0, 0.5, n)
+            ]
+            found = clustered_mean(values, np.repeat(range(80), turns).tolist(), bounds=(1, 10))
+            hits += found.low <= 5.5 <= found.high
+        assert 0.935 < hits / 2000 < 0.965
 
 
 class TestPairedBootstrap:
