@@ -101,6 +101,63 @@ def clustered_mean(
     return Interval(mean, max(low, mean - half), min(high, mean + half))
 
 
+def overdispersion(counts: Sequence[tuple[int, int]]) -> float:
+    """Return how much more shares of several groups differ than one share's binomial noise.
+
+    Pearson's chi-squared by its degrees of freedom, at least 1 (McCullagh and Nelder 1989, section
+    4.5). Counts divided by it carry the groups' differences.
+
+    Args:
+        counts: (count, out of) of each group; empty groups do not count.
+    """
+    groups = [(count, n) for count, n in counts if n]
+    share = (sum(count for count, _ in groups) + 1) / (sum(n for _, n in groups) + 2)
+    squares = ((count - n * share) ** 2 / (n * share * (1 - share)) for count, n in groups)
+    return max(1.0, math.fsum(squares) / max(1, len(groups) - 1))
+
+
+def corrected_share(
+    positive: int, n: int, sensitivity: tuple[float, float], specificity: tuple[float, float]
+) -> Interval:
+    """Return a share in percent, corrected by the known error of the judge that counted it.
+
+    The value is Rogan and Gladen's (1978), (p + specificity - 1) / (sensitivity + specificity - 1),
+    cut to 0 to 100. The interval is that of Lang and Reiczigel (2014), which allows for chance in
+    all three shares. Where the judge is no better than chance it is 0 to 100.
+
+    Args:
+        positive: Answers that the judge counts.
+        n: Answers judged, at least 1.
+        sensitivity: (hits, positives): of answers that are right to count, how many the judge
+            counts. Counts may be divided by an overdispersion, and so be no whole numbers.
+        specificity: (hits, negatives): of the others, how many the judge leaves out.
+
+    Raises:
+        ValueError: There is no answer, or the counts do not fit.
+    """
+    if not 0 <= positive <= n or n == 0:
+        raise ValueError(f"expected 0 <= positive <= n and n > 0, found {positive} of {n}")
+    z = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
+    hits, positives = sensitivity
+    passes, negatives = specificity
+    sens, spec = (hits + 1) / (positives + 2), (passes + 1) / (negatives + 2)
+    better = sens + spec - 1
+    if better <= 0:
+        return Interval(100.0 * positive / n, 0.0, 100.0)
+    judged = (positive + z * z / 2) / (n + z * z)
+    share = (judged + spec - 1) / better
+    noise = sens * (1 - sens) / (positives + 2), spec * (1 - spec) / (negatives + 2)
+    shift = 2 * z * z * (share * noise[0] - (1 - share) * noise[1])
+    variance = judged * (1 - judged) / (n + z * z)
+    variance += share**2 * noise[0] + (1 - share) ** 2 * noise[1]
+    half = z * math.sqrt(variance) / better
+    raw = hits / positives + passes / negatives - 1 if positives and negatives else 0.0
+    value = (positive / n + passes / negatives - 1) / raw if raw > 0 else share
+    low, high = share + shift - half, share + shift + half
+    value, low, high = (min(100.0, max(0.0, 100.0 * end)) for end in (value, low, high))
+    return Interval(value, min(low, value), max(high, value))
+
+
 def mean_of(parts: Sequence[Interval]) -> Interval:
     """Return the plain mean of independent shares, with an interval from theirs.
 
