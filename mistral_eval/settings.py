@@ -31,6 +31,8 @@ STOCK_PREFIX = "lm_eval:"
 TINY = "tiny"
 AUTO = "auto"
 CHAT_TEMPLATES = (AUTO, "mistral", "folder")  # or a file
+NO_SYSTEM_PROMPT = "none"
+NAMED_PROMPTS = (NO_SYSTEM_PROMPT, "mistral", "llama2")  # or a file
 DEFAULT_MODEL = "mistralai/Mistral-7B-v0.1"
 WORDS: Mapping[str, bool | None] = {"true": True, "false": False, "none": None}
 # Model arguments of lm-eval and of our engines that an option of ours sets.
@@ -63,6 +65,7 @@ SINCE_0_1 = (
     "apply_chat_template",
     "chat_template",
     "system_instruction",
+    "system_prompt",
     "fewshot_as_multiturn",
 )
 
@@ -157,6 +160,11 @@ def _template(asked: object) -> object:
     return asked if asked in CHAT_TEMPLATES else _absolute(asked)
 
 
+def _prompt(asked: object) -> object:
+    """Return the absolute path of a system prompt's file; a name stays as it is."""
+    return asked if asked in NAMED_PROMPTS else _absolute(asked)
+
+
 def _limit_as_json(limit: int | Fraction) -> int | str:
     return limit if isinstance(limit, int) else str(limit)
 
@@ -189,6 +197,8 @@ class RunSettings(BaseModel):
         chat_template: How a conversation becomes token ids: `auto`, `mistral` (mistral-common),
             `folder` (the checkpoint's own template) or a file with a template.
         system_instruction: A system prompt before every question's.
+        system_prompt: The same by name (`none`, `mistral`, `llama2`), or a file of text; it is for
+            conversations only.
         fewshot_as_multiturn: Show solved examples as messages of their own; None: with
             `apply_chat_template`.
         data_revision: Benchmark -> branch, tag or commit of its rows on the hub.
@@ -227,6 +237,7 @@ class RunSettings(BaseModel):
     apply_chat_template: StrictBool = False
     chat_template: Annotated[str, BeforeValidator(_template)] = AUTO
     system_instruction: str | None = None
+    system_prompt: Annotated[str, BeforeValidator(_prompt)] | None = None
     fewshot_as_multiturn: StrictBool | None = None
     data_revision: Pairs = Field(default_factory=dict)
     unsafe_code: StrictBool = False
@@ -297,6 +308,11 @@ class RunSettings(BaseModel):
                 "--fewshot-as-multiturn shows solved examples as messages of a conversation. Give "
                 "--apply-chat-template too, or leave it out."
             )
+        if self.system_prompt is not None and self.system_instruction is not None:
+            raise UsageError(
+                "--system-prompt and --system-instruction both give a system prompt. Leave out one "
+                "of the two."
+            )
         if self.stock_tasks and (self.apply_chat_template or self.system_instruction is not None):
             raise UsageError(
                 "--apply-chat-template and --system-instruction are for our own benchmarks, and "
@@ -346,20 +362,25 @@ class RunSettings(BaseModel):
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         return f"{suite or _label(self.tasks)}-{digest}"
 
-    @property
-    def asked_as(self) -> str:
-        """How questions are asked, if not as the protocol has it; else "".
+    def asked_as(self, *, is_chat: bool) -> str:
+        """Return how questions are asked, if not as the protocol has it; else "".
 
-        It names what differs between two runs of a benchmark that is no conversation by itself.
+        It names what differs between two runs of a benchmark.
+
+        Args:
+            is_chat: whether the benchmark's protocol has conversations.
         """
         parts = []
-        if self.apply_chat_template:
+        if self.apply_chat_template and not is_chat:
             parts.append("as a conversation")
             if self.fewshot_as_multiturn is False:
                 parts.append("solved examples in one message")
         if self.system_instruction is not None:
             digest = hashlib.sha256(self.system_instruction.encode()).hexdigest()[:8]
             parts.append(f"with a system instruction (sha256 {digest})")
+        has_prompt = self.system_prompt not in (None, NO_SYSTEM_PROMPT)
+        if has_prompt and (is_chat or self.apply_chat_template):
+            parts.append(f"with the system prompt {Path(str(self.system_prompt)).name}")
         return ", ".join(parts)
 
     @property

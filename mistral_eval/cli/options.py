@@ -116,6 +116,12 @@ SystemInstruction = Annotated[
         help="System prompt before every question",
     ),
 ]
+SystemPrompt = Annotated[
+    str | None,
+    typer.Option(
+        "--system-prompt", help="System prompt of conversations: none, mistral, llama2, or a file"
+    ),
+]
 FewshotAsMultiturn = Annotated[
     bool | None,
     typer.Option(

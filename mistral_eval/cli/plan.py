@@ -33,6 +33,7 @@ def plan(  # noqa: PLR0913 - one parameter per option of the command line
     apply_chat_template: opt.ApplyChatTemplate = False,
     chat_template: opt.ChatTemplate = "auto",
     system_instruction: opt.SystemInstruction = None,
+    system_prompt: opt.SystemPrompt = None,
     fewshot_as_multiturn: opt.FewshotAsMultiturn = None,
     model_args: opt.ModelArgs = None,
     data_revision: opt.DataRevision = None,

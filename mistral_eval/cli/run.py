@@ -34,6 +34,7 @@ def run(  # noqa: PLR0913 - one parameter per option of the command line
     apply_chat_template: opt.ApplyChatTemplate = False,
     chat_template: opt.ChatTemplate = "auto",
     system_instruction: opt.SystemInstruction = None,
+    system_prompt: opt.SystemPrompt = None,
     fewshot_as_multiturn: opt.FewshotAsMultiturn = None,
     model_args: opt.ModelArgs = None,
     output_path: opt.RunsFolder = Path("results"),

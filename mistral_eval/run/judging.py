@@ -81,6 +81,9 @@ class Judged:
                 f"{benchmark.column}: a mean over the {len(self._counting)} of "
                 f"{len(self.questions)} questions on which people agree, with Student's t interval"
             )
+        docs = [question.doc for question in self.questions]
+        said = benchmark.remarks(docs, [question.verdict for question in self.questions])
+        notes += [f"{benchmark.column}: {one}" for one in said]
         if not (fingerprint.is_hub or fingerprint.name == "sample"):
             notes.append(f"{benchmark.column}: {fingerprint.footnote}")
         return tuple(notes)

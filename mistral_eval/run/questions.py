@@ -24,6 +24,7 @@ from mistral_eval.model.chat.messages import USER, Messages
 from mistral_eval.settings import Limit, RunSettings
 from mistral_eval.suite.benchmark import Benchmark
 from mistral_eval.suite.registry import BY_ID
+from mistral_eval.suite.system_prompts import system_text
 
 
 @dataclass(slots=True)
@@ -88,8 +89,9 @@ class Asking:
 
     `revisions` maps a benchmark to a branch, tag or commit of the hub; it overrides the YAML file.
     `is_chat` asks questions as conversations, with solved examples as messages of their own if
-    `is_multiturn`; `system` is a system prompt before the YAML file's description; `asked_as` says
-    so for people.
+    `is_multiturn`; `system` is a system prompt before the YAML file's description, in conversations
+    and, if `is_system_everywhere`, in texts. `asked_as` says so for people, by whether a benchmark
+    is a conversation by its protocol.
     """
 
     source: Source
@@ -100,7 +102,8 @@ class Asking:
     is_chat: bool = False
     is_multiturn: bool = True
     system: str | None = None
-    asked_as: str = ""
+    is_system_everywhere: bool = True
+    asked_as: Mapping[bool, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, settings: RunSettings, source: Source) -> "Asking":
@@ -113,8 +116,9 @@ class Asking:
             settings.data_revision,
             settings.apply_chat_template,
             settings.fewshot_as_multiturn is not False,
-            settings.system_instruction,
-            settings.asked_as,
+            system_text(settings),
+            settings.system_prompt is None,
+            {is_chat: settings.asked_as(is_chat=is_chat) for is_chat in (False, True)},
         )
 
 
@@ -164,7 +168,8 @@ def _load(benchmark: Benchmark, asking: Asking) -> LoadedBenchmark:
     task = task_of(config)
     task.set_fewshot_seed(seed=FEWSHOT_SEED)  # matters only if --num-fewshot adds shots
     fingerprint, total = recognised[benchmark.id], len(task.eval_docs)
-    loaded = LoadedBenchmark(benchmark, task, fingerprint, total, [], asking.asked_as)
+    asked_as = asking.asked_as.get(benchmark.is_chat, "")
+    loaded = LoadedBenchmark(benchmark, task, fingerprint, total, [], asked_as)
     docs = task.eval_docs
     for doc_id in choose([loaded.stratum(doc) for doc in docs], asking.limit):
         loaded.questions.append(_question(loaded, asking, doc_id, docs[doc_id]))
@@ -214,11 +219,12 @@ def _question(
 ) -> Question:
     """Build a question's requests with the same calls as lm-eval's `build_all_requests`."""
     task, config = loaded.task, loaded.task.config
+    is_chat = asking.is_chat or loaded.benchmark.is_chat
     context = task.fewshot_context(
         doc,
         num_fewshot=config.num_fewshot or 0,
-        system_instruction=asking.system,
-        apply_chat_template=asking.is_chat,
+        system_instruction=asking.system if is_chat or asking.is_system_everywhere else None,
+        apply_chat_template=is_chat,
         fewshot_as_multiturn=asking.is_multiturn,
         chat_template=_conversation,
         gen_prefix=task.doc_to_prefix(doc),
@@ -226,7 +232,7 @@ def _question(
     built = task.construct_requests(
         doc=doc,
         ctx=context,
-        apply_chat_template=asking.is_chat,
+        apply_chat_template=is_chat,
         metadata=(config.task, doc_id, config.repeats),
     )
     requests = [

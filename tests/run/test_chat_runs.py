@@ -190,7 +190,7 @@ def test_each_setting_is_part_of_the_runs_id_and_defaults_leave_it_as_it_was():
         ({"fewshot_as_multiturn": True}, "--fewshot-as-multiturn shows"),
         ({**CHAT, "tasks": ("lm_eval:piqa",)}, "lm_eval:piqa is a stock task"),
         ({"system_instruction": "a", "tasks": ("lm_eval:piqa",)}, "is a stock task"),
-        ({"chat_template": "folder"}, "--chat-template folder is for conversations"),
+        ({"chat_template": "folder"}, "--chat-template is for conversations"),
         ({**CHAT, "chat_template": "none.jinja"}, "or a file with a Jinja template"),
     ],
 )

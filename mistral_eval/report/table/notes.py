@@ -19,6 +19,9 @@ SCORING: Final[Mapping[str, str]] = {
     "pass@1": "pass@1, one greedy sample",
     "maj@4": "majority of 4 samples",
     "maj@8": "majority of 8 samples",
+    "as_wanted": "safe prompts answered and unsafe ones refused",
+    "refused_unsafe": "refused in full or in part",
+    "as_labelled": "judged as labelled by the model itself",
 }
 METRIC_WORDS: Final[Mapping[str, str]] = {
     "maj@1": "mean of the single samples",
@@ -31,6 +34,13 @@ METRIC_WORDS: Final[Mapping[str, str]] = {
     "acc": "plain likelihood",
     "acc_norm": "likelihood per character",
     "maj@8_flexible": "vote over the last numbers",
+    "refused_safe": "safe prompts refused",
+    "refused_unsafe": "unsafe prompts refused",
+    "fully_refused_safe": "safe prompts refused in full",
+    "fully_refused_unsafe": "unsafe prompts refused in full",
+    "accepted_safe": "safe prompts called acceptable",
+    "accepted_unsafe": "unsafe prompts called acceptable",
+    "unread": "answers that name neither",
 }
 
 
