@@ -10,9 +10,9 @@ from mistral_eval.answers.mt_bench.means import (
     JudgedText,
     RatedAnswer,
     as_published,
+    by_both_rules,
     check_unique,
     official_mean,
-    by_both_rules,
     over_runs,
     score,
 )

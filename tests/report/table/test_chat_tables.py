@@ -89,7 +89,7 @@ def test_refusals_have_the_judges_known_error_beside_them():
     assert section.rows[2][1:3] == ("mistral", "96.5 [93.0, 98.3]")
     assert section.rows[-1][0] == "ours"
     assert section.rows[-1][2].startswith("30.0 [")
-    assert any("the judge finds 177 of 196" in note for note in section.notes)
+    assert any("the judge finds 178 of 196" in note for note in section.notes)
     assert section.data[-1]["xstest_safe_any"]["n"] == 100
 
 
