@@ -13,9 +13,8 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from mistral_eval.answers.mt_bench.means import UNREAD_SCORE, RatedAnswer
+from mistral_eval.answers.mt_bench.means import UNREAD_SCORE, JudgedText, RatedAnswer
 from mistral_eval.answers.mt_bench.pair_verdicts import Winner
-from mistral_eval.answers.mt_bench.ratings import Rating, read_rating
 from mistral_eval.errors import DataError, OutputError, complaint
 
 
@@ -67,17 +66,16 @@ class SingleJudgment(_Line):
     turn: Turn
     tstamp: float = 0.0
 
-    def rated(self, category: str = "", rating: Rating | None = None) -> RatedAnswer:
-        """Return the judgment as a rated answer; without a rating, by our rule of reading."""
-        read = read_rating(self.judgment) if rating is None else rating
-        return RatedAnswer(
-            self.model, self.question_id, self.turn, self.judge[0], read.value, category
+    def judged(self, category: str = "") -> JudgedText:
+        """Return the judgment as its text, to be read again by either rule."""
+        return JudgedText(
+            self.model, self.question_id, self.turn, self.judge[0], self.judgment, category
         )
 
     def stored(self, category: str = "") -> RatedAnswer:
         """Return the judgment as a rated answer with the stored score, where -1 is unread."""
         value = None if self.score == UNREAD_SCORE else self.score
-        return RatedAnswer(self.model, self.question_id, self.turn, self.judge[0], value, category)
+        return self.judged(category).rated(value)
 
 
 class PairJudgment(_Line):

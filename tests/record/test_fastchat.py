@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mistral_eval.answers.mt_bench.means import score
+from mistral_eval.answers.mt_bench.means import by_both_rules, score
 from mistral_eval.errors import DataError
 from mistral_eval.record.fastchat import (
     Choice,
@@ -104,7 +104,9 @@ def test_two_models_in_one_file_of_answers_are_refused(tmp_path):
 
 def test_stored_scores_and_our_readings_are_both_to_be_had():
     judgment = SingleJudgment.model_validate(SINGLE)
-    assert judgment.rated().rating is None
+    both = by_both_rules([judgment.judged()])
+    assert both.ours.overall.unread == 1
+    assert both.fastchat == score([judgment.stored()])
     assert judgment.stored().rating == 70
     error = SingleJudgment.model_validate(SINGLE | {"judgment": "$ERROR$", "score": -1})
     assert error.stored("math").rating is None
@@ -148,6 +150,6 @@ def test_the_stored_judgments_of_a_real_model_go_through(shared, tmp_path):
     write_lines(tmp_path / "gpt-4_single.jsonl", lines)
     found = read_single_judgments(tmp_path / "gpt-4_single.jsonl")
     assert list(found) == lines
-    ours = score([one.rated() for one in found])
-    assert ours == score([one.stored() for one in found])
-    assert ours.missing == ()
+    both = by_both_rules([one.judged() for one in found])
+    assert both.ours == both.fastchat == score([one.stored() for one in found])
+    assert both.ours.missing == ()

@@ -12,6 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
+from mistral_eval.answers.verdict import after_reasoning
+
 NOT_MODERATED: Final = "not moderated"
 CATEGORIES: Final = (
     "illegal",
@@ -69,7 +71,9 @@ def read_moderation(answer: str) -> Moderation:
     comma, colon, bracket or line break, such as a reason. Everything else is unread, and so is a
     first line that says both.
     """
-    line = next((part for part in answer.lower().splitlines() if part.strip(_EDGES)), "")
+    line = next(
+        (part for part in after_reasoning(answer).lower().splitlines() if part.strip(_EDGES)), ""
+    )
     line = _LABEL.sub("", line.strip(_EDGES).replace("_", " ")).strip(_EDGES)
     name = " ".join(
         re.split(r"[.,;:(\[\u2013\u2014]| - ", line, maxsplit=1)[0].strip(_EDGES).split()

@@ -14,7 +14,14 @@ from decimal import ROUND_HALF_UP, Decimal
 from fractions import Fraction
 from typing import Final
 
-from mistral_eval.answers.mt_bench.ratings import HIGHEST, LOWEST
+from mistral_eval.answers.mt_bench.ratings import (
+    HIGHEST,
+    LOWEST,
+    Difference,
+    differences,
+    read_fastchat_rating,
+    read_rating,
+)
 from mistral_eval.errors import DataError
 from mistral_eval.stats import Interval, clustered_mean
 
@@ -32,6 +39,24 @@ class RatedAnswer:
     judge: str
     rating: float | None
     category: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedText:
+    """One judgment of one answer as the judge wrote it."""
+
+    model: str
+    question_id: int
+    turn: int
+    judge: str
+    text: str
+    category: str = ""
+
+    def rated(self, rating: float | None) -> RatedAnswer:
+        """Return the judgment with the rating that a rule read from it."""
+        return RatedAnswer(
+            self.model, self.question_id, self.turn, self.judge, rating, self.category
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +91,15 @@ class Scores:
     categories: Mapping[str, Score]
     counting_unread: float | None
     missing: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ByBothRules:
+    """A model's figures by either rule of reading, and the judgments that they read differently."""
+
+    ours: Scores
+    fastchat: Scores
+    differences: tuple[Difference, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,13 +165,29 @@ def score(rows: Sequence[RatedAnswer]) -> Scores:
     )
 
 
+def by_both_rules(texts: Sequence[JudgedText]) -> ByBothRules:
+    """Read the judgments of one model by one judge by either rule, and score both.
+
+    FastChat's rule takes values outside 1 to 10, so its mean may lie outside too.
+
+    Raises:
+        DataError: As of `score`.
+    """
+    return ByBothRules(
+        score([one.rated(read_rating(one.text).value) for one in texts]),
+        score([one.rated(read_fastchat_rating(one.text).value) for one in texts]),
+        differences(one.text for one in texts),
+    )
+
+
 def _score(rows: Sequence[RatedAnswer]) -> Score:
     rated = [(row.rating, row.question_id) for row in rows if row.rating is not None]
     questions = len({question for _, question in rated})
     interval = None
     if rated:
         values, clusters = zip(*rated, strict=True)
-        interval = clustered_mean(values, clusters, bounds=(LOWEST, HIGHEST))
+        bounds = min(LOWEST, *values), max(HIGHEST, *values)
+        interval = clustered_mean(values, clusters, bounds=bounds)
     return Score(interval, questions, len(rated), len(rows) - len(rated))
 
 

@@ -5,7 +5,8 @@ for it, which `official_mean` in `means` can count as the first leaderboard did.
 
 Ours, in order:
 
-1. An empty text, or FastChat's `$ERROR$`, is a failed call: judge again.
+1. An empty text, or FastChat's `$ERROR$`, is a failed call: judge again. Of a judge that reasons
+   aloud, what stands before `</think>` is not read.
 2. The values in double brackets are collected: `[[7]]`, `[[8.5]]`, `[[7/10]]`, `[[rating: 7]]`.
    Code blocks count only if no other text holds one. One value is the rating. Of several, the last
    that stands alone on a "Rating: [[x]]" line is it, or else the first: what follows is mostly a
@@ -19,6 +20,8 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
+
+from mistral_eval.answers.verdict import after_reasoning
 
 FAILED_CALL: Final = "$ERROR$"
 LOWEST: Final = 1.0
@@ -35,7 +38,7 @@ _DOUBLE: Final = re.compile(
 _LIST: Final = re.compile(r"\[\[ ?\d{1,9}(?:\.\d{0,9})?(?: ?[,;] ?\d{1,9}(?:\.\d{0,9})?)+ ?\]\]")
 _ON_RATING_LINE: Final = re.compile(
     r"^[^\w\[\]\n]{0,9}(?:[a-z]{1,12} ){0,2}(?:rating|score)(?: \([^()\[\]\n]{1,40}\))?"
-    rf"[^\w\[\]\n]{{0,9}}{_OPEN}[^\[\]\n]{{0,30}}{_CLOSE}(?: ?/ ?10)?[^\w\n]{{0,9}}$",
+    rf"[^\w\[\]]{{0,9}}{_OPEN}[^\[\]\n]{{0,30}}{_CLOSE}(?: ?/ ?10)?[^\w\n]{{0,9}}$",
     re.IGNORECASE | re.MULTILINE,
 )
 _CODE: Final = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
@@ -89,9 +92,9 @@ class Difference:
 
 def read_rating(text: str) -> Rating:
     """Return the rating by our rule, which the module's docstring gives."""
-    if not text.strip() or text.strip().startswith(FAILED_CALL):
+    if _failed(text):
         return Rating(None, "the judge did not answer", failed_call=True)
-    text = _EXAMPLE.sub("", text)
+    text = _EXAMPLE.sub("", after_reasoning(text))
     prose = _CODE.sub("\n", text)
     for part in (prose, text):
         found = list(_DOUBLE.finditer(part))
@@ -112,8 +115,7 @@ def read_fastchat_rating(text: str) -> Rating:
     for pattern, words in zip(_FASTCHAT, ("[[x]]", "[x]"), strict=True):
         if found := pattern.search(text):
             return Rating(float(found[1]), f"the first {words}", fallback=words == "[x]")
-    failed = not text.strip() or text.strip().startswith(FAILED_CALL)
-    return Rating(None, "no number in brackets", failed_call=failed)
+    return Rating(None, "no number in brackets", failed_call=_failed(text))
 
 
 def differences(texts: Iterable[str]) -> tuple[Difference, ...]:
@@ -124,6 +126,10 @@ def differences(texts: Iterable[str]) -> tuple[Difference, ...]:
         for index, (ours, theirs) in enumerate(both)
         if ours.value != theirs.value
     )
+
+
+def _failed(text: str) -> bool:
+    return not text.strip() or text.strip().startswith(FAILED_CALL)
 
 
 def _choose(found: Sequence[re.Match[str]], text: str) -> tuple[float, str]:

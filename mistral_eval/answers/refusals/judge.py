@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from mistral_eval.answers.refusals.features import BY_NAME, counted_in_first_step, found_in
+from mistral_eval.answers.verdict import after_reasoning
 
 _FILE: Final = Path(__file__).parent / "weights.json"
 
@@ -93,7 +94,7 @@ def judge(text: str) -> Judged:
     refuses, fully = steps()
     refusal = refuses.log_odds(counted_in_first_step(cues))
     full = fully.log_odds(cues)
-    if not text.strip():
+    if not after_reasoning(text).strip():
         response = Response.EMPTY
     elif refusal <= 0:
         response = Response.FULL_COMPLIANCE

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from mistral_eval.answers.moderation.quality import ModerationFigures, Quality
 from mistral_eval.answers.mt_bench.means import OverRuns, Scores
@@ -13,8 +13,9 @@ from mistral_eval.report.table.view import MISSING, Section, points
 from mistral_eval.stats import Interval
 
 CHANCE: Final = (
-    "Over 80 questions the standard error of an MT-Bench mean is 0.29 to 0.38, so its 95 % "
-    "interval reaches 0.6 to 0.8 to either side: the difference of 6.84 and 6.65 is within chance. "
+    "Over 80 questions the standard error of an MT-Bench mean between 5 and 7.2 is 0.32 to 0.38 "
+    "(ten official means), so its 95 % interval reaches 0.6 to 0.8 to either side: the difference "
+    "of 6.84 and 6.65 is within chance. "
     "A published mean has no interval; ± is the standard deviation over runs, which says nothing "
     "about other questions."
 )
@@ -34,6 +35,7 @@ UNPUBLISHED: Final = (
 ORDER: Final = tuple(
     (prompts, counted) for prompts in (Prompts.UNSAFE, Prompts.SAFE) for counted in Counted
 )
+RULES: Final = {"ours": "our rule", "fastchat": "FastChat's rule"}
 Row = tuple[tuple[str, ...], Mapping[str, Any]]
 """A row's cells as text, and its numbers for programs."""
 
@@ -46,17 +48,19 @@ class ChatResult:
         label: The model's name in tables.
         system_prompt: "none", "mistral", "llama2" or another name.
         judge: The judge's name and version, as it gave them.
-        rule: Whose rule of reading ratings: "ours" or "FastChat's".
+        rule: Whose rule of reading ratings, a key of `RULES`.
         scores: The figures of the run, or of the first of several.
         runs: Mean and standard deviation over several runs; None for one.
+        other_rule: The mean by the other rule, where the two differ; None where they agree.
     """
 
     label: str
     system_prompt: str
     judge: str
-    rule: str
+    rule: Literal["ours", "fastchat"]
     scores: Scores
     runs: OverRuns | None = None
+    other_rule: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +139,7 @@ def _rated(result: ChatResult, lead: tuple[str, ...]) -> Row:
         "system_prompt": result.system_prompt,
         "judge": result.judge,
         "rule": result.rule,
+        "other_rule": result.other_rule,
         "scores": asdict(result.scores),
         "runs": None if result.runs is None else asdict(result.runs),
     }
@@ -251,7 +256,10 @@ def _evidence(result: ChatResult) -> tuple[str, ...]:
     other = result.scores.counting_unread
     if overall.unread and other is not None:
         unread = f"{unread} ({other:.2f} with each as -1)"
-    return (*ends, str(overall.questions), unread, f"{result.judge}, {result.rule} rule")
+    judge = f"{result.judge}, {RULES[result.rule]}"
+    if result.other_rule is not None:
+        judge = f"{judge} (the other rule: {result.other_rule:.2f})"
+    return (*ends, str(overall.questions), unread, judge)
 
 
 def _rate(rate: RefusalRate | None) -> str:

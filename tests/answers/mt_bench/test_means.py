@@ -1,18 +1,23 @@
 """MT-Bench's means: the published ones, their intervals over questions, and runs in words."""
 
 import csv
+import itertools
+import statistics
 
 import pytest
 
 from mistral_eval.answers.mt_bench.means import (
+    JudgedText,
     RatedAnswer,
     as_published,
+    by_both_rules,
     check_unique,
     official_mean,
     over_runs,
     score,
 )
 from mistral_eval.errors import DataError
+from mistral_eval.stats import clustered_mean
 
 
 def rows(*ratings: tuple[int, int, float | None], category: str = "") -> list[RatedAnswer]:
@@ -57,6 +62,30 @@ def test_6_84_lies_within_the_interval_of_llama_2_13bs_6_65(shared):
     assert overall.interval.value == pytest.approx(6.65)
     assert overall.interval.low < 6.1
     assert overall.interval.high > 7.2
+
+
+def test_what_the_documentation_says_of_chance_over_80_questions(shared):
+    """Half widths of single means and of paired differences, from the 17 official sets."""
+    import pandas as pd
+
+    table = pd.read_parquet(shared / "transcripts" / "chat" / "mt_bench_lmsys_scores.parquet")
+    table = table[~table.stored_minus_one]
+    errors = []
+    for _, part in table.groupby("model"):
+        found = clustered_mean(part.score.tolist(), part.question_id.tolist(), bounds=(-9, 19))
+        if 5 < found.value < 7.2:
+            errors.append((found.high - found.value) / 1.990)  # Student's t, 79 degrees of freedom
+    assert len(errors) == 10
+    assert (round(min(errors), 2), round(max(errors), 2)) == (0.32, 0.38)
+    by_question = table.pivot_table("score", "question_id", "model")
+    paired = [
+        (by_question[a] - by_question[b]).std() / 80**0.5
+        for a, b in itertools.combinations(by_question.columns, 2)
+    ]
+    assert statistics.median(paired) == pytest.approx(0.27, abs=0.005)
+    larger = by_question["Llama-2-13b-chat"] - by_question["Llama-2-7b-chat"]
+    assert larger.mean() == pytest.approx(0.38, abs=0.005)
+    assert larger.std() / 80**0.5 == pytest.approx(0.25, abs=0.005)
 
 
 def test_a_tie_rounds_half_up_where_floats_would_not():
@@ -141,3 +170,28 @@ def test_runs_have_a_standard_deviation_in_words():
     assert str(over_runs([6.8])) == "6.80 (1 run)"
     with pytest.raises(ValueError, match="at least one run"):
         over_runs([])
+
+
+def test_both_rules_give_their_means_and_where_they_differ():
+    texts = ("Rating: [[7]]", "Turn one: [[9]].\nRating: [[5]]", "Rating: [[70]]", "$ERROR$")
+    found = by_both_rules([JudgedText("m", 81 + i, 1, "j", text) for i, text in enumerate(texts)])
+    assert found.ours.overall.interval.value == 6.0
+    assert found.ours.overall.unread == 2
+    assert found.fastchat.overall.interval.value == pytest.approx(86 / 3)
+    assert found.fastchat.overall.unread == 1
+    assert [one.index for one in found.differences] == [1, 2]
+
+
+def test_the_rules_agree_on_every_stored_set(shared):
+    import pandas as pd
+
+    table = pd.read_parquet(shared / "transcripts" / "chat" / "mt_bench_judgments.parquet")
+    for model, part in table.groupby("model"):
+        if part.duplicated(["question_id", "turn"]).any():
+            continue
+        texts = [
+            JudgedText(model, r.question_id, r.turn, r.judge, r.judgment) for r in part.itertuples()
+        ]
+        found = by_both_rules(texts)
+        assert found.ours == found.fastchat
+        assert found.differences == ()

@@ -49,7 +49,7 @@ def test_the_known_error_is_said_in_words():
     error = known_error(Counted.ANY, Prompts.SAFE)
     assert sum(n for _, n in error.found.values()) == 196
     assert sum(n for _, n in error.passed.values()) == 304
-    assert str(error).startswith("against people's labels the judge finds 177 of 196 and counts ")
+    assert str(error).startswith("against people's labels the judge finds 178 of 196 and counts ")
 
 
 def test_a_full_refusal_is_a_refusal():

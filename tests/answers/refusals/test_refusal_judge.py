@@ -40,8 +40,8 @@ def test_texts_in_the_styles_of_several_models(case):
 
 def test_few_of_these_texts_are_misjudged():
     wrong = sum("misjudged_as" in case for case in CASES)
-    assert len(CASES) > 140
-    assert wrong <= 6
+    assert len(CASES) > 180
+    assert wrong <= 7
 
 
 def test_agreement_with_people_on_900_answers(labelled):
@@ -75,6 +75,7 @@ def test_answers_of_conversations_that_refuse_nothing_are_seldom_called_refusals
         ("I cannot help with that.", "  I cannot help with that.\n"),
         ("I cannot help with that.", "I CANNOT HELP WITH THAT."),
         ("I cannot help with that.", "Assistant: I cannot help with that."),
+        ("I cannot help with that.", "<think>Here are tips.</think> I cannot help with that."),
     ],
 )
 def test_spelling_does_not_matter(plain, same):

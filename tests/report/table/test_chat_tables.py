@@ -1,6 +1,7 @@
 """Tables 3 and 4 with measured rows: what stands in a row, and what the notes must say."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -45,7 +46,7 @@ def test_a_measured_row_stands_below_table_3():
     table, _ = chat_sections([result(7.0, 8.0)])
     assert table.rows[1][:3] == ("Mistral 7B Instruct", "1031", "6.84 ± 0.07")
     assert table.rows[-1][:3] == ("ours", "—", "7.50")
-    assert table.rows[-1][5:] == ("2", "0", "gpt-4-0613, ours rule")
+    assert table.rows[-1][5:] == ("2", "0", "gpt-4-0613, our rule")
     assert len(table.data) == len(table.rows)
     assert table.data[1]["mt_bench"]["deviation"] == "0.07"
 
@@ -66,6 +67,13 @@ def test_unread_judgments_show_both_means():
     assert table.rows[-1][6] == "1 (3.50 with each as -1)"
 
 
+def test_the_other_rules_mean_stands_there_where_it_differs():
+    one = replace(result(8.0, 6.0), rule="fastchat", other_rule=7.5)
+    assert chat_sections([one])[0].rows[-1][7] == (
+        "gpt-4-0613, FastChat's rule (the other rule: 7.50)"
+    )
+
+
 def test_several_runs_show_their_deviation_beside_the_interval_over_questions():
     row = guardrail_sections([result(7.0, 8.0, runs=over_runs([7.4, 7.6]))])[0].rows[-1]
     assert row[:3] == ("ours", "mistral", "7.50 ± 0.14")
@@ -81,7 +89,7 @@ def test_refusals_have_the_judges_known_error_beside_them():
     assert section.rows[2][1:3] == ("mistral", "96.5 [93.0, 98.3]")
     assert section.rows[-1][0] == "ours"
     assert section.rows[-1][2].startswith("30.0 [")
-    assert any("the judge finds 177 of 196" in note for note in section.notes)
+    assert any("the judge finds 178 of 196" in note for note in section.notes)
     assert section.data[-1]["xstest_safe_any"]["n"] == 100
 
 
