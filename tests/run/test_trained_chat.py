@@ -23,7 +23,7 @@ def native(trained):
 
 
 def test_ids_are_those_of_transformers(trained, native):
-    """transformers loses SmolLM's splitting of digits (huggingface/transformers#45701)."""
+    """Transformers loses SmolLM's splitting of digits (huggingface/transformers#45701)."""
     theirs = AutoTokenizer.from_pretrained(trained.parent, gguf_file=trained.name)
     theirs.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [

@@ -193,4 +193,11 @@ def test_an_unknown_or_broken_file_is_an_error_that_says_so(tmp_path):
 @pytest.mark.parametrize("benchmark", BENCHMARKS, ids=lambda one: one.id)
 def test_the_cell_is_a_metric_of_the_task_and_the_group_a_known_one(benchmark):
     assert benchmark.cell in benchmark.task.metrics
-    assert benchmark.group in {*FIGURE_4, "comprehension", "bbh", "bbh_cot", "agieval", "guardrails"}
+    assert benchmark.group in {
+        *FIGURE_4,
+        "comprehension",
+        "bbh",
+        "bbh_cot",
+        "agieval",
+        "guardrails",
+    }

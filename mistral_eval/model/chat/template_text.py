@@ -1,11 +1,11 @@
 r"""Encode a rendered chat template, so that only what the template itself wrote is a control token.
 
 A template writes control tokens such as `<|im_end|>` as text, and a message may hold the same text
-(MMLU's test set has `</s>`). Before rendering, the first character of each control token in a
-message is replaced by a private one, so that the rendered text has the control tokens of the
-template alone. The text is cut at these, and what lies between them is encoded as plain text, with
-the characters put back. A message that begins or ends with a part of a control token cannot
-complete one either: that part loses its first character too.
+(test sets hold `</s>`). Before rendering, the first character of each control token in a message is
+replaced by a private one, so that the rendered text has the control tokens of the template alone.
+The text is cut at these, and what lies between them is encoded as plain text, with the characters
+put back. A message that begins or ends with a part of a control token cannot complete one either:
+that part loses its first character too.
 """
 
 import json
