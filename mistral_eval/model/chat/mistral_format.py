@@ -9,6 +9,7 @@ text is encoded by itself, so that a question's `[INST]` stays text.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,6 +42,8 @@ _LAYOUTS: Final[Mapping[str, Any]] = {
 }
 _TEKKEN_ONLY: Final = ("v11", "v13", "v15")  # for plain conversations their ids are those of v7
 _NAME: Final = re.compile(r".*\.model\.(?P<version>v\d+)(m\d+)?")
+_SHORT: Final = Messages((("user", "a"),))
+_KEPT_REPLIES: Final = 4096  # encoded replies that are remembered: choices such as "A" return
 _ABSENT: Final = -1  # id of a control token that the vocabulary lacks
 
 
@@ -121,6 +124,8 @@ class MistralFormat:
             validator=get_validator(numbered, mode=ValidationMode.test),
             request_normalizer=get_normalizer(numbered, vocabulary.model_settings_builder),
         )
+        self._last: tuple[Messages, list[int]] | None = None  # choices share their conversation
+        self._reply = lru_cache(_KEPT_REPLIES)(self._reply_ids)
 
     def encode(self, messages: Messages) -> list[int]:
         """Return the ids of a conversation, BOS first, up to where the reply or its rest begins.
@@ -128,7 +133,9 @@ class MistralFormat:
         Raises:
             EngineError: mistral-common refuses the conversation, e.g. for an empty reply in it.
         """
-        return self._encode(messages)
+        if self._last is None or self._last[0] != messages:
+            self._last = (messages, self._encode(messages))
+        return self._last[1]
 
     def encode_pair(self, messages: Messages, continuation: str) -> tuple[list[int], list[int]]:
         """Return the ids of a conversation, and of all of it with a continuation of the reply.
@@ -137,12 +144,20 @@ class MistralFormat:
         last spaces belong to it.
         """
         prefix = messages.prefix
+        if not prefix:  # a reply is encoded by itself, whatever the conversation before it
+            head = self.encode(messages)
+            return head, [*head, *self._reply(continuation)]
         kept = messages
         if prefix != prefix.rstrip():
             turns = messages.turns[:-1]
             end = ((ASSISTANT, prefix.rstrip()),) if prefix.strip() else ()
             kept = Messages((*turns, *end), messages.system)
         return self._encode(kept), self._encode(messages.replied(continuation))
+
+    def _reply_ids(self, text: str) -> tuple[int, ...]:
+        """Return the ids of a reply, which a short conversation has behind its own."""
+        start = len(self._encode(_SHORT))
+        return tuple(self._encode(_SHORT.replied(text))[start:])
 
     def _encode(self, messages: Messages) -> list[int]:
         asked: list[Any] = []
