@@ -15,6 +15,7 @@ from typing import Any, Final
 import torch
 
 from mistral_eval.engines import vllm_port
+from mistral_eval.engines.chat_ids import ChatIds
 from mistral_eval.engines.interface import (
     Capabilities,
     Check,
@@ -60,11 +61,11 @@ class VllmEngine(NativeEncoder, Engine):
 
     Args:
         port: the running vLLM.
-        tokenizer, context_len, seed, identity: see `NativeEncoder`.
+        tokenizer, context_len, seed, identity, chat: see `NativeEncoder`.
         settings: the run's settings, to open the native engine for `check`; None if there are none.
     """
 
-    can = Capabilities(plain_twin=True)
+    can = Capabilities(chat=True, plain_twin=True)
     twin = "with the native engine"
 
     def __init__(
@@ -75,8 +76,9 @@ class VllmEngine(NativeEncoder, Engine):
         seed: int,
         identity: EngineIdentity,
         settings: RunSettings | None = None,
+        chat: ChatIds | None = None,
     ) -> None:
-        super().__init__(tokenizer, context_len, seed, identity)
+        super().__init__(tokenizer, context_len, seed, identity, chat)
         self.port = port
         self._settings = settings
         rows = int(identity.info.get("embedding_rows", tokenizer.n_words))
@@ -160,7 +162,9 @@ class VllmEngine(NativeEncoder, Engine):
             notes=(*model.notes, *tokenizer.notes, *_padding(tokenizer, model.rows)),
         )
         say(f"{name} {number} is running on {device} in {model.dtype}.")
-        return cls(port, tokenizer, context_len, settings.seed, identity, settings)
+        place = tokenizer_args.file or folder
+        chat = ChatIds(tokenizer, settings.chat_template, folder, place)
+        return cls(port, tokenizer, context_len, settings.seed, identity, settings, chat)
 
     @classmethod
     def encoder(cls, settings: RunSettings, identity: EngineIdentity) -> NativeEncoder:
@@ -263,6 +267,7 @@ class VllmEngine(NativeEncoder, Engine):
             dtype=self.identity.dtype,
             device=given.device,
             seed=given.seed,
+            chat_template=given.chat_template,
             model_args={name: str(value) for name, value in kept.items() if value is not None},
         )
 

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from mistral_eval.engines import vllm_calls
+from mistral_eval.engines.chat_ids import ChatIds
 from mistral_eval.engines.native import NativeEngine, open_native
 from mistral_eval.engines.vllm import VllmEngine
 from mistral_eval.engines.vllm_calls import (
@@ -18,6 +19,8 @@ from mistral_eval.engines.vllm_calls import (
     seed_of,
 )
 from mistral_eval.errors import EngineError
+from mistral_eval.model.chat.messages import Messages
+from mistral_eval.model.tiny import tiny_tokenizer_file
 from mistral_eval.native.requests import GenerateRequest, Sampling, ScoreRequest
 from tests.byte_level import save_model
 from tests.vllm_stand_in import StandIn
@@ -139,6 +142,17 @@ def test_a_score_call_waits_for_its_end():
     call = ScoreCall(Ask((1,), among=(5,)), ((0, 5),))
     assert not list(call.take(Said("0", (), is_finished=False)))
     assert not call.is_done
+
+
+def test_a_conversation_is_answered_as_by_the_native_engine(tiny, ask):
+    """In the checkpoint's format, by the native engine's encoder."""
+    chat = ChatIds(tiny.tokenizer, "mistral", tiny_tokenizer_file(), tiny_tokenizer_file())
+    talk = Messages((("user", "Name a colour."),))
+    asked = dataclasses.replace(ask("x", GREEDY, kind="generate"), context=talk)
+    native = NativeEngine(tiny.runner, tiny.tokenizer, 511, 0, tiny.identity, chat=chat)
+    engine = VllmEngine(StandIn(tiny), tiny.tokenizer, 511, 0, tiny.identity, chat=chat)
+    assert VllmEngine.can.chat
+    assert answered(engine, [asked]) == answered(native, [asked])
 
 
 PROMPTS = ("Q: 6 times 7?\nA:", "def f():\n", "é 漢", "One.\n\nTwo.", "the " * 30)

@@ -91,6 +91,7 @@ def _sections(comparison: Comparison, method: Sequence[str]) -> list[Section]:
         for one in comparison.benchmarks
         if one.id in comparison.asked
     ]
+    alone += _ways(comparison)
     alone += [
         f"{column_of(one.id)}: the questions answered no worse than by a person, not the cell's "
         f"{BY_ID[one.id].cell}."
@@ -122,6 +123,19 @@ def _engines(comparison: Comparison) -> tuple[str, ...]:
         "engines: they round differently and draw other samples."
     )
     return (warning,)
+
+
+def _ways(comparison: Comparison) -> list[str]:
+    """Return sentences about benchmarks that the two runs were asked in different ways."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for name, ways in comparison.asked_as.items():
+        found.setdefault(ways, []).append(column_of(name))
+    told = {"": "by the benchmark's protocol"}
+    return [
+        f"Different protocols: {', '.join(names)} asked {told.get(a, a)} in A and {told.get(b, b)} "
+        "in B. The difference is that of model and protocol together."
+        for (a, b), names in found.items()
+    ]
 
 
 def _row(one: BenchmarkComparison, comparison: Comparison) -> tuple[str, ...]:
