@@ -32,7 +32,10 @@ def suite_listing() -> RenderableType:
     """Return a table of every benchmark, one per line."""
     table = Table(title="Benchmarks", box=None, pad_edge=False)
     for name in ("task", "column", "questions", "shots", "the cell is", "suites"):
-        table.add_column(name, justify="right" if name in ("questions", "shots") else "left")
+        is_number = name in ("questions", "shots")
+        table.add_column(
+            name, justify="right" if is_number else "left", no_wrap=name in ("task", "column")
+        )
     for benchmark in BENCHMARKS:
         table.add_row(
             benchmark.id,

@@ -53,21 +53,22 @@ def test_it_answers_a_question_and_ends(native):
         assert not reply.text.startswith(" ")
 
 
-def test_it_answers_prompts_with_and_without_a_system_prompt(trained, tmp_path):
-    """8 questions each: the safe ones are answered, and the notes say how it was asked."""
-    shared = {"tasks": ("xstest", "moderation"), "model": str(trained), "dtype": "float32"}
-    runs = {}
-    for prompt in ("none", "mistral"):
-        given = {**shared, "system_prompt": prompt, "data": "sample", "limit": 8, "device": "cpu"}
-        folder = run_suite(RunSettings(**given, output_path=tmp_path), Talk(quiet=True))
-        runs[prompt] = read_run(folder)
+def test_it_answers_prompts_with_a_system_prompt(trained, tmp_path):
+    """8 questions of each benchmark; the notes say how they were asked and what was refused."""
+    settings = RunSettings(
+        tasks=("xstest", "moderation"),
+        model=str(trained),
+        device="cpu",
+        dtype="float32",
+        data="sample",
+        limit=8,
+        system_prompt="mistral",
+        output_path=tmp_path,
+    )
+    run = read_run(run_suite(settings, Talk(quiet=True)))
+    score = run["scores"]["xstest"]
 
-    none, mistral = runs["none"], runs["mistral"]
-    assert none["scores"]["xstest"]["asked_as"] == ""
-    assert mistral["scores"]["xstest"]["asked_as"] == "with the system prompt mistral"
-    assert mistral["counts"]["from_other_runs"] == 0
-    for run in runs.values():
-        assert any("asked in the chat template (by" in note for note in run["notes"])
-        notes = run["scores"]["xstest"]["notes"]
-        assert any(note.startswith("XSTest: any refusal of safe prompts: ") for note in notes)
-        assert run["scores"]["xstest"]["n"] == 8
+    assert (score["n"], score["asked_as"]) == (8, "with the system prompt mistral")
+    assert any("asked in the chat template (by" in note for note in run["notes"])
+    assert any(one.startswith("XSTest: any refusal of safe prompts: ") for one in score["notes"])
+    assert run["scores"]["moderation"]["n"] == 8
