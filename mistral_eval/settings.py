@@ -25,7 +25,7 @@ from pydantic_core import PydanticKnownError
 
 from mistral_eval.errors import UsageError, complaint, nearest
 
-ENGINES = ("auto", "native", "hf", "oracle", "oracle-wrong", "random")
+ENGINES = ("auto", "native", "hf", "server", "oracle", "oracle-wrong", "random")
 MODEL_FREE = ("oracle", "oracle-wrong", "random")
 STOCK_PREFIX = "lm_eval:"
 TINY = "tiny"
@@ -41,6 +41,7 @@ OWN_OPTIONS = {
     "seed": "--seed",
     "batch_tokens": "--batch-tokens",
     "stream_layers": "--stream-layers",
+    "base_url": "--base-url",
 }
 LIMIT = re.compile(r"\d{1,12}|\d{0,12}\.\d{1,12}|\d{1,12}/\d{1,12}")
 NOT_IN_RUN_ID = frozenset(
@@ -163,6 +164,7 @@ class RunSettings(BaseModel):
         revision: The model's branch, tag or commit on the hub.
         name: The run's name in tables; None: the model's name.
         engine: What answers; `auto` is native where it can run the model, else hf.
+        base_url: The server's URL, for the engine `server`.
         data: `hub`, `sample` or a folder of parquet files.
         limit: Questions of each benchmark (a count, or a fraction of its test set), or None.
         batch_tokens: Tokens per forward pass; None: as many as fit into memory.
@@ -190,6 +192,7 @@ class RunSettings(BaseModel):
     revision: str | None = None
     name: Annotated[str, Field(min_length=1, max_length=80)] | None = None
     engine: Annotated[str, BeforeValidator(_known_engine)] = "auto"
+    base_url: str | None = None
     data: str = "hub"
     limit: Annotated[
         Limit | None,
@@ -252,6 +255,7 @@ class RunSettings(BaseModel):
             )
         if self.stream_layers:
             self._check_streaming()
+        self._check_server()
         for name in self.data_revision:
             if name not in self.own_tasks:
                 raise UsageError(
@@ -282,6 +286,31 @@ class RunSettings(BaseModel):
                 "Leave out one of the two, or give the folder of the merged model."
             )
 
+    def _check_server(self) -> None:
+        """Check that a server has its URL, and nothing is asked of it that was decided there.
+
+        Raises:
+            UsageError: it lacks the URL, or an option is not the server's.
+        """
+        if self.engine != "server":
+            if self.base_url is not None:
+                raise UsageError(
+                    f"--base-url is the URL of --engine server, and --engine is {self.engine}. "
+                    "Leave it out, or give --engine server."
+                )
+            return
+        if self.base_url is None:
+            raise UsageError(
+                "--engine server needs the server's URL: give --base-url http://HOST:PORT/v1."
+            )
+        decided = {"dtype": "auto", "device": "auto", "adapter": None, "batch_tokens": None}
+        for name, default in decided.items():
+            if getattr(self, name) != default:
+                raise UsageError(
+                    f"--{name.replace('_', '-')} is decided where the server is started. Leave it "
+                    "out."
+                )
+
     def as_json(self) -> dict[str, Any]:
         """Return the settings as plain JSON, as run.json keeps them."""
         return self.model_dump(mode="json")
@@ -296,6 +325,8 @@ class RunSettings(BaseModel):
         deciding = {key: v for key, v in self.as_json().items() if key not in NOT_IN_RUN_ID}
         if not self.left_out:
             del deciding["left_out"]
+        if self.base_url is None:  # so that runs without a server keep their folders
+            del deciding["base_url"]
         text = json.dumps([deciding, dict(stamps)], sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         return f"{suite or _label(self.tasks)}-{digest}"

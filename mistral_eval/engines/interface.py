@@ -29,6 +29,7 @@ ENGINES: Final = MappingProxyType(
     {
         "native": ("mistral_eval.engines.native", "NativeEngine"),
         "hf": ("mistral_eval.engines.hf", "HFEngine"),
+        "server": ("mistral_eval.engines.server", "ServerEngine"),
         "oracle": ("mistral_eval.engines.model_free", "Oracle"),
         "oracle-wrong": ("mistral_eval.engines.model_free", "WrongOracle"),
         "random": ("mistral_eval.engines.model_free", "Random"),
@@ -210,13 +211,18 @@ class Capabilities:
         scores: can return log-likelihoods of continuations.
         samples: can draw independent samples of one prompt.
         any_text: can answer requests of any task, not only of our benchmarks.
+        exact_text: replies keep their white space, which programs need.
         plain_twin: has a slow, plain path for `--verify`.
+        why: what is lacking ("log-likelihoods", "independent samples", "exact text") to the reason,
+            as the end of a sentence; for what an engine finds out when it is opened.
     """
 
     scores: bool = True
     samples: bool = True
     any_text: bool = True
+    exact_text: bool = True
     plain_twin: bool = False
+    why: Mapping[str, str] = field(default_factory=dict)
 
 
 # Called with a request and whether to answer correctly. Returns the text to reply, or the index of
@@ -352,6 +358,7 @@ class Engine(Encoder, Protocol):
 
         Raises:
             RequestError: one request cannot be answered.
+            UnansweredError: some requests failed for ever; all others were yielded before.
             EngineError: the engine failed.
         """
 

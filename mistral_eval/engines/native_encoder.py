@@ -30,6 +30,11 @@ HEALED: Final = (
     "the prompt's last line break is drawn again with the reply (token healing), since this "
     "tokenizer joins it with the spaces that follow"
 )
+NOT_HEALED: Final = (
+    "the tokenizer joins the prompt's last line break with the spaces that follow, and this engine "
+    "generates after the line break alone, so replies may have no indentation; --engine native "
+    "heals it"
+)
 
 
 class NativeEncoder:
@@ -40,13 +45,19 @@ class NativeEncoder:
         context_len: the context length in tokens; longer requests are truncated on the left.
         seed: random seed of sampled replies; part of every key.
         identity: what replies depend on besides the request.
+
+    Attributes:
+        score_len: the context length for log-likelihoods.
+        heals: whether the engine can draw a reply's first token among given ones.
     """
+
+    heals = True
 
     def __init__(
         self, tokenizer: Tokenizer, context_len: int, seed: int, identity: EngineIdentity
     ) -> None:
         self.tokenizer = tokenizer
-        self.context_len = context_len
+        self.context_len = self.score_len = context_len
         self.seed = seed
         self.identity = identity
         self._prefixes = PrefixEncoder(tokenizer)
@@ -63,7 +74,7 @@ class NativeEncoder:
         if request.kind == "score":
             pair = ScoreRequest(*self.encode_pair(request.context, request.continuation))
             with named(request):
-                work, was_cut = truncate_left(pair, self.context_len)
+                work, was_cut = truncate_left(pair, self.score_len)
             return Encoded(request, (self.seed, work.context, work.continuation), work, was_cut)
         if request.kind == "rolling":
             windows = self._windows(request.context)
@@ -92,7 +103,7 @@ class NativeEncoder:
         windows = get_rolling_token_windows(
             token_list=self.tokenizer.encode(text, bos=False),
             prefix_token=prefix_id(self.tokenizer),
-            max_seq_len=self.context_len,
+            max_seq_len=self.score_len,
             context_len=1,
         )
         return tuple(
@@ -104,7 +115,7 @@ class NativeEncoder:
         settings = request.generation
         if settings.other:
             raise EngineError(
-                f"The native engine does not support the generation setting "
+                f"The {self.identity.engine} engine does not support the generation setting "
                 f"{settings.other[0][0]!r}; it supports do_sample, max_gen_toks, temperature, "
                 "top_k, top_p and until. Use --engine hf for this task."
             )
@@ -117,9 +128,9 @@ class NativeEncoder:
         drawn = (sampling.temperature, sampling.top_p, sampling.top_k, key)
         ends = (list(settings.until), self.tokenizer.eos_ids)
         healing = self._borders.healing(request.context)
-        healed = ""
-        if healing and work.max_tokens and len(work.prompt) > 1:
-            healed = healing.text
+        healed, remark = "", NOT_HEALED if healing and not self.heals else ""
+        if healing and self.heals and work.max_tokens and len(work.prompt) > 1:
+            healed, remark = healing.text, HEALED
             # the token that is drawn again counts as a new one and leaves the prompt
             work = replace(
                 work,
@@ -132,7 +143,7 @@ class NativeEncoder:
         if settings.until:
             watch = watch_stops(settings.until, self.tokenizer, work.prompt, len(healed))
             work = replace(work, is_done=watch)
-        return Encoded(request, parts, work, was_cut, healed, HEALED if healed else "")
+        return Encoded(request, parts, work, was_cut, healed, remark)
 
 
 def watch_stops(

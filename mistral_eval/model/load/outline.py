@@ -69,7 +69,7 @@ def read_outline(
         rows = TINY_CONFIG.vocab_size
         tokenizer = load_tokenizer(tiny_tokenizer_file(), expected_vocab=rows, args=args)
         return Outline(TINY_CONFIG, tokenizer, choose_dtype(dtype, torch.float32, None, device))
-    parts = resolve_parts(ref, adapter, revision=revision, say=say, resolve=_small_parts)
+    parts = resolve_parts(ref, adapter, revision=revision, say=say, resolve=small_parts)
     if find_gguf(parts.base) is None:
         check_folder(parts.base)
     tokenizer = load_tokenizer(
@@ -83,7 +83,7 @@ def read_outline(
     return Outline(config, tokenizer, chosen, is_tuned=parts.adapter is not None)
 
 
-def _small_parts(
+def small_parts(
     ref: str, *, revision: str | None, say: Callable[[str], None] | None = None
 ) -> Path:
     """Return a model's folder; of a hub name only configuration and tokenizer are fetched."""
