@@ -6,6 +6,7 @@ against each other. What a server does wrong is worked around with a note, or wh
 named (see `Found.lacks`).
 """
 
+import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -42,8 +43,8 @@ TAIL: Final = " and so on."
 PATTERN: Final = "a b c d e a b c d e a b c d e a b c d"  # after which " e" comes
 STOPS: Final = tuple(f"\n#{n}#" for n in range(16))  # strings that no reply has
 DRAWS: Final = 8
-HOT: Final = GenerationSettings(max_tokens=16, temperature=1.5)
-GREEDY: Final = GenerationSettings(max_tokens=12)
+HOT: Final = GenerationSettings(max_tokens=12, temperature=1.5)
+GREEDY: Final = GenerationSettings(max_tokens=8)
 TOLERANCE: Final = 0.1  # nats, by which one value may differ in bfloat16 between two ways to ask
 OFFSETS: Final = (0, 1, -1, 2, -2)
 # Statuses of a request that a server does not understand; llama.cpp's answers 500 to token ids.
@@ -340,7 +341,7 @@ class _Prober:
             body = generation_body(self._traits, self._prompt(TEXTS[0]), settings, None)
             if await self._try(body) is not None:
                 break
-        long = replace(GREEDY, max_tokens=24)
+        long = replace(GREEDY, max_tokens=16)
         whole = only_choice(await self._generate(TEXTS[2], long), self._traits).get("text") or ""
         middle = whole[len(whole) // 3 :][:3]
         if not middle.strip() or not self._traits.stops:
@@ -400,7 +401,8 @@ class _Prober:
         A greedy reply of one token has a log-probability. The same token at the same place of a
         prompt must have the same one, at the end of the prompt and within it.
         """
-        truth = [one for one in [await self._truth(text) for text in TEXTS] if one is not None]
+        told = await asyncio.gather(*map(self._truth, TEXTS))
+        truth = [one for one in told if one is not None]
         reasons = []
         if len(truth) < 2:
             reasons.append("it returns no log-probabilities")
