@@ -41,6 +41,7 @@ _REPEATED: Final = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 _WAITS: Final = frozenset({429, 503})  # with Retry-After, a request to come again, not a failure
 _FATAL: Final = frozenset({401, 403, 404, 405})  # the next request would fail in the same way
 
+_encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 Outcome = TypeVar("Outcome")
 Job: TypeAlias = Callable[["Client"], Awaitable[Outcome]]
 
@@ -171,7 +172,7 @@ class Client:
         Raises:
             ServerError: the request failed, or failed too often.
         """
-        data = json.dumps(body, separators=(",", ":")).encode()
+        data = _encode(body).encode()
         return await self._repeated("POST", path, data, retries)
 
     async def _repeated(

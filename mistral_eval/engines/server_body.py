@@ -179,7 +179,7 @@ def reply_ids(choice: Mapping[str, Any], traits: Traits) -> tuple[int, ...] | No
         return None
     if traits.ids == "token_ids":
         found = choice.get("token_ids")
-        if isinstance(found, list) and all(isinstance(one, int) for one in found):
+        if isinstance(found, list) and set(map(type, found)) <= {int}:
             return tuple(found)
     else:
         names = (choice.get("logprobs") or {}).get("tokens")
@@ -213,9 +213,9 @@ def read_generation(
             raise EngineError("the server's reply holds no text.")
         is_eos = False
     else:
-        end = next((n for n, one in enumerate(ids) if one in tokenizer.eos_ids), len(ids))
-        is_eos = end < len(ids)
-        ids = ids[:end]
+        ends = [ids.index(one) for one in tokenizer.eos_ids if one in ids]
+        is_eos = bool(ends)
+        ids = ids[: min(ends)] if ends else ids
         text = continuation_text(tokenizer, prompt, ids)
     cut = settings.cut(text)
     if len(cut) < len(text):

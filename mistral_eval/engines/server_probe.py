@@ -118,7 +118,7 @@ class _Prober:
     async def _try(self, body: Mapping[str, Any]) -> Any:
         """Return a reply, or None where the server does not understand the request."""
         try:
-            return await self._client.post("/completions", body, retries=0)
+            return await self._client.post("/completions", body, retries=2)
         except ServerError as error:
             if error.status in _NOT_UNDERSTOOD:
                 return None
@@ -535,7 +535,8 @@ def _holds_nothing(traits: Traits, reply: Any) -> bool:
     choice = only_choice(reply, traits)
     if traits.scoring == "prompt_logprobs":
         return not choice.get("prompt_logprobs")
-    return not (choice.get("logprobs") or {}).get("token_logprobs")
+    # one value is that of the generated token
+    return len((choice.get("logprobs") or {}).get("token_logprobs") or ()) <= 1
 
 
 def _row_of(rows: Sequence[Mapping[str, Any]], model: str) -> Mapping[str, Any] | None:

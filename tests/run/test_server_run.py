@@ -18,7 +18,7 @@ import pytest
 from mistral_eval.engines.native import open_native
 from tests.stub_server import BigramModel, Fault, Quirks, Stub
 
-TASKS = "nq,gsm8k,winogrande"
+TASKS = "nq,gsm8k,mmlu"
 PROBE = 60  # requests at most, before the questions
 
 
@@ -156,7 +156,7 @@ def test_one_question_that_fails_for_ever_is_named_and_alone_asked_again(
         assert (code, out) == (1, "")
         sentence = err.splitlines()[-1]
         assert sentence.startswith("mistral-eval: The run is not complete: ")
-        assert "winogrande question" in sentence
+        assert "mmlu question" in sentence
         assert "out of memory (score)" in sentence
         assert "out of memory (generate)" in sentence
         assert "same command again" in sentence
@@ -303,13 +303,13 @@ def test_nothing_listening_is_one_sentence(cli, model, tmp_path):
         (Quirks(max_model_len=96), "leave no room for a prompt in a context of 96"),
         (
             Quirks(prompt_logprobs=False, echo=False),
-            "does not support the log-likelihoods that winogrande needs (it accepts echo and "
+            "does not support the log-likelihoods that mmlu needs (it accepts echo and "
             "returns no log-probabilities of the prompt). --tasks nq,gsm8k still runs",
         ),
         (
             Quirks(temperature=False),
             "does not support the independent samples that gsm8k needs (8 samples at temperature "
-            "1.5 were 8 equal replies). --tasks nq,winogrande still runs",
+            "1.5 were 8 equal replies). --tasks mmlu,nq still runs",
         ),
     ],
 )
