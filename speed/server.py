@@ -143,9 +143,8 @@ def measure_engine(kind: str, count: int) -> dict[str, float]:
     with server(kind) as url:
         asker, asks = engine(url), encoded(kind, count)
         list(asker.answer(asks[:300]))
-        tenth, seen, began, cpu = 0.0, 0, time.monotonic(), time.process_time()
-        for _ in asker.answer(asks):
-            seen += 1
+        tenth, began, cpu = 0.0, time.monotonic(), time.process_time()
+        for seen, _ in enumerate(asker.answer(asks)):
             if seen == len(asks) // 10:
                 tenth = resident()
         cpu, wall = time.process_time() - cpu, time.monotonic() - began

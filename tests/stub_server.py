@@ -1,4 +1,4 @@
-"""A completions server over real sockets whose log-probabilities are a real model's, and its quirks.
+"""A completions server over real sockets with a real distribution behind it, and its quirks.
 
 `Quirks()` is a well-behaved server with vLLM's fields. Each quirk is something that a real server
 was seen to do. Faults (broken connections, statuses, delays) are chosen per request.
@@ -10,9 +10,10 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -160,7 +161,7 @@ class Stub:
     Attributes:
         asked: the bodies of all requests to /completions, in the order of their arrival.
         answered: the bodies of those that got a whole reply with status 200.
-        most: the largest number of requests at a time.
+        now, most: the number of requests at this time, and the largest one so far.
     """
 
     def __init__(
@@ -174,10 +175,10 @@ class Stub:
         self.model, self.quirks, self.fault = model, quirks, fault
         self.asked: list[dict[str, Any]] = []
         self.answered: list[dict[str, Any]] = []
-        self.most = self._now = 0
+        self.most = self.now = 0
         self._lock = threading.Lock()
         self._sockets: set[socket.socket] = set()
-        self._server = _Server(("127.0.0.1", port), _handler(self))
+        self._server = _Server(("127.0.0.1", port), self)
         if certificate:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(certificate)
@@ -186,7 +187,7 @@ class Stub:
         self.url = f"http{'s' if certificate else ''}://127.0.0.1:{self.port}/v1"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
 
-    def __enter__(self) -> "Stub":
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -200,10 +201,8 @@ class Stub:
         self._server.server_close()
         with self._lock:
             for one in self._sockets:
-                try:
+                with suppress(OSError):
                     one.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    pass
 
     def opened(self, connection: socket.socket) -> None:
         with self._lock:
@@ -212,13 +211,13 @@ class Stub:
     def began(self, body: dict[str, Any]) -> Fault | None:
         with self._lock:
             self.asked.append(body)
-            self._now += 1
-            self.most = max(self.most, self._now)
+            self.now += 1
+            self.most = max(self.most, self.now)
             return self.fault(len(self.asked), body)
 
     def ended(self, body: dict[str, Any], *, well: bool) -> None:
         with self._lock:
-            self._now -= 1
+            self.now -= 1
             if well:
                 self.answered.append(body)
 
@@ -373,78 +372,84 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 512
 
+    def __init__(self, address: tuple[str, int], stub: Stub) -> None:
+        self.stub = stub
+        super().__init__(address, _Handler)
+
     def handle_error(self, request, client_address):
         """Say nothing: connections are cut on purpose."""
 
 
-def _handler(stub: Stub) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        wbufsize = -1
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+    protocol_version = "HTTP/1.1"
+    wbufsize = -1
 
-        def setup(self) -> None:
-            super().setup()
-            self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            stub.opened(self.connection)
+    @property
+    def stub(self) -> Stub:
+        return self.server.stub
 
-        def do_GET(self) -> None:
-            if not self._may():
-                return
-            if self.path == "/v1/models":
-                self._send(200, json.dumps(stub.models()).encode())
-            else:
-                self._send(404, b'{"detail":"Not Found"}')
+    def setup(self) -> None:
+        super().setup()
+        self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.stub.opened(self.connection)
 
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            if not self._may():
-                return
-            if self.path != "/v1/completions":
-                self._send(404, b'{"detail":"Not Found"}')
-                return
-            fault = stub.began(body)
-            well = False
-            try:
-                well = self._complete(body, fault)
-            finally:
-                stub.ended(body, well=well)
+    def do_GET(self) -> None:
+        if not self._may():
+            return
+        if self.path == "/v1/models":
+            self._send(200, json.dumps(self.stub.models()).encode())
+        else:
+            self._send(404, b'{"detail":"Not Found"}')
 
-        def _complete(self, body: dict[str, Any], fault: Fault | None) -> bool:
-            if fault is not None:
-                time.sleep(fault.delay)
-                if fault.drop:
-                    self.connection.shutdown(socket.SHUT_RDWR)
-                    self.close_connection = True
-                    return False
-                if fault.status != 200:
-                    said = json.dumps(_error(fault.said)).encode()
-                    self._send(fault.status, said, fault.headers)
-                    return False
-            status, reply = stub.complete(body)
-            content = json.dumps(reply).encode()
-            truncate = fault is not None and fault.truncate
-            self._send(status, content[: len(content) // 2] if truncate else content)
-            return status == 200 and not truncate
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if not self._may():
+            return
+        if self.path != "/v1/completions":
+            self._send(404, b'{"detail":"Not Found"}')
+            return
+        fault = self.stub.began(body)
+        well = False
+        try:
+            well = self._complete(body, fault)
+        finally:
+            self.stub.ended(body, well=well)
 
-        def _may(self) -> bool:
-            key = stub.quirks.key
-            if key and self.headers.get("Authorization") != f"Bearer {key}":
-                given = self.headers.get("Authorization", "").removeprefix("Bearer ")
-                self._send(401, json.dumps(_error(f"Incorrect API key: {given}")).encode())
-                return False
+    def _complete(self, body: dict[str, Any], fault: Fault | None) -> bool:
+        fault = fault or Fault()
+        time.sleep(fault.delay)
+        if fault.drop:
+            with suppress(OSError):
+                self.connection.shutdown(socket.SHUT_RDWR)
+            self.close_connection = True
+            return False
+        if fault.status != 200:
+            said = json.dumps(_error(fault.said)).encode()
+            self._send(fault.status, said, fault.headers)
+            return False
+        status, reply = self.stub.complete(body)
+        content = json.dumps(reply).encode()
+        self._send(status, content[: len(content) // 2] if fault.truncate else content)
+        return status == 200 and not fault.truncate
+
+    def _may(self) -> bool:
+        key, given = self.stub.quirks.key, self.headers.get("Authorization", "")
+        if not key or given == f"Bearer {key}":
             return True
+        said = f"Incorrect API key: {given.removeprefix('Bearer ')}"
+        self._send(401, json.dumps(_error(said)).encode())
+        return False
 
-        def _send(self, status: int, content: bytes, headers: dict[str, str] | None = None) -> None:
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(content)))
-            for name, value in (headers or {}).items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(content)
-            self.wfile.flush()
+    def _send(self, status: int, content: bytes, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content)
+        self.wfile.flush()
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    return Handler
+    def log_message(self, *_: object) -> None:
+        """Write nothing."""

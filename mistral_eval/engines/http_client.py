@@ -462,7 +462,7 @@ def _damage(content: bytes) -> str:
 
 
 def _quoted(said: str) -> str:
-    return f": {said}" if said else ""
+    return f": {said.rstrip('.')}" if said else ""
 
 
 def _reason(error: BaseException) -> str:

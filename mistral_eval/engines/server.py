@@ -152,7 +152,7 @@ class ServerEngine(ServerEncoder, Engine):
             if isinstance(outcome, ServerError) and outcome.is_fatal:
                 raise outcome
             failures += [(index, str(outcome)) for index in groups[number]]
-            in_a_row += 1
+            in_a_row += not _is_of_one(outcome)
             if in_a_row >= max(FAILURES, self._endpoint.in_flight) and not stop():
                 raise EngineError(
                     f"The last {in_a_row} requests failed: {outcome} Earlier replies are kept: "
@@ -271,6 +271,11 @@ class ServerEngine(ServerEncoder, Engine):
         reply = await client.post("/completions", scoring_body(self._traits, prompt))
         score = sum_values(read_values(reply, self._traits, ids), len(work.continuation))
         return score.logprob, score.is_greedy
+
+
+def _is_of_one(error: EngineError) -> bool:
+    """Return whether a failure says nothing about other requests, e.g. one that is too long."""
+    return isinstance(error, ServerError) and error.status in (400, 413, 422)
 
 
 def _identity(

@@ -204,7 +204,7 @@ def test_nothing_listening_is_said(model):
 def test_a_self_signed_certificate_is_refused_and_may_be_trusted(model, tmp_path):
     pem = certificate(tmp_path)
     with Stub(model, certificate=pem) as stub:
-        with pytest.raises(ServerError, match="cannot be verified .*SSL_CERT_FILE") as told:
+        with pytest.raises(ServerError, match=r"cannot be verified .*SSL_CERT_FILE") as told:
             post(stub)
         assert told.value.is_fatal
         assert stub.asked == []

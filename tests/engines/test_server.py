@@ -6,6 +6,7 @@ what cannot be had exactly is refused.
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -127,7 +128,7 @@ def test_seeds_of_neighbouring_runs_and_samples_are_not_neighbours():
     ]
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= seed < 1 << 31 for seed in seeds)
-    steps = {abs(left - right) for left, right in zip(seeds, seeds[1:], strict=False)}
+    steps = {abs(left - right) for left, right in pairwise(seeds)}
     assert min(steps) > 100
 
 
@@ -160,7 +161,7 @@ def test_requests_are_truncated_on_the_left_to_the_servers_context(real, ask):
         answers(engine, asks)
         replies = answers(engine, [ask(long, GREEDY, kind="generate")])
         assert replies[0].finish
-        with pytest.raises(EngineError, match="task: 200 new tokens leave no room .* Leave task"):
+        with pytest.raises(EngineError, match=r"task: 200 new tokens leave no room .* Leave task"):
             engine.encode(ask(long, {**GREEDY, "max_gen_toks": 200}, kind="generate"))
 
 
@@ -325,9 +326,12 @@ def test_a_name_that_is_written_otherwise_is_the_same_model(made_up, alias):
 def test_another_tokenizer_is_refused(made_up, ids, monkeypatch):
     """The server's ids are of another vocabulary; its text and its counts show it."""
     other = _Reversed(made_up.tokenizer)
-    with Stub(BigramModel(other), Quirks(ids=ids)) as stub:
-        with pytest.raises(EngineError, match="`--model-args tokenizer=FOLDER`"):
-            open_server(stub)
+    sentence = "`--model-args tokenizer=FOLDER`"
+    with (
+        Stub(BigramModel(other), Quirks(ids=ids)) as stub,
+        pytest.raises(EngineError, match=sentence),
+    ):
+        open_server(stub)
 
 
 class _Reversed:
@@ -385,9 +389,12 @@ def test_a_request_that_fails_for_ever_loses_no_other(made_up, ask):
         bad = engine.encode(asks[7]).work.prompt
         stub.fault = lambda number, body: Fault(500) if body["prompt"] == list(bad) else None
         found = {}
+
+        def collect() -> None:
+            found.update(engine.answer([engine.encode(one) for one in asks]))
+
         with pytest.raises(UnansweredError) as told:
-            for index, reply in engine.answer([engine.encode(one) for one in asks]):
-                found[index] = reply
+            collect()
         assert sorted(found) == [n for n in range(40) if n != 7]
         assert [index for index, _ in told.value.failures] == [7]
 
@@ -398,7 +405,7 @@ def test_a_server_that_fails_every_request_ends_the_run_early(made_up, ask):
         stub.fault = lambda number, body: Fault(500, said="out of memory")
         before = len(stub.asked)
         asks = [ask(f"Question {n}:", GREEDY, doc_id=n, kind="generate") for n in range(400)]
-        with pytest.raises(EngineError, match="The last 8 requests failed: .*out of memory"):
+        with pytest.raises(EngineError, match=r"The last 8 requests failed: .*out of memory"):
             answers(engine, asks)
         assert len(stub.asked) - before < 30
 
