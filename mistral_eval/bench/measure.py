@@ -1,6 +1,5 @@
 """Measure one case: prefill a context in chunks, decode its last tokens, record memory."""
 
-import ctypes
 import gc
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from torch import Tensor
 from mistral_eval.bench.cases import BenchSettings, Case
 from mistral_eval.model.attention import Attend
 from mistral_eval.model.cache import RollingCache
-from mistral_eval.model.memory import status_bytes
+from mistral_eval.model.memory import status_bytes, trim_heap
 from mistral_eval.model.transformer import Transformer
 
 ENOUGH_SECONDS = 4.0  # a longer case is not repeated: it averages over many chunks already
@@ -127,7 +126,7 @@ class PeakWatch:
             torch.cuda.reset_peak_memory_stats(self._device)
             self._before = torch.cuda.memory_allocated(self._device)
         elif self._device.type == "cpu":
-            _give_back()
+            trim_heap()
             self._before = _reset_peak()
         return self
 
@@ -138,13 +137,6 @@ class PeakWatch:
             self.growth = torch.cuda.max_memory_allocated(self._device) - self._before
         else:
             self.growth = status_bytes("VmHWM") - self._before
-
-
-def _give_back() -> None:
-    """Make glibc release freed memory, which would hide the next case's growth."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 def _reset_peak() -> int | None:

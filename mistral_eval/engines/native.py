@@ -31,6 +31,7 @@ from mistral_eval.model.load.by_layer import is_streamed
 from mistral_eval.model.load.checkpoint import load_checkpoint
 from mistral_eval.model.load.layout import expected_shapes
 from mistral_eval.model.load.outline import read_outline
+from mistral_eval.model.memory import trim_heap
 from mistral_eval.model.products import limit_kernels
 from mistral_eval.model.tiny import tiny_model, tiny_tokenizer_file
 from mistral_eval.model.tokenizers.incremental import continuation_text
@@ -324,6 +325,7 @@ def open_native(  # noqa: PLR0913 - one argument per setting of a run
         ways=ways,
         takes=True,
     )
+    trim_heap()  # of what loading and measuring took
     if say and checkpoint.layers is not None:
         say(streaming_sentence(config, runner.model.dtype, where, is_asked=bool(stream_layers)))
     stored = str(first.dtype)

@@ -4,6 +4,7 @@ Sources: /proc/meminfo (MemAvailable), /proc/self/status (proc(5)), cgroup v2 me
 torch.cuda.mem_get_info.
 """
 
+import ctypes
 import os
 import resource
 import sys
@@ -66,6 +67,13 @@ def status_bytes(field: str) -> int:
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024
     raise OSError(f"/proc/self/status has no field {field}")
+
+
+def trim_heap() -> None:
+    """Make glibc give memory that was freed back to the system, which it does not by itself."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def fits(needed: int, device: torch.device) -> bool:

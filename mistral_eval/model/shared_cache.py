@@ -9,6 +9,7 @@ of the last W tokens of a row.
 import math
 import mmap
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import Final
@@ -22,6 +23,11 @@ from mistral_eval.model.transformer import Transformer
 FIRST_SEGMENT: Final = 32  # tokens; about the median reply of a trained model to a short problem
 _SMALLEST_TAIL: Final = 32  # tokens; tails are stored in sizes that double
 _FEWEST_PLACES: Final = 8
+# Private pages, which a read does not take from the system as it does with Python's default, shared
+# ones; in small pages, since a huge one would be taken whole for one place (madvise(2)).
+_PRIVATE: Final = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS}
+_SMALL_PAGES: Final[int | None] = getattr(mmap, "MADV_NOHUGEPAGE", None)
+_RELEASE: Final[int | None] = getattr(mmap, "MADV_DONTNEED", None)
 
 
 def segment_start(level: int) -> int:
@@ -47,29 +53,50 @@ def row_slots(tokens: int) -> int:
     return segment_start(segment_of(tokens - 1) + 1) if tokens else 0
 
 
-def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
-    """Return zeros in the dtype and on the device of `like`.
+class Storage:
+    """Keys or values of equal places, whose memory is taken and given back by the place on a CPU.
 
-    On a CPU the memory is taken page by page, when it is first written to.
+    Attributes:
+        tensor: zeros at first, (places, *shape). The system takes memory page by page, when a page
+            is first written to. A freed place's pages go back to it; they read as zeros afterwards.
 
     Raises:
         torch.OutOfMemoryError: the system promises no more memory.
     """
-    size = math.prod(shape) * like.dtype.itemsize
-    if like.device.type != "cpu" or not size:
-        return torch.zeros(shape, dtype=like.dtype, device=like.device)
-    try:
-        pages = mmap.mmap(-1, size)
-    except OSError as error:
-        raise torch.OutOfMemoryError(f"{size} bytes for keys or values: {error}") from error
-    return torch.frombuffer(pages, dtype=like.dtype).view(shape)
+
+    def __init__(self, places: int, shape: tuple[int, ...], like: Tensor) -> None:
+        """Take the dtype and the device of `like`."""
+        self._place_bytes = math.prod(shape) * like.dtype.itemsize
+        self._pages: mmap.mmap | None = None
+        size = places * self._place_bytes
+        if like.device.type != "cpu" or not size:
+            self.tensor = torch.zeros(places, *shape, dtype=like.dtype, device=like.device)
+            return
+        try:
+            self._pages = mmap.mmap(-1, size, **_PRIVATE)
+        except OSError as error:
+            raise torch.OutOfMemoryError(f"{size} bytes for keys or values: {error}") from error
+        if _SMALL_PAGES is not None:
+            with suppress(OSError):  # EINVAL where the kernel has no huge pages
+                self._pages.madvise(_SMALL_PAGES)
+        self.tensor = torch.frombuffer(self._pages, dtype=like.dtype).view(places, *shape)
+
+    def release(self, place: int) -> None:
+        """Give back the pages that hold nothing but this place, where the system can (Linux)."""
+        if self._pages is None or _RELEASE is None:
+            return
+        page = mmap.PAGESIZE
+        start = -(-place * self._place_bytes // page) * page
+        size = (place + 1) * self._place_bytes // page * page - start
+        if size > 0:
+            self._pages.madvise(_RELEASE, start, size)
 
 
 class Slab:
     """Equal places for keys and values that come and go; the lowest free place is taken first.
 
-    A CPU has all places from the start, since it takes memory when a place is written to.
-    Elsewhere a slab grows.
+    A CPU has all places from the start, since it takes memory when a place is written to and gives
+    it back when the place is freed. Elsewhere a slab grows.
 
     Attributes:
         keys, values: by layer, (places, n_kv_heads, size, head_dim). They are replaced when the
@@ -86,6 +113,7 @@ class Slab:
 
         self.keys = [empty(size) for size in sizes]
         self.values = [empty(size) for size in sizes]
+        self._stored: dict[tuple[bool, int], Storage] = {}  # by whether keys, and layer
         self._most = most if model.device.type == "cpu" else 0
         self._places = 0
         self._free: list[int] = []
@@ -95,19 +123,23 @@ class Slab:
         more = max(_FEWEST_PLACES, self._places // 4, self._most - self._places)
         for stored in (self.keys, self.values):
             for layer, old in enumerate(stored):
-                stored[layer] = _zeros((len(old) + more, *old.shape[1:]), old)
-                stored[layer][: len(old)] = old
+                storage = Storage(len(old) + more, tuple(old.shape[1:]), old)
+                storage.tensor[: len(old)] = old
+                self._stored[stored is self.keys, layer] = storage
+                stored[layer] = storage.tensor
         self._free += range(self._places, self._places + more)
         self._places += more
 
     def take(self) -> int:
-        """Return a free place; its old keys and values are still there."""
+        """Return a free place; old keys and values may still be there."""
         if not self._free:
             self._grow()
         return heappop(self._free)
 
     def give(self, place: int) -> None:
         """Free a place."""
+        for storage in self._stored.values():
+            storage.release(place)
         heappush(self._free, place)
 
 
@@ -164,7 +196,7 @@ class SharedCache:
         shape = (config.n_kv_heads, length, config.head_dim)
 
         like = torch.empty(0, dtype=self.dtype, device=self.device)
-        keys, values = ([_zeros(shape, like) for _ in self.windows] for _ in range(2))
+        keys, values = ([Storage(1, shape, like).tensor[0] for _ in self.windows] for _ in range(2))
         return Root(length, keys, values)
 
     def add_prompt(self, root: Root, length: int) -> Prompt:

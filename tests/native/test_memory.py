@@ -1,13 +1,14 @@
 """Keys and values are counted in bytes, and fit what is free."""
 
+import sys
 from dataclasses import replace
 
 import pytest
 import torch
 
 from mistral_eval.model.config import Experts
-from mistral_eval.model.memory import free_bytes, total_bytes
-from mistral_eval.model.shared_cache import Row, SharedCache, cache_bytes, tail_size
+from mistral_eval.model.memory import free_bytes, status_bytes, total_bytes
+from mistral_eval.model.shared_cache import Row, SharedCache, Storage, cache_bytes, tail_size
 from mistral_eval.native.pack_attention import Stack, stack_bytes
 from mistral_eval.native.runner import (
     bytes_per_token,
@@ -48,6 +49,42 @@ def test_a_shared_caches_bytes_are_known_before_it_is_made(make_engine, window):
     held = own + sum(x.nbytes for x in (*root.keys, *root.values))
 
     assert cache_bytes(model.config, 11 + tail_size(5), [100], model.dtype) == held
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="madvise(MADV_DONTNEED) frees memory on Linux")
+def test_a_freed_places_memory_goes_back_to_the_system(make_engine):
+    """Long replies come and go; without this, what they ever took would stay."""
+    model = make_engine(window=None).model
+    cache = SharedCache(model, rows=64, slots=64 * 4096)
+    root = cache.add_root(0)
+    before = status_bytes("RssAnon")
+    rows = [Row(cache.add_prompt(root, 1)) for _ in range(64)]
+    for row in rows:
+        for row.length in (0, 32, 64, 128, 256, 512, 1024, 2048):
+            cache.extend([row])
+    for slab in map(cache.segment, range(8)):
+        for stored in (*slab.keys, *slab.values):
+            stored.fill_(1.0)
+    taken = status_bytes("RssAnon") - before
+
+    for row in rows:
+        cache.drop_row(row)
+
+    held = status_bytes("RssAnon") - before
+    assert taken > 8 << 20
+    assert held < taken / 20
+
+
+def test_a_places_neighbours_keep_their_values_when_it_is_freed():
+    """Places need not begin or end where a page does."""
+    like = torch.empty(0)
+    storage = Storage(9, (3, 700), like)
+    storage.tensor[:] = torch.arange(9.0).view(9, 1, 1)
+
+    storage.release(4)
+
+    kept = [n for n in range(9) if n != 4]
+    assert all((storage.tensor[n] == n).all() for n in kept)
 
 
 SEVEN_B = {"dim": 4096, "n_layers": 32, "n_heads": 32, "n_kv_heads": 8, "hidden_dim": 14336}
