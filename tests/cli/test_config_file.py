@@ -13,6 +13,7 @@ FULL = """
 tasks: [nq, gsm8k]
 model: tiny
 engine: random
+base_url: null
 data: hub
 limit: 3
 revision: null

@@ -190,7 +190,7 @@ def test_a_server_that_is_stopped_with_200_requests_in_flight(model, tmp_path):
     with Stub(model, fault=fault) as stub:
         process = started_with(stub, tmp_path, args)
         try:
-            wait_until(lambda: stub.now >= 200)
+            wait_until(lambda: stub.now >= 200 and sum(map(is_question, stub.answered)) >= 40)
             stub.crash()
         finally:
             gate.set()
