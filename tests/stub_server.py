@@ -131,6 +131,8 @@ class Quirks:
 
     names: tuple[str, ...] = ("tiny",)
     root: str | None = None
+    lists: bool = True  # else /models fails
+    any_name: bool = False
     answers_as: str | None = None
     max_model_len: int | None = 2048
     key: str = ""
@@ -236,7 +238,7 @@ class Stub:
 
     def complete(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         quirks = self.quirks
-        if body.get("model") not in quirks.names:
+        if body.get("model") not in quirks.names and not quirks.any_name:
             return 404, _error(f"The model `{body.get('model')}` does not exist.")
         if quirks.strict and body.keys() - KNOWN:
             return 400, _error(f"Unrecognized request argument: {min(body.keys() - KNOWN)}")
@@ -397,10 +399,10 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if not self._may():
             return
-        if self.path == "/v1/models":
+        if self.path == "/v1/models" and self.stub.quirks.lists:
             self._send(200, json.dumps(self.stub.models()).encode())
         else:
-            self._send(404, b'{"detail":"Not Found"}')
+            self._send(404 if self.stub.quirks.lists else 500, b'{"detail":"Not Found"}')
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

@@ -41,6 +41,7 @@ TEXTS: Final = (
 )
 TAIL: Final = " and so on."
 PATTERN: Final = "a b c d e a b c d e a b c d e a b c d"  # after which " e" comes
+NO_NAME: Final = "a name that no model has"
 STOPS: Final = tuple(f"\n#{n}#" for n in range(16))  # strings that no reply has
 DRAWS: Final = 8
 HOT: Final = GenerationSettings(max_tokens=12, temperature=1.5)
@@ -144,22 +145,31 @@ class _Prober:
     # ---------------------------------------------------------------- model
 
     async def identify(self, model: str) -> None:
-        """Find the model among those that the server lists."""
-        listed = await self._client.get("/models", retries=0)
+        """Find the model among those that the server lists, or by its name alone.
+
+        transformers' server lists other models than the one it was started with, or fails to list.
+        """
+        url = self._client.endpoint.url
+        failed: EngineError | None = None
+        listed: Any = {}
+        try:
+            listed = await self._client.get("/models", retries=1)
+        except ServerError as error:
+            if error.status in (None, 401, 403):
+                raise
+            failed = error
         data = listed.get("data") if isinstance(listed, dict) else None
         rows = [one for one in data or () if isinstance(one, dict) and "id" in one]
-        if not rows:
-            raise EngineError(
-                f"{self._client.endpoint.url}/models should list models and lists none. Check "
-                "that --base-url is an OpenAI-compatible server."
-            )
         row = _row_of(rows, model)
+        if row is None and await self._answers_as(model):
+            row = {"id": model}
+            self.found.notes.append("the server does not list its model; it knows it by name")
         if row is None:
             names = ", ".join(sorted(str(one["id"]) for one in rows)[:5])
-            raise EngineError(
-                f"The server at {self._client.endpoint.url} serves {names}, and --model is "
-                f"{model}. Give the served name as --model, with `--model-args tokenizer=FOLDER`, "
-                "or serve this model."
+            raise failed or EngineError(
+                f"The server at {url} serves {names or 'no model'}, and --model is {model}. Give "
+                "the served name as --model, with `--model-args tokenizer=FOLDER`, or serve this "
+                "model."
             )
         self._learn(model=str(row["id"]))
         length = row.get("max_model_len")
@@ -168,6 +178,22 @@ class _Prober:
             name: row[name] for name in ("root", "owned_by", "max_model_len") if name in row
         }
         self.found.version = await self._version()
+
+    async def _answers_as(self, model: str) -> bool:
+        """Return whether the server answers under this name and not under any name."""
+        for name, is_wanted in ((model, True), (NO_NAME, False)):
+            body = {"model": name, "prompt": TEXTS[0], "max_tokens": 1, "temperature": 0.0}
+            try:
+                await self._client.post("/completions", body, retries=1)
+            except ServerError as error:
+                if error.status is None:
+                    raise
+                if is_wanted:
+                    return False
+            else:
+                if not is_wanted:
+                    return False
+        return True
 
     async def _version(self) -> str:
         """Return what the server says at vLLM's `/version`; empty where there is no such page."""

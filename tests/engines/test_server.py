@@ -180,6 +180,7 @@ def test_what_is_not_said_about_the_context_is_asked_for(made_up, tmp_path, tiny
 # ---------------------------------------------------------------- what servers do wrong
 
 WORKED_AROUND = {
+    "no list of models": (Quirks(lists=False), "knows it by name"),
     "echo alone": (Quirks(prompt_logprobs=False, choices=False), ""),
     "echo without the generated token": (
         Quirks(prompt_logprobs=False, choices=False, drops_generated=True),
@@ -304,7 +305,10 @@ def test_more_stop_strings_than_the_server_takes_are_cut_here(made_up, ask, stop
 
 REFUSED = {
     "another model": (Quirks(names=("other",)), "serves other, and --model is tiny"),
-    "no models": (Quirks(names=()), "should list models and lists none"),
+    "no models": (Quirks(names=()), "serves no model, and --model is tiny"),
+    "any name": (Quirks(names=("other",), any_name=True), "serves other, and --model is tiny"),
+    "no list, any name": (Quirks(lists=False, any_name=True), "HTTP 500"),
+    "no list, another name": (Quirks(names=("other",), lists=False), "HTTP 500"),
     "another model's reply": (Quirks(answers_as="other"), "tiny was asked and other answered"),
 }
 
