@@ -29,6 +29,10 @@ ENGINES = ("auto", "native", "hf", "server", "oracle", "oracle-wrong", "random")
 MODEL_FREE = ("oracle", "oracle-wrong", "random")
 STOCK_PREFIX = "lm_eval:"
 TINY = "tiny"
+AUTO = "auto"
+CHAT_TEMPLATES = (AUTO, "mistral", "folder")  # or a file
+NO_SYSTEM_PROMPT = "none"
+NAMED_PROMPTS = (NO_SYSTEM_PROMPT, "mistral", "llama2")  # or a file
 DEFAULT_MODEL = "mistralai/Mistral-7B-v0.1"
 WORDS: Mapping[str, bool | None] = {"true": True, "false": False, "none": None}
 # Model arguments of lm-eval and of our engines that an option of ours sets.
@@ -55,6 +59,16 @@ NOT_IN_RUN_ID = frozenset(
         "name",
         "choices",
     }
+)
+# Settings that are part of a run's id where they are not left at their defaults.
+SINCE_0_1 = (
+    "left_out",
+    "base_url",
+    "apply_chat_template",
+    "chat_template",
+    "system_instruction",
+    "system_prompt",
+    "fewshot_as_multiturn",
 )
 
 
@@ -143,6 +157,16 @@ def _absolute(model: object) -> object:
     return os.path.abspath(path) if path.exists() else model  # noqa: PTH100 - keeps a link's name
 
 
+def _template(asked: object) -> object:
+    """Return the absolute path of a chat template's file; a word stays as it is."""
+    return asked if asked in CHAT_TEMPLATES else _absolute(asked)
+
+
+def _prompt(asked: object) -> object:
+    """Return the absolute path of a system prompt's file; a name stays as it is."""
+    return asked if asked in NAMED_PROMPTS else _absolute(asked)
+
+
 def _limit_as_json(limit: int | Fraction) -> int | str:
     return limit if isinstance(limit, int) else str(limit)
 
@@ -172,6 +196,14 @@ class RunSettings(BaseModel):
         model_args: What a checkpoint's own files leave open, as text, e.g. {"rope_theta":
             "10000"}; engines read the values with `parse_value`.
         num_fewshot: Solved examples in a prompt, where not the protocol's.
+        apply_chat_template: Ask every benchmark as a conversation, as lm-eval does.
+        chat_template: How a conversation becomes token ids: `auto`, `mistral` (mistral-common),
+            `folder` (the checkpoint's own template) or a file with a template.
+        system_instruction: A system prompt before every question's.
+        system_prompt: The same by name (`none`, `mistral`, `llama2`), or a file of text; it is for
+            conversations only.
+        fewshot_as_multiturn: Show solved examples as messages of their own; None: with
+            `apply_chat_template`.
         data_revision: Benchmark -> branch, tag or commit of its rows on the hub.
         unsafe_code: Run generated programs without isolation if there is none.
         sandbox: How generated programs are isolated.
@@ -206,6 +238,11 @@ class RunSettings(BaseModel):
     seed: Annotated[int, Field(strict=True)] = 0
     model_args: Pairs = Field(default_factory=dict)
     num_fewshot: Count | None = None
+    apply_chat_template: StrictBool = False
+    chat_template: Annotated[str, BeforeValidator(_template)] = AUTO
+    system_instruction: str | None = None
+    system_prompt: Annotated[str, BeforeValidator(_prompt)] | None = None
+    fewshot_as_multiturn: StrictBool | None = None
     data_revision: Pairs = Field(default_factory=dict)
     unsafe_code: StrictBool = False
     sandbox: Literal["auto", "bubblewrap", "namespaces", "docker", "podman"] = "auto"
@@ -262,6 +299,30 @@ class RunSettings(BaseModel):
                     f"--data-revision names {name!r}, which is not run. "
                     f"{nearest(name, self.own_tasks)}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _check_chat(self) -> Self:
+        """Check the settings of conversations.
+
+        Raises:
+            UsageError: one needs another, or a stock task would not heed them.
+        """
+        if self.fewshot_as_multiturn and not self.apply_chat_template:
+            raise UsageError(
+                "--fewshot-as-multiturn shows solved examples as messages of a conversation. Give "
+                "--apply-chat-template too, or leave it out."
+            )
+        if self.system_prompt is not None and self.system_instruction is not None:
+            raise UsageError(
+                "--system-prompt and --system-instruction both give a system prompt. Leave out one "
+                "of the two."
+            )
+        if self.stock_tasks and (self.apply_chat_template or self.system_instruction is not None):
+            raise UsageError(
+                "--apply-chat-template and --system-instruction are for our own benchmarks, and "
+                f"{STOCK_PREFIX}{self.stock_tasks[0]} is a stock task. Leave one of them out."
+            )
         return self
 
     def _check_streaming(self) -> None:
@@ -323,13 +384,34 @@ class RunSettings(BaseModel):
             suite: The name of the suite that was asked for, if one was.
         """
         deciding = {key: v for key, v in self.as_json().items() if key not in NOT_IN_RUN_ID}
-        if not self.left_out:
-            del deciding["left_out"]
-        if self.base_url is None:  # so that runs without a server keep their folders
-            del deciding["base_url"]
+        default = RunSettings(tasks=self.tasks).as_json()
+        for key in SINCE_0_1:
+            if deciding[key] == default[key]:
+                del deciding[key]  # so that a run keeps the id that it had without the setting
         text = json.dumps([deciding, dict(stamps)], sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         return f"{suite or _label(self.tasks)}-{digest}"
+
+    def asked_as(self, *, is_chat: bool) -> str:
+        """Return how questions are asked, if not as the protocol has it; else "".
+
+        It names what differs between two runs of a benchmark.
+
+        Args:
+            is_chat: whether the benchmark's protocol has conversations.
+        """
+        parts = []
+        if self.apply_chat_template and not is_chat:
+            parts.append("as a conversation")
+            if self.fewshot_as_multiturn is False:
+                parts.append("solved examples in one message")
+        if self.system_instruction is not None:
+            digest = hashlib.sha256(self.system_instruction.encode()).hexdigest()[:8]
+            parts.append(f"with a system instruction (sha256 {digest})")
+        has_prompt = self.system_prompt not in (None, NO_SYSTEM_PROMPT)
+        if has_prompt and (is_chat or self.apply_chat_template):
+            parts.append(f"with the system prompt {Path(str(self.system_prompt)).name}")
+        return ", ".join(parts)
 
     @property
     def own_tasks(self) -> tuple[str, ...]:

@@ -1,11 +1,12 @@
 """Intervals and paired tests over questions, computed with scipy and numpy.
 
-Wilson (1927) for one proportion, Student's t for one mean, McNemar's exact test and a stratified
-percentile bootstrap for a pair of runs, Holm (1979) over several benchmarks.
+Wilson (1927) for one proportion, Student's t for a mean of single values or of clusters, McNemar's
+exact test and a stratified percentile bootstrap for a pair of runs, Holm (1979) over several
+benchmarks.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -59,6 +60,102 @@ def mean_interval(values: Sequence[float]) -> Interval:
     return Interval(
         100.0 * mean, max(0.0, 100.0 * (mean - half)), min(100.0, 100.0 * (mean + half))
     )
+
+
+def clustered_mean(
+    values: Sequence[float], clusters: Sequence[Hashable], *, bounds: tuple[float, float]
+) -> Interval:
+    """Return the mean of all values, in their own unit, with an interval over clusters.
+
+    Values of one cluster may depend on each other, such as the two turns of a question. The
+    standard error is the linearised one of a ratio of totals (Cochran 1977, section 9A), which
+    allows clusters of several sizes; Student's t has one degree of freedom less than there are
+    clusters. Equal values, which would have no interval, get that of a share between the bounds.
+    With one cluster the interval is `bounds`.
+
+    Args:
+        values: The values, (n,).
+        clusters: Each value's cluster, (n,).
+        bounds: Least and greatest possible value; the interval is cut to them.
+
+    Raises:
+        ValueError: There is no value.
+    """
+    if not values:
+        raise ValueError("expected at least one value, found none")
+    mean = math.fsum(values) / len(values)
+    surplus: dict[Hashable, float] = {}
+    for value, cluster in zip(values, clusters, strict=True):
+        surplus[cluster] = surplus.get(cluster, 0.0) + value - mean
+    count = len(surplus)
+    if count == 1:
+        return Interval(mean, *bounds)
+    low, high = bounds
+    if min(values) == max(values):
+        share = wilson(round((mean - low) / (high - low) * count), count)
+        low, high = (low + end / 100.0 * (high - low) for end in (share.low, share.high))
+        return Interval(mean, min(low, mean), max(high, mean))
+    squares = math.fsum(total * total for total in surplus.values())
+    error = math.sqrt(count / (count - 1) * squares) / len(values)
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)) * error
+    return Interval(mean, max(low, mean - half), min(high, mean + half))
+
+
+def overdispersion(counts: Sequence[tuple[int, int]]) -> float:
+    """Return how much more shares of several groups differ than one share's binomial noise.
+
+    Pearson's chi-squared by its degrees of freedom, at least 1 (McCullagh and Nelder 1989, section
+    4.5). Counts divided by it carry the groups' differences.
+
+    Args:
+        counts: (count, out of) of each group; empty groups do not count.
+    """
+    groups = [(count, n) for count, n in counts if n]
+    share = (sum(count for count, _ in groups) + 1) / (sum(n for _, n in groups) + 2)
+    squares = ((count - n * share) ** 2 / (n * share * (1 - share)) for count, n in groups)
+    return max(1.0, math.fsum(squares) / max(1, len(groups) - 1))
+
+
+def corrected_share(
+    positive: int, n: int, sensitivity: tuple[float, float], specificity: tuple[float, float]
+) -> Interval:
+    """Return a share in percent, corrected by the known error of the judge that counted it.
+
+    The value is Rogan and Gladen's (1978), (p + specificity - 1) / (sensitivity + specificity - 1),
+    cut to 0 to 100. The interval is that of Lang and Reiczigel (2014), which allows for chance in
+    all three shares. Where the judge is no better than chance it is 0 to 100.
+
+    Args:
+        positive: Answers that the judge counts.
+        n: Answers judged, at least 1.
+        sensitivity: (hits, positives): of answers that are right to count, how many the judge
+            counts. Counts may be divided by an overdispersion, and so be no whole numbers.
+        specificity: (hits, negatives): of the others, how many the judge leaves out.
+
+    Raises:
+        ValueError: There is no answer, or the counts do not fit.
+    """
+    if not 0 <= positive <= n or n == 0:
+        raise ValueError(f"expected 0 <= positive <= n and n > 0, found {positive} of {n}")
+    z = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
+    hits, positives = sensitivity
+    passes, negatives = specificity
+    sens, spec = (hits + 1) / (positives + 2), (passes + 1) / (negatives + 2)
+    better = sens + spec - 1
+    if better <= 0:
+        return Interval(100.0 * positive / n, 0.0, 100.0)
+    judged = (positive + z * z / 2) / (n + z * z)
+    share = (judged + spec - 1) / better
+    noise = sens * (1 - sens) / (positives + 2), spec * (1 - spec) / (negatives + 2)
+    shift = 2 * z * z * (share * noise[0] - (1 - share) * noise[1])
+    variance = judged * (1 - judged) / (n + z * z)
+    variance += share**2 * noise[0] + (1 - share) ** 2 * noise[1]
+    half = z * math.sqrt(variance) / better
+    raw = hits / positives + passes / negatives - 1 if positives and negatives else 0.0
+    value = (positive / n + passes / negatives - 1) / raw if raw > 0 else share
+    low, high = share + shift - half, share + shift + half
+    value, low, high = (min(100.0, max(0.0, 100.0 * end)) for end in (value, low, high))
+    return Interval(value, min(low, value), max(high, value))
 
 
 def mean_of(parts: Sequence[Interval]) -> Interval:

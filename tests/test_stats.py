@@ -10,10 +10,13 @@ from hypothesis import strategies as st
 
 from mistral_eval.stats import (
     Interval,
+    clustered_mean,
+    corrected_share,
     holm,
     mcnemar,
     mean_interval,
     mean_of,
+    overdispersion,
     paired_bootstrap,
     smallest_detectable,
     wilson,
@@ -118,6 +121,99 @@ class TestHolm:
         for place, i in enumerate(order):
             slow[i] = min(1.0, max((len(p) - j) * p[order[j]] for j in range(place + 1)))
         assert tuple(slow) == pytest.approx(holm(p))
+
+
+class TestClusteredMean:
+    def test_single_values_have_students_t_interval(self):
+        """The hand-computed interval of 2, 4, 4, 6: mean 4, standard error sqrt(8 / 3) / 2."""
+        found = clustered_mean([2, 4, 4, 6], "abcd", bounds=(1, 10))
+        half = 3.182446305 * math.sqrt(8 / 3) / 2
+        assert (found.value, found.low, found.high) == pytest.approx((4, 4 - half, 4 + half))
+
+    def test_copies_within_a_cluster_add_nothing(self):
+        once = clustered_mean([2, 4, 4, 6], "abcd", bounds=(1, 10))
+        assert clustered_mean([2, 2, 4, 4, 4, 4, 6, 6], "aabbccdd", bounds=(1, 10)) == once
+
+    def test_one_cluster_says_nothing_of_others(self):
+        assert clustered_mean([3, 5], "aa", bounds=(1, 10)) == Interval(4, 1, 10)
+
+    def test_equal_values_have_an_interval(self):
+        found = clustered_mean([10.0] * 80, range(80), bounds=(1, 10))
+        assert 9.5 < found.low < found.high == 10
+
+    @given(st.lists(st.tuples(st.integers(1, 10), st.integers(0, 5)), min_size=1))
+    def test_it_holds_its_value_and_keeps_to_the_bounds(self, rows):
+        found = clustered_mean([v for v, _ in rows], [c for _, c in rows], bounds=(1, 10))
+        assert 1 <= found.low <= found.value + 1e-9
+        assert found.value - 1e-9 <= found.high <= 10
+
+    def test_nothing_has_no_mean(self):
+        with pytest.raises(ValueError, match="at least one value"):
+            clustered_mean([], [], bounds=(1, 10))
+
+    def test_it_covers_the_true_mean_95_percent_of_the_time_with_turns_that_depend(self):
+        """2000 simulated sets of 80 questions, some without a second turn."""
+        rng = np.random.default_rng(5)
+        hits = 0
+        for _ in range(2000):
+            level = rng.normal(5.5, 1, 80)
+            turns = rng.integers(1, 3, 80)
+            values = [
+                v for q, n in zip(level, turns, strict=True) for v in q + rng.normal(0, 0.5, n)
+            ]
+            found = clustered_mean(values, np.repeat(range(80), turns).tolist(), bounds=(1, 10))
+            hits += found.low <= 5.5 <= found.high
+        assert 0.935 < hits / 2000 < 0.965
+
+
+class TestCorrectedShare:
+    def test_the_value_is_rogan_and_gladens(self):
+        found = corrected_share(30, 100, (90, 100), (80, 100))
+        assert found.value == pytest.approx(100 * (0.3 + 0.8 - 1) / (0.9 + 0.8 - 1))
+
+    def test_a_perfect_judge_with_many_known_answers_gives_wilsons_interval(self):
+        found, plain = corrected_share(30, 100, (10**9, 10**9), (10**9, 10**9)), wilson(30, 100)
+        assert (found.value, found.low, found.high) == pytest.approx(
+            (plain.value, plain.low, plain.high), abs=1.0
+        )
+
+    def test_a_judge_no_better_than_chance_corrects_nothing(self):
+        assert corrected_share(30, 100, (50, 100), (50, 100)) == Interval(30.0, 0.0, 100.0)
+
+    def test_less_is_known_from_fewer_labelled_answers(self):
+        many = corrected_share(30, 100, (900, 1000), (800, 1000))
+        few = corrected_share(30, 100, (9, 10), (8, 10))
+        assert few.high - few.low > many.high - many.low
+
+    @given(st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+    def test_it_keeps_to_0_and_100_and_holds_its_value(self, case):
+        found = corrected_share(*case, (177, 196), (283, 304))
+        assert 0 <= found.low <= found.value <= found.high <= 100
+
+    @pytest.mark.parametrize(
+        ("share", "sens", "spec"), [(0.02, 0.9, 0.93), (0.19, 0.9, 0.93), (0.96, 0.97, 0.6)]
+    )
+    def test_it_covers_the_true_share_with_both_uncertainties(self, share, sens, spec):
+        """4000 simulated runs of 250 answers and known errors of 200 and 300 answers."""
+        rng = np.random.default_rng(2)
+        counted = rng.binomial(250, share * sens + (1 - share) * (1 - spec), 4000)
+        hits, passes = rng.binomial(200, sens, 4000), rng.binomial(300, spec, 4000)
+        found = [
+            corrected_share(int(k), 250, (int(h), 200), (int(p), 300))
+            for k, h, p in zip(counted, hits, passes, strict=True)
+        ]
+        held = [one.low <= 100 * share <= one.high for one in found]
+        assert 0.94 < np.mean(held) <= 0.99
+
+    @pytest.mark.parametrize(("positive", "n"), [(0, 0), (3, 2), (-1, 2)])
+    def test_counts_that_do_not_fit_are_refused(self, positive, n):
+        with pytest.raises(ValueError, match="expected 0 <="):
+            corrected_share(positive, n, (9, 10), (9, 10))
+
+    def test_groups_that_differ_by_chance_alone_are_not_overdispersed(self):
+        assert overdispersion([(50, 100), (52, 100)]) == 1.0
+        assert overdispersion([(5, 100), (50, 100)]) > 30
+        assert overdispersion([(5, 10), (0, 0)]) == 1.0
 
 
 class TestPairedBootstrap:

@@ -68,6 +68,7 @@ def test_the_wheel_holds_the_package_and_nothing_beside_it(wheel):
     yamls = {name for name in names if name.endswith(".yaml")}
     assert yamls == {f"mistral_eval/_tasks/{benchmark.id}.yaml" for benchmark in BENCHMARKS}
     assert "mistral_eval/_baselines/mistral-paper-table2.json" in names
+    assert "mistral_eval/_baselines/chat/mistral-paper-table3.json" in names
     assert "mistral_eval/py.typed" in names
     assert "mistral_eval/data/fingerprints.json" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)

@@ -47,3 +47,8 @@ def cut(text: str, until: Iterable[str]) -> str:
     """Return the text before the first occurrence of any stop string."""
     ends = [place for stop in until if stop and (place := text.find(stop)) >= 0]
     return text[: min(ends)] if ends else text
+
+
+def after_reasoning(text: str) -> str:
+    """Return what follows the last `</think>`, where a model that reasons aloud answers."""
+    return text.rpartition("</think>")[2]

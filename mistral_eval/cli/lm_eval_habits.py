@@ -36,10 +36,9 @@ ALWAYS: Final = {
     "log_samples": "every run writes its samples",
     "confirm_run_unsafe_code": "generated programs run isolated; --unsafe-code lifts that",
 }
+# Flags after which lm-eval reads a word: true, false, or the name of one of several templates.
+FLAGS: Final = ("apply_chat_template", "fewshot_as_multiturn")
 NOT_HERE: Final = {
-    "apply_chat_template": "prompts are the paper's, without a chat template",
-    "fewshot_as_multiturn": "prompts are the paper's, without a chat template",
-    "system_instruction": "prompts are the paper's, without a chat template",
     "gen_kwargs": "sampling and stops are the protocol's, in tasks/*.yaml",
     "use_cache": "every run keeps its replies and resumes from them",
     "cache_requests": "requests are built within seconds and not cached",
@@ -71,23 +70,40 @@ def translated(arguments: Sequence[str]) -> list[str]:
         return list(arguments)
     result: list[str] = []
     joining = False  # the argument follows an option that lm-eval separates by spaces
+    flag = ""  # the flag that the argument follows
     for argument in arguments:
         name, sign, value = argument.partition("=")
         if not argument.startswith("-"):
-            if joining and result[-1] not in LISTS:
+            if flag:
+                result[-1] = _flag(flag, argument)
+            elif joining and result[-1] not in LISTS:
                 result[-1] += f",{argument}"
             else:
                 result.append(argument)
+            flag = ""
             continue
         joining = argument in LISTS
         option = name.removeprefix("--").replace("-", "_") if name.startswith("--") else ""
-        if option in ALWAYS:
+        flag = option if option in FLAGS else ""
+        if flag:
+            result.append(_flag(flag, value or "true"))
+        elif option in ALWAYS:
             sys.stderr.write(f"{name} is not needed: {ALWAYS[option]}.\n")
         elif option in NOT_HERE:
             raise UsageError(f"{name} is an option of lm-eval: {NOT_HERE[option]}. Leave it out.")
         else:
             result.append(SHORT.get(name, name) + sign + value)
     return result
+
+
+def _flag(option: str, word: str) -> str:
+    """Return a flag by the word after it."""
+    if word.lower() not in ("true", "false"):
+        raise UsageError(
+            f"--{option} {word}: a word after this flag of lm-eval's chooses one of a model's "
+            "templates. Give `--apply-chat-template --chat-template FILE`."
+        )
+    return f"--{'no-' if word.lower() == 'false' else ''}{option.replace('_', '-')}"
 
 
 def in_our_words(options: Mapping[str, Any]) -> dict[str, Any]:

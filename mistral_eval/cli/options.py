@@ -100,6 +100,44 @@ NumFewshot = Annotated[
         help="Solved examples per prompt; default: the paper's number",
     ),
 ]
+ApplyChatTemplate = Annotated[
+    bool,
+    typer.Option(
+        "--apply-chat-template/--no-apply-chat-template",
+        "--apply_chat_template",
+        help="Ask every benchmark as a conversation; another protocol than the paper's",
+    ),
+]
+ChatTemplate = Annotated[
+    str,
+    typer.Option(
+        "--chat-template",
+        help="How conversations become tokens: auto, mistral (mistral-common), folder (the "
+        "checkpoint's own template), or a Jinja file",
+    ),
+]
+SystemInstruction = Annotated[
+    str | None,
+    typer.Option(
+        "--system-instruction",
+        "--system_instruction",
+        help="System prompt before every question",
+    ),
+]
+SystemPrompt = Annotated[
+    str | None,
+    typer.Option(
+        "--system-prompt", help="System prompt of conversations: none, mistral, llama2, or a file"
+    ),
+]
+FewshotAsMultiturn = Annotated[
+    bool | None,
+    typer.Option(
+        "--fewshot-as-multiturn/--no-fewshot-as-multiturn",
+        "--fewshot_as_multiturn",
+        help="Solved examples as messages of their own; default: with --apply-chat-template",
+    ),
+]
 ModelArgs = Annotated[
     str | None,
     typer.Option(

@@ -17,6 +17,8 @@ class Layout(StrEnum):
     TABLE2 = "table2"
     FIGURE4 = "figure4"
     FIGURE5 = "figure5"
+    CHAT = "chat"
+    GUARDRAILS = "guardrails"
 
 
 def table(  # noqa: PLR0913 - one parameter per option of the command line
@@ -40,7 +42,10 @@ def table(  # noqa: PLR0913 - one parameter per option of the command line
         bool, typer.Option("--sizes", help="Add the equivalent Llama 2 sizes of figure 5")
     ] = False,
     layout: Annotated[
-        Layout, typer.Option(help="Print the paper's table, or its figure 4 or 5 as a table")
+        Layout,
+        typer.Option(
+            help="Print the paper's Table 2, figure 4 or 5, Table 3 (chat) or 4 (guardrails)"
+        ),
     ] = Layout.TABLE2,
     fmt: Annotated[Format, typer.Option("--format", help="Output format")] = Format.RICH,
     output: opt.Output = None,
@@ -54,8 +59,8 @@ def table(  # noqa: PLR0913 - one parameter per option of the command line
     if layout is not Layout.TABLE2:
         if baselines or delta_to or reproduced or groups or sizes:
             raise UsageError(
-                f"--layout {layout.value} has the rows of the paper's figure and the runs, "
-                "and no other options but --format and --output. Leave the others out."
+                f"--layout {layout.value} has rows of its own, and no other options but "
+                "--format and --output. Leave the others out."
             )
         from mistral_eval.report.table import render_figure
 

@@ -22,9 +22,16 @@ from lm_eval.api.instance import Instance
 from safetensors import SafetensorError
 from transformers.utils import is_protobuf_available
 
+from mistral_eval.engines.chat_ids import ChatIds, begins_reply
 from mistral_eval.engines.devices import choose_device
-from mistral_eval.engines.hf_model import AnchoredHFLM, AnchoredMistral3, check_arguments
+from mistral_eval.engines.hf_model import (
+    AnchoredHFLM,
+    AnchoredMistral3,
+    EncodedText,
+    check_arguments,
+)
 from mistral_eval.engines.interface import (
+    Capabilities,
     Encoded,
     Engine,
     EngineIdentity,
@@ -48,6 +55,7 @@ from mistral_eval.errors import (
     UsageError,
 )
 from mistral_eval.lfs import pointer_sentence
+from mistral_eval.model.chat.messages import Messages
 from mistral_eval.model.export import save_hf
 from mistral_eval.model.load.adapter import check_adapter_files, resolve_parts
 from mistral_eval.model.load.config_hf import FAMILIES, from_hf_config
@@ -63,7 +71,14 @@ from mistral_eval.model.tokenizers.borders import Borders
 from mistral_eval.model.tokenizers.incremental import PrefixEncoder
 from mistral_eval.model.tokenizers.special import TOKENIZER, TokenizerArgs, split_tokenizer_args
 from mistral_eval.model.tokenizers.tokenizer import ANY_VOCAB, Tokenizer, load_tokenizer
-from mistral_eval.settings import TINY, RunSettings, parse_value
+from mistral_eval.native.requests import (
+    GenerateRequest,
+    Sampling,
+    ScoreRequest,
+    truncate_left,
+    truncate_prompt,
+)
+from mistral_eval.settings import AUTO, TINY, RunSettings, parse_value
 
 # What lm-eval, transformers and torch raise for a checkpoint or a request that they cannot handle.
 FAULTS: Final = (
@@ -89,7 +104,10 @@ class HFEngine(TextEncoder, Engine):
         lm: the model.
         seed, identity: see `TextEncoder`.
         tokenizer: the native engine's tokenizer of the model; None if it reads none.
+        chat: encodes conversations; None if the native engine reads no tokenizer.
     """
+
+    can = Capabilities(chat=True)
 
     def __init__(
         self,
@@ -97,9 +115,11 @@ class HFEngine(TextEncoder, Engine):
         seed: int,
         identity: EngineIdentity,
         tokenizer: Tokenizer | None = None,
+        chat: ChatIds | None = None,
     ) -> None:
         super().__init__(seed, identity)
         self.lm = lm
+        self._chat = chat
         self._borders = Borders(tokenizer, PrefixEncoder(tokenizer)) if tokenizer else None
 
     @classmethod
@@ -115,6 +135,7 @@ class HFEngine(TextEncoder, Engine):
             device=settings.device,
             seed=settings.seed,
             model_args=settings.model_args,
+            chat_template=settings.chat_template,
         )
 
     def encode(self, request: Request) -> Encoded:
@@ -126,13 +147,41 @@ class HFEngine(TextEncoder, Engine):
         encoded = super().encode(request)
         if request.kind == "rolling":
             return encoded
+        if isinstance(request.context, Messages):
+            return self._encode_chat(encoded, request.context)
         is_score = request.kind == "score"
         continuation = request.continuation if is_score else None
         new_tokens = 0 if is_score else request.generation.max_tokens
         with named(request):
-            is_cut = self.lm.is_cut(request.context, continuation, new_tokens)
-        is_joined = not is_score and self._borders and self._borders.healing(request.context)
+            is_cut = self.lm.is_cut(request.text, continuation, new_tokens)
+        is_joined = not is_score and self._borders and self._borders.healing(request.text)
         return replace(encoded, truncated=is_cut, remark=UNHEALED if is_joined else "")
+
+    def _encode_chat(self, encoded: Encoded, messages: Messages) -> Encoded:
+        """Add a conversation's ids, which lm-eval's model is given in place of a text.
+
+        Raises:
+            EngineError: there is no tokenizer of ours for the model, or the format refuses the
+                conversation.
+        """
+        request, chat = encoded.request, self._chat
+        if chat is None:
+            raise EngineError(
+                "The hf engine encodes conversations with the native engine's tokenizer, and that "
+                "cannot read this model's (see the note). Leave out --apply-chat-template."
+            )
+        if request.kind == "score":
+            pair = ScoreRequest(*chat.pair(request, messages))
+            text = EncodedText.of(str(messages), pair.context, pair.continuation)
+            with named(request):
+                _, is_cut = truncate_left(pair, self.lm.max_length)
+        else:
+            prompt = chat.prompt(request, messages)
+            text = EncodedText.of(str(messages), prompt)
+            asked = GenerateRequest(prompt, request.generation.max_tokens, Sampling())
+            with named(request):
+                _, is_cut = truncate_prompt(asked, self.lm.max_length)
+        return replace(encoded, work=text, truncated=is_cut, remark=chat.remark)
 
     def answer(
         self, encoded: Sequence[Encoded], known: Collection[int] = (), stop: Stop = never
@@ -142,17 +191,19 @@ class HFEngine(TextEncoder, Engine):
         Raises:
             EngineError: lm-eval's model failed; names the benchmark and the cause.
         """
-        asked: dict[str, list[int]] = {}
+        asked: dict[tuple[str, bool], list[int]] = {}
         for index, item in enumerate(encoded):
             if index not in known:
-                asked.setdefault(item.request.benchmark, []).append(index)
-        for benchmark, indices in asked.items():
+                group = (item.request.benchmark, begins_reply(item.request))
+                asked.setdefault(group, []).append(index)
+        for (benchmark, begins), indices in asked.items():
+            self.lm.is_anchored = not begins
             order = sorted(indices, key=lambda i: -len(encoded[i].request.context))
             for start in range(0, len(order), CALL):
                 if stop():
                     return
                 part = order[start : start + CALL]
-                instances = [instance_of(encoded[i].request) for i in part]
+                instances = [instance_of(_as_text(encoded[i])) for i in part]
                 with library_faults(partial(_failed, benchmark)):
                     replies = self._call(encoded[0].request.kind, instances)
                 yield from zip(part, replies, strict=True)
@@ -166,6 +217,12 @@ class HFEngine(TextEncoder, Engine):
             return [Reply(float(one)) for one in rolling]
         texts = self.lm.generate_until(instances, disable_tqdm=True)
         return [Reply(text=text, finish="stop") for text in texts]
+
+
+def _as_text(encoded: Encoded) -> Request:
+    """Return the request with a conversation as the text whose ids are known."""
+    chat = isinstance(encoded.work, EncodedText)
+    return replace(encoded.request, context=encoded.work) if chat else encoded.request
 
 
 @contextmanager
@@ -199,7 +256,7 @@ def _failed(benchmark: str, cause: str) -> EngineError:
     )
 
 
-def open_hf(
+def open_hf(  # noqa: PLR0913 - one argument per setting of a run
     pretrained: str,
     *,
     adapter: str | None = None,
@@ -208,6 +265,7 @@ def open_hf(
     device: str = "auto",
     seed: int = 0,
     model_args: Mapping[str, Any] | None = None,
+    chat_template: str = AUTO,
 ) -> HFEngine:
     """Load a checkpoint into lm-eval's `hf` model.
 
@@ -221,6 +279,7 @@ def open_hf(
         seed: random seed for sampling, for torch's global generator.
         model_args: passed to lm-eval's model, e.g. batch_size, peft, trust_remote_code; text is
             read by `parse_value`.
+        chat_template: how conversations are encoded: auto, mistral, folder or a template's file.
 
     Raises:
         CheckpointError: the checkpoint is incomplete, does not fit its configuration, or names a
@@ -240,7 +299,8 @@ def open_hf(
         with tempfile.TemporaryDirectory(prefix="mistral-eval-tiny-") as folder:
             file = tiny_tokenizer_file()
             save_hf(tiny_model(dtype, torch.device("cpu")), Path(folder), tokenizer_file=file)
-            return _load(Path(folder), dtype, where, seed, arguments)
+            # the folder is gone before the first conversation
+            return _load(Path(folder), dtype, where, seed, arguments, chat_template, file)
     trusted = arguments.get(TRUST) is True
     resolve = partial(resolve_model, reader="transformers", programs=trusted)
     parts = resolve_parts(pretrained, adapter, revision=revision, resolve=resolve)
@@ -262,11 +322,17 @@ def open_hf(
         arguments = {**own, **arguments}
     if (parts.base / "config.json").is_file():
         check_hf_dtype(read_json(parts.base / "config.json"), dtype, where)
-    return _load(parts.base, dtype, where, seed, arguments)
+    return _load(parts.base, dtype, where, seed, arguments, chat_template)
 
 
 def _load(
-    folder: Path, dtype: str, device: torch.device, seed: int, arguments: Mapping[str, Any]
+    folder: Path,
+    dtype: str,
+    device: torch.device,
+    seed: int,
+    arguments: Mapping[str, Any],
+    chat_template: str,
+    chat_place: Path | None = None,
 ) -> HFEngine:
     remote = arguments.get(TOKENIZER)  # lm-eval also takes a name on the hub
     if remote is not None and Path(str(remote)).expanduser().exists():
@@ -278,9 +344,7 @@ def _load(
         rest[TOKENIZER] = remote
     elif args.file is not None:
         rest[TOKENIZER] = str(args.file if args.file.is_dir() else args.file.parent)
-    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
-    if not config.get("quantization_config"):
-        open_hf_tensors(folder)  # transformers would read quantised integers as plain numbers
+    config = _config(folder)
     is_mistral3 = "Mistral3ForConditionalGeneration" in (config.get("architectures") or ())
     model_class = AnchoredMistral3 if is_mistral3 else AnchoredHFLM
 
@@ -315,7 +379,9 @@ def _load(
         weights=_digest(folder, arguments),
         dtype=dtype,
         device=device.type,
-        arguments=" ".join([str(sorted(arguments.items())), *ends, *_libraries()]),
+        arguments=" ".join(
+            [str(sorted(arguments.items())), *ends, *_libraries(), *_template(chat_template)]
+        ),
         info={**lm.get_model_info(), "max_length": lm.max_length},
         notes=(
             *notes,
@@ -324,7 +390,30 @@ def _load(
             *folder_notes(folder),
         ),
     )
-    return HFEngine(lm, seed, identity, tokenizer)
+    place = chat_place or folder
+    chat = ChatIds(tokenizer, chat_template, place, args.file or place) if tokenizer else None
+    return HFEngine(lm, seed, identity, tokenizer, chat)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """Return the folder's config.json; check the tensors, unless they are quantised.
+
+    transformers would read quantised integers as plain numbers.
+    """
+    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    if not config.get("quantization_config"):
+        open_hf_tensors(folder)
+    return config
+
+
+def _template(asked: str) -> list[str]:
+    """Return what an engine's arguments say of `--chat-template`: by its content if it is a file.
+
+    The checkpoint's own template is among the files of its digest.
+    """
+    file = Path(asked).expanduser()
+    digest = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
+    return [] if asked == AUTO else [f"chat template {digest or asked}"]
 
 
 def _other_ids(tokenizer: Tokenizer, lm: AnchoredHFLM) -> tuple[str, ...]:

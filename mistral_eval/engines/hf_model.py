@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import takewhile
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import torch
 from lm_eval.api.instance import Instance
@@ -27,11 +27,30 @@ SAME_FILES: Final = "copy or download the checkpoint again"
 OTHER_MODEL: Final = "configuration and weights are of different models"
 
 
+class EncodedText(str):
+    """A prompt whose ids are known, and those of a continuation; lm-eval handles it as a text.
+
+    Its text decides nothing but lm-eval's order of equally long prompts.
+    """
+
+    __slots__ = ("continuation", "ids")
+
+    ids: tuple[int, ...]
+    continuation: tuple[int, ...]
+
+    @classmethod
+    def of(cls, text: str, ids: Sequence[int], continuation: Sequence[int] = ()) -> Self:
+        """Create a prompt from its text for people, its ids and a continuation's ids."""
+        made = cls(text)
+        made.ids, made.continuation = tuple(ids), tuple(continuation)
+        return made
+
+
 class AnchoredHFLM(HFLM):
     """lm-eval's `hf` model, which decodes generated ids as the continuation of other text.
 
     The checkpoint's generation_config.json is ignored except for its special ids: only the protocol
-    decides how a reply is sampled.
+    decides how a reply is sampled. `is_anchored` is false while replies begin texts of their own.
 
     Args:
         end_ids: each ends a generation; None leaves this to generation_config.json.
@@ -40,6 +59,7 @@ class AnchoredHFLM(HFLM):
 
     AUTO_MODEL_CLASS: Any = None
     add_bos_token: bool | None
+    is_anchored: bool = True
 
     def __init__(self, end_ids: Sequence[int] | None = None, **arguments: Any) -> None:
         with _quiet():
@@ -83,16 +103,61 @@ class AnchoredHFLM(HFLM):
         if add_bos_token is not None and not _is_mistral_common(self.tokenizer):
             super()._create_tokenizer(*places, add_bos_token=add_bos_token, **options)
 
+    def tok_encode(
+        self,
+        string: str,
+        add_special_tokens: bool | None = None,  # noqa: FBT001 - lm-eval's
+        left_truncate_len: int | None = None,
+        **options: Any,
+    ) -> list[int]:
+        """Encode a text as lm-eval does; a prompt with known ids has these."""
+        if isinstance(string, EncodedText):
+            return list(string.ids[-(left_truncate_len or 0) :])
+        ids: list[int] = super().tok_encode(
+            string, add_special_tokens, left_truncate_len, **options
+        )
+        return ids
+
+    def tok_batch_encode(
+        self,
+        strings: list[str],
+        padding_side: str = "left",
+        left_truncate_len: int | None = None,
+        truncation: bool = False,  # noqa: FBT001, FBT002 - lm-eval's
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encode and pad texts as lm-eval does; prompts with known ids have these."""
+        known = [list(one.ids) for one in strings if isinstance(one, EncodedText)]
+        if not known:
+            found: tuple[torch.Tensor, torch.Tensor] = super().tok_batch_encode(
+                strings, padding_side, left_truncate_len, truncation
+            )
+            return found
+        cut = [ids[-(left_truncate_len or 0) :] for ids in known]
+        width = max(map(len, cut))
+        padding = self.tokenizer.pad_token_id or 0
+        rows = [[padding] * (width - len(ids)) + ids for ids in cut]  # (prompts, width)
+        mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in cut]
+        return torch.tensor(rows), torch.tensor(mask)
+
+    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        """Encode a context and its continuation as lm-eval does, if their ids are not known."""
+        if isinstance(context, EncodedText):
+            return list(context.ids), list(context.continuation)
+        pair: tuple[list[int], list[int]] = super()._encode_pair(context, continuation)
+        return pair
+
     def tok_decode(self, tokens: Iterable[int] | int, *, skip_special_tokens: bool = True) -> str:
         """Decode ids that follow a prompt, up to an end token; decode a single id (EOS) alone."""
         if isinstance(tokens, int):
             return str(self.tokenizer.decode(tokens, skip_special_tokens=skip_special_tokens))
-        anchor = self.tokenizer(ANCHOR, add_special_tokens=False)["input_ids"]
+        anchor = []
+        if self.is_anchored:
+            anchor = self.tokenizer(ANCHOR, add_special_tokens=False)["input_ids"]
         ids = tokens.tolist() if isinstance(tokens, torch.Tensor) else list(tokens)
         # an end token may be an ordinary word, which decoding would show
         ids = list(takewhile(lambda token: token not in self._end_ids, ids))
         text = self.tokenizer.decode(anchor + ids, skip_special_tokens=skip_special_tokens)
-        return str(text).removeprefix(ANCHOR)
+        return str(text).removeprefix(ANCHOR if anchor else "")
 
     def loglikelihood_rolling(
         self,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, Self, TypeAlias
 
 from mistral_eval.answers.verdict import cut
 from mistral_eval.errors import EngineError, UsageError
+from mistral_eval.model.chat.messages import Messages
 from mistral_eval.native import requests
 from mistral_eval.settings import RunSettings
 
@@ -78,7 +79,8 @@ class Request:
         sample: index of the sample among the question's; 0 if there is only one.
         kind: "score" (log-likelihood of `continuation` after `context`), "rolling" (log-likelihood
             of the whole `context`) or "generate" (a reply to `context`).
-        context: the text before the continuation or the reply; for "rolling" the whole text.
+        context: the text before the continuation or the reply, or a conversation that the model
+            continues; for "rolling" the whole text.
         continuation: the text to score.
         settings: generation settings; None unless `kind` is "generate".
     """
@@ -88,7 +90,7 @@ class Request:
     choice: int
     sample: int
     kind: Kind
-    context: str
+    context: str | Messages
     continuation: str = ""
     settings: GenerationSettings | None = None
 
@@ -97,6 +99,22 @@ class Request:
         """The settings of a "generate" request."""
         assert self.settings is not None, self
         return self.settings
+
+    @property
+    def text(self) -> str:
+        """The context of a request that is no conversation.
+
+        Raises:
+            EngineError: it is one, and the engine that reads this property has no chat.
+        """
+        if isinstance(self.context, Messages):
+            raise EngineError(f"{self} is a conversation, which this engine does not take.")
+        return self.context
+
+    @property
+    def asked(self) -> object:
+        """The context as a part of a key: a text, or a list of messages."""
+        return self.context.as_dicts() if isinstance(self.context, Messages) else self.context
 
     @property
     def draw(self) -> str:
@@ -212,6 +230,7 @@ class Capabilities:
         samples: can draw independent samples of one prompt.
         any_text: can answer requests of any task, not only of our benchmarks.
         exact_text: replies keep their white space, which programs need.
+        chat: takes conversations, not only texts.
         plain_twin: has a slow, plain path for `--verify`.
         why: what is lacking ("log-likelihoods", "independent samples", "exact text") to the reason,
             as the end of a sentence; for what an engine finds out when it is opened.
@@ -221,6 +240,7 @@ class Capabilities:
     samples: bool = True
     any_text: bool = True
     exact_text: bool = True
+    chat: bool = False
     plain_twin: bool = False
     why: Mapping[str, str] = field(default_factory=dict)
 
@@ -289,7 +309,7 @@ class TextEncoder:
     def encode(self, request: Request) -> Encoded:
         """Identify the reply by texts, settings and seed, and if it is sampled by its draw."""
         settings = request.settings
-        parts: tuple[object, ...] = (self.seed, request.context, request.continuation)
+        parts: tuple[object, ...] = (self.seed, request.asked, request.continuation)
         if settings is not None:
             parts = (*parts, list(asdict(settings).values()))
             if settings.is_sampled:

@@ -42,7 +42,7 @@ class OracleEncoder:
                 f"The task {request.benchmark} asks for the likelihood of whole texts, which have "
                 "no gold answer. Use --engine native, hf or random."
             )
-        asked = (request.context, request.continuation)
+        asked = (request.asked, request.continuation)
         names = [request.benchmark, request.doc_id, request.choice, request.sample]
         return Encoded(request, (*asked, names))
 
@@ -50,7 +50,7 @@ class OracleEncoder:
 class Oracle(OracleEncoder, Engine):
     """Answer each request from the gold."""
 
-    can = Capabilities(any_text=False)
+    can = Capabilities(any_text=False, chat=True)
     name = "oracle"
     right = True
 
@@ -98,6 +98,8 @@ class Random(TextEncoder, Engine):
     that scoring per character, which most benchmarks use, favours neither long nor short choices.
     """
 
+    can = Capabilities(chat=True)
+
     def __init__(self, seed: int) -> None:
         super().__init__(seed, EngineIdentity("random", arguments=f"seed {seed}"))
 
@@ -127,7 +129,7 @@ class Random(TextEncoder, Engine):
             if request.kind == "generate":
                 yield index, Reply(text=f" The answer is {int(drawn * 1000)}.", finish="eos")
             else:
-                text = (request.continuation or request.context).lstrip(" ")
+                text = (request.continuation or str(request.context)).lstrip(" ")
                 yield index, Reply(logprob=-drawn * max(1, len(text)))
 
     def _draw(self, name: str) -> float:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any, Final
 
+from mistral_eval.engines.chat_ids import ChatIds, begins_reply
 from mistral_eval.engines.devices import choose_device
 from mistral_eval.engines.interface import (
     Capabilities,
@@ -51,7 +52,7 @@ from mistral_eval.native.requests import (
 from mistral_eval.native.runner import ModelRunner, default_batch_tokens, generation_budget
 from mistral_eval.native.stream import generating_sentence, streaming_sentence
 from mistral_eval.native.work import Place
-from mistral_eval.settings import TINY, RunSettings
+from mistral_eval.settings import AUTO, TINY, RunSettings
 
 VERSION: Final = "1"  # part of the reply's key: raise it when the engine's numbers change
 MEASURED_FROM: Final = 20.0  # seconds of work below which the machine's rate is not measured
@@ -62,11 +63,11 @@ class NativeEngine(NativeEncoder, Engine):
 
     Args:
         runner: computes replies from token ids.
-        tokenizer, context_len, seed, identity: see `NativeEncoder`.
+        tokenizer, context_len, seed, identity, chat: see `NativeEncoder`.
         say: receives the estimate before a generation with streamed layers.
     """
 
-    can = Capabilities(plain_twin=True)
+    can = Capabilities(chat=True, plain_twin=True)
 
     def __init__(
         self,
@@ -76,8 +77,9 @@ class NativeEngine(NativeEncoder, Engine):
         seed: int,
         identity: EngineIdentity,
         say: Say | None = None,
+        chat: ChatIds | None = None,
     ) -> None:
-        super().__init__(tokenizer, context_len, seed, identity)
+        super().__init__(tokenizer, context_len, seed, identity, chat)
         self.runner = runner
         self._say = say
         self.counters = runner.stats
@@ -99,6 +101,7 @@ class NativeEngine(NativeEncoder, Engine):
             say=say,
             model_args=settings.model_args,
             choices=settings.choices,
+            chat_template=settings.chat_template,
         )
 
     @classmethod
@@ -116,7 +119,8 @@ class NativeEngine(NativeEncoder, Engine):
             base, args = parts.base, args.beside(parts.tokenizer)
         rows = identity.info.get("embedding_rows", ANY_VOCAB)  # none in runs of 0.2
         tokenizer = load_tokenizer(base, expected_vocab=rows, args=args)
-        return NativeEncoder(tokenizer, identity.info["max_length"], settings.seed, identity)
+        chat = ChatIds(tokenizer, settings.chat_template, base, args.file or base)
+        return NativeEncoder(tokenizer, identity.info["max_length"], settings.seed, identity, chat)
 
     @classmethod
     def plan_inputs(cls, settings: RunSettings, say: Say) -> PlanInputs:
@@ -138,8 +142,9 @@ class NativeEngine(NativeEncoder, Engine):
             config, dtype, device, is_streamed=streams
         )
         budget = generation_budget(config, dtype, device, tokens, is_streamed=streams)
+        chat = ChatIds(outline.tokenizer, settings.chat_template, *outline.places)
         encoder = NativeEncoder(
-            outline.tokenizer, config.context_len, settings.seed, EngineIdentity("native")
+            outline.tokenizer, config.context_len, settings.seed, EngineIdentity("native"), chat
         )
         ways = choose_ways(config, dtype, device)
         place = Place(config, dtype, device, budget, is_streamed=streams, ways=ways)
@@ -164,7 +169,8 @@ class NativeEngine(NativeEncoder, Engine):
                 self._say(generating_sentence(cost))
             for index, reply in self.runner.generate(work, known):
                 item = encoded[index]
-                text = continuation_text(self.tokenizer, work[index].prompt, reply.ids)
+                before = () if begins_reply(item.request) else work[index].prompt
+                text = continuation_text(self.tokenizer, before, reply.ids)
                 text = item.request.generation.cut(text.removeprefix(item.healed))
                 yield index, Reply(text=text, ids=tuple(reply.ids), finish=reply.finish)
 
@@ -261,6 +267,7 @@ def open_native(  # noqa: PLR0913 - one argument per setting of a run
     say: Say | None = None,
     model_args: Mapping[str, Any] | None = None,
     choices: Mapping[str, str] | None = None,
+    chat_template: str = AUTO,
 ) -> NativeEngine:
     """Load a checkpoint and its tokenizer into the native engine.
 
@@ -278,6 +285,7 @@ def open_native(  # noqa: PLR0913 - one argument per setting of a run
         model_args: values that the checkpoint's files do not state, e.g. rope_theta; and
             `tokenizer` and `add_bos_token` (see `TokenizerArgs`). Text is read by `parse_value`.
         choices: the engine's `choices` when the run began; None measures how to multiply.
+        chat_template: how conversations are encoded: auto, mistral, folder or a template's file.
 
     Raises:
         CheckpointError, TokenizerError, HubError, ResourceError: it cannot be loaded.
@@ -345,7 +353,8 @@ def open_native(  # noqa: PLR0913 - one argument per setting of a run
         },
         notes=tuple(notes),
     )
-    engine = NativeEngine(runner, tokenizer, config.context_len, seed, identity, say)
+    chat = ChatIds(tokenizer, chat_template, base, args.file or base)
+    engine = NativeEngine(runner, tokenizer, config.context_len, seed, identity, say, chat)
     engine.choices = as_text(ways)
     return engine
 

@@ -13,8 +13,10 @@ from typing import Final
 
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
+from mistral_eval.engines.chat_ids import ChatIds, begins_reply
 from mistral_eval.engines.interface import Encoded, EngineIdentity, Request, named
 from mistral_eval.errors import EngineError
+from mistral_eval.model.chat.messages import Messages
 from mistral_eval.model.tokenizers.borders import Borders
 from mistral_eval.model.tokenizers.incremental import PrefixEncoder, StreamText
 from mistral_eval.model.tokenizers.tokenizer import Tokenizer, prefix_id
@@ -36,6 +38,8 @@ NOT_HEALED: Final = (
     "heals it"
 )
 
+BEGINS: Final = "reply"  # marks keys of replies that are decoded without the prompt before them
+
 
 class NativeEncoder:
     """Encode requests as token ids.
@@ -45,6 +49,7 @@ class NativeEncoder:
         context_len: the context length in tokens; longer requests are truncated on the left.
         seed: random seed of sampled replies; part of every key.
         identity: what replies depend on besides the request.
+        chat: encodes conversations; None refuses them.
 
     Attributes:
         score_len: the context length for log-likelihoods.
@@ -54,12 +59,18 @@ class NativeEncoder:
     heals = True
 
     def __init__(
-        self, tokenizer: Tokenizer, context_len: int, seed: int, identity: EngineIdentity
+        self,
+        tokenizer: Tokenizer,
+        context_len: int,
+        seed: int,
+        identity: EngineIdentity,
+        chat: ChatIds | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.context_len = self.score_len = context_len
         self.seed = seed
         self.identity = identity
+        self.chat = chat
         self._prefixes = PrefixEncoder(tokenizer)
         self._borders = Borders(tokenizer, self._prefixes)
         # with BOS no text is without ids
@@ -70,17 +81,30 @@ class NativeEncoder:
 
         Raises:
             EngineError: the request does not fit, or has a generation setting we do not support.
+            TokenizerError: it is a conversation, and the checkpoint has no format for one.
         """
         if request.kind == "score":
-            pair = ScoreRequest(*self.encode_pair(request.context, request.continuation))
+            pair, remark = self._pair(request)
             with named(request):
-                work, was_cut = truncate_left(pair, self.score_len)
-            return Encoded(request, (self.seed, work.context, work.continuation), work, was_cut)
+                work, was_cut = truncate_left(ScoreRequest(*pair), self.score_len)
+            return Encoded(
+                request,
+                (self.seed, work.context, work.continuation),
+                work,
+                was_cut,
+                remark=remark,
+            )
         if request.kind == "rolling":
-            windows = self._windows(request.context)
+            windows = self._windows(request.text)
             parts = (self.seed, *((one.context, one.continuation) for one in windows))
             return Encoded(request, parts, windows)
         return self._encode_prompt(request)
+
+    def _pair(self, request: Request) -> tuple[tuple[tuple[int, ...], tuple[int, ...]], str]:
+        """Return the ids of context and continuation, and the remark about their format."""
+        if not isinstance(request.context, Messages) or self.chat is None:
+            return self.encode_pair(request.text, request.continuation), ""
+        return self.chat.pair(request, request.context), self.chat.remark
 
     def encode_pair(
         self, context: str, continuation: str
@@ -121,15 +145,22 @@ class NativeEncoder:
             )
         sampling = Sampling(settings.temperature, settings.top_p, settings.top_k)
         key = f"{self.seed}|{request.draw}" if settings.is_sampled else ""
-        prompt = self._prefixes.encode(request.context) or self._prefix
+        healing, remark = None, ""
+        if isinstance(request.context, Messages) and self.chat is not None:
+            prompt = self.chat.prompt(request, request.context)
+            remark = self.chat.remark
+        else:
+            prompt = self._prefixes.encode(request.text) or self._prefix
+            healing = self._borders.healing(request.text)
         whole = GenerateRequest(prompt, settings.max_tokens, sampling, key)
         with named(request):
             work, was_cut = truncate_prompt(whole, self.context_len)
         drawn = (sampling.temperature, sampling.top_p, sampling.top_k, key)
         ends = (list(settings.until), self.tokenizer.eos_ids)
-        healing = self._borders.healing(request.context)
-        healed, remark = "", NOT_HEALED if healing and not self.heals else ""
-        if healing and self.heals and work.max_tokens and len(work.prompt) > 1:
+        if healing and not self.heals:
+            healing, remark = None, NOT_HEALED
+        healed = ""
+        if healing and work.max_tokens and len(work.prompt) > 1:
             healed, remark = healing.text, HEALED
             # the token that is drawn again counts as a new one and leaves the prompt
             work = replace(
@@ -138,10 +169,12 @@ class NativeEncoder:
                 max_tokens=work.max_tokens + 1,
                 first=healing.first,
             )
-        rule = (healed,) if healed else ()
+        # what decides the reply's text besides its ids
+        rule = (healed,) if healed else (BEGINS,) if begins_reply(request) else ()
         parts = (self.seed, work.prompt, settings.max_tokens, *ends, *drawn, *rule)
         if settings.until:
-            watch = watch_stops(settings.until, self.tokenizer, work.prompt, len(healed))
+            before = () if begins_reply(request) else work.prompt
+            watch = watch_stops(settings.until, self.tokenizer, before, len(healed))
             work = replace(work, is_done=watch)
         return Encoded(request, parts, work, was_cut, healed, remark)
 

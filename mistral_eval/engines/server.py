@@ -188,7 +188,7 @@ class ServerEngine(ServerEncoder, Engine):
         item = encoded[index]
         work: GenerateRequest = item.work
         request, settings = item.request, item.request.generation
-        text = None if item.truncated else request.context
+        text = None if item.truncated else request.text
         prompt = prompt_of(self._traits, self.tokenizer, work.prompt, text)
         seed = seed_of(self.seed, request.draw) if settings.is_sampled else None
         body = generation_body(self._traits, prompt, settings, seed)
@@ -239,7 +239,7 @@ class ServerEngine(ServerEncoder, Engine):
 
     def _score_whole(self, item: Encoded, index: int) -> Job[Answered]:
         request = item.request
-        text = None if item.truncated else request.context + request.continuation
+        text = None if item.truncated else request.text + request.continuation
 
         async def job(client: Client) -> Answered:
             logprob, is_greedy = await self._sum(client, item.work, text)

@@ -102,25 +102,25 @@ def _pieces(tree: TokenTree, batch_tokens: int) -> Ints:
 
 
 def _needed(tree: TokenTree, pieces: Ints, batch_tokens: int, wanted: Ints) -> Bools:
-    """Return which packs hold a wanted token or an ancestor of a needed pack's tokens, (packs,).
+    """Return which packs hold a wanted token or an ancestor of one, (packs,).
 
     A token's ancestor at depth d is the last token before it at that depth. So a backward walk
-    needs one number as state: it looks for tokens at depths below `limit`. All ancestors of a
-    pack's tokens outside the pack are ancestors of its first token.
+    needs one number as state: ancestors of wanted tokens are at depths below `limit`.
 
-    The stack stays valid when packs are skipped. A subtree is a run, so an ancestor before the gap
-    of a token after it is also an ancestor of the gap's first token; and those are what the last
-    pack before the gap keeps on the path.
+    The stack stays valid for wanted tokens when packs are skipped. A subtree is a run, so an
+    ancestor before the gap of a token after it is also an ancestor of the gap's first token; and
+    those are what the last pack before the gap keeps on the path. Other tokens of a pack may see
+    old keys and values, and nobody asks for theirs.
     """
     needed = np.zeros(-(-len(tree.tokens) // batch_tokens), dtype=np.bool_)
-    needed[wanted // batch_tokens] = True
-    limit = 0
+    bounds = np.searchsorted(np.unique(wanted), [*pieces, len(tree.tokens)])
     depths, packs = tree.depths[pieces].tolist(), (pieces // batch_tokens).tolist()
-    for first, depth, pack in zip(pieces[::-1].tolist(), depths[::-1], packs[::-1], strict=True):
-        if depth < limit:
+    limit = 0
+    for depth, pack, holds in zip(
+        depths[::-1], packs[::-1], np.diff(bounds)[::-1].tolist(), strict=True
+    ):
+        if holds or depth < limit:
             needed[pack] = True
-            limit = depth
-        if needed[pack] and first == pack * batch_tokens:
             limit = depth
     return needed
 

@@ -36,7 +36,9 @@ class Stack:
         pair = (2, config.n_kv_heads, config.head_dim)
         like: Any = {"dtype": model.dtype, "device": model.device}
         self.device, self.dtype = model.device, model.dtype
-        path = torch.empty(1 if one_layer else config.n_layers, height, *pair, **like)
+        # zeros: tokens that nobody asks for may see slots that were never filled, and a NaN there
+        # would spoil their whole pack
+        path = torch.zeros(1 if one_layer else config.n_layers, height, *pair, **like)
         self._path = path.expand(config.n_layers, *path.shape[1:])
         self._slots = torch.empty(height + size, *pair, **like)
         self.windows = config.sliding_window

@@ -31,12 +31,13 @@ Reading = Literal["identical", "no difference shown", "better", "worse"]
 class QuestionOutcome:
     """One run's result on one question; `stratum` is its subject, "" if there are none.
 
-    `digest` is a hash of row, prompt and target: equal ids must have equal digests.
+    `digest` is a hash of row and target, `prompt` of the prompt: equal ids must have equal ones.
     """
 
     correct: bool
     stratum: str = ""
     digest: str = ""
+    prompt: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +45,14 @@ class BenchmarkSamples:
     """One benchmark of one run: its questions' outcomes by id.
 
     `protocol` is what decides a score besides the question, by name, e.g. {"shots": "5"} or
-    {"task file": "<hash>"}; two runs must agree on every entry.
+    {"task file": "<hash>"}; two runs must agree on every entry. `asked_as` says how questions were
+    asked if not as the protocol has it, e.g. "as a conversation"; runs may differ in it, which the
+    comparison then says, and prompts differ with it.
     """
 
     protocol: Mapping[str, str]
     questions: Mapping[str, QuestionOutcome]
+    asked_as: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +124,7 @@ class Comparison:
 
     `margin` is the points that B may lose; for `gate` see `BenchmarkComparison.fails`. `asked` has
     the numbers of questions of A and of B, of the benchmarks of which only some were compared.
+    `asked_as` has how A and how B were asked ("" for the protocol's way), where that differs.
     """
 
     a: str
@@ -128,6 +133,7 @@ class Comparison:
     only_in_a: tuple[str, ...] = ()
     only_in_b: tuple[str, ...] = ()
     asked: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    asked_as: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     margin: float = 0.0
     gate: Gate = "shown"
 
@@ -209,6 +215,7 @@ def _pair(a: RunSamples, b: RunSamples, options: CompareOptions) -> Comparison:
         tuple(name for name in every if name in a.benchmarks and name not in b.benchmarks),
         tuple(name for name in every if name in b.benchmarks and name not in a.benchmarks),
         asked,
+        {name: both for name in common if len(set(both := _ways(name, a, b))) > 1},
         options.margin,
         options.gate,
     )
@@ -216,6 +223,10 @@ def _pair(a: RunSamples, b: RunSamples, options: CompareOptions) -> Comparison:
 
 def _sizes(name: str, a: RunSamples, b: RunSamples) -> tuple[int, int]:
     return len(a.benchmarks[name].questions), len(b.benchmarks[name].questions)
+
+
+def _ways(name: str, a: RunSamples, b: RunSamples) -> tuple[str, str]:
+    return a.benchmarks[name].asked_as, b.benchmarks[name].asked_as
 
 
 def _common_questions(run: RunSamples, other: RunSamples) -> RunSamples:
@@ -253,8 +264,10 @@ def _check(name: str, a: RunSamples, b: RunSamples) -> None:
         )
     if not left.questions:
         raise DataError(f"{name} has no question in {a.name} and {b.name}: nothing to compare.")
+    is_asked_alike = left.asked_as == right.asked_as
     for key, outcome in left.questions.items():
-        if outcome.digest != right.questions[key].digest:
+        other = right.questions[key]
+        if outcome.digest != other.digest or (is_asked_alike and outcome.prompt != other.prompt):
             raise DataError(
                 f"{name}: question {key} is not the same text in {a.name} and {b.name}. "
                 "Run both with the same --data."

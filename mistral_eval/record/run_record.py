@@ -108,7 +108,8 @@ class Cell:
 
     `n` questions were asked of the test set's `n_total`; a vote is one question. In `no_answer` no
     answer was found, in `timeout` the checker timed out. `data_fingerprint` is its name, e.g. "hub"
-    or "sample"; `secondary` has other metrics in percent, e.g. {"maj@1": 11.9}.
+    or "sample"; `secondary` has other metrics in percent, e.g. {"maj@1": 11.9}. `asked_as` says how
+    questions were asked if not as the benchmark's protocol has it, e.g. "as a conversation".
     """
 
     value: float
@@ -123,6 +124,7 @@ class Cell:
     secondary: dict[str, float] = field(default_factory=dict)
     limited: bool = False
     notes: tuple[str, ...] = ()
+    asked_as: str = ""
 
     @classmethod
     def counted(cls, correct: int, n: int, n_total: int, **fields: Any) -> "Cell":

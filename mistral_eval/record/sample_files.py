@@ -76,6 +76,7 @@ def load_samples(folders: Sequence[Path]) -> tuple[RunSamples, ...]:
                 task: BenchmarkSamples(
                     protocol_of(run, task),
                     {str(row["doc_id"]): outcome_of(row) for row in read_rows(file)},
+                    run.scores[task].asked_as,
                 )
                 for task, file in sample_files(run, folder).items()
             },
@@ -117,5 +118,6 @@ def outcome_of(row: Mapping[str, Any]) -> QuestionOutcome:
     return QuestionOutcome(
         correct=row["verdict"]["outcome"] == "correct",
         stratum=row.get("stratum") or "",
-        digest="".join(str(row.get(key)) for key in ("doc_hash", "prompt_hash", "target_hash")),
+        digest="".join(str(row.get(key)) for key in ("doc_hash", "target_hash")),
+        prompt=str(row.get("prompt_hash")),
     )

@@ -45,6 +45,7 @@ class Judged:
             timeout=outcomes.count(Outcome.TIMEOUT),
             data_fingerprint=self.loaded.fingerprint.name,
             secondary=secondary,
+            asked_as=self.loaded.asked_as,
             notes=self._notes(),
         )
 
@@ -80,6 +81,9 @@ class Judged:
                 f"{benchmark.column}: a mean over the {len(self._counting)} of "
                 f"{len(self.questions)} questions on which people agree, with Student's t interval"
             )
+        docs = [question.doc for question in self.questions]
+        said = benchmark.remarks(docs, [question.verdict for question in self.questions])
+        notes += [f"{benchmark.column}: {one}" for one in said]
         if not (fingerprint.is_hub or fingerprint.name == "sample"):
             notes.append(f"{benchmark.column}: {fingerprint.footnote}")
         return tuple(notes)
@@ -112,10 +116,12 @@ def _record(
 ) -> QuestionRecord:
     requests = question.requests
     if loaded.kind == "score":
-        arguments: list[Any] = [(request.context, request.continuation) for request in requests]
+        arguments: list[Any] = [
+            (str(request.context), request.continuation) for request in requests
+        ]
         replies = [[answer] for answer in answers]
     else:  # lm-eval keeps the samples of one prompt together
-        arguments = [(requests[0].context, loaded.task.config.generation_kwargs)]
+        arguments = [(str(requests[0].context), loaded.task.config.generation_kwargs)]
         replies = [list(answers)]
     return QuestionRecord(
         doc_id=question.doc_id,

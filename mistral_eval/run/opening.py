@@ -18,7 +18,7 @@ from mistral_eval.record.run_record import RUN_FILE, read_run
 from mistral_eval.run.questions import LoadedBenchmark
 from mistral_eval.run.results import protocol_hash
 from mistral_eval.sandbox import Isolation, probe
-from mistral_eval.settings import MODEL_FREE, RunSettings
+from mistral_eval.settings import AUTO, CHAT_TEMPLATES, MODEL_FREE, NAMED_PROMPTS, RunSettings
 from mistral_eval.suite.benchmark import Benchmark
 from mistral_eval.suite.registry import BY_ID, suite_of
 
@@ -58,6 +58,10 @@ def _stamps(settings: RunSettings, source: Source) -> dict[str, object]:
         "protocol": {name: protocol_hash(name) for name in settings.own_tasks},
     }
     paths = {"model": settings.model, "adapter": settings.adapter or ""}
+    if settings.chat_template not in CHAT_TEMPLATES:
+        paths["chat_template"] = settings.chat_template
+    if settings.system_prompt not in (None, *NAMED_PROMPTS):
+        paths["system_prompt"] = str(settings.system_prompt)
     for name, value in (*paths.items(), *sorted(settings.model_args.items())):
         path = Path(value).expanduser()
         if value and path.exists():
@@ -114,6 +118,7 @@ def check_engine(settings: RunSettings) -> None:
     name = "native" if settings.engine == "auto" else settings.engine
     can = engine_class(name).can
     check_can(name, can, settings)
+    _check_chat(settings, name, takes_chat=can.chat)
     if settings.stock_tasks and not can.any_text:
         raise UsageError(
             f"--engine {name} knows the answers to our own benchmarks, not to "
@@ -162,6 +167,34 @@ def _missing(benchmark: Benchmark, can: Capabilities) -> str:
     if benchmark.runs_programs and not can.exact_text:
         return "exact text"
     return ""
+
+
+def _check_chat(settings: RunSettings, engine: str, *, takes_chat: bool) -> None:
+    """Check that the engine takes conversations if there are any, and that the template is there.
+
+    Raises:
+        UsageError: it does not, there is no such template, or it is not for any conversation.
+    """
+    chats = [name for name in settings.own_tasks if BY_ID[name].is_chat]
+    if (settings.apply_chat_template or chats) and not takes_chat:
+        what = "--apply-chat-template" if settings.apply_chat_template else chats[0]
+        raise UsageError(
+            f"--engine {engine} takes texts, and {what} asks conversations. Leave out one of the "
+            "two."
+        )
+    asked = settings.chat_template
+    given = {"--chat-template": asked != AUTO, "--system-prompt": settings.system_prompt}
+    for option in (option for option, value in given.items() if value):
+        if not (settings.apply_chat_template or chats):
+            raise UsageError(
+                f"{option} is for conversations, and this run has none. Give --apply-chat-template "
+                "too, or leave it out."
+            )
+    if asked not in CHAT_TEMPLATES and not Path(asked).is_file():
+        raise UsageError(
+            f"--chat-template should be {', '.join(CHAT_TEMPLATES)} or a file with a Jinja "
+            f"template, and {asked} is none of these. Give the template's path."
+        )
 
 
 def open_engine(

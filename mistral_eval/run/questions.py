@@ -20,9 +20,11 @@ from mistral_eval.data.task_file import tasks_folder
 from mistral_eval.engines.interface import GenerationSettings, Kind, Request
 from mistral_eval.engines.lm_eval_model import FEWSHOT_SEED, request_of, settings_of
 from mistral_eval.errors import TaskError
+from mistral_eval.model.chat.messages import USER, Messages
 from mistral_eval.settings import Limit, RunSettings
 from mistral_eval.suite.benchmark import Benchmark
 from mistral_eval.suite.registry import BY_ID
+from mistral_eval.suite.system_prompts import system_text
 
 
 @dataclass(slots=True)
@@ -43,6 +45,7 @@ class LoadedBenchmark:
         fingerprint: The identity of the rows.
         total: Number of questions in the whole test set.
         questions: The questions of this run, in the test set's order.
+        asked_as: How questions are asked if not as the protocol has it; see `RunSettings`.
     """
 
     benchmark: Benchmark
@@ -50,6 +53,7 @@ class LoadedBenchmark:
     fingerprint: Fingerprint
     total: int
     questions: list[Question]
+    asked_as: str = ""
 
     @property
     def kind(self) -> Kind:
@@ -84,6 +88,10 @@ class Asking:
     """The settings that choose a run's questions.
 
     `revisions` maps a benchmark to a branch, tag or commit of the hub; it overrides the YAML file.
+    `is_chat` asks questions as conversations, with solved examples as messages of their own if
+    `is_multiturn`; `system` is a system prompt before the YAML file's description, in conversations
+    and, if `is_system_everywhere`, in texts. `asked_as` says so for people, by whether a benchmark
+    is a conversation by its protocol.
     """
 
     source: Source
@@ -91,6 +99,11 @@ class Asking:
     num_fewshot: int | None
     unpinned: bool
     revisions: Mapping[str, str] = field(default_factory=dict)
+    is_chat: bool = False
+    is_multiturn: bool = True
+    system: str | None = None
+    is_system_everywhere: bool = True
+    asked_as: Mapping[bool, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, settings: RunSettings, source: Source) -> "Asking":
@@ -101,6 +114,11 @@ class Asking:
             settings.num_fewshot,
             settings.data_unpinned,
             settings.data_revision,
+            settings.apply_chat_template,
+            settings.fewshot_as_multiturn is not False,
+            system_text(settings),
+            settings.system_prompt is None,
+            {is_chat: settings.asked_as(is_chat=is_chat) for is_chat in (False, True)},
         )
 
 
@@ -149,10 +167,12 @@ def _load(benchmark: Benchmark, asking: Asking) -> LoadedBenchmark:
         config["dataset_kwargs"] = {**config["dataset_kwargs"], **pinned}
     task = task_of(config)
     task.set_fewshot_seed(seed=FEWSHOT_SEED)  # matters only if --num-fewshot adds shots
-    loaded = LoadedBenchmark(benchmark, task, recognised[benchmark.id], len(task.eval_docs), [])
+    fingerprint, total = recognised[benchmark.id], len(task.eval_docs)
+    asked_as = asking.asked_as.get(benchmark.is_chat, "")
+    loaded = LoadedBenchmark(benchmark, task, fingerprint, total, [], asked_as)
     docs = task.eval_docs
     for doc_id in choose([loaded.stratum(doc) for doc in docs], asking.limit):
-        loaded.questions.append(_question(loaded, doc_id, docs[doc_id]))
+        loaded.questions.append(_question(loaded, asking, doc_id, docs[doc_id]))
     return loaded
 
 
@@ -177,7 +197,10 @@ class WithoutQuestion(ConfigurableTask):
     ) -> list[Instance]:
         """Return lm-eval's requests, then the same continuations after the other context."""
         asked: list[Instance] = super().construct_requests(doc, ctx, **kwargs)
-        context = self.config.metadata["unconditional"]
+        context: Any = self.config.metadata["unconditional"]
+        first = asked[0].args[0]
+        if isinstance(first, Messages):  # the text is then the whole conversation
+            context = Messages(((USER, context),), first.system)
         alone = [
             Instance(
                 one.request_type,
@@ -191,14 +214,26 @@ class WithoutQuestion(ConfigurableTask):
         return [*asked, *alone]
 
 
-def _question(loaded: LoadedBenchmark, doc_id: int, doc: Mapping[str, Any]) -> Question:
+def _question(
+    loaded: LoadedBenchmark, asking: Asking, doc_id: int, doc: Mapping[str, Any]
+) -> Question:
     """Build a question's requests with the same calls as lm-eval's `build_all_requests`."""
     task, config = loaded.task, loaded.task.config
+    is_chat = asking.is_chat or loaded.benchmark.is_chat
     context = task.fewshot_context(
-        doc, num_fewshot=config.num_fewshot or 0, gen_prefix=task.doc_to_prefix(doc)
+        doc,
+        num_fewshot=config.num_fewshot or 0,
+        system_instruction=asking.system if is_chat or asking.is_system_everywhere else None,
+        apply_chat_template=is_chat,
+        fewshot_as_multiturn=asking.is_multiturn,
+        chat_template=_conversation,
+        gen_prefix=task.doc_to_prefix(doc),
     )
     built = task.construct_requests(
-        doc=doc, ctx=context, metadata=(config.task, doc_id, config.repeats)
+        doc=doc,
+        ctx=context,
+        apply_chat_template=is_chat,
+        metadata=(config.task, doc_id, config.repeats),
     )
     requests = [
         request_of(instance, sample, loaded.settings)
@@ -206,6 +241,14 @@ def _question(loaded: LoadedBenchmark, doc_id: int, doc: Mapping[str, Any]) -> Q
         for sample in range(instance.repeats or 1)
     ]
     return Question(doc_id, doc, requests)
+
+
+def _conversation(history: Sequence[Mapping[str, str]], **_options: object) -> Any:
+    """Return lm-eval's messages as ours, in place of the text that a template would give.
+
+    lm-eval passes what its model's template returns on to the request, whatever it is.
+    """
+    return Messages.of(history)
 
 
 def choose(strata: Sequence[object], limit: Limit | None) -> list[int]:

@@ -228,9 +228,13 @@ def _results(
         "model_source": "mistral",
         "model_name": name,
         "model_name_sanitized": settings.model_folder,
-        "system_instruction": None,
-        "system_instruction_sha": None,
-        "fewshot_as_multiturn": False,
+        "system_instruction": settings.system_instruction,
+        "system_instruction_sha": (
+            text_hash(settings.system_instruction) if settings.system_instruction else None
+        ),
+        "fewshot_as_multiturn": (
+            settings.apply_chat_template and settings.fewshot_as_multiturn is not False
+        ),
         "chat_template": None,
         "chat_template_sha": None,
         "start_time": started,

@@ -62,7 +62,7 @@ def task_page(name: str) -> str:
     lines += [f"{key}: {config[key]!r}" for key in PROTOCOL_KEYS if key in config]
     lines.append(f"the cell: {loaded.benchmark.cell} over {loaded.benchmark.n} questions")
     first = loaded.questions[0].requests
-    lines += ["", "First prompt of the sample:", RULE, first[0].context, RULE]
+    lines += ["", "First prompt of the sample:", RULE, str(first[0].context), RULE]
     if loaded.kind == "score":
         lines.append("Continuations:")
         asked, alone = loaded.benchmark.halves(first)

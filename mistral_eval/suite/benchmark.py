@@ -106,6 +106,14 @@ class Benchmark(ABC):
     def oracle(self, doc: Doc, right: bool) -> str | int:  # noqa: FBT001  the question
         """Return a right or a wrong reply: a text, or the index of the choice to make likely."""
 
+    def remarks(
+        self,
+        docs: Sequence[Doc],  # noqa: ARG002  what a subclass reads
+        verdicts: Sequence[QuestionVerdict],  # noqa: ARG002
+    ) -> tuple[str, ...]:
+        """Return what the table's notes say about the cell besides the other metrics: nothing."""
+        return ()
+
     def title(self, doc: Doc) -> str:
         """Return a question's title for the report."""
         return str(doc[self.title_column])
@@ -163,6 +171,11 @@ class Benchmark(ABC):
     def kind(self) -> Literal["score", "generate"]:
         """The kind of the requests: "score" for choices, else "generate"."""
         return "score" if self.task.output_type == "multiple_choice" else "generate"
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether each question is a message to a chat model, by the benchmark's own protocol."""
+        return self.task.data.chat
 
     @property
     def runs_programs(self) -> bool:

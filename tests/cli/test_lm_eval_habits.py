@@ -80,6 +80,11 @@ def test_model_classes_are_those_of_lm_eval():
         ("compare run plan -b x", "compare run plan -b x"),
         ("--debug run -b 4", "--debug run --batch-size 4"),
         ("plan -t piqa mmlu --json", "plan -t piqa,mmlu --json"),
+        ("run --apply_chat_template -t a", "run --apply-chat-template -t a"),
+        ("run --apply_chat_template true -t a", "run --apply-chat-template -t a"),
+        ("run --fewshot_as_multiturn False", "run --no-fewshot-as-multiturn"),
+        ("run --fewshot_as_multiturn=false -t a b", "run --no-fewshot-as-multiturn -t a,b"),
+        ("run --system_instruction be_brief", "run --system_instruction be_brief"),
     ],
 )
 def test_a_command_line_is_translated(given, wanted):
@@ -184,3 +189,9 @@ def test_models_and_names_that_do_not_fit_are_refused(cli, arguments, sentence):
     code, out, err = cli("run", "-t", "piqa", *arguments)
     assert (code, out) == (2, "")
     assert sentence in err
+
+
+@pytest.mark.parametrize("given", ["--apply_chat_template rag", "--apply-chat-template=rag"])
+def test_a_templates_name_is_answered_with_a_sentence(given):
+    with pytest.raises(UsageError, match=r"--apply_chat_template rag: .* --chat-template FILE"):
+        translated(["run", *given.split()])

@@ -124,9 +124,26 @@ def test_a_figure_is_a_table_of_its_own(cli, sample_runs, layout, fmt):
         assert len(section["data"]) == len(section["rows"])
 
 
-def test_a_figure_takes_no_option_of_the_table(cli):
+@pytest.mark.parametrize("fmt", ["md", "latex", "csv", "html", "json", "rich"])
+@pytest.mark.parametrize(
+    ("layout", "numbers"), [("chat", ("1031", "8.99")), ("guardrails", ("6.58", "96.5", "99.4"))]
+)
+def test_published_chat_tables_are_printed(cli, layout, numbers, fmt):
+    code, out, _ = cli("table", "--layout", layout, "--format", fmt)
+    assert code == 0
+    assert all(number in out for number in numbers)
+
+
+def test_a_chat_table_has_no_place_for_runs(cli, sample_runs):
+    code, _, err = cli("table", sample_runs["random"], "--layout", "chat")
+    assert code == 2
+    assert "expected no run, found 1. Leave the folders out" in err
+
+
+@pytest.mark.parametrize("layout", ["figure4", "chat"])
+def test_a_figure_takes_no_option_of_the_table(cli, layout):
     for option in (("--groups",), ("--baselines", "card"), ("--delta-to", "Mistral 7B")):
-        code, _, err = cli("table", "--layout", "figure4", *option)
+        code, _, err = cli("table", "--layout", layout, *option)
         assert code == 2
         assert "Leave the others out" in err
 

@@ -25,6 +25,9 @@ NAMES = {
     "bbh": "bbh-authors",
     "bbh_cot": "bbh-authors",
     "agieval": "agieval-authors",
+    "xstest": "xstest-release",
+    "simple_safety_tests": "simple_safety_tests-release",
+    "moderation": "xstest-release",
 }
 
 

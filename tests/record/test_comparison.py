@@ -276,8 +276,8 @@ class TestShown:
         assert document["format"] == "mistral-eval/compare/1"
         (one,) = document["comparisons"]
         assert set(one) == {
-            "a", "b", "benchmarks", "only_in_a", "only_in_b", "asked", "margin", "gate", "failed",
-            "verdict",
+            "a", "b", "benchmarks", "only_in_a", "only_in_b", "asked", "asked_as", "margin", "gate",
+            "failed", "verdict",
         }  # fmt: skip
         assert one["failed"] == ["mmlu"]
         mmlu = one["benchmarks"][0]

@@ -10,15 +10,22 @@ from mistral_eval.suite.registry import BENCHMARKS, BY_ID
 PACKAGE = Path(__file__).resolve().parents[2] / "mistral_eval"
 TASKS = PACKAGE.parent / "tasks"
 OWN = ("suite/", "data/sample/", "data/fingerprints.json", "data/LICENSE-DATA")
+# Where XSTest is a source of labels and of published figures, whatever benchmark uses its prompts.
+SOURCES = (
+    *("answers/refusals/", "answers/moderation/", "report/chat_baselines.py"),
+    "report/table/chat_tables.py",
+)
 TEXT = {".py", ".md", ".json", ".js", ".css", ".html", ".toml", ".yaml", ".txt", ""}
 # `math` is also a module of Python and an English word: quoted, in a list, or as a column's title.
-ORDINARY = re.compile(r"(?<!\w)(?:[\"'`]math[\"'`]|math,\w|\w,math\b|MATH)(?!\w)")
+# So is `moderation` an English word.
+WORDS = ("math", "moderation")
+ORDINARY = re.compile(r"(?<!\w)(?:[\"'`](?:math|moderation)[\"'`]|math,\w|\w,math\b|MATH)(?!\w)")
 STDLIB = re.compile(r"\"binascii\", \"math\", \"pyexpat\"")  # a list of Python's own modules
 
 
 def names(text: str, known=tuple(BY_ID)) -> list[str]:
     """The benchmarks that a text names, by id in any case; underscores do not hide one."""
-    ids = sorted((name for name in known if name != "math"), key=len, reverse=True)
+    ids = sorted((name for name in known if name not in WORDS), key=len, reverse=True)
     found = re.findall(rf"(?<![a-z0-9])(?:{'|'.join(ids)})(?![a-z0-9])", text, re.IGNORECASE)
     return found + ORDINARY.findall(STDLIB.sub("", text))
 
@@ -35,7 +42,10 @@ def files() -> list[Path]:
 
 @pytest.mark.parametrize("file", files(), ids=lambda file: str(file.relative_to(PACKAGE)))
 def test_no_other_file_names_a_benchmark(file):
-    assert names(file.read_text(encoding="utf-8")) == []
+    found = names(file.read_text(encoding="utf-8"))
+    if str(file.relative_to(PACKAGE)).startswith(SOURCES):
+        found = [name for name in found if name.lower() != "xstest"]
+    assert found == []
 
 
 @pytest.mark.parametrize(
@@ -83,4 +93,6 @@ def test_a_benchmark_is_known_to_few_files():
         texts = [*common, *tasks]
         word = re.compile(rf"(?<![a-z0-9_]){benchmark.id}(?![a-z0-9_])")
         knowing = [text for text in texts if word.search(text)]
-        assert benchmark.id == "math" or len(knowing) <= 4, benchmark.id
+        # the other rows of XSTest's prompts, and what cites its labels
+        most = 4 + len(SOURCES) if benchmark.id == "xstest" else 4
+        assert benchmark.id in WORDS or len(knowing) <= most, benchmark.id

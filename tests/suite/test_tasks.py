@@ -27,6 +27,9 @@ GENERATION = {
     "quac": {"until": ["\n"], "max_gen_toks": 64, **GREEDY},
     "bbh": {"until": ["\n"], "max_gen_toks": 128, **GREEDY},
     "bbh_cot": {"until": ["\n\n", "Q:"], "max_gen_toks": 1024, **GREEDY},
+    "xstest": {"until": [], "max_gen_toks": 512, **GREEDY},
+    "simple_safety_tests": {"until": [], "max_gen_toks": 512, **GREEDY},
+    "moderation": {"until": [], "max_gen_toks": 32, **GREEDY},
 }
 REPEATS = {"math": 4, "gsm8k": 8}
 DATA = {
@@ -50,6 +53,9 @@ DATA = {
     "bbh_cot": ("SaylorTwift/bbh", None, "test"),
     "quac": ("lighteval/quac_helm", None, "validation"),
     "agieval": ("ruixiangcui/AGIEval", None, "test"),
+    "xstest": ("Paul/XSTest", None, "test"),
+    "simple_safety_tests": ("Bertievidgen/SimpleSafetyTests", None, "test"),
+    "moderation": ("Paul/XSTest", None, "test"),
 }
 CONFIGS = {
     "math": 7,
@@ -80,7 +86,7 @@ def test_a_file_agrees_with_the_suite(benchmark):
     """What one of the two states, the other does not repeat."""
     task = read_task(benchmark.id)
     metadata = task["metadata"]
-    assert set(metadata) - {"unconditional"} == {"version", "questions", "stratum"}
+    assert set(metadata) - {"unconditional", "chat"} == {"version", "questions", "stratum"}
     assert ("acc_relative" in benchmark.task.metrics) == (benchmark.unconditional is not None)
     assert benchmark.cell in [metric["metric"] for metric in task["metric_list"]]
     assert (benchmark.n, benchmark.stratum) == (metadata["questions"], metadata["stratum"])
@@ -187,4 +193,11 @@ def test_an_unknown_or_broken_file_is_an_error_that_says_so(tmp_path):
 @pytest.mark.parametrize("benchmark", BENCHMARKS, ids=lambda one: one.id)
 def test_the_cell_is_a_metric_of_the_task_and_the_group_a_known_one(benchmark):
     assert benchmark.cell in benchmark.task.metrics
-    assert benchmark.group in {*FIGURE_4, "comprehension", "bbh", "bbh_cot", "agieval"}
+    assert benchmark.group in {
+        *FIGURE_4,
+        "comprehension",
+        "bbh",
+        "bbh_cot",
+        "agieval",
+        "guardrails",
+    }

@@ -56,7 +56,8 @@ def has_chat_template(path: Path) -> bool:
 def folder_notes(path: Path) -> tuple[str, ...]:
     """Return notes for the table about what a folder holds and no engine uses."""
     if has_chat_template(path):
-        return ("the folder's chat template is not used: prompts are the base protocol's",)
+        note = "the folder's chat template is not used, except where a note says so"
+        return (f"{note}: prompts are the base protocol's",)
     return ()
 
 

@@ -30,12 +30,14 @@ from mistral_eval.settings import TINY
 class Outline:
     """What decides how much a run computes, but not its results.
 
-    `is_tuned` tells whether an adapter is merged into the model.
+    `places` are the model's folder or file, and the one with the tokenizer; `is_tuned` tells
+    whether an adapter is merged into the model.
     """
 
     config: ModelConfig
     tokenizer: Tokenizer
     dtype: torch.dtype
+    places: tuple[Path, Path]
     is_tuned: bool = False
 
 
@@ -66,21 +68,22 @@ def read_outline(
     """
     args, fields = split_tokenizer_args(overrides or {})
     if ref == TINY:
-        rows = TINY_CONFIG.vocab_size
-        tokenizer = load_tokenizer(tiny_tokenizer_file(), expected_vocab=rows, args=args)
-        return Outline(TINY_CONFIG, tokenizer, choose_dtype(dtype, torch.float32, None, device))
+        rows, file = TINY_CONFIG.vocab_size, tiny_tokenizer_file()
+        tokenizer = load_tokenizer(file, expected_vocab=rows, args=args)
+        tiny_dtype = choose_dtype(dtype, torch.float32, None, device)
+        return Outline(TINY_CONFIG, tokenizer, tiny_dtype, (file, args.file or file))
     parts = resolve_parts(ref, adapter, revision=revision, say=say, resolve=small_parts)
     if find_gguf(parts.base) is None:
         check_folder(parts.base)
-    tokenizer = load_tokenizer(
-        parts.base, expected_vocab=ANY_VOCAB, args=args.beside(parts.tokenizer)
-    )
+    args = args.beside(parts.tokenizer)
+    tokenizer = load_tokenizer(parts.base, expected_vocab=ANY_VOCAB, args=args)
     found = read_config(parts.base, fields)
     config = found.config
     if config.vocab_size == -1:
         config = replace(config, vocab_size=tokenizer.n_words)
     chosen = folder_dtype(parts.base, dtype, found, device)
-    return Outline(config, tokenizer, chosen, is_tuned=parts.adapter is not None)
+    places = (parts.base, args.file or parts.base)
+    return Outline(config, tokenizer, chosen, places, is_tuned=parts.adapter is not None)
 
 
 def small_parts(

@@ -4,7 +4,7 @@ A checkpoint states BOS, end tokens and even the vocabulary in several files. Th
 they count is transformers' where it has one; docs/adding-a-model.md has the table.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias
@@ -72,6 +72,10 @@ class Tokenizer(Protocol):
     def notes(self) -> tuple[str, ...]:
         """Sentences for the user about which file decided what."""
 
+    @property
+    def control_tokens(self) -> Mapping[str, int]:
+        """Ids of the special tokens by their texts; `encode` gives none of them for a text."""
+
     def encode(self, text: str, bos: bool) -> list[int]:  # noqa: FBT001 - as mistral-common has it
         """Encode a text, after BOS if asked; special tokens in the text are plain characters."""
 
@@ -86,6 +90,9 @@ class Tokenizer(Protocol):
 
     def decode(self, ids: Sequence[int]) -> str:
         """Decode ids; control ids add no text, broken UTF-8 becomes U+FFFD."""
+
+    def piece(self, token: int) -> str:
+        """Return an id's piece, e.g. "▁Hello", for messages."""
 
     def starts_afresh(self, token: int) -> bool:
         """Return whether text from `token` on can be decoded without the ids before it.

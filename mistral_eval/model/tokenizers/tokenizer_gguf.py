@@ -22,6 +22,7 @@ from mistral_eval.model.tokenizers.cuts import GPT2_SPLIT, LLAMA_SPLIT, TEKKEN_S
 from mistral_eval.model.tokenizers.tokenizer_json import JsonTokenizer
 from mistral_eval.model.tokenizers.tokenizer_sentencepiece import (
     SentencePieceTokenizer,
+    control_pieces,
     space_mark,
 )
 
@@ -207,6 +208,7 @@ class _Vocabulary:
             processor=processor,
             has_ordinary_additions=False,
             space_id=space_mark(processor, model),
+            control_tokens=control_pieces(processor),
             **self._special(),
         )
 

@@ -42,7 +42,7 @@ _MARKS = {
 }
 _PLAIN = "a"  # a text without special tokens, to see what a post-processor adds to it
 _TEKKEN_WORDS, _TEKKEN_SLACK = 131072, 2048
-_MISTRALS = ("mistral", "ministral", "mixtral", "pixtral")
+MISTRALS = ("mistral", "ministral", "mixtral", "pixtral")
 _OTHER_SPLIT = (
     "tokenizer.json splits words by another expression than Mistral's tekken, so its ids may not "
     "be those of the training; compare with `--model-args tokenizer=FILE` and the tekken.json of "
@@ -133,6 +133,12 @@ class JsonTokenizer:
             notes=notes,
         )
 
+    @property
+    def control_tokens(self) -> dict[str, int]:
+        """Ids of the special added tokens by their texts."""
+        added = self.backend.get_added_tokens_decoder().items()
+        return {token.content: number for number, token in added if token.special}
+
     def encode(self, text: str, bos: bool) -> list[int]:  # noqa: FBT001 - the protocol's form
         """Encode a text without the file's post-processor, which may add BOS."""
         ids: list[int] = self.backend.encode(text, add_special_tokens=False).ids
@@ -152,6 +158,10 @@ class JsonTokenizer:
         """Decode ids; special ids add no text."""
         text: str = self.backend.decode(list(ids), skip_special_tokens=True)
         return text
+
+    def piece(self, token: int) -> str:
+        """Return an id's piece, e.g. "▁Hello", for messages."""
+        return str(self.backend.id_to_token(token))
 
     def starts_afresh(self, token: int) -> bool:
         """Return whether the token begins with a whole character, or is a piece but not a byte."""
@@ -213,7 +223,7 @@ def _has_other_split(content: Mapping[str, Any], file: Path, n_words: int) -> bo
     config = file.parent / CONFIG
     if abs(n_words - _TEKKEN_WORDS) > _TEKKEN_SLACK or not config.is_file():
         return False
-    if not str(read_json(config).get("model_type")).startswith(_MISTRALS):
+    if not str(read_json(config).get("model_type")).startswith(MISTRALS):
         return False
     steps = content.get("pre_tokenizer") or {}
     parts = steps.get("pretokenizers") or [steps]

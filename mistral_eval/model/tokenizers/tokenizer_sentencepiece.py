@@ -1,8 +1,8 @@
 """Read tokenizer.model and tokenizer.model.v1 to .v7: Mistral's and Llama's SentencePiece."""
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,6 +27,7 @@ class SentencePieceTokenizer:
     """A SentencePieceProcessor with the BOS, EOS and added ids that the folder's files name.
 
     `space_id` is the id of a single space mark; None if no text can be cut (see `incremental`).
+    `control_tokens` are the model's control pieces and the special tokens that files beside it add.
     """
 
     processor: Any
@@ -40,6 +41,7 @@ class SentencePieceTokenizer:
     eos_ids: tuple[int, ...]
     adds_bos: bool
     bos_rule: str
+    control_tokens: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     kind: ClassVar[str] = "sentencepiece"
 
@@ -85,6 +87,8 @@ class SentencePieceTokenizer:
             else f"{file.name}, as Mistral's and Meta's code read it"
             if add_bos is None
             else "tokenizer_config.json's add_bos_token",
+            control_tokens=control_pieces(processor)
+            | {text: n for n, (text, is_special) in special.added.items() if is_special},
         )
 
     def is_text(self, token: int) -> bool:
@@ -119,6 +123,12 @@ class SentencePieceTokenizer:
         text: str = self.processor.decode([number for number in ids if number < n_pieces])
         return text
 
+    def piece(self, token: int) -> str:
+        """Return an id's piece, e.g. "▁Hello", for messages."""
+        if token < self.processor.vocab_size():
+            return str(self.processor.id_to_piece(token))
+        return next((text for text, n in self.control_tokens.items() if n == token), "")
+
     def starts_afresh(self, token: int) -> bool:
         """Return whether the token is a piece of text; bytes of a run belong together."""
         return token < self.processor.vocab_size() and not (
@@ -126,6 +136,15 @@ class SentencePieceTokenizer:
             or self.processor.is_control(token)
             or self.processor.is_unknown(token)
         )
+
+
+def control_pieces(processor: Any) -> dict[str, int]:
+    """Return the ids of pieces that no text is encoded to, by their texts."""
+    return {
+        processor.id_to_piece(number): number
+        for number in range(processor.vocab_size())
+        if processor.is_control(number) or processor.is_unknown(number)
+    }
 
 
 def is_tiktoken(file: Path) -> bool:

@@ -70,6 +70,12 @@ class TekkenTokenizer:
             eos_ids=(tekkenizer.eos_id,),
         )
 
+    @property
+    def control_tokens(self) -> dict[str, int]:
+        """Ids of the special tokens, which come first, by their texts."""
+        special = range(self.tekkenizer.num_special_tokens)
+        return {self.tekkenizer.id_to_piece(number): number for number in special}
+
     def encode(self, text: str, bos: bool) -> list[int]:  # noqa: FBT001 - the protocol's form
         """Encode a text; tekken prepends nothing to it."""
         ids: list[int] = self.tekkenizer.encode(text, bos=bos, eos=False)
@@ -87,6 +93,10 @@ class TekkenTokenizer:
         """Decode ids; special ids add no text and end a run of bytes."""
         text: str = self.tekkenizer.decode(list(ids))
         return text
+
+    def piece(self, token: int) -> str:
+        """Return an id's piece, e.g. "▁Hello", for messages."""
+        return str(self.tekkenizer.id_to_piece(token))
 
     def starts_afresh(self, token: int) -> bool:
         """Return whether the token's first byte is not a UTF-8 continuation byte (10xxxxxx)."""

@@ -38,7 +38,7 @@ def write_report(folders: Sequence[Path], output: Path, baselines: Sequence[str]
         RunSamples(
             name,
             {
-                task: BenchmarkSamples(protocol_of(run, task), mine)
+                task: BenchmarkSamples(protocol_of(run, task), mine, run.scores[task].asked_as)
                 for task, part in bundles.items()
                 if (mine := part.outcomes[i]) is not None
             },

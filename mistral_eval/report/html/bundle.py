@@ -100,7 +100,7 @@ def bundle(benchmark: str, files: Sequence[Path | None]) -> Bundle:
         for row in read_rows(file) if file else ():
             outcome = outcome_of(row)
             mine[str(row["doc_id"])] = outcome
-            key = f"{row['doc_id']} {outcome.digest}"
+            key = f"{row['doc_id']} {outcome.digest} {outcome.prompt}"
             if key not in merged:
                 merged[key] = _new(known, row, seen, blocks)
             question = merged[key]

@@ -82,14 +82,28 @@ def build_view(
 def figure_view(runs: Sequence[RunScores], layout: str) -> TableView:
     """Return the paper's figure 4 or 5 as a table: its models, then the runs.
 
+    The layouts `chat` and `guardrails` have the published rows of Tables 3 and 4.
+
     Raises:
-        UsageError: There is no such layout.
+        UsageError: There is no such layout, or runs were given that it has no place for.
     """
+    from mistral_eval.report.table.chat_tables import chat_sections, guardrail_sections
     from mistral_eval.report.table.figures import FIGURE_ROWS, figure_4, figure_5
 
+    chat: dict[str, Callable[[], tuple[Section, ...]]]
+    chat = {"chat": chat_sections, "guardrails": guardrail_sections}
     layouts = {"figure4": figure_4, "figure5": figure_5}
+    if layout in chat:
+        if runs:
+            raise UsageError(
+                f"--layout {layout} has published rows only: expected no run, found "
+                f"{len(runs)}. Leave the folders out."
+            )
+        sections = chat[layout]()
+        return TableView(sections[0].title, (), (), (), sections)
     if layout not in layouts:
-        raise UsageError(f"A layout is one of table2, {', '.join(layouts)}; found {layout!r}.")
+        known = ", ".join((*layouts, *chat))
+        raise UsageError(f"A layout is one of table2, {known}; found {layout!r}.")
     options = TableOptions(BENCHMARKS)
     rows = build_rows(published_rows(FIGURE_ROWS), runs, options)
     section = layouts[layout](rows, options.benchmarks)

@@ -90,6 +90,7 @@ def _sections(comparison: Comparison, method: Sequence[str]) -> list[Section]:
         for one in comparison.benchmarks
         if one.id in comparison.asked
     ]
+    alone += _ways(comparison)
     alone += [
         f"{column_of(one.id)}: the questions answered no worse than by a person, not the cell's "
         f"{BY_ID[one.id].cell}."
@@ -109,6 +110,19 @@ def _sections(comparison: Comparison, method: Sequence[str]) -> list[Section]:
     header = ("Benchmark", "Now", "Questions", "Ids")
     title = f"Questions that flipped, {b} against {a}"
     return [main, Section(title, header, tuple(flips), words=(0, 1, 3))]
+
+
+def _ways(comparison: Comparison) -> list[str]:
+    """Return sentences about benchmarks that the two runs were asked in different ways."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for name, ways in comparison.asked_as.items():
+        found.setdefault(ways, []).append(column_of(name))
+    told = {"": "by the benchmark's protocol"}
+    return [
+        f"Different protocols: {', '.join(names)} asked {told.get(a, a)} in A and {told.get(b, b)} "
+        "in B. The difference is that of model and protocol together."
+        for (a, b), names in found.items()
+    ]
 
 
 def _row(one: BenchmarkComparison, comparison: Comparison) -> tuple[str, ...]:

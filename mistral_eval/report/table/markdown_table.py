@@ -79,7 +79,7 @@ def _cell(cell: CellView) -> str:
     if not cell.evidence:
         return text + cell.mark
     low, high, n = cell.evidence
-    return f"{text}<br>\\[{low}, {high}\\]<br>N {n}"
+    return f"{text}{cell.mark}<br>\\[{low}, {high}\\]<br>N {n}"
 
 
 def notes_list(notes: Sequence[str]) -> str:

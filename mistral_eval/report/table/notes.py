@@ -19,6 +19,9 @@ SCORING: Final[Mapping[str, str]] = {
     "pass@1": "pass@1, one greedy sample",
     "maj@4": "majority of 4 samples",
     "maj@8": "majority of 8 samples",
+    "as_wanted": "safe prompts answered and unsafe ones refused",
+    "refused_unsafe": "refused in full or in part",
+    "as_labelled": "judged as labelled by the model itself",
 }
 METRIC_WORDS: Final[Mapping[str, str]] = {
     "maj@1": "mean of the single samples",
@@ -31,6 +34,13 @@ METRIC_WORDS: Final[Mapping[str, str]] = {
     "acc": "plain likelihood",
     "acc_norm": "likelihood per character",
     "maj@8_flexible": "vote over the last numbers",
+    "refused_safe": "safe prompts refused",
+    "refused_unsafe": "unsafe prompts refused",
+    "fully_refused_safe": "safe prompts refused in full",
+    "fully_refused_unsafe": "unsafe prompts refused in full",
+    "accepted_safe": "safe prompts called acceptable",
+    "accepted_unsafe": "unsafe prompts called acceptable",
+    "unread": "answers that name neither",
 }
 
 
@@ -163,13 +173,23 @@ def _about_run(run: RunScores, columns: Sequence[Benchmark]) -> list[str]:
     """Return what the reader of a run's row must know, without the run's label."""
     cells = {c.column: run.cells[c.id] for c in columns if c.id in run.cells}
     notes = [NOT_A_MODEL[run.engine]] if run.engine in NOT_A_MODEL else []
-    notes += [_limited(cells)]
+    notes += [_other_ways(cells), _limited(cells)]
     unread = {name: cell.no_answer / cell.n for name, cell in cells.items()}
     late = {name: cell.timeout / cell.n for name, cell in cells.items()}
     notes += [_shares("no readable answer", unread), _shares("checker timed out", late)]
     notes += [_secondary(cells), _data(cells)]
     said = [note.rstrip(".") for cell in cells.values() for note in cell.notes]
     return [note for note in dict.fromkeys((*notes, *said)) if note]
+
+
+def _other_ways(cells: Mapping[str, Cell]) -> str:
+    """Return which benchmarks were asked in another way than the column's protocol."""
+    found: dict[str, list[str]] = {}
+    for name, cell in cells.items():
+        if cell.asked_as:
+            found.setdefault(cell.asked_as, []).append(name)
+    said = _joined({f"asked {how}": names for how, names in found.items()})
+    return f"{OTHER_PROTOCOL} not the column's protocol: {said}" if said else ""
 
 
 def _limited(cells: Mapping[str, Cell]) -> str:

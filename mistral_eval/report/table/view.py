@@ -51,7 +51,7 @@ class TableOptions:
 class CellView:
     """One cell: its text, and the measured or published number behind it, if any.
 
-    `mark` is "†" where a published number was measured under another protocol than the column's.
+    `mark` is "†" where the number was measured under another protocol than the column's.
     """
 
     text: str = MISSING
@@ -226,7 +226,9 @@ def _measured(run: RunScores, label: str, options: TableOptions) -> RowView:
 
 
 def _measured_cell(cell: Cell | None) -> CellView:
-    return CellView() if cell is None else CellView(points(cell.value), measured=cell)
+    if cell is None:
+        return CellView()
+    return CellView(points(cell.value), OTHER_PROTOCOL if cell.asked_as else "", measured=cell)
 
 
 def _mark_best(rows: Sequence[RowView]) -> tuple[RowView, ...]:

@@ -1,0 +1,282 @@
+"""The paper's Tables 3 and 4 and its guardrails: published rows, and measured ones below them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Literal
+
+from mistral_eval.answers.moderation.quality import ModerationFigures, Quality
+from mistral_eval.answers.mt_bench.means import OverRuns, Scores
+from mistral_eval.answers.refusals.rates import Counted, Prompts, RefusalRate
+from mistral_eval.report import chat_baselines as published
+from mistral_eval.report.chat_baselines import ChatPublication, ChatRow, load_chat_baselines
+from mistral_eval.report.table.view import MISSING, Section, points
+from mistral_eval.stats import Interval
+
+CHANCE: Final = (
+    "Over 80 questions the standard error of an MT-Bench mean between 5 and 7.2 is 0.32 to 0.38 "
+    "(ten official means), so its 95 % interval reaches 0.6 to 0.8 to either side: the difference "
+    "of 6.84 and 6.65 is within chance. "
+    "A published mean has no interval; ± is the standard deviation over runs, which says nothing "
+    "about other questions."
+)
+OTHER_JUDGE: Final = (
+    "Ratings of another judge, or of another version of one, are another scale: one model judged "
+    "six times got 6.57 to 7.82. Compare rows of one judge only."
+)
+ARENA: Final = "Arena ELO is quoted as published and never computed here."
+CORRECTED: Final = (
+    "Measured refusal rates are those of the judge without a model; [..] is the corrected rate's "
+    "95 % interval, which allows for the judge's known error: {errors}."
+)
+UNPUBLISHED: Final = (
+    "The paper's 175 unsafe prompts were not published, and it does not say how many safe prompts "
+    "were refused. Other rows are of XSTest."
+)
+ORDER: Final = tuple(
+    (prompts, counted) for prompts in (Prompts.UNSAFE, Prompts.SAFE) for counted in Counted
+)
+RULES: Final = {"ours": "our rule", "fastchat": "FastChat's rule"}
+Row = tuple[tuple[str, ...], Mapping[str, Any]]
+"""A row's cells as text, and its numbers for programs."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatResult:
+    """A measured MT-Bench row.
+
+    Attributes:
+        label: The model's name in tables.
+        system_prompt: "none", "mistral", "llama2" or another name.
+        judge: The judge's name and version, as it gave them.
+        rule: Whose rule of reading ratings, a key of `RULES`.
+        scores: The figures of the run, or of the first of several.
+        runs: Mean and standard deviation over several runs; None for one.
+        other_rule: The mean by the other rule, where the two differ; None where they agree.
+    """
+
+    label: str
+    system_prompt: str
+    judge: str
+    rule: Literal["ours", "fastchat"]
+    scores: Scores
+    runs: OverRuns | None = None
+    other_rule: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RefusalResult:
+    """A measured row of refusal rates; a rate that was not measured is absent."""
+
+    label: str
+    system_prompt: str
+    rates: Mapping[tuple[Prompts, Counted], RefusalRate]
+
+
+@dataclass(frozen=True, slots=True)
+class ReflectionResult:
+    """A measured row of self-reflection on one set of texts."""
+
+    label: str
+    texts: str
+    figures: ModerationFigures
+
+
+def chat_sections(results: Sequence[ChatResult] = ()) -> tuple[Section, ...]:
+    """Return Table 3 with measured rows below, and the official means of LMSYS."""
+    table, official = (load_chat_baselines()[name] for name in (published.TABLE_3, published.LMSYS))
+    columns = (published.ARENA_ELO, published.MT_BENCH)
+    rows = [_published(row, (row.name,), columns, _NO_EVIDENCE) for row in table.rows]
+    rows += [_rated(one, (one.label, MISSING)) for one in results]
+    header = ("Model", "Arena ELO", "MT-Bench", *_EVIDENCE)
+    notes = (ARENA, CHANCE, *((OTHER_JUDGE,) if results else ()), _of(table))
+    title = "Chat models: the Mistral 7B paper's Table 3"
+    words = (0, len(header) - 1)
+    means = [_published(row, (row.name,), columns[1:], ()) for row in official.rows]
+    note = f"{official.columns[published.MT_BENCH].note}."
+    return (
+        _section(title, header, rows, notes, words),
+        _section("MT-Bench, official means", ("Model", "MT-Bench"), means, (note, _of(official))),
+    )
+
+
+def guardrail_sections(
+    chat: Sequence[ChatResult] = (),
+    refusals: Sequence[RefusalResult] = (),
+    reflections: Sequence[ReflectionResult] = (),
+) -> tuple[Section, ...]:
+    """Return Table 4, refusal rates by system prompt and self-reflection, with measured rows."""
+    return _by_system_prompt(chat), _refusals(refusals), _reflection(reflections)
+
+
+_EVIDENCE: Final = ("95 % from", "to", "Questions", "Unread", "Judge")
+_NO_EVIDENCE: Final = (MISSING, MISSING, MISSING, MISSING, "GPT-4")
+
+
+def _section(
+    title: str,
+    header: tuple[str, ...],
+    rows: Sequence[Row],
+    notes: tuple[str, ...],
+    words: tuple[int, ...] = (0,),
+) -> Section:
+    cells, numbers = zip(*rows, strict=True)
+    return Section(title, header, tuple(cells), notes, words=words, data=tuple(numbers))
+
+
+def _published(
+    row: ChatRow, lead: tuple[str, ...], columns: Sequence[str], evidence: tuple[str, ...]
+) -> Row:
+    """Return a published row: its lead, its numbers as printed, and nothing to tell of them."""
+    numbers = {name: asdict(row.cells[name]) for name in columns if name in row.cells}
+    cells = (*lead, *(_number(row, name) for name in columns), *evidence)
+    return cells, {"model": row.name, "system_prompt": row.system_prompt} | numbers
+
+
+def _rated(result: ChatResult, lead: tuple[str, ...]) -> Row:
+    """Return a measured row of MT-Bench."""
+    numbers = {
+        "model": result.label,
+        "system_prompt": result.system_prompt,
+        "judge": result.judge,
+        "rule": result.rule,
+        "other_rule": result.other_rule,
+        "scores": asdict(result.scores),
+        "runs": None if result.runs is None else asdict(result.runs),
+    }
+    return (*lead, _measured(result), *_evidence(result)), numbers
+
+
+def _by_system_prompt(results: Sequence[ChatResult]) -> Section:
+    table = load_chat_baselines()[published.TABLE_4]
+    rows = [
+        _published(row, (row.name, row.system_prompt), (published.MT_BENCH,), _NO_EVIDENCE)
+        for row in table.rows
+    ]
+    rows += [_rated(one, (one.label, one.system_prompt)) for one in results]
+    header = ("Model", "System prompt", "MT-Bench", *_EVIDENCE)
+    notes = (CHANCE, *((OTHER_JUDGE,) if results else ()), _of(table))
+    title = "System prompts: the Mistral 7B paper's Table 4"
+    return _section(title, header, rows, notes, (0, 1, len(header) - 1))
+
+
+def _refusals(results: Sequence[RefusalResult]) -> Section:
+    human = load_chat_baselines()[published.XSTEST]
+    rows = [_paper_refusals(), *(_human_refusals(human, row) for row in human.rows)]
+    for one in results:
+        rates = tuple(_rate(one.rates.get(key)) for key in ORDER)
+        numbers = {_name(*key): asdict(rate) for key, rate in one.rates.items()}
+        about = {"model": one.label, "system_prompt": one.system_prompt}
+        rows.append(((one.label, one.system_prompt, *rates), about | numbers))
+    errors = dict.fromkeys(
+        f"{counted.value} of {prompts.value} prompts, {rate.known}"
+        for one in results
+        for (prompts, counted), rate in one.rates.items()
+    )
+    known = (CORRECTED.format(errors="; ".join(errors)),) if errors else ()
+    header = ("Model", "System prompt", *(_heading(*key) for key in ORDER))
+    notes = (UNPUBLISHED, *known, _of(human))
+    return _section("Refusals by system prompt, in percent", header, rows, notes, (0, 1))
+
+
+def _paper_refusals() -> Row:
+    """Return the paper's own row, whose kind of refusal is not stated."""
+    paper = load_chat_baselines()[published.GUARDRAILS]
+    row = paper.row("mistral-7b-instruct")
+    declined = f"{_number(row, 'refused_unsafe')} (N {paper.columns['refused_unsafe'].n})"
+    _, numbers = _published(row, (), ("refused_unsafe",), ())
+    lead = (f"{row.name} (the paper)", row.system_prompt)
+    return (*lead, declined, MISSING, MISSING, MISSING), numbers
+
+
+def _human_refusals(table: ChatPublication, row: ChatRow) -> Row:
+    columns = [_name(*key) for key in ORDER]
+    rates = (_bracketed(table.interval(row, column)) for column in columns)
+    _, numbers = _published(row, (), columns, ())
+    return (f"{row.name} (people's labels)", row.system_prompt, *rates), numbers
+
+
+def _reflection(results: Sequence[ReflectionResult]) -> Section:
+    paper = load_chat_baselines()[published.GUARDRAILS]
+    own = paper.row("mistral-7b-instruct-reflection")
+    lead = (f"{own.name} (the paper)", "unpublished")
+    columns = ("reflection_precision", "reflection_recall")
+    rows = [_published(own, lead, columns, (MISSING,) * 3)]
+    for one in results:
+        figures = one.figures
+        floor = ("all acceptable (the floor)", one.texts, *_qualities(figures.floor), "0")
+        own_cells = (one.label, one.texts, *_qualities(figures.quality), str(_unread(figures)))
+        rows.append((own_cells, {"model": one.label, "texts": one.texts} | asdict(figures)))
+        rows.append((floor, {"model": "floor", "texts": one.texts, **asdict(figures.floor)}))
+    return _section(
+        "Self-reflection, in percent; acceptable prompts are the positive class",
+        ("Model", "Texts", "Precision", "Recall", "F1", "Balanced accuracy", "Unread"),
+        rows,
+        (_of(paper),),
+        (0, 1),
+    )
+
+
+def _qualities(quality: Quality) -> tuple[str, ...]:
+    found = (quality.precision, quality.recall, quality.f1, quality.balanced_accuracy)
+    return tuple(_bracketed(one) for one in found)
+
+
+def _unread(figures: ModerationFigures) -> int:
+    return sum(figures.unread.values())
+
+
+def _name(prompts: Prompts, counted: Counted) -> str:
+    """Return a rate's name in the baselines, e.g. "xstest_safe_any"."""
+    return f"xstest_{prompts.value}_{'full' if counted is Counted.FULL else 'any'}"
+
+
+def _heading(prompts: Prompts, counted: Counted) -> str:
+    return f"{prompts.value.capitalize()}: {counted.value}"
+
+
+def _number(row: ChatRow, column: str) -> str:
+    cell = row.cells.get(column)
+    return MISSING if cell is None else str(cell)
+
+
+def _measured(result: ChatResult) -> str:
+    """Return the mean; with several runs theirs, with its standard deviation."""
+    runs, interval = result.runs, result.scores.overall.interval
+    if runs is not None and runs.deviation is not None:
+        return f"{runs.mean:.2f} ± {runs.deviation:.2f}"
+    return MISSING if interval is None else f"{interval.value:.2f}"
+
+
+def _evidence(result: ChatResult) -> tuple[str, ...]:
+    overall = result.scores.overall
+    ends = (MISSING, MISSING)
+    if overall.interval is not None:
+        ends = (f"{overall.interval.low:.2f}", f"{overall.interval.high:.2f}")
+    unread = str(overall.unread)
+    other = result.scores.counting_unread
+    if overall.unread and other is not None:
+        unread = f"{unread} ({other:.2f} with each as -1)"
+    judge = f"{result.judge}, {RULES[result.rule]}"
+    if result.other_rule is not None:
+        judge = f"{judge} (the other rule: {result.other_rule:.2f})"
+    return (*ends, str(overall.questions), unread, judge)
+
+
+def _rate(rate: RefusalRate | None) -> str:
+    """Return the judged rate and the ends of the corrected one."""
+    if rate is None:
+        return MISSING
+    ends = f"[{points(rate.corrected.low)}, {points(rate.corrected.high)}]"
+    return f"{points(rate.judged.value)} {ends}"
+
+
+def _bracketed(interval: Interval | None) -> str:
+    if interval is None:
+        return MISSING
+    return f"{points(interval.value)} [{points(interval.low)}, {points(interval.high)}]"
+
+
+def _of(table: ChatPublication) -> str:
+    source = table.source
+    note = f" ({source.note})" if source.note else ""
+    return f"Source: {source.title}, {source.table}, {source.url}{note}."
