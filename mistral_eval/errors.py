@@ -8,7 +8,7 @@ A message says what was expected, what was found and what to do. `cli.app.main` 
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -69,6 +69,17 @@ class RequestError(EngineError):
         super().__init__(f"{kind} request {index}: {what}")
         self.index = index
         self.what = what
+
+
+class UnansweredError(EngineError):
+    """Some requests cannot be answered, while all others were: `failures` has (index, reason).
+
+    The caller, which knows the requests' benchmarks and questions, names them.
+    """
+
+    def __init__(self, failures: Sequence[tuple[int, str]]) -> None:
+        super().__init__(f"{len(failures)} requests failed: {failures[0][1]}")
+        self.failures = tuple(failures)
 
 
 class EndedEarlyError(EngineError):

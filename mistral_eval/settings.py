@@ -25,7 +25,7 @@ from pydantic_core import PydanticKnownError
 
 from mistral_eval.errors import UsageError, complaint, nearest
 
-ENGINES = ("auto", "native", "hf", "vllm", "oracle", "oracle-wrong", "random")
+ENGINES = ("auto", "native", "hf", "vllm", "server", "oracle", "oracle-wrong", "random")
 MODEL_FREE = ("oracle", "oracle-wrong", "random")
 STOCK_PREFIX = "lm_eval:"
 TINY = "tiny"
@@ -45,6 +45,7 @@ OWN_OPTIONS = {
     "seed": "--seed",
     "batch_tokens": "--batch-tokens",
     "stream_layers": "--stream-layers",
+    "base_url": "--base-url",
 }
 LIMIT = re.compile(r"\d{1,12}|\d{0,12}\.\d{1,12}|\d{1,12}/\d{1,12}")
 NOT_IN_RUN_ID = frozenset(
@@ -62,6 +63,7 @@ NOT_IN_RUN_ID = frozenset(
 # Settings that are part of a run's id where they are not left at their defaults.
 SINCE_0_1 = (
     "left_out",
+    "base_url",
     "apply_chat_template",
     "chat_template",
     "system_instruction",
@@ -186,6 +188,7 @@ class RunSettings(BaseModel):
         revision: The model's branch, tag or commit on the hub.
         name: The run's name in tables; None: the model's name.
         engine: What answers; `auto` is native where it can run the model, else hf.
+        base_url: The server's URL, for the engine `server`.
         data: `hub`, `sample` or a folder of parquet files.
         limit: Questions of each benchmark (a count, or a fraction of its test set), or None.
         batch_tokens: Tokens per forward pass; None: as many as fit into memory.
@@ -221,6 +224,7 @@ class RunSettings(BaseModel):
     revision: str | None = None
     name: Annotated[str, Field(min_length=1, max_length=80)] | None = None
     engine: Annotated[str, BeforeValidator(_known_engine)] = "auto"
+    base_url: str | None = None
     data: str = "hub"
     limit: Annotated[
         Limit | None,
@@ -288,6 +292,7 @@ class RunSettings(BaseModel):
             )
         if self.stream_layers:
             self._check_streaming()
+        self._check_server()
         for name in self.data_revision:
             if name not in self.own_tasks:
                 raise UsageError(
@@ -341,6 +346,31 @@ class RunSettings(BaseModel):
                 "--stream-layers reads layers as they are stored, and --adapter changes them. "
                 "Leave out one of the two, or give the folder of the merged model."
             )
+
+    def _check_server(self) -> None:
+        """Check that a server has its URL, and nothing is asked of it that was decided there.
+
+        Raises:
+            UsageError: it lacks the URL, or an option is not the server's.
+        """
+        if self.engine != "server":
+            if self.base_url is not None:
+                raise UsageError(
+                    f"--base-url is the URL of --engine server, and --engine is {self.engine}. "
+                    "Leave it out, or give --engine server."
+                )
+            return
+        if self.base_url is None:
+            raise UsageError(
+                "--engine server needs the server's URL: give --base-url http://HOST:PORT/v1."
+            )
+        decided = {"dtype": "auto", "device": "auto", "adapter": None, "batch_tokens": None}
+        for name, default in decided.items():
+            if getattr(self, name) != default:
+                raise UsageError(
+                    f"--{name.replace('_', '-')} is decided where the server is started. Leave it "
+                    "out."
+                )
 
     def as_json(self) -> dict[str, Any]:
         """Return the settings as plain JSON, as run.json keeps them."""

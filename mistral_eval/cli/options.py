@@ -53,8 +53,16 @@ BatchSize = Annotated[
 Engine = Annotated[
     str,
     typer.Option(
-        help="auto (native, or hf where native cannot run the model), native, hf, vllm; without a "
-        "model: oracle, oracle-wrong, random"
+        help="auto (native, or hf where native cannot run the model), native, hf, vllm, server; "
+        "without a model: oracle, oracle-wrong, random"
+    ),
+]
+BaseUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--base-url",
+        "--base_url",
+        help="URL of an OpenAI-compatible server, for --engine server: http://HOST:PORT/v1",
     ),
 ]
 Data = Annotated[
@@ -136,7 +144,7 @@ ModelArgs = Annotated[
         "--model-args",
         "--model_args",
         help="What the checkpoint's files leave open (rope_theta=10000), tokenizer=, "
-        "add_bos_token=, or arguments of the hf or vllm engine: key=value,key=value",
+        "add_bos_token=, or arguments of the hf, vllm or server engine: key=value,key=value",
     ),
 ]
 DataRevision = Annotated[

@@ -21,6 +21,7 @@ def run(  # noqa: PLR0913 - one parameter per option of the command line
     model: opt.Models = None,
     adapter: opt.Adapter = None,
     engine: opt.Engine = "auto",
+    base_url: opt.BaseUrl = None,
     data: opt.Data = "hub",
     limit: opt.Limit = None,
     revision: opt.Revision = None,

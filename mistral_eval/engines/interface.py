@@ -31,6 +31,7 @@ ENGINES: Final = MappingProxyType(
         "native": ("mistral_eval.engines.native", "NativeEngine"),
         "hf": ("mistral_eval.engines.hf", "HFEngine"),
         "vllm": ("mistral_eval.engines.vllm", "VllmEngine"),
+        "server": ("mistral_eval.engines.server", "ServerEngine"),
         "oracle": ("mistral_eval.engines.model_free", "Oracle"),
         "oracle-wrong": ("mistral_eval.engines.model_free", "WrongOracle"),
         "random": ("mistral_eval.engines.model_free", "Random"),
@@ -229,15 +230,20 @@ class Capabilities:
         scores: can return log-likelihoods of continuations.
         samples: can draw independent samples of one prompt.
         any_text: can answer requests of any task, not only of our benchmarks.
+        exact_text: replies keep their white space, which programs need.
         chat: takes conversations, not only texts.
         plain_twin: has a slow, plain path for `--verify`, or can open an engine that has one.
+        why: what is lacking ("log-likelihoods", "independent samples", "exact text") to the reason,
+            as the end of a sentence; for what an engine finds out when it is opened.
     """
 
     scores: bool = True
     samples: bool = True
     any_text: bool = True
+    exact_text: bool = True
     chat: bool = False
     plain_twin: bool = False
+    why: Mapping[str, str] = field(default_factory=dict)
 
 
 # Called with a request and whether to answer correctly. Returns the text to reply, or the index of
@@ -383,6 +389,7 @@ class Engine(Encoder, Protocol):
 
         Raises:
             RequestError: one request cannot be answered.
+            UnansweredError: some requests failed for ever; all others were yielded before.
             EngineError: the engine failed.
         """
 

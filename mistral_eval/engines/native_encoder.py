@@ -32,6 +32,11 @@ HEALED: Final = (
     "the prompt's last line break is drawn again with the reply (token healing), since this "
     "tokenizer joins it with the spaces that follow"
 )
+NOT_HEALED: Final = (
+    "the tokenizer joins the prompt's last line break with the spaces that follow, and this engine "
+    "generates after the line break alone, so replies may have no indentation; --engine native "
+    "heals it"
+)
 
 BEGINS: Final = "reply"  # marks keys of replies that are decoded without the prompt before them
 
@@ -45,7 +50,13 @@ class NativeEncoder:
         seed: random seed of sampled replies; part of every key.
         identity: what replies depend on besides the request.
         chat: encodes conversations; None refuses them.
+
+    Attributes:
+        score_len: the context length for log-likelihoods.
+        heals: whether the engine can draw a reply's first token among given ones.
     """
+
+    heals = True
 
     def __init__(
         self,
@@ -56,7 +67,7 @@ class NativeEncoder:
         chat: ChatIds | None = None,
     ) -> None:
         self.tokenizer = tokenizer
-        self.context_len = context_len
+        self.context_len = self.score_len = context_len
         self.seed = seed
         self.identity = identity
         self.chat = chat
@@ -75,7 +86,7 @@ class NativeEncoder:
         if request.kind == "score":
             pair, remark = self._pair(request)
             with named(request):
-                work, was_cut = truncate_left(ScoreRequest(*pair), self.context_len)
+                work, was_cut = truncate_left(ScoreRequest(*pair), self.score_len)
             return Encoded(
                 request,
                 (self.seed, work.context, work.continuation),
@@ -123,7 +134,7 @@ class NativeEncoder:
         windows = get_rolling_token_windows(
             token_list=self.tokenizer.encode(text, bos=False),
             prefix_token=prefix_id(self.tokenizer),
-            max_seq_len=self.context_len,
+            max_seq_len=self.score_len,
             context_len=1,
         )
         return tuple(
@@ -135,7 +146,7 @@ class NativeEncoder:
         settings = request.generation
         if settings.other:
             raise EngineError(
-                f"The native engine does not support the generation setting "
+                f"The {self.identity.engine} engine does not support the generation setting "
                 f"{settings.other[0][0]!r}; it supports do_sample, max_gen_toks, temperature, "
                 "top_k, top_p and until. Use --engine hf for this task."
             )
@@ -153,6 +164,8 @@ class NativeEncoder:
             work, was_cut = truncate_prompt(whole, self.context_len)
         drawn = (sampling.temperature, sampling.top_p, sampling.top_k, key)
         ends = (list(settings.until), self.tokenizer.eos_ids)
+        if healing and not self.heals:
+            healing, remark = None, NOT_HEALED
         healed = ""
         if healing and work.max_tokens and len(work.prompt) > 1:
             healed, remark = healing.text, HEALED

@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any, Final, TypeAlias
 
+from mistral_eval.console import counted
 from mistral_eval.engines.interface import (
     Encoded,
     Encoder,
@@ -21,11 +22,18 @@ from mistral_eval.engines.interface import (
     never,
 )
 from mistral_eval.engines.keys import reply_key
-from mistral_eval.errors import EndedEarlyError, EngineError, RepliesError, RequestError
+from mistral_eval.errors import (
+    EndedEarlyError,
+    EngineError,
+    RepliesError,
+    RequestError,
+    UnansweredError,
+)
 from mistral_eval.record.replies import OtherRuns, RepliesLog
 from mistral_eval.run.stopping import Stopper
 from mistral_eval.run.watching import AnswerWatch
 
+SHOWN_FAILURES: Final = 3  # causes that the sentence about failed requests names
 POSITIVE_NATS: Final = 1e-2  # what rounding may add to the log-likelihood of a certain text
 
 
@@ -43,6 +51,13 @@ class Recorded:
         self.identity = encoder.identity
         self.seconds: Mapping[str, float] = {}
         self.remarks: Mapping[str, Sequence[str]] = {}  # a rescored run keeps its notes
+
+    def answer_most(self, requests: Sequence[Request]) -> Sequence[Reply | None]:
+        """Return the logged replies; none may be missing."""
+        return self.answer(requests)
+
+    def check_complete(self) -> None:
+        """Do nothing: `answer` has checked it."""
 
     def answer(self, requests: Sequence[Request]) -> list[Reply]:
         """Return the logged replies to `requests`, in order.
@@ -80,6 +95,7 @@ class Answering:
         seconds: time the engine spent computing replies, by benchmark.
         remarks: the benchmarks that each remark of an encoded request is about.
         replies: number of generated replies and of their tokens, by benchmark.
+        failed: requests that the engine could not answer while it answered others, and why.
         computed, reused, from_other_runs, truncated, generated_tokens: counts for run.json.
     """
 
@@ -99,6 +115,7 @@ class Answering:
         self.seconds = defaultdict[str, float](float)
         self.remarks = defaultdict[str, list[str]](list)
         self.replies = defaultdict[str, list[int]](lambda: [0, 0])
+        self.failed: list[tuple[Request, str]] = []
         self.computed = self.reused = self.from_other_runs = 0
         self.truncated = self.generated_tokens = 0
 
@@ -112,7 +129,40 @@ class Answering:
 
         Raises:
             EndedEarlyError: the engine stopped early; the replies it computed are logged.
-            EngineError: a request cannot be answered, or the engine failed.
+            EngineError: requests cannot be answered, or the engine failed.
+        """
+        replies = self.answer_most(requests)
+        self.check_complete()
+        return [reply for reply in replies if reply is not None]
+
+    def check_complete(self) -> None:
+        """Check that no request failed for good.
+
+        Raises:
+            EngineError: some did; the sentence names the first ones. All others are logged.
+        """
+        if not self.failed:
+            return
+        causes: dict[str, list[str]] = {}
+        for request, why in self.failed:
+            causes.setdefault(why, []).append(str(request))
+        said = []
+        for why, requests in list(causes.items())[:SHOWN_FAILURES]:
+            more = f" and {len(requests) - 1} more" if requests[1:] else ""
+            said.append(f"{requests[0]}{more}: {why}")
+        others = len(causes) - len(said)
+        rest = f" Other causes: {others}." if others > 0 else ""
+        raise EngineError(
+            f"The run is not complete: {counted(len(self.failed), 'request')} failed. "
+            f"{' '.join(said)}{rest} All other replies are kept: run the same command again to ask "
+            "only for what is missing."
+        )
+
+    def answer_most(self, requests: Sequence[Request]) -> list[Reply | None]:
+        """Return one reply per request, in order; None for each that is in `failed` afterwards.
+
+        Raises:
+            EndedEarlyError, EngineError: as of `answer`, for all other reasons.
         """
         encoded = [self.engine.encode(request) for request in requests]
         self.truncated += sum(item.truncated for item in encoded)
@@ -127,9 +177,9 @@ class Answering:
             self.watch.begin(keys, requests, known)
         with self._stopper.deferred() if self._stopper else nullcontext():
             self._compute(unique, known)
-        replies = [known[key] for key in keys]
+        replies = [known.get(key) for key in keys]
         for request, reply in zip(requests, replies, strict=True):
-            if reply.ids is not None:
+            if reply is not None and reply.ids is not None:
                 count = self.replies[request.benchmark]
                 count[0] += 1
                 count[1] += len(reply.ids)
@@ -185,6 +235,7 @@ class Answering:
         """
         keys, encoded = list(unique), list(unique.values())
         before = frozenset(index for index, key in enumerate(keys) if key in known)
+        failed = len(self.failed)
         last = time.monotonic()
         for index, reply in self._replies(encoded, before):
             key = keys[index]
@@ -199,7 +250,8 @@ class Answering:
             if self.watch:
                 self.watch.reply(key, reply)
         self.log.flush()
-        if left := len(keys) - len(known):
+        left = len(keys) - len(known)
+        if left > len(self.failed) - failed:
             raise EndedEarlyError(
                 f"The engine {self.identity.engine} ended with {left} of {len(keys)} "
                 "requests unanswered. Its replies are kept: run the same command again to resume."
@@ -232,6 +284,8 @@ class Answering:
             yield from self.engine.answer(encoded, known, stop)
         except RequestError as error:
             raise EngineError(f"{encoded[error.index].request}: {error.what}") from error
+        except UnansweredError as error:
+            self.failed += [(encoded[n].request, why) for n, why in error.failures]
         except (RuntimeError, MemoryError) as error:  # torch raises these for any fault
             first = str(error).strip().partition("\n")[0] or type(error).__name__
             names = dict.fromkeys(item.request.benchmark for item in encoded)

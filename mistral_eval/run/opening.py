@@ -10,7 +10,7 @@ from mistral_eval.console import Talk
 from mistral_eval.data import Source
 from mistral_eval.data.sources import split_files
 from mistral_eval.data.task_file import data_spec
-from mistral_eval.engines.interface import Engine, Request, engine_class
+from mistral_eval.engines.interface import Capabilities, Engine, Request, engine_class
 from mistral_eval.errors import SandboxError, UnsupportedError, UsageError
 from mistral_eval.model.load.gguf_file import part_files
 from mistral_eval.record.run_folder import write_json
@@ -19,6 +19,7 @@ from mistral_eval.run.questions import LoadedBenchmark
 from mistral_eval.run.results import protocol_hash
 from mistral_eval.sandbox import Isolation, probe
 from mistral_eval.settings import AUTO, CHAT_TEMPLATES, MODEL_FREE, NAMED_PROMPTS, RunSettings
+from mistral_eval.suite.benchmark import Benchmark
 from mistral_eval.suite.registry import BY_ID, suite_of
 
 CHOICES_FILE = "engine.json"
@@ -118,17 +119,7 @@ def check_engine(settings: RunSettings) -> None:
     name = "native" if settings.engine == "auto" else settings.engine
     engine = engine_class(name)
     can = engine.can
-    for benchmark in (BY_ID[name] for name in settings.own_tasks):
-        missing = ""
-        if benchmark.kind == "score" and not can.scores:
-            missing = "log-likelihoods"
-        elif benchmark.samples > 1 and not can.samples:
-            missing = "independent samples"
-        if missing:
-            raise UsageError(
-                f"--engine {name} does not support the {missing} that {benchmark.id} needs. Choose "
-                "another engine, or leave the benchmark out."
-            )
+    check_can(name, can, settings)
     _check_chat(settings, name, takes_chat=can.chat)
     if settings.stock_tasks and not can.any_text:
         raise UsageError(
@@ -141,10 +132,44 @@ def check_engine(settings: RunSettings) -> None:
             "does not have. Leave out one of the two."
         )
     engine.check_settings(settings)
-    if settings.engine not in MODEL_FREE:
+    if settings.engine not in (*MODEL_FREE, "server"):
         from mistral_eval.engines.devices import choose_device
 
         choose_device(settings.device)
+
+
+def check_can(name: str, can: Capabilities, settings: RunSettings) -> None:
+    """Check that an engine can do what a run's benchmarks need.
+
+    Raises:
+        UsageError: it cannot; the sentence names the benchmarks, and those that still run.
+    """
+    lacking = {id_: _missing(BY_ID[id_], can) for id_ in settings.own_tasks}
+    refused = [id_ for id_, missing in lacking.items() if missing]
+    if not refused:
+        return
+    missing = lacking[refused[0]]
+    of_it = [id_ for id_ in refused if lacking[id_] == missing]
+    why = f" ({can.why[missing]})" if missing in can.why else ""
+    rest = ",".join(id_ for id_ in settings.tasks if id_ not in refused)
+    still = (
+        f"--tasks {rest} still runs" if rest else "Leave them out" if of_it[1:] else "Leave it out"
+    )
+    raise UsageError(
+        f"--engine {name} does not support the {missing} that {' and '.join(of_it)} "
+        f"{'need' if of_it[1:] else 'needs'}{why}. {still}; or choose another engine."
+    )
+
+
+def _missing(benchmark: Benchmark, can: Capabilities) -> str:
+    """Return what an engine lacks for a benchmark; empty for nothing."""
+    if benchmark.kind == "score" and not can.scores:
+        return "log-likelihoods"
+    if benchmark.samples > 1 and not can.samples:
+        return "independent samples"
+    if benchmark.runs_programs and not can.exact_text:
+        return "exact text"
+    return ""
 
 
 def _check_chat(settings: RunSettings, engine: str, *, takes_chat: bool) -> None:
@@ -183,10 +208,12 @@ def open_engine(
     Raises:
         CheckpointError, TokenizerError, HubError, ResourceError, EngineError: it cannot be opened.
         OutputError: its choices cannot be written.
-        UsageError: layers are to be streamed of a model that native cannot run.
+        UsageError: layers are to be streamed of a model that native cannot run, or the engine
+            found out that it lacks what the run needs.
     """
     settings = settings.model_copy(update={"choices": _read_choices(folder)})
     engine = _open_engine(settings, loaded, talk)
+    check_can(engine.identity.engine, engine.can, settings)
     if engine.choices:
         write_json(folder / CHOICES_FILE, dict(engine.choices))
     return engine, settings.model_copy(update={"choices": dict(engine.choices)})

@@ -272,25 +272,31 @@ def _answer(answers: Answers, loaded: Sequence[LoadedBenchmark], talk: Talk) -> 
 
     Requests of the same kind from all benchmarks go to the engine in one call, so that they share
     prefixes.
+
+    Raises:
+        EngineError: some requests failed; raised after all others, of all kinds, were answered.
     """
-    replies: dict[str, list[list[Any]]] = {}
+    found: dict[str, Iterator[Reply | None]] = {}
     for kind in ("score", "generate"):
         asked = [benchmark for benchmark in loaded if benchmark.kind == kind]
         requests = [request for benchmark in asked for request in benchmark.requests]
         if not requests:
             continue
         with _watched(answers, asked, talk):
-            found = iter(answers.answer(requests))
-        for benchmark in asked:
-            replies[benchmark.benchmark.id] = [
-                [_judged_part(next(found)) for _ in question.requests]
-                for question in benchmark.questions
-            ]
-    return [replies[benchmark.benchmark.id] for benchmark in loaded]
+            found[kind] = iter(answers.answer_most(requests))
+    answers.check_complete()
+    return [
+        [
+            [_judged_part(next(found[benchmark.kind])) for _ in question.requests]
+            for question in benchmark.questions
+        ]
+        for benchmark in loaded
+    ]
 
 
-def _judged_part(reply: Reply) -> str | tuple[float, bool]:
+def _judged_part(reply: Reply | None) -> str | tuple[float, bool]:
     """Return the part of a reply that a judge reads."""
+    assert reply is not None  # `check_complete` has said so
     return reply.text if reply.finish else (reply.logprob, reply.is_greedy)
 
 

@@ -13,6 +13,7 @@ FULL = """
 tasks: [nq, gsm8k]
 model: tiny
 engine: random
+base_url: null
 data: hub
 limit: 3
 revision: null
@@ -35,6 +36,11 @@ quiet: true
 name: full
 batch_size: 4
 stream-layers: false
+apply_chat_template: false
+chat_template: auto
+fewshot_as_multiturn: null
+system_instruction: null
+system_prompt: null
 """
 
 

@@ -72,7 +72,7 @@ def read_outline(
         tokenizer = load_tokenizer(file, expected_vocab=rows, args=args)
         tiny_dtype = choose_dtype(dtype, torch.float32, None, device)
         return Outline(TINY_CONFIG, tokenizer, tiny_dtype, (file, args.file or file))
-    parts = resolve_parts(ref, adapter, revision=revision, say=say, resolve=_small_parts)
+    parts = resolve_parts(ref, adapter, revision=revision, say=say, resolve=small_parts)
     if find_gguf(parts.base) is None:
         check_folder(parts.base)
     args = args.beside(parts.tokenizer)
@@ -86,7 +86,7 @@ def read_outline(
     return Outline(config, tokenizer, chosen, places, is_tuned=parts.adapter is not None)
 
 
-def _small_parts(
+def small_parts(
     ref: str, *, revision: str | None, say: Callable[[str], None] | None = None
 ) -> Path:
     """Return a model's folder; of a hub name only configuration and tokenizer are fetched."""

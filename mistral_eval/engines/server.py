@@ -1,0 +1,315 @@
+"""The server engine: an OpenAI-compatible completions server answers.
+
+Prompts are encoded here and sent as token ids where the server takes them. A probe before the first
+question finds out what the server does (see `server_probe`). Sampled replies have seeds of their
+own, so that no two samples of a run are one.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from mistral_eval.engines.http_client import Client, Job, ServerError, call, replies_of
+from mistral_eval.engines.interface import (
+    Capabilities,
+    Encoded,
+    Engine,
+    EngineIdentity,
+    Gold,
+    Reply,
+    Say,
+    Stop,
+    never,
+)
+from mistral_eval.engines.native_encoder import NativeEncoder
+from mistral_eval.engines.server_args import MAX_LENGTH, LocalModel, ServerArgs, read_local
+from mistral_eval.engines.server_body import (
+    choices_body,
+    generation_body,
+    prompt_of,
+    read_choices,
+    read_generation,
+    read_values,
+    scoring_body,
+    seed_of,
+    sum_values,
+)
+from mistral_eval.engines.server_probe import Found, probe
+from mistral_eval.errors import EngineError, UnansweredError, UsageError
+from mistral_eval.model.tokenizers.special import split_tokenizer_args
+from mistral_eval.model.tokenizers.tokenizer import Tokenizer
+from mistral_eval.native.requests import GenerateRequest, ScoreRequest
+from mistral_eval.settings import RunSettings
+
+VERSION: Final = "1"  # part of the reply's key: raise it when the engine's numbers change
+CHOICES: Final = 64  # tokens in one request for next tokens; vLLM takes 128
+FAILURES: Final = 8  # requests that fail one after the other before the server counts as gone
+Answered = list[tuple[int, Reply]]
+
+
+class ServerEncoder(NativeEncoder):
+    """Encode requests for a server: as the native engine does, without token healing.
+
+    Log-likelihoods leave two tokens of the context free: one is generated with them, and vLLM
+    refuses a prompt that fills the context.
+    """
+
+    heals = False
+
+    def __init__(
+        self, tokenizer: Tokenizer, context_len: int, seed: int, identity: EngineIdentity
+    ) -> None:
+        super().__init__(tokenizer, context_len, seed, identity)
+        self.score_len = context_len - 2
+
+
+class ServerEngine(ServerEncoder, Engine):
+    """An engine that asks a server.
+
+    Args:
+        args: the server, and how many requests are in flight.
+        found: what the probe found out.
+        tokenizer, context_len, seed, identity: see `NativeEncoder`.
+    """
+
+    can = Capabilities()
+
+    def __init__(
+        self,
+        args: ServerArgs,
+        found: Found,
+        tokenizer: Tokenizer,
+        context_len: int,
+        seed: int,
+        identity: EngineIdentity,
+    ) -> None:
+        super().__init__(tokenizer, context_len, seed, identity)
+        self._endpoint = args.endpoint
+        self._traits = found.traits
+        self.can = Capabilities(
+            scores="log-likelihoods" not in found.lacks,
+            samples="independent samples" not in found.lacks,
+            exact_text="exact text" not in found.lacks,
+            why=found.lacks,
+        )
+
+    @classmethod
+    def open(cls, settings: RunSettings, gold: Gold, say: Say) -> "ServerEngine":
+        """Find out what the server does, with about 40 short requests.
+
+        Raises:
+            EngineError: it cannot be reached, or serves another model or tokenizer.
+            UsageError: an argument cannot be, or the context's length is not known.
+        """
+        del gold
+        args = ServerArgs.of(settings)
+        local = read_local(settings, args.tokenizer, say)
+        say(f"Asking the server at {args.endpoint.url} what it can do.")
+        found = call(
+            args.endpoint,
+            lambda client: probe(client, settings.model, local.tokenizer, local.bos_text),
+        )
+        context_len = args.max_length or found.context_len or local.context_len
+        if context_len is None:
+            raise UsageError(
+                "The server does not say how many tokens its context has, and no configuration of "
+                f"the model is at hand. Give `--model-args {MAX_LENGTH}=N`."
+            )
+        return cls(
+            *(args, found, local.tokenizer, context_len, settings.seed),
+            _identity(args, found, local, context_len),
+        )
+
+    @classmethod
+    def encoder(cls, settings: RunSettings, identity: EngineIdentity) -> ServerEncoder:
+        """Return an encoder with the tokenizer that encoded for the server."""
+        args, _ = split_tokenizer_args(settings.model_args)
+        tokenizer = read_local(settings, args).tokenizer
+        return ServerEncoder(tokenizer, identity.info["max_length"], settings.seed, identity)
+
+    def answer(
+        self, encoded: Sequence[Encoded], known: Collection[int] = (), stop: Stop = never
+    ) -> Iterator[tuple[int, Reply]]:
+        """Ask the server, many requests at a time; yield each reply as it arrives.
+
+        A request that fails after its repetitions does not end the others.
+
+        Raises:
+            UnansweredError: requests failed; raised after all others were answered.
+            ServerError: the server is gone, or refuses every request.
+        """
+        if not encoded:
+            return
+        failures: list[tuple[int, str]] = []
+        groups: list[tuple[int, ...]] = []
+        in_a_row = 0
+        jobs = self._jobs(encoded, known, groups)
+        for number, outcome in replies_of(self._endpoint, jobs, stop):
+            if not isinstance(outcome, EngineError):
+                in_a_row = 0
+                yield from outcome
+                continue
+            if isinstance(outcome, ServerError) and outcome.is_fatal:
+                raise outcome
+            failures += [(index, str(outcome)) for index in groups[number]]
+            in_a_row += not _is_of_one(outcome)
+            if in_a_row >= max(FAILURES, self._endpoint.in_flight) and not stop():
+                raise EngineError(
+                    f"The last {in_a_row} requests failed: {outcome} Earlier replies are kept: "
+                    "run the same command again to resume."
+                ) from outcome
+        if failures and not stop():
+            raise UnansweredError(failures)
+
+    def _jobs(
+        self,
+        encoded: Sequence[Encoded],
+        known: Collection[int],
+        groups: list[tuple[int, ...]],
+    ) -> Iterator[tuple[int, Job[Answered]]]:
+        """Yield a job for each request, or for several that one question to the server answers.
+
+        `groups` gets the indices of each job's requests.
+        """
+        asked = [index for index in range(len(encoded)) if index not in known]
+        if encoded[0].request.kind == "generate":
+            parts: list[tuple[int, ...]] = [(index,) for index in asked]
+            make: Callable[[Sequence[Encoded], tuple[int, ...]], Job[Answered]] = self._generate
+        elif encoded[0].request.kind == "rolling":
+            parts, make = [(index,) for index in asked], self._roll
+        else:
+            parts, make = self._score_groups(encoded, asked), self._score
+        for number, part in enumerate(parts):
+            groups.append(part)
+            yield number, make(encoded, part)
+
+    def _generate(self, encoded: Sequence[Encoded], part: tuple[int, ...]) -> Job[Answered]:
+        (index,) = part
+        item = encoded[index]
+        work: GenerateRequest = item.work
+        request, settings = item.request, item.request.generation
+        text = None if item.truncated else request.text
+        prompt = prompt_of(self._traits, self.tokenizer, work.prompt, text)
+        seed = seed_of(self.seed, request.draw) if settings.is_sampled else None
+        body = generation_body(self._traits, prompt, settings, seed)
+
+        async def job(client: Client) -> Answered:
+            reply = await client.post("/completions", body)
+            read = read_generation(reply, self._traits, settings, self.tokenizer, work.prompt)
+            return [(index, read)]
+
+        return job
+
+    def _score_groups(
+        self, encoded: Sequence[Encoded], asked: Sequence[int]
+    ) -> list[tuple[int, ...]]:
+        """Put choices of one token after one context together, if the server can answer them so."""
+        if not self._traits.choices:
+            return [(index,) for index in asked]
+        groups: dict[object, list[int]] = defaultdict(list)
+        for index in asked:
+            work: ScoreRequest = encoded[index].work
+            same = work.context if len(work.continuation) == 1 else index
+            groups[same].append(index)
+        return [
+            tuple(members[start : start + CHOICES])
+            for members in groups.values()
+            for start in range(0, len(members), CHOICES)
+        ]
+
+    def _score(self, encoded: Sequence[Encoded], part: tuple[int, ...]) -> Job[Answered]:
+        works: list[ScoreRequest] = [encoded[index].work for index in part]
+        if not self._traits.choices or any(len(work.continuation) > 1 for work in works):
+            (index,) = part
+            return self._score_whole(encoded[index], index)
+        tokens = list(dict.fromkeys(work.continuation[0] for work in works))
+        prompt = prompt_of(self._traits, self.tokenizer, works[0].context, None)
+        body = choices_body(self._traits, prompt, tokens)
+
+        async def job(client: Client) -> Answered:
+            reply = await client.post("/completions", body)
+            scores = dict(zip(tokens, read_choices(reply, self._traits, tokens), strict=True))
+            found = [scores[work.continuation[0]] for work in works]
+            return [
+                (index, Reply(score.logprob, score.is_greedy))
+                for index, score in zip(part, found, strict=True)
+            ]
+
+        return job
+
+    def _score_whole(self, item: Encoded, index: int) -> Job[Answered]:
+        request = item.request
+        text = None if item.truncated else request.text + request.continuation
+
+        async def job(client: Client) -> Answered:
+            logprob, is_greedy = await self._sum(client, item.work, text)
+            return [(index, Reply(logprob, is_greedy))]
+
+        return job
+
+    def _roll(self, encoded: Sequence[Encoded], part: tuple[int, ...]) -> Job[Answered]:
+        (index,) = part
+        windows: tuple[ScoreRequest, ...] = encoded[index].work
+
+        async def job(client: Client) -> Answered:
+            sums = [(await self._sum(client, window))[0] for window in windows]
+            return [(index, Reply(sum(sums)))]
+
+        return job
+
+    async def _sum(
+        self, client: Client, work: ScoreRequest, text: str | None = None
+    ) -> tuple[float, bool]:
+        """Return the log-likelihood of a continuation, and whether it is the greedy one."""
+        ids = (*work.context, *work.continuation)
+        if text is None and not self._traits.takes_ids:
+            raise EngineError(
+                "it is longer than the server's context, and the server takes no token ids, so "
+                "its end cannot be scored alone."
+            )
+        prompt = prompt_of(self._traits, self.tokenizer, ids, text)
+        reply = await client.post("/completions", scoring_body(self._traits, prompt))
+        score = sum_values(read_values(reply, self._traits, ids), len(work.continuation))
+        return score.logprob, score.is_greedy
+
+
+def _is_of_one(error: EngineError) -> bool:
+    """Return whether a failure says nothing about other requests, e.g. one that is too long."""
+    return isinstance(error, ServerError) and error.status in (400, 413, 422)
+
+
+def _identity(
+    args: ServerArgs, found: Found, local: LocalModel, context_len: int
+) -> EngineIdentity:
+    """Return the identity: the server's URL and model stand for weights that are not known here."""
+    url, traits = args.endpoint.url, found.traits
+    how = {name: value for name, value in traits.as_json().items() if name not in _HARMLESS}
+    told = f" (vLLM {found.version})" if found.version else ""
+    notes = (
+        f"answered by the server at {url}{told}, whose weights and dtype are not known here",
+        *local.tokenizer.notes,
+        *found.notes,
+    )
+    info: Mapping[str, Any] = {
+        "max_length": context_len,
+        "server": {
+            "url": url,
+            "version": found.version,
+            "traits": traits.as_json(),
+            **found.info,
+            "lacks": found.lacks,
+        },
+    }
+    return EngineIdentity(
+        "server",
+        VERSION,
+        weights=f"{url} {traits.model}",
+        tokenizer=local.tokenizer.fingerprint,
+        arguments=" ".join(f"{name}={value}" for name, value in how.items()),
+        info=info,
+        notes=notes,
+    )
+
+
+# Traits that change how a server is asked and not what it replies.
+_HARMLESS: Final = frozenset({"model", "answers_as", "stops", "choices"})

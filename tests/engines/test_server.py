@@ -1,0 +1,454 @@
+"""The server engine against a server whose values are a real model's: equal to the native engine.
+
+Then servers that do something wrong: each is worked around with the same values and a note, or
+what cannot be had exactly is refused.
+"""
+
+import math
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+
+from mistral_eval.engines.interface import EngineIdentity, engine_class
+from mistral_eval.engines.keys import reply_key
+from mistral_eval.engines.native import NativeEngine, open_native
+from mistral_eval.engines.server import ServerEngine
+from mistral_eval.engines.server_body import seed_of
+from mistral_eval.errors import EngineError, MistralEvalError, UnansweredError, UsageError
+from mistral_eval.model.tokenizers.incremental import continuation_text
+from mistral_eval.native.requests import Sampling
+from mistral_eval.settings import RunSettings
+from tests.stub_server import BigramModel, Fault, NativeModel, Quirks, Stub
+
+EXACT = 3e-4  # nats
+PAIRS = [
+    ("Question: why?\nAnswer:", " because it is so"),
+    ("Question: why?\nAnswer:", " A"),
+    ("Question: why?\nAnswer:", " B"),
+    ("", "It is"),
+    ("a ", "b"),
+    ("1 + 1 =", " 2"),
+    ("def f():\n", "    return 1"),
+]
+PROMPTS = ["Q: 6 times 7?\nA:", "def f():\n", "\u00e9 \u6f22", "The capital of France is"]
+GREEDY = {"until": ["\n\n", "Q:"], "max_gen_toks": 24, "do_sample": False}
+DRAWN = {**GREEDY, "do_sample": True, "temperature": 1.0, "top_p": 0.95}
+
+
+def open_server(stub: Stub, model: str = "tiny", **args) -> ServerEngine:
+    settings = RunSettings(
+        tasks=("gsm8k",),
+        model=model,
+        engine="server",
+        base_url=stub.url,
+        model_args={"max_retries": 1, **args},
+    )
+    engine = engine_class("server").open(settings, None, lambda text: None)
+    assert isinstance(engine, ServerEngine)
+    return engine
+
+
+def answers(engine, asks) -> list:
+    found = dict(engine.answer([engine.encode(one) for one in asks]))
+    return [found[place] for place in range(len(asks))]
+
+
+def same_scores(server, native, asks) -> None:
+    theirs, ours = answers(server, asks), answers(native, asks)
+    for one, other in zip(theirs, ours, strict=True):
+        assert one.logprob == pytest.approx(other.logprob, abs=EXACT)
+        assert one.is_greedy == other.is_greedy
+
+
+@pytest.fixture(scope="module")
+def real(tiny) -> NativeModel:
+    return NativeModel(tiny)
+
+
+@pytest.fixture(scope="module")
+def made_up(tiny) -> BigramModel:
+    return BigramModel(tiny.tokenizer)
+
+
+@pytest.fixture(scope="module")
+def well(real):
+    """A well-behaved server, and the engine that asks it."""
+    with Stub(real, Quirks(max_model_len=8192)) as stub:
+        yield stub, open_server(stub)
+
+
+def scores(ask):
+    return [ask(*pair, idx=n) for n, pair in enumerate(PAIRS)]
+
+
+def test_log_likelihoods_are_the_native_engines(well, tiny, ask):
+    _, engine = well
+    same_scores(engine, tiny, scores(ask))
+    whole = [ask("One short line. " * 9, kind="rolling")]
+    (theirs,), (ours,) = answers(engine, whole), answers(tiny, whole)
+    assert theirs.logprob == pytest.approx(ours.logprob, abs=EXACT * 40)
+
+
+def test_the_greedy_continuation_is_known_as_such(well, tiny, ask):
+    _, engine = well
+    (reply,) = answers(tiny, [ask(PROMPTS[0], GREEDY, kind="generate")])
+    asks = [ask(PROMPTS[0], reply.text), ask(PROMPTS[0], reply.text[:-1] + "#")]
+    same_scores(engine, tiny, asks)
+
+
+def test_choices_of_one_token_share_a_request(well, tiny, ask):
+    stub, engine = well
+    before = len(stub.asked)
+    asks = [ask("Question: why?\nAnswer:", f" {one}", idx=n) for n, one in enumerate("ABCD")]
+    same_scores(engine, tiny, asks)
+    assert len(stub.asked) == before + 1
+
+
+def test_greedy_replies_have_the_native_engines_ids(well, tiny, ask):
+    _, engine = well
+    asks = [ask(prompt, GREEDY, kind="generate") for prompt in PROMPTS]
+    for theirs, ours in zip(answers(engine, asks), answers(tiny, asks), strict=True):
+        assert (theirs.ids, theirs.text, theirs.finish) == (ours.ids, ours.text, ours.finish)
+
+
+def test_eight_samples_are_eight_draws_and_repeat(well, ask):
+    stub, engine = well
+    asks = [ask(PROMPTS[0], DRAWN, sample=n, kind="generate") for n in range(8)]
+    first = answers(engine, asks)
+    assert len({reply.text for reply in first}) == 8
+    assert [reply.text for reply in answers(engine, asks)] == [reply.text for reply in first]
+    seeds = [one["seed"] for one in stub.asked[-16:]]
+    assert len(set(seeds)) == 8
+
+
+def test_seeds_of_neighbouring_runs_and_samples_are_not_neighbours():
+    seeds = [
+        seed_of(seed, f"gsm8k|{n}|{k}") for seed in (42, 43) for n in range(50) for k in range(8)
+    ]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed < 1 << 31 for seed in seeds)
+    steps = {abs(left - right) for left, right in pairwise(seeds)}
+    assert min(steps) > 100
+
+
+def test_keys_differ_with_seed_sample_url_and_model(well, ask):
+    _, engine = well
+
+    def key(seed=0, sample=0, identity=None, **settings):
+        one = ask("q", {"until": [], **settings}, sample=sample, kind="generate")
+        encoder = type(engine).encoder(
+            RunSettings(
+                tasks=("gsm8k",), model="tiny", engine="server", base_url="http://h", seed=seed
+            ),
+            engine.identity,
+        )
+        return reply_key(identity or engine.identity, encoder.encode(one))
+
+    other = replace(engine.identity, weights="http://elsewhere/v1 tiny")
+    assert key() == key(sample=1)
+    distinct = {key(), key(seed=1), key(identity=other), key(do_sample=True)}
+    distinct |= {key(do_sample=True, sample=1), key(do_sample=True, seed=1), key(max_gen_toks=9)}
+    assert len(distinct) == 7
+
+
+def test_requests_are_truncated_on_the_left_to_the_servers_context(real, ask):
+    with Stub(real, Quirks(max_model_len=128)) as stub:
+        engine = open_server(stub)
+        long = "word " * 300
+        asks = [ask(long, " end"), ask(long, " two ends")]
+        assert [engine.encode(one).truncated for one in asks] == [True, True]
+        answers(engine, asks)
+        replies = answers(engine, [ask(long, GREEDY, kind="generate")])
+        assert replies[0].finish
+        with pytest.raises(EngineError, match=r"task: 200 new tokens leave no room .* Leave task"):
+            engine.encode(ask(long, {**GREEDY, "max_gen_toks": 200}, kind="generate"))
+
+
+def test_what_is_not_said_about_the_context_is_asked_for(made_up, tmp_path, tiny):
+    with Stub(made_up, Quirks(names=("org/model",), max_model_len=None)) as stub:
+        file = tmp_path / "tokenizer.model"
+        from mistral_eval.model.tiny import tiny_tokenizer_file
+
+        file.write_bytes(tiny_tokenizer_file().read_bytes())
+        with pytest.raises(UsageError, match="Give `--model-args max_length=N`"):
+            open_server(stub, "org/model", tokenizer=str(file))
+        engine = open_server(stub, "org/model", tokenizer=str(file), max_length=64)
+        assert engine.context_len == 64
+
+
+# ---------------------------------------------------------------- what servers do wrong
+
+WORKED_AROUND = {
+    "no list of models": (Quirks(lists=False), "knows it by name"),
+    "echo alone": (Quirks(prompt_logprobs=False, choices=False), ""),
+    "echo without the generated token": (
+        Quirks(prompt_logprobs=False, choices=False, drops_generated=True),
+        "",
+    ),
+    "echo without BOS": (Quirks(prompt_logprobs=False, choices=False, drops_bos=True), "off by 1"),
+    "shifted by one": (Quirks(prompt_logprobs=False, choices=False, shift=1), "off by 1"),
+    "shifted back": (Quirks(prompt_logprobs=False, choices=False, shift=-1), "off by 1"),
+    "a second BOS": (Quirks(bos_before_ids=True), "BOS before token ids too"),
+    "fields refused": (Quirks(strict=True), "refuses fields beyond OpenAI's"),
+    "names of ids": (Quirks(ids="names"), ""),
+    "text alone": (Quirks(ids="none"), ""),
+    "no counts of tokens": (Quirks(counts=False), "text only"),
+    "text prompts, BOS added": (Quirks(takes_ids=False, choices=False), "text only"),
+    "text prompts, BOS written": (
+        Quirks(takes_ids=False, bos_before_text=False, choices=False),
+        "sent as the text <s>",
+    ),
+    "text prompts, echo without BOS": (
+        Quirks(takes_ids=False, prompt_logprobs=False, choices=False, drops_bos=True),
+        "text only",
+    ),
+    "stops kept": (Quirks(stops="kept", ids="none"), ""),
+    "stops ignored": (Quirks(stops="ignored"), "ignores stop strings"),
+    "one stop string": (Quirks(max_stops=1), ""),
+    "no stop strings": (Quirks(max_stops=0), ""),
+}
+
+
+def value(model: BigramModel, native: NativeEngine, one) -> tuple[float, bool]:
+    """A continuation's log-likelihood straight from the distribution, and whether it is greedy."""
+    context, continuation = native.encode_pair(one.context, one.continuation)
+    table = model.logprobs((*context, *continuation))[len(context) - 1 : -1]
+    values = [float(row[token]) for row, token in zip(table, continuation, strict=True)]
+    tops = [int(row.argmax()) == token for row, token in zip(table, continuation, strict=True)]
+    return sum(values), all(tops)
+
+
+@pytest.mark.parametrize("name", WORKED_AROUND)
+def test_what_a_server_does_wrong_is_put_right_with_a_note(made_up, tiny, ask, name):
+    quirks, note = WORKED_AROUND[name]
+    with Stub(made_up, quirks) as stub:
+        engine = open_server(stub)
+        said = " ".join(engine.identity.notes)
+        assert note in said
+        assert "ignores seeds" not in said
+        assert engine.can.scores
+        assert engine.can.samples
+        asks = [one for one in scores(ask) if one.context.strip()]
+        likely = ask("Q:", _greedy(made_up, tiny, "Q:", 3))
+        for one, reply in zip([*asks, likely], answers(engine, [*asks, likely]), strict=True):
+            logprob, is_greedy = value(made_up, tiny, one)
+            assert reply.logprob == pytest.approx(logprob, abs=EXACT)
+            assert reply.is_greedy == is_greedy
+        assert is_greedy
+        asks = [ask(prompt, GREEDY, kind="generate") for prompt in PROMPTS]
+        for one, reply in zip(asks, answers(engine, asks), strict=True):
+            text = _greedy(made_up, tiny, one.context, GREEDY["max_gen_toks"])
+            assert reply.text == one.generation.cut(text)
+            assert (reply.ids is None) == (quirks.strict or quirks.ids == "none")
+
+
+def _greedy(model: BigramModel, native: NativeEngine, prompt: str, limit: int) -> str:
+    """The greedy continuation of a prompt straight from the distribution."""
+    ids = native.tokenizer.encode(prompt, bos=True)
+    new, _ = model.generate(ids, limit, Sampling(), 0, ())
+    return continuation_text(native.tokenizer, ids, new)
+
+
+INEXACT = {
+    "no log-probabilities": Quirks(prompt_logprobs=False, echo=False),
+    "values behind by a token": Quirks(prompt_logprobs=False, behind=True),
+    "shifted beyond the end": Quirks(prompt_logprobs=False, shift=1, drops_generated=True),
+}
+
+
+@pytest.mark.parametrize("name", INEXACT)
+def test_log_likelihoods_that_are_not_exact_are_refused(made_up, name):
+    with Stub(made_up, INEXACT[name]) as stub:
+        engine = open_server(stub)
+        assert not engine.can.scores
+        assert engine.can.why["log-likelihoods"]
+        assert engine.can.samples
+
+
+def test_a_server_that_ignores_temperature_draws_no_samples(made_up):
+    with Stub(made_up, Quirks(temperature=False)) as stub:
+        engine = open_server(stub)
+        assert not engine.can.samples
+        assert "8 equal replies" in engine.can.why["independent samples"]
+        assert engine.can.scores
+
+
+def test_a_server_that_ignores_seeds_gets_a_note_and_draws_samples(made_up, ask):
+    with Stub(made_up, Quirks(seeds=False)) as stub:
+        engine = open_server(stub)
+        assert engine.can.samples
+        assert "ignores seeds" in " ".join(engine.identity.notes)
+        asks = [ask(PROMPTS[0], DRAWN, sample=n, kind="generate") for n in range(8)]
+        assert len({reply.text for reply in answers(engine, asks)}) == 8
+
+
+def test_a_lost_first_space_makes_programs_impossible(made_up):
+    with Stub(made_up, Quirks(ids="none", takes_ids=False, first_space=False)) as stub:
+        engine = open_server(stub)
+        assert not engine.can.exact_text
+        assert "without their first space" in engine.can.why["exact text"]
+
+
+@pytest.mark.parametrize("stops", ["honoured", "kept", "ignored"])
+def test_more_stop_strings_than_the_server_takes_are_cut_here(made_up, ask, stops):
+    until = ["#1", "#2", "#3", "#4", "e", "a"]
+    with Stub(made_up, Quirks(stops=stops, max_stops=4)) as stub:
+        engine = open_server(stub)
+        before = len(stub.asked)
+        settings = {**GREEDY, "until": until, "max_gen_toks": 40}
+        replies = answers(engine, [ask(prompt, settings, kind="generate") for prompt in PROMPTS])
+        assert all(len(body["stop"]) == 4 for body in stub.asked[before:])
+        assert not [reply for reply in replies if "e" in reply.text or "a" in reply.text]
+        assert {reply.finish for reply in replies} == {"stop"}
+
+
+REFUSED = {
+    "another model": (Quirks(names=("other",)), "serves other, and --model is tiny"),
+    "no models": (Quirks(names=()), "serves no model, and --model is tiny"),
+    "any name": (Quirks(names=("other",), any_name=True), "serves other, and --model is tiny"),
+    "no list, any name": (Quirks(lists=False, any_name=True), "HTTP 500"),
+    "no list, another name": (Quirks(names=("other",), lists=False), "HTTP 500"),
+    "another model's reply": (Quirks(answers_as="other"), "tiny was asked and other answered"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_another_model_is_refused(made_up, name):
+    quirks, sentence = REFUSED[name]
+    with Stub(made_up, quirks) as stub, pytest.raises(MistralEvalError, match=sentence):
+        open_server(stub)
+
+
+@pytest.mark.parametrize("alias", ["tiny@main", "org/tiny"])
+def test_a_name_that_is_written_otherwise_is_the_same_model(made_up, alias):
+    with Stub(made_up, Quirks(answers_as=alias)) as stub:
+        assert open_server(stub).can.scores
+
+
+@pytest.mark.parametrize("ids", ["token_ids", "none"])
+def test_another_tokenizer_is_refused(made_up, ids, monkeypatch):
+    """The server's ids are of another vocabulary; its text and its counts show it."""
+    other = _Reversed(made_up.tokenizer)
+    sentence = "`--model-args tokenizer=FOLDER`"
+    with (
+        Stub(BigramModel(other), Quirks(ids=ids)) as stub,
+        pytest.raises(EngineError, match=sentence),
+    ):
+        open_server(stub)
+
+
+class _Reversed:
+    """A tokenizer of characters in the place of words."""
+
+    def __init__(self, inner) -> None:
+        self._inner = inner
+
+    def __getattr__(self, name):
+        return getattr(self._inner, name)
+
+    def encode(self, text, bos):
+        ids = [one for char in text for one in self._inner.encode(char, bos=False)]
+        return [self._inner.bos_id, *ids] if bos else ids
+
+
+def test_a_model_that_changes_during_the_run_is_a_failure(made_up, ask):
+    with Stub(made_up) as stub:
+        engine = open_server(stub)
+        stub.quirks = Quirks(answers_as="other")
+        with pytest.raises(UnansweredError, match="tiny was asked and other answered"):
+            answers(engine, scores(ask))
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        ({"num_concurrent": "many"}, "num_concurrent should be a whole number from 1 up"),
+        ({"num_concurrent": 0}, "num_concurrent should be a whole number from 1 up"),
+        ({"timeout": -1}, "timeout should be a number of seconds"),
+        ({"max_retires": 3}, "Did you mean max_retries"),
+        ({"tokenizer": "/nowhere"}, "nothing is there"),
+    ],
+)
+def test_arguments_that_cannot_be_are_refused_before_anything_is_asked(made_up, args, sentence):
+    with Stub(made_up) as stub, pytest.raises(UsageError, match=sentence):
+        open_server(stub, **args)
+    assert stub.asked == []
+
+
+def test_the_probe_is_cheap_and_never_asks_for_no_token_or_for_many(made_up):
+    """llama.cpp takes 0 for no limit at all."""
+    with Stub(made_up) as stub:
+        open_server(stub)
+        limits = [body["max_tokens"] for body in stub.asked]
+        assert len(limits) <= 60
+        assert 1 <= min(limits) <= max(limits) <= 32
+        assert all(1 <= len(body["prompt"]) < 100 for body in stub.asked)
+
+
+def test_a_request_that_fails_for_ever_loses_no_other(made_up, ask):
+    with Stub(made_up) as stub:
+        engine = open_server(stub)
+        asks = [ask(f"Question {n}:", GREEDY, doc_id=n, kind="generate") for n in range(40)]
+        bad = engine.encode(asks[7]).work.prompt
+        stub.fault = lambda number, body: Fault(500) if body["prompt"] == list(bad) else None
+        found = {}
+
+        def collect() -> None:
+            found.update(engine.answer([engine.encode(one) for one in asks]))
+
+        with pytest.raises(UnansweredError) as told:
+            collect()
+        assert sorted(found) == [n for n in range(40) if n != 7]
+        assert [index for index, _ in told.value.failures] == [7]
+
+
+def test_a_server_that_fails_every_request_ends_the_run_early(made_up, ask):
+    with Stub(made_up) as stub:
+        engine = open_server(stub, num_concurrent=2, max_retries=0)
+        stub.fault = lambda number, body: Fault(500, said="out of memory")
+        before = len(stub.asked)
+        asks = [ask(f"Question {n}:", GREEDY, doc_id=n, kind="generate") for n in range(400)]
+        with pytest.raises(EngineError, match=r"The last 8 requests failed: .*out of memory"):
+            answers(engine, asks)
+        assert len(stub.asked) - before < 30
+
+
+def test_values_that_are_no_numbers_are_a_failure(made_up, ask):
+    with Stub(made_up) as stub:
+        engine = open_server(stub)
+        made_up_logprobs = made_up.logprobs
+        stub.model = _Broken(made_up, made_up_logprobs)
+        asks = [ask("Question: why?\nAnswer:", " because it is so")]
+        (reply,) = answers(engine, asks)
+        assert math.isnan(reply.logprob)  # which the run refuses
+
+
+class _Broken:
+    def __init__(self, inner, logprobs) -> None:
+        self.tokenizer = inner.tokenizer
+        self._logprobs = logprobs
+        self.generate = inner.generate
+
+    def logprobs(self, ids):
+        return self._logprobs(ids) * math.nan
+
+
+# ---------------------------------------------------------------- a trained model
+
+
+@pytest.mark.trained
+@pytest.mark.slow
+def test_a_trained_model_answers_through_a_server_as_it_does_natively(trained, ask):
+    native: NativeEngine = open_native(str(trained), dtype="float32")
+    with Stub(NativeModel(native), Quirks(names=(str(trained),))) as stub:
+        engine = open_server(stub, str(trained))
+        assert isinstance(engine.identity, EngineIdentity)
+        same_scores(engine, native, [one for one in scores(ask) if one.context.strip()])
+        asks = [ask(prompt, GREEDY, kind="generate") for prompt in PROMPTS]
+        asks = [one for one in asks if not native.encode(one).healed]
+        assert len(asks) >= 3
+        for theirs, ours in zip(answers(engine, asks), answers(native, asks), strict=True):
+            assert theirs.ids == ours.ids
+        asks = [ask(PROMPTS[0], DRAWN, sample=n, kind="generate") for n in range(8)]
+        assert len({reply.text for reply in answers(engine, asks)}) == 8
