@@ -120,6 +120,12 @@ def _record(
             (str(request.context), request.continuation) for request in requests
         ]
         replies = [[answer] for answer in answers]
+    elif turns := loaded.later_turns(question, answers):
+        arguments = [
+            (str(request.context), loaded.kwargs_for(question.doc))
+            for request in (*requests, *turns)
+        ]
+        replies = [[answer] for answer in answers]
     else:  # lm-eval keeps the samples of one prompt together
         arguments = [(str(requests[0].context), loaded.task.config.generation_kwargs)]
         replies = [list(answers)]

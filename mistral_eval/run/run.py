@@ -284,14 +284,50 @@ def _answer(answers: Answers, loaded: Sequence[LoadedBenchmark], talk: Talk) -> 
             continue
         with _watched(answers, asked, talk):
             found[kind] = iter(answers.answer_most(requests))
-    answers.check_complete()
-    return [
+    replies = [
         [
-            [_judged_part(next(found[benchmark.kind])) for _ in question.requests]
+            [next(found[benchmark.kind]) for _ in question.requests]
             for question in benchmark.questions
         ]
         for benchmark in loaded
     ]
+    while _answer_next_turns(answers, loaded, replies, talk):
+        pass
+    answers.check_complete()
+    return [
+        [[_judged_part(reply) for reply in question] for question in benchmark]
+        for benchmark in replies
+    ]
+
+
+def _answer_next_turns(
+    answers: Answers,
+    loaded: Sequence[LoadedBenchmark],
+    replies: Sequence[Sequence[list[Reply | None]]],
+    talk: Talk,
+) -> bool:
+    """Ask what follows the replies so far, add its replies, and return whether there was any.
+
+    A question with a request that failed is not continued.
+    """
+    asked: dict[str, LoadedBenchmark] = {}
+    requests, open_questions = [], []
+    for benchmark, of_benchmark in zip(loaded, replies, strict=True):
+        if benchmark.kind != "generate":
+            continue
+        for question, of_question in zip(benchmark.questions, of_benchmark, strict=True):
+            known = [reply.text for reply in of_question if reply is not None]
+            if len(known) < len(of_question):
+                continue
+            if request := benchmark.next_turn(question, known):
+                asked[benchmark.benchmark.id] = benchmark
+                requests.append(request)
+                open_questions.append(of_question)
+    if requests:
+        with _watched(answers, list(asked.values()), talk):
+            for question, reply in zip(open_questions, answers.answer_most(requests), strict=True):
+                question.append(reply)
+    return bool(requests)
 
 
 def _judged_part(reply: Reply | None) -> str | tuple[float, bool]:

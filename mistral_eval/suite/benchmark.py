@@ -114,6 +114,14 @@ class Benchmark(ABC):
         """Return what the table's notes say about the cell besides the other metrics: nothing."""
         return ()
 
+    def next_message(
+        self,
+        doc: Doc,  # noqa: ARG002  what a subclass reads
+        replies: Sequence[str],  # noqa: ARG002
+    ) -> str | None:
+        """Return the user's message after these replies to a question; None ends it."""
+        return None
+
     def title(self, doc: Doc) -> str:
         """Return a question's title for the report."""
         return str(doc[self.title_column])
