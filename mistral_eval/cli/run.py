@@ -37,6 +37,8 @@ def run(  # noqa: PLR0913 - one parameter per option of the command line
     system_instruction: opt.SystemInstruction = None,
     system_prompt: opt.SystemPrompt = None,
     fewshot_as_multiturn: opt.FewshotAsMultiturn = None,
+    judge_url: opt.JudgeUrl = None,
+    judge_model: opt.JudgeModel = None,
     model_args: opt.ModelArgs = None,
     output_path: opt.RunsFolder = Path("results"),
     name: opt.Names = None,
