@@ -150,6 +150,12 @@ JudgeModel = Annotated[
     str | None,
     typer.Option("--judge-model", help="Name of the model that rates, as its server knows it"),
 ]
+JudgeOnly = Annotated[
+    Path | None,
+    typer.Option(
+        "--judge-only", help="Rate the answers of a FastChat file (model_answer) and run no model"
+    ),
+]
 ModelArgs = Annotated[
     str | None,
     typer.Option(

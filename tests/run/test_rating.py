@@ -12,6 +12,7 @@ from mistral_eval.record.fastchat import read_single_judgments
 from mistral_eval.record.judgments import Judgments
 from mistral_eval.record.run_record import read_run
 from mistral_eval.report.table import render_figure
+from mistral_eval.report.table.view import MISSING
 from mistral_eval.run.rating import ATTEMPTS, HOPELESS, Asking, RatedTurn, read_judgments
 from mistral_eval.run.run import rescore, run_suite
 from mistral_eval.settings import RunSettings
@@ -63,7 +64,7 @@ def test_known_ratings_give_the_known_mean(tmp_path):
     table = render_figure([folder], "chat", "md")
     (row,) = [line for line in table.splitlines() if line.startswith("| random")]
     assert [part.strip() for part in row.strip("|").split("|")] == [
-        "random", "–", "6.75", "6.75", "6.75", "8", "0", "judge-1, our rule",
+        "random", MISSING, "6.75", "6.75", "6.75", "8", "0", "judge-1, our rule",
     ]  # fmt: skip
 
 
@@ -251,7 +252,7 @@ def test_what_arrived_before_a_failure_is_not_asked_again(tmp_path, broken, sent
 def test_a_judge_that_times_out_says_what_helps(tmp_path):
     with (
         JudgeServer(lambda number, body: said("[[7]]"), delay=1.0) as judge,
-        pytest.raises(EngineError, match="did not answer within 0.1 s"),
+        pytest.raises(EngineError, match=r"did not answer within 0\.1 s"),
     ):
         ask(tmp_path / "run", judge.url, prompts(1), timeout=0.1)
 
@@ -305,7 +306,7 @@ def test_a_run_without_a_judge_says_so_and_has_no_row_in_the_chat_table(tmp_path
 
     assert "ratings" not in read_run(folder)
     assert "the answers are not rated: --judge-url and --judge-model" in cell_of(folder)["notes"][0]
-    with pytest.raises(UsageError, match="has no ratings. Repeat its command with --judge-url"):
+    with pytest.raises(UsageError, match=r"has no ratings\. Repeat its command with --judge-url"):
         render_figure([folder], "chat", "md")
 
 

@@ -145,9 +145,10 @@ def render_figure(folders: Sequence[Path], layout: str, fmt: str) -> Any:
     """
     from mistral_eval.report.table.rated_runs import chat_results
 
-    runs = [load_scores(folder) for folder in folders]
-    rated = [one for folder in folders for one in chat_results(folder)] if layout == "chat" else []
-    return _rendered(figure_view(runs, layout, rated), fmt)
+    if layout == "chat":
+        rated = [one for folder in folders for one in chat_results(folder)]
+        return _rendered(figure_view((), layout, rated), fmt)
+    return _rendered(figure_view([load_scores(folder) for folder in folders], layout), fmt)
 
 
 def render_runs(

@@ -5,9 +5,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from mistral_eval.answers.mt_bench.means import RatedAnswer, Score, Scores, score
+from mistral_eval.answers.mt_bench.means import (
+    JudgedText,
+    RatedAnswer,
+    Score,
+    Scores,
+    by_both_rules,
+    score,
+)
 from mistral_eval.errors import UsageError
-from mistral_eval.record.run_record import RatingsRecord, RunRecord, read_record, scores_of
+from mistral_eval.record.fastchat import read_single_judgments
+from mistral_eval.record.run_record import (
+    RatingsRecord,
+    RunRecord,
+    one_line,
+    read_record,
+    scores_of,
+)
 from mistral_eval.report.table.chat_tables import ChatResult
 from mistral_eval.settings import NO_SYSTEM_PROMPT, RunSettings
 
@@ -20,10 +34,15 @@ NOT_RATED: Final = (
 def chat_results(folder: Path) -> list[ChatResult]:
     """Return the rows of a finished run, one for each benchmark that was rated.
 
+    A FastChat file of judgments has a row for each model and judge.
+
     Raises:
         OutputError: The folder holds no finished run.
-        UsageError: Nothing in it was rated.
+        DataError: The file is not FastChat's.
+        UsageError: Nothing was rated.
     """
+    if folder.suffix == ".jsonl":
+        return _of_file(folder)
     run = read_record(folder)
     if not run.ratings:
         raise UsageError(
@@ -44,6 +63,22 @@ def _result(run: RunRecord, label: str, ratings: RatingsRecord) -> ChatResult:
         ours,
         other_rule=_other_mean(ours, theirs),
     )
+
+
+def _of_file(file: Path) -> list[ChatResult]:
+    texts: dict[tuple[str, str], list[JudgedText]] = {}
+    for one in read_single_judgments(file):
+        texts.setdefault((one.model, one.judge[0]), []).append(one.judged())
+    if not texts:
+        raise UsageError(f"{file} holds no judgment. Give another file, or leave it out.")
+    found = []
+    for (model, judge), judged in texts.items():
+        both = by_both_rules(judged)
+        other = _other_mean(both.ours, both.fastchat)
+        found.append(
+            ChatResult(one_line(model), "unknown", judge, "ours", both.ours, other_rule=other)
+        )
+    return found
 
 
 def by_rule(ratings: RatingsRecord) -> tuple[Scores, Scores]:
