@@ -88,7 +88,7 @@ class Asking:
     kept: Judgments
     talk: Talk
     stop: Stop = never
-    _failures: list[EngineError] = field(default_factory=list, init=False)
+    _failed: list[tuple[int, EngineError]] = field(default_factory=list, init=False)
     _has_answered: bool = field(default=False, init=False)
 
     def ask(self, turns: Sequence[RatedTurn]) -> None:
@@ -98,6 +98,8 @@ class Asking:
             EndedEarlyError: The user wants to stop.
             EngineError: The judge did not answer; what it has answered is kept.
         """
+        known = (one for turn in turns for one in self.kept.attempts(turn.prompt))
+        self._has_answered = any(not one.refused for one in known)
         for _ in range(ATTEMPTS):
             missing = self._missing(turns)
             if not missing:
@@ -115,33 +117,46 @@ class Asking:
         return list(found.items())
 
     def _round(self, missing: Sequence[tuple[JudgePrompt, int]]) -> None:
-        arrived = 0
-        self._failures.clear()
+        """Ask once for each of these; keep what arrives, and what the server refuses."""
+        self._failed.clear()
         bodies = (self._body(prompt) for prompt, _ in missing)
         for place, outcome in post_all(self.endpoint, "/chat/completions", bodies, self._ends):
             prompt, attempt = missing[place]
             try:
                 judgment = self._judgment(prompt, outcome)
             except EngineError as error:
-                self._failures.append(error)
+                self._failed.append((place, error))
                 continue
             self.kept.add(prompt, attempt, judgment)
-            arrived += 1
             self._has_answered = True
         if self.stop():
             raise EndedEarlyError("The judgments that arrived are kept.")
-        if self._failures:
+        causes = [error for place, error in self._failed if not self._keeps(missing[place], error)]
+        if causes:
             raise EngineError(
-                f"The judge {self.judge} did not answer {len(missing) - arrived} of "
-                f"{counted(len(missing), 'prompt')}. {self._failures[0]} The judgments that "
-                "arrived are kept: run the same command again to ask only for what is missing."
+                f"The judge {self.judge} did not answer all of {counted(len(missing), 'prompt')}. "
+                f"{causes[0]} The judgments that arrived are kept: run the same command again to "
+                "ask only for what is missing."
             )
+
+    def _keeps(self, asked: tuple[JudgePrompt, int], error: EngineError) -> bool:
+        """Keep an empty judgment of a prompt that the server refuses, e.g. as too long.
+
+        A server that has answered nothing yet refuses requests, not prompts.
+        """
+        is_refusal = isinstance(error, ServerError) and error.status in _REFUSES_PROMPT
+        if not (is_refusal and self._has_answered):
+            return False
+        prompt, attempt = asked
+        about = (self.judge, "", prompt.name, prompt.digest)
+        self.kept.add(prompt, attempt, Judgment(*about, text="", refused=str(error)))
+        return True
 
     def _ends(self) -> bool:
         """Return whether no other prompt should be sent."""
-        failed = self._failures
-        is_fatal = any(isinstance(one, ServerError) and one.is_fatal for one in failed)
-        return self.stop() or is_fatal or (not self._has_answered and len(failed) >= HOPELESS)
+        is_fatal = any(isinstance(e, ServerError) and e.is_fatal for _, e in self._failed)
+        is_hopeless = not self._has_answered and len(self._failed) >= HOPELESS
+        return self.stop() or is_fatal or is_hopeless
 
     def _body(self, prompt: JudgePrompt) -> Mapping[str, Any]:
         return {
@@ -152,16 +167,11 @@ class Asking:
         }
 
     def _judgment(self, prompt: JudgePrompt, outcome: Any) -> Judgment:
-        """Return what a request led to.
-
-        A prompt that the server refuses, e.g. because it is too long, has an empty judgment.
+        """Return what the judge answered.
 
         Raises:
             EngineError: The request failed, or its reply has not the form of a chat completion.
         """
-        about = (prompt.name, prompt.digest)
-        if isinstance(outcome, ServerError) and outcome.status in _REFUSES_PROMPT:
-            return Judgment(self.judge, "", *about, "", refused=outcome.said or str(outcome))
         if isinstance(outcome, EngineError):
             raise outcome
         try:
@@ -176,7 +186,8 @@ class Asking:
         return Judgment(
             self.judge,
             version if isinstance(version, str) else "",
-            *about,
+            prompt.name,
+            prompt.digest,
             content if isinstance(content, str) else "",
             finish if isinstance(finish, str) else "",
         )

@@ -30,12 +30,12 @@ class Conversation(Benchmark):
         """Say of each question whether every reply to it holds a text."""
         verdicts = []
         for _, texts in zip(docs, self.cut(replies), strict=True):
-            empty = [turn for turn, text in enumerate(texts, 1) if not text.strip()]
-            outcome = Outcome.NO_ANSWER if empty else Outcome.CORRECT
-            said = f"no answer in turn {' and '.join(map(str, empty))}" if empty else "answered"
-            verdict = Verdict(outcome, None if empty else texts[-1], said)
+            turns = tuple(map(_turn_verdict, texts))
+            empty = [turn for turn, one in enumerate(turns, 1) if not one.is_correct]
+            said = f"no answer in turn {' and '.join(map(str, empty))}" if empty else ""
+            verdict = Verdict(Outcome.NO_ANSWER, None, said) if empty else turns[-1]
             metrics = {"answered": float(verdict.is_correct)}
-            verdicts.append(QuestionVerdict(verdict, (verdict,), metrics))
+            verdicts.append(QuestionVerdict(verdict, turns, metrics))
         return verdicts
 
     def oracle(self, doc: Doc, right: bool) -> str:  # noqa: ARG002, FBT001
@@ -66,6 +66,12 @@ class Conversation(Benchmark):
             single_prompt(self.turns(doc), replies, turn, references)
             for turn in range(1, len(replies) + 1)
         )
+
+
+def _turn_verdict(text: str) -> Verdict:
+    if text.strip():
+        return Verdict(Outcome.CORRECT, "answered")
+    return Verdict(Outcome.NO_ANSWER, None)
 
 
 def _turns(doc: Doc) -> Gold:

@@ -241,7 +241,7 @@ def test_what_arrived_before_a_failure_is_not_asked_again(tmp_path, broken, sent
         with pytest.raises(EngineError, match=sentence) as raised:
             ask(tmp_path / "run", judge.url, prompts())
         assert len(judge.asked) == 6
-    assert "did not answer 4 of 6 prompts" in str(raised.value)
+    assert "did not answer all of 6 prompts" in str(raised.value)
 
     with JudgeServer(lambda number, body: said("[[3]]")) as judge:
         found = ask(tmp_path / "run", judge.url, prompts())
@@ -263,6 +263,7 @@ def test_a_judge_that_times_out_says_what_helps(tmp_path):
         (401, 1, "wants an API key"),
         (404, 1, "Correct --judge-url or the model's name"),
         (500, HOPELESS, "HTTP 500"),
+        (400, HOPELESS, r"did not answer all of 30 prompts\. .* HTTP 400"),
     ],
 )
 def test_a_judge_without_hope_is_not_asked_everything(tmp_path, status, most, sentence):
@@ -281,13 +282,16 @@ def test_nothing_listens(tmp_path):
 
 def test_a_prompt_that_the_server_refuses_is_counted_and_the_others_are_rated(tmp_path):
     def answer(number, body):
-        if "question 1" in body["messages"][1]["content"]:
+        if "question 0" in body["messages"][1]["content"]:
             return 400, {"error": {"message": "too long"}}
         return said("[[7]]")
 
     with JudgeServer(answer) as judge:
         found = ask(tmp_path / "run", judge.url, prompts())
-    assert [row.ours for row in found.rows] == [7.0, None, 7.0, 7.0, 7.0, 7.0]
+        assert len(judge.asked) == 5 + ATTEMPTS
+        assert ask(tmp_path / "run", judge.url, prompts()) == found
+        assert len(judge.asked) == 5 + ATTEMPTS
+    assert [row.ours for row in found.rows] == [None, 7.0, 7.0, 7.0, 7.0, 7.0]
     assert found.refused == 1
 
 

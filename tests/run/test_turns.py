@@ -11,6 +11,8 @@ from mistral_eval.engines.model_free import Random
 from mistral_eval.errors import UnansweredError
 from mistral_eval.model.chat.messages import Messages
 from mistral_eval.record.run_record import read_run
+from mistral_eval.report.frames import load_run
+from mistral_eval.report.sample_pages import Wanted, chosen
 from mistral_eval.run.planning import requests_of
 from mistral_eval.run.questions import Asking, load_benchmarks
 from mistral_eval.run.run import rescore, run_suite
@@ -64,9 +66,9 @@ def test_the_second_turn_holds_the_first_and_draws_otherwise():
     assert str(second).endswith("question 0, turn 2, sample 0")
 
 
-@pytest.mark.parametrize("engine", ["random", "oracle", "native"])
+@pytest.mark.parametrize("engine", ["random", "oracle", "native", "hf"])
 def test_each_question_is_asked_twice_and_a_rescoring_finds_both(tmp_path, engine):
-    changed = {} if engine != "native" else {"model": "tiny", "model_args": {}}
+    changed = {"model": "tiny"} if engine in ("native", "hf") else {}
     folder = run_suite(settings_in(tmp_path, engine=engine, limit=2, **changed), QUIET)
     before = samples_of(folder)
 
@@ -80,6 +82,18 @@ def test_each_question_is_asked_twice_and_a_rescoring_finds_both(tmp_path, engin
         file.unlink()
     rescore(folder, QUIET, unsafe_code=False)
     assert [row["resps"] for row in samples_of(folder)] == [row["resps"] for row in before]
+
+
+def test_samples_and_frames_show_all_turns(tmp_path):
+    folder = run_suite(settings_in(tmp_path, limit=1), QUIET)
+    (row,) = samples_of(folder)
+    (first,), (second,) = row["resps"]
+    (shown,) = chosen(folder, Wanted())
+    (frame,) = load_run(folder).samples["replies"]
+
+    assert shown["prompt"] == row["arguments"]["gen_args_1"]["arg_0"]
+    assert [one["text"] for one in shown["replies"]] == [first, second]
+    assert list(frame) == [first, second]
 
 
 class Stopping(Random):
@@ -121,7 +135,7 @@ def test_a_plan_counts_the_second_turn_after_a_reply_of_the_expected_length():
 @pytest.mark.parametrize(
     ("replies", "outcome", "said"),
     [
-        (["a", "b"], "correct", "answered"),
+        (["a", "b"], "correct", ""),
         (["a", " \n"], "no_answer", "no answer in turn 2"),
         (["", ""], "no_answer", "no answer in turn 1 and 2"),
     ],

@@ -180,7 +180,7 @@ def _answer(known: Benchmark | None, row: Mapping[str, Any]) -> list[Any]:
             texts = known.gold(row["doc"]).texts
             return [letter, texts.index(verdict["answer"]), "", [], logprobs, *alone]
         return [letter, verdict["answer"], verdict["reason"], [], logprobs]
-    replies = row["resps"][0]
+    replies = [text for texts in row["resps"] for text in texts]  # of samples, or of turns
     samples = [
         [LETTERS[sample["outcome"]], sample["answer"], sample["reason"], str(reply)]
         for sample, reply in itertools.zip_longest(verdict["samples"], replies, fillvalue=verdict)
