@@ -191,6 +191,11 @@ class Benchmark(ABC):
         return self.task.unsafe_code
 
     @property
+    def has_gold(self) -> bool:
+        """Whether there is an answer that is right; else `gold` has the user's messages."""
+        return True
+
+    @property
     def is_graded(self) -> bool:
         """Whether the cell is a mean of partial credits, not the share of correct questions."""
         return False

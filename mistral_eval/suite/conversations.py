@@ -47,6 +47,11 @@ class Conversation(Benchmark):
         turns = self.turns(doc)
         return turns[len(replies)] if len(replies) < len(turns) else None
 
+    @property
+    def has_gold(self) -> bool:
+        """Whether there is an answer that is right: no."""
+        return False
+
     def title(self, doc: Doc) -> str:
         """Return the first message."""
         return self.turns(doc)[0]

@@ -1,6 +1,8 @@
 """Questions of several turns: the second one follows the model's own first reply."""
 
+import base64
 import json
+import zlib
 
 import pytest
 
@@ -12,6 +14,7 @@ from mistral_eval.errors import UnansweredError
 from mistral_eval.model.chat.messages import Messages
 from mistral_eval.record.run_record import read_run
 from mistral_eval.report.frames import load_run
+from mistral_eval.report.html.bundle import bundle
 from mistral_eval.report.sample_pages import Wanted, chosen
 from mistral_eval.run.planning import requests_of
 from mistral_eval.run.questions import Asking, load_benchmarks
@@ -84,7 +87,7 @@ def test_each_question_is_asked_twice_and_a_rescoring_finds_both(tmp_path, engin
     assert [row["resps"] for row in samples_of(folder)] == [row["resps"] for row in before]
 
 
-def test_samples_and_frames_show_all_turns(tmp_path):
+def test_samples_frames_and_report_show_all_turns(tmp_path):
     folder = run_suite(settings_in(tmp_path, limit=1), QUIET)
     (row,) = samples_of(folder)
     (first,), (second,) = row["resps"]
@@ -94,6 +97,17 @@ def test_samples_and_frames_show_all_turns(tmp_path):
     assert shown["prompt"] == row["arguments"]["gen_args_1"]["arg_0"]
     assert [one["text"] for one in shown["replies"]] == [first, second]
     assert list(frame) == [first, second]
+    (file,) = folder.glob(f"samples_{MT_BENCH.id}_*.jsonl")
+    (chunk,) = bundle(MT_BENCH.id, [file]).chunks
+    ((_, title, _, prompt, more, ((*_, replies, _),)),) = unpacked(chunk)
+    turns = row["doc"]["turns"]
+    assert prompt == f"[user]\n{turns[0]}\n\n[user]\n{turns[1]}"
+    assert (title, more) == (turns[0][:200], {})  # nothing is called the right answer
+    assert [text for *_, text in replies] == [first, second]
+
+
+def unpacked(data):
+    return json.loads(zlib.decompress(base64.b64decode(data)))
 
 
 class Stopping(Random):
