@@ -114,6 +114,7 @@ def rating_notes(ratings: RatingsRecord | None) -> tuple[str, ...]:
         *_difference(ours, theirs),
         *_unread(ratings, ours),
         *_versions(ratings.versions),
+        *_missing(ours),
         f"by turn: {by_turn}; by category: {_parts(ours.categories)}",
     )
 
@@ -167,6 +168,15 @@ def _versions(versions: Mapping[str, int]) -> tuple[str, ...]:
     names = ", ".join(f"{name} ({count})" for name, count in sorted(versions.items()))
     said = f"the judge answered under {len(versions)} names, {names}"
     return (f"{said}: ratings of different versions are different scales",)
+
+
+def _missing(ours: Scores) -> tuple[str, ...]:
+    if not ours.missing:
+        return ()
+    question, turn = ours.missing[0]
+    first = f"question {question}, turn {turn}, is the first"
+    said = f"missing answers: {len(ours.missing)} ({first})"
+    return (f"{said}; second turns are rated lower, so that their lack raises the mean",)
 
 
 def _system_prompt(settings: RunSettings) -> str:
