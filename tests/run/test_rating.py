@@ -329,7 +329,7 @@ def test_a_run_without_a_judge_says_so_and_has_no_row_in_the_chat_table(tmp_path
 
     assert "ratings" not in read_run(folder)
     assert "the answers are not rated: --judge-url and --judge-model" in cell_of(folder)["notes"][0]
-    with pytest.raises(UsageError, match=r"has no ratings\. Repeat its command with --judge-url"):
+    with pytest.raises(UsageError, match=r"has no ratings\. Run mt_bench with --judge-url"):
         render_figure([folder], "chat", "md")
 
 
