@@ -1,6 +1,7 @@
 """A trained chat model in conversation: its template's ids, and whole runs of chat benchmarks."""
 
 import threading
+from dataclasses import replace
 
 import pytest
 from tokenizers import pre_tokenizers
@@ -9,7 +10,7 @@ from transformers import AutoTokenizer
 from mistral_eval.console import Talk
 from mistral_eval.data import make_source
 from mistral_eval.engines.interface import GenerationSettings, Request
-from mistral_eval.engines.lm_eval_model import ask
+from mistral_eval.engines.lm_eval_model import ask, settings_of
 from mistral_eval.engines.native import open_native
 from mistral_eval.model.chat.choose_format import PROBES, choose_format
 from mistral_eval.model.chat.messages import Messages
@@ -81,14 +82,21 @@ def test_it_answers_prompts_with_a_system_prompt(trained, tmp_path):
     assert run["scores"]["moderation"]["n"] == 8
 
 
-def test_it_answers_two_turns_and_judges_itself(trained, native, tmp_path):
-    """Its ratings are worthless; the run must say how many could not be read."""
+def test_it_answers_two_turns_and_judges_itself(trained, native, tmp_path, monkeypatch):
+    """Its ratings are worthless; the run must say how many could not be read.
+
+    Replies are cut at 32 tokens, because the protocol's 1024 take minutes each on a slow machine.
+    """
+    monkeypatch.setattr(
+        "mistral_eval.run.questions.settings_of",
+        lambda kwargs: replace(settings_of(kwargs), max_tokens=32),
+    )
     busy = threading.Lock()
 
     def judge(number, body):
         asked = Messages.of(body["messages"])
         request = Request(
-            "judge", number, 0, 0, "generate", asked, settings=GenerationSettings(max_tokens=48)
+            "judge", number, 0, 0, "generate", asked, settings=GenerationSettings(max_tokens=12)
         )
         with busy:
             (reply,) = ask(native, [request])
