@@ -58,6 +58,7 @@ NOT_IN_RUN_ID = frozenset(
         "verify",
         "name",
         "choices",
+        "judge_url",
     }
 )
 # Settings that are part of a run's id where they are not left at their defaults.
@@ -69,6 +70,7 @@ SINCE_0_1 = (
     "system_instruction",
     "system_prompt",
     "fewshot_as_multiturn",
+    "judge_model",
 )
 
 
@@ -204,6 +206,8 @@ class RunSettings(BaseModel):
             conversations only.
         fewshot_as_multiturn: Show solved examples as messages of their own; None: with
             `apply_chat_template`.
+        judge_url: The URL of the server whose model rates answers.
+        judge_model: That model's name.
         data_revision: Benchmark -> branch, tag or commit of its rows on the hub.
         unsafe_code: Run generated programs without isolation if there is none.
         sandbox: How generated programs are isolated.
@@ -243,6 +247,8 @@ class RunSettings(BaseModel):
     system_instruction: str | None = None
     system_prompt: Annotated[str, BeforeValidator(_prompt)] | None = None
     fewshot_as_multiturn: StrictBool | None = None
+    judge_url: str | None = None
+    judge_model: Annotated[str, Field(min_length=1)] | None = None
     data_revision: Pairs = Field(default_factory=dict)
     unsafe_code: StrictBool = False
     sandbox: Literal["auto", "bubblewrap", "namespaces", "docker", "podman"] = "auto"
@@ -317,6 +323,12 @@ class RunSettings(BaseModel):
             raise UsageError(
                 "--system-prompt and --system-instruction both give a system prompt. Leave out one "
                 "of the two."
+            )
+        if (self.judge_url is None) != (self.judge_model is None):
+            lacking = "--judge-url" if self.judge_url is None else "--judge-model"
+            raise UsageError(
+                "A judge has a URL and a model's name, and only one of them is given. Give "
+                f"{lacking} too, or leave both out."
             )
         if self.stock_tasks and (self.apply_chat_template or self.system_instruction is not None):
             raise UsageError(

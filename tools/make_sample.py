@@ -59,7 +59,7 @@ def _sample_of(spec: DataSpec, whole: Path) -> Mapping[str, Table]:
     if spec.shots_by and not spec.rows:
         return _grouped(spec, folders[0], whole)
     other = OTHER_FOLDERS.get(spec.benchmark)
-    tables = [_read(whole / (other or folder) / f"{split}.parquet") for folder in folders]
+    tables = [_read(whole / (other or folder) / split) for folder in folders]
     places = [(index, row) for index, table in enumerate(tables) for row in table]
     chosen = _evenly(places, QUESTIONS)
     files = {
@@ -70,7 +70,7 @@ def _sample_of(spec: DataSpec, whole: Path) -> Mapping[str, Table]:
 
 
 def _grouped(spec: DataSpec, folder: str, whole: Path) -> Mapping[str, Table]:
-    asked, solved = (_read(whole / folder / f"{split}.parquet") for split in spec.splits)
+    asked, solved = (_read(whole / folder / split) for split in spec.splits)
     names = _evenly(list(dict.fromkeys(row[spec.shots_by] for row in asked)), GROUPS)
     chosen: Table = []
     for name in names:
@@ -84,8 +84,12 @@ def _evenly(rows: Sequence[Any], count: int) -> list[Any]:
     return [rows[place] for place in spread(count, len(rows))]
 
 
-def _read(file: Path) -> Table:
-    rows: Table = pq.read_table(file).to_pylist()
+def _read(split: Path) -> Table:
+    """Return the rows of a split's parquet or JSON lines file, given without its suffix."""
+    lines = split.with_name(f"{split.name}.jsonl")
+    if lines.is_file():
+        return [json.loads(line) for line in lines.read_text(encoding="utf-8").splitlines()]
+    rows: Table = pq.read_table(split.with_name(f"{split.name}.parquet")).to_pylist()
     return rows
 
 

@@ -138,6 +138,24 @@ FewshotAsMultiturn = Annotated[
         help="Solved examples as messages of their own; default: with --apply-chat-template",
     ),
 ]
+JudgeUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--judge-url",
+        help="URL of an OpenAI-compatible chat server that rates conversations: "
+        "https://HOST/v1; its key is in MISTRAL_EVAL_JUDGE_API_KEY or OPENAI_API_KEY",
+    ),
+]
+JudgeModel = Annotated[
+    str | None,
+    typer.Option("--judge-model", help="Name of the model that rates, as its server knows it"),
+]
+JudgeOnly = Annotated[
+    Path | None,
+    typer.Option(
+        "--judge-only", help="Rate the answers of a FastChat file (model_answer) and run no model"
+    ),
+]
 ModelArgs = Annotated[
     str | None,
     typer.Option(

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from mistral_eval.cli import options as opt
-from mistral_eval.cli.output import Format, print_table
+from mistral_eval.cli.output import Format, print_table, put
 from mistral_eval.errors import UsageError
 
 if TYPE_CHECKING:
+    from mistral_eval.console import Talk
     from mistral_eval.settings import RunSettings
 
 
@@ -37,6 +38,9 @@ def run(  # noqa: PLR0913 - one parameter per option of the command line
     system_instruction: opt.SystemInstruction = None,
     system_prompt: opt.SystemPrompt = None,
     fewshot_as_multiturn: opt.FewshotAsMultiturn = None,
+    judge_url: opt.JudgeUrl = None,
+    judge_model: opt.JudgeModel = None,
+    judge_only: opt.JudgeOnly = None,
     model_args: opt.ModelArgs = None,
     output_path: opt.RunsFolder = Path("results"),
     name: opt.Names = None,
@@ -57,6 +61,10 @@ def run(  # noqa: PLR0913 - one parameter per option of the command line
     options = dict(locals())
     each = _settings_of_each(options)
     from mistral_eval.console import Talk
+
+    if judge_only is not None:
+        _judge_only(judge_only, each, Talk(quiet=quiet), Format.JSON if as_json else Format.RICH)
+        return
     from mistral_eval.run.run import run_models
 
     folders, failures = run_models(each, Talk(quiet=quiet))
@@ -66,6 +74,14 @@ def run(  # noqa: PLR0913 - one parameter per option of the command line
         sys.stderr.write(f"mistral-eval: {who}{error}\n")
     if failures:
         raise typer.Exit(failures[0][1].exit_code)
+
+
+def _judge_only(file: Path, each: list["RunSettings"], talk: "Talk", fmt: Format) -> None:
+    """Rate a file's answers and print the layout `chat` with their row."""
+    from mistral_eval.report.table import render_figure
+    from mistral_eval.run.judge_only import judge_file
+
+    put(render_figure([judge_file(file, each[0], talk)], "chat", fmt.value), None)
 
 
 def _settings_of_each(options: Mapping[str, Any]) -> list["RunSettings"]:

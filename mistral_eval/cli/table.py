@@ -22,7 +22,12 @@ class Layout(StrEnum):
 
 
 def table(  # noqa: PLR0913 - one parameter per option of the command line
-    runs: Annotated[list[Path] | None, typer.Argument(help="Folders of finished runs")] = None,
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="Folders of finished runs; with --layout chat also FastChat's files of judgments"
+        ),
+    ] = None,
     *,
     baselines: opt.Baselines = None,
     list_baselines: Annotated[

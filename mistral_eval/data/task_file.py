@@ -48,6 +48,7 @@ class DataSpec(_Checked):
         id_column: The column that identifies a question, or None for the row number.
         shots_by: The column in which a question and its shots have the same value, or None.
         chat: Whether each question is a message to a chat model.
+        temperatures: Sampling temperature by `stratum`, where not that of the generation settings.
         unconditional: The context after which each choice is scored without its question, or None.
         fewest_shots: Shots of the value of `shots_by` that has fewest; None if each has
             `num_fewshot`.
@@ -69,6 +70,7 @@ class DataSpec(_Checked):
     shots_by: str | None = None
     unconditional: str | None = None
     chat: bool = False
+    temperatures: Mapping[str, float] = {}
     fewest_shots: PositiveInt | None = None
     published_at: str | None = None
     config_column: str | None = None

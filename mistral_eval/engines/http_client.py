@@ -14,7 +14,7 @@ import random
 import ssl
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -75,6 +75,9 @@ class Endpoint:
         timeout: seconds until a request that was sent counts as failed.
         backoff: seconds before the first repetition; each further one waits twice as long.
         key: the API key; empty for none.
+        option: the option of the command line that gives the URL, for messages.
+        when_slow: what helps against timeouts, as a sentence.
+        keys: the environment variables of the key, for messages.
     """
 
     url: str
@@ -83,13 +86,16 @@ class Endpoint:
     timeout: float = 600.0
     backoff: float = 0.5
     key: str = field(default="", repr=False)
+    option: str = "--base-url"
+    when_slow: str = "Raise --model-args timeout, or lower num_concurrent."
+    keys: Sequence[str] = KEYS
 
 
-def base_url(given: str) -> str:
+def base_url(given: str, option: str = "--base-url") -> str:
     """Return a server's base URL from any of the forms in use.
 
     `http://host:8000`, `http://host:8000/v1` and `http://host:8000/v1/completions` (as lm-eval
-    takes it) are the same server.
+    takes it) are the same server. `option` is the one that gave it.
 
     Raises:
         UsageError: it is no URL of HTTP, or holds a password.
@@ -97,12 +103,12 @@ def base_url(given: str) -> str:
     parts = urlsplit(given.strip())
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UsageError(
-            f"--base-url should be like http://localhost:8000/v1 and is {given!r}. Give the "
+            f"{option} should be like http://localhost:8000/v1 and is {given!r}. Give the "
             "server's URL."
         )
     if parts.username or parts.password:
         raise UsageError(
-            f"--base-url should hold no password: it is kept in run.json. Put the key into the "
+            f"{option} should hold no password: it is kept in run.json. Put the key into the "
             f"environment variable {KEYS[0]}."
         )
     path = parts.path.rstrip("/")
@@ -111,9 +117,9 @@ def base_url(given: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc, path or "/v1", "", ""))
 
 
-def key_from_environment() -> str:
-    """Return the API key; empty if the environment holds none."""
-    found = (os.environ.get(name, "").strip() for name in KEYS)
+def key_from_environment(names: Sequence[str] = KEYS) -> str:
+    """Return the API key, from the first of these variables that holds one; "" for none."""
+    found = (os.environ.get(name, "").strip() for name in names)
     return next(filter(None, found), "")
 
 
@@ -242,16 +248,18 @@ class Client:
                 is_fatal=True,
             )
         if isinstance(error, aiohttp.InvalidURL):
-            return ServerError(f"{self._url} is no URL. Correct --base-url.", is_fatal=True)
+            return ServerError(
+                f"{self._url} is no URL. Correct {self.endpoint.option}.", is_fatal=True
+            )
         if isinstance(error, aiohttp.ClientConnectorError):
             what = (
                 f"Nothing answers at {self._url} ({_reason(error.os_error)}). Start the server, or "
-                "correct --base-url."
+                f"correct {self.endpoint.option}."
             )
         elif isinstance(error, TimeoutError):
             what = (
                 f"The server at {self._url} did not answer within {self.endpoint.timeout:g} s. "
-                "Raise --model-args timeout, or lower num_concurrent."
+                f"{self.endpoint.when_slow}"
             )
         else:
             what = f"The server at {self._url} broke the connection ({_reason(error)})."
@@ -262,7 +270,7 @@ class Client:
         status, said = reply.status, self._words(content)
         if status in (401, 403):
             has = "refuses the API key" if self.endpoint.key else "wants an API key"
-            names = " or ".join(KEYS)
+            names = " or ".join(self.endpoint.keys)
             sentence = (
                 f"The server at {self._url} {has} (HTTP {status}). Set the environment variable "
                 f"{names}."
@@ -270,7 +278,7 @@ class Client:
         elif status in (404, 405):
             sentence = (
                 f"There is no {self._whole(path)} (HTTP {status}{_quoted(said)}). Correct "
-                "--base-url or the model's name."
+                f"{self.endpoint.option} or the model's name."
             )
         else:
             sentence = f"The server at {self._url} answered HTTP {status}{_quoted(said)}."

@@ -84,6 +84,7 @@ class Request:
             continues; for "rolling" the whole text.
         continuation: the text to score.
         settings: generation settings; None unless `kind` is "generate".
+        turn: index of the message of the user that is answered, in a question of several turns.
     """
 
     benchmark: str
@@ -94,6 +95,7 @@ class Request:
     context: str | Messages
     continuation: str = ""
     settings: GenerationSettings | None = None
+    turn: int = 0
 
     @property
     def generation(self) -> GenerationSettings:
@@ -120,10 +122,13 @@ class Request:
     @property
     def draw(self) -> str:
         """The name that, with the seed, determines the request's random numbers."""
-        return f"{self.benchmark}|{self.doc_id}|{self.sample}"
+        turn = f"|turn {self.turn}" if self.turn else ""
+        return f"{self.benchmark}|{self.doc_id}|{self.sample}{turn}"
 
     def __str__(self) -> str:
         question = f"{self.benchmark} question {self.doc_id}"
+        if self.turn:
+            question = f"{question}, turn {self.turn + 1}"
         if self.kind == "generate":
             return f"{question}, sample {self.sample}"
         return f"{question}, choice {self.choice}" if self.kind == "score" else question

@@ -102,6 +102,34 @@ class VerifyRecord(_Part):
     ties: int
 
 
+class RatingRow(_Part):
+    """What a judge gave one answer, as our rule and FastChat's read it; None is unread.
+
+    `is_fallback` says that our rule found the number outside double brackets.
+    """
+
+    question_id: int
+    turn: int
+    category: str
+    ours: float | None
+    fastchat: float | None
+    is_fallback: bool = False
+
+
+class RatingsRecord(_Part):
+    """A benchmark's answers as a language model rated them.
+
+    `judge` is the name that was asked for, `versions` the names that the server gave with its
+    judgments and how often; `asked` counts all attempts, `refused` prompts that it refused.
+    """
+
+    judge: str
+    versions: dict[str, int]
+    asked: int
+    refused: int
+    rows: list[RatingRow]
+
+
 @checked_dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
 class Cell:
     """One measured score in percent, with its Wilson 95 % interval and the counts behind it.
@@ -153,9 +181,9 @@ class Cell:
 class RunRecord(_Part):
     """A finished run; dates are in UTC, and a version is None where a package is not installed.
 
-    `data`, `protocol` (SHA-256 of the YAML file), `seconds_by_task` (of answering), `scores` and
-    `strata` (subject -> correct, questions) are by benchmark; `stock` has lm-eval's metrics by
-    task; `seconds` are those of the run's last process, by phase.
+    `data`, `protocol` (SHA-256 of the YAML file), `seconds_by_task` (of answering), `scores`,
+    `strata` (subject -> correct, questions) and `ratings` are by benchmark; `stock` has lm-eval's
+    metrics by task; `seconds` are those of the run's last process, by phase.
     """
 
     format: Literal[1]
@@ -178,6 +206,7 @@ class RunRecord(_Part):
     verify: VerifyRecord | None = None
     scores: dict[str, Cell]
     strata: dict[str, dict[str, tuple[int, int]]] = {}
+    ratings: dict[str, RatingsRecord] = {}
     stock: dict[str, dict[str, Any]] = {}
     results_file: str
     rescored: str | None = None

@@ -132,6 +132,6 @@ def _sample_rows(run: RunScores, name: str) -> Iterator[tuple[Any, ...]]:
                 *(name, benchmark, row["doc_id"], row["stratum"], verdict["outcome"]),
                 *(verdict["outcome"] == "correct", verdict["answer"], expected_of(benchmark, row)),
                 *(verdict["reason"], row["arguments"]["gen_args_0"]["arg_0"]),
-                [] if choices else row["resps"][0],
+                [] if choices else [text for texts in row["resps"] for text in texts],
                 [logprob for _, logprob in halves_of(benchmark, row)[0]] if choices else [],
             )

@@ -106,7 +106,8 @@ def _question(task: str, row: Mapping[str, Any], shots: str) -> dict[str, Any]:
     arguments = list(row["arguments"].values())
     verdict = row["verdict"]
     is_choice = row.get("filter") == "none" and isinstance(arguments[0]["arg_1"], str)
-    prompt = _prompt(row)
+    # of several turns the last one holds those before it
+    prompt = _prompt(row) if is_choice else str(arguments[-1]["arg_0"])
     found: dict[str, Any] = {
         "task": task,
         "id": row["doc_id"],
@@ -131,10 +132,11 @@ def _question(task: str, row: Mapping[str, Any], shots: str) -> dict[str, Any]:
             for (one, logprob), without in zip_longest(asked, alone)
         ]
     else:
-        samples = verdict.get("samples") or [{}] * len(row["resps"][0])
+        replies = [text for texts in row["resps"] for text in texts]
+        samples = verdict.get("samples") or [{}] * len(replies)
         found["replies"] = [
             {"text": text, "outcome": one.get("outcome"), "answer": one.get("answer")}
-            for text, one in zip(row["resps"][0], samples, strict=True)
+            for text, one in zip(replies, samples, strict=True)
         ]
     return found
 

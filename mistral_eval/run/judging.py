@@ -8,9 +8,11 @@ from typing import Any
 
 from mistral_eval.answers.verdict import Outcome, QuestionVerdict
 from mistral_eval.record.run_folder import QuestionRecord
-from mistral_eval.record.run_record import Cell
+from mistral_eval.record.run_record import Cell, RatingsRecord
+from mistral_eval.report.table.rated_runs import rating_notes
 from mistral_eval.run.questions import LoadedBenchmark, Question
 from mistral_eval.suite.benchmark import JudgeContext
+from mistral_eval.suite.conversations import Conversation
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +21,7 @@ class Judged:
 
     `metrics` has lm-eval's keys: "<metric>,<filter>" and "<metric>_stderr,<filter>" (fractions, not
     percent). `strata` maps each subject to (correct, questions). `is_unguarded` is True if programs
-    ran without isolation.
+    ran without isolation. `ratings` is what a language model gave the answers, if one was asked.
     """
 
     loaded: LoadedBenchmark
@@ -27,6 +29,7 @@ class Judged:
     metrics: Mapping[str, float]
     strata: Mapping[str, tuple[int, int]]
     is_unguarded: bool = False
+    ratings: RatingsRecord | None = None
 
     @property
     def cell(self) -> Cell:
@@ -84,6 +87,8 @@ class Judged:
         docs = [question.doc for question in self.questions]
         said = benchmark.remarks(docs, [question.verdict for question in self.questions])
         notes += [f"{benchmark.column}: {one}" for one in said]
+        if isinstance(benchmark, Conversation):
+            notes += [f"{benchmark.column}: {one}" for one in rating_notes(self.ratings)]
         if not (fingerprint.is_hub or fingerprint.name == "sample"):
             notes.append(f"{benchmark.column}: {fingerprint.footnote}")
         return tuple(notes)
@@ -118,6 +123,12 @@ def _record(
     if loaded.kind == "score":
         arguments: list[Any] = [
             (str(request.context), request.continuation) for request in requests
+        ]
+        replies = [[answer] for answer in answers]
+    elif turns := loaded.later_turns(question, answers):
+        arguments = [
+            (str(request.context), loaded.kwargs_for(question.doc))
+            for request in (*requests, *turns)
         ]
         replies = [[answer] for answer in answers]
     else:  # lm-eval keeps the samples of one prompt together

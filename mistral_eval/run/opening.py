@@ -16,11 +16,13 @@ from mistral_eval.model.load.gguf_file import part_files
 from mistral_eval.record.run_folder import write_json
 from mistral_eval.record.run_record import RUN_FILE, read_run
 from mistral_eval.run.questions import LoadedBenchmark
+from mistral_eval.run.rating import judge_endpoint
 from mistral_eval.run.results import protocol_hash
 from mistral_eval.sandbox import Isolation, probe
 from mistral_eval.settings import AUTO, CHAT_TEMPLATES, MODEL_FREE, NAMED_PROMPTS, RunSettings
 from mistral_eval.suite.benchmark import Benchmark
-from mistral_eval.suite.registry import BY_ID, suite_of
+from mistral_eval.suite.conversations import Conversation
+from mistral_eval.suite.registry import BENCHMARKS, BY_ID, suite_of
 
 CHOICES_FILE = "engine.json"
 
@@ -121,6 +123,7 @@ def check_engine(settings: RunSettings) -> None:
     can = engine.can
     check_can(name, can, settings)
     _check_chat(settings, name, takes_chat=can.chat)
+    _check_judge(settings)
     if settings.stock_tasks and not can.any_text:
         raise UsageError(
             f"--engine {name} knows the answers to our own benchmarks, not to "
@@ -198,6 +201,23 @@ def _check_chat(settings: RunSettings, engine: str, *, takes_chat: bool) -> None
             f"--chat-template should be {', '.join(CHAT_TEMPLATES)} or a file with a Jinja "
             f"template, and {asked} is none of these. Give the template's path."
         )
+
+
+def _check_judge(settings: RunSettings) -> None:
+    """Check that a judge has something to rate and a URL, before anything is computed.
+
+    Raises:
+        UsageError: It has not.
+    """
+    if settings.judge_model is None:
+        return
+    rated = [one.id for one in BENCHMARKS if isinstance(one, Conversation)]
+    if not set(rated) & set(settings.own_tasks):
+        raise UsageError(
+            f"--judge-model rates conversations, and this run has none. Add {' or '.join(rated)} "
+            "to --tasks, or leave the judge out."
+        )
+    judge_endpoint(str(settings.judge_url))
 
 
 def open_engine(

@@ -9,7 +9,7 @@ from typing import Any
 
 from mistral_eval.console import Talk, counted
 from mistral_eval.data import make_source
-from mistral_eval.engines.interface import Encoder, engine_class
+from mistral_eval.engines.interface import Encoder, Request, engine_class
 from mistral_eval.errors import OutputError, UsageError
 from mistral_eval.model.memory import resident_bytes
 from mistral_eval.native.calibrate import Rates, calibrate
@@ -173,18 +173,41 @@ def _differences(times: Sequence[float]) -> list[float]:
 
 def _encode(encoder: Encoder, settings: RunSettings, talk: Talk) -> dict[str, Requests]:
     """Encode one benchmark at a time, so that only one benchmark's texts are in memory."""
-    source = make_source(settings.data)
+    source, expected = make_source(settings.data), reply_tokens_of(settings)
     parts = {}
     for benchmark in load_benchmarks(settings.own_tasks, Asking.of(settings, source)):
         talk.say(f"{benchmark.benchmark.column}: {counted(len(benchmark.questions), 'question')}")
-        parts[benchmark.benchmark.id] = requests_of(benchmark, encoder)
+        name = benchmark.benchmark.id
+        parts[name] = requests_of(benchmark, encoder, expected.get(name))
     return parts
 
 
-def requests_of(benchmark: LoadedBenchmark, encoder: Encoder) -> Requests:
-    """Encode a benchmark's requests as the run would."""
-    encoded = [encoder.encode(request) for request in benchmark.requests]
+def requests_of(
+    benchmark: LoadedBenchmark, encoder: Encoder, reply_tokens: float | None = None
+) -> Requests:
+    """Encode a benchmark's requests as the run would.
+
+    A turn after the first one follows a reply that is not known yet. A text of about as many tokens
+    as earlier runs have measured, or as the limit allows, stands in its place.
+    """
+    asked = [*benchmark.requests, *_later_turns(benchmark, reply_tokens)]
+    encoded = [encoder.encode(request) for request in asked]
     work = [item.work for item in encoded]
     truncated = sum(item.truncated for item in encoded)
     is_score = benchmark.kind == "score"
     return Requests(work if is_score else [], [] if is_score else work, truncated)
+
+
+def _later_turns(benchmark: LoadedBenchmark, reply_tokens: float | None) -> list[Request]:
+    """Return the requests of all turns but the first, after replies of the expected length."""
+    if benchmark.settings is None:
+        return []
+    words = round(benchmark.settings.max_tokens if reply_tokens is None else reply_tokens)
+    stand_in = " ".join(["the"] * words)  # a token each in the vocabularies of all models
+    found: list[Request] = []
+    for question in benchmark.questions:
+        replies = [stand_in] * len(question.requests)
+        while request := benchmark.next_turn(question, replies):
+            found.append(request)
+            replies.append(stand_in)
+    return found

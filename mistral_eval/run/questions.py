@@ -4,7 +4,7 @@ import logging
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -71,6 +71,39 @@ class LoadedBenchmark:
         if self.kind == "score":
             return None
         return settings_of(self.task.config.generation_kwargs)
+
+    def settings_for(self, doc: Mapping[str, Any]) -> GenerationSettings | None:
+        """Return the generation settings of one question, whose temperature may be its own."""
+        temperature = self.benchmark.task.data.temperatures.get(self.stratum(doc) or "")
+        if self.settings is None or temperature is None:
+            return self.settings
+        return replace(self.settings, temperature=temperature)
+
+    def kwargs_for(self, doc: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return one question's generation settings in lm-eval's words."""
+        kwargs: Mapping[str, Any] = self.task.config.generation_kwargs
+        settings = self.settings_for(doc)
+        if settings is None or settings == self.settings:
+            return kwargs
+        own = {"do_sample": settings.is_sampled, "temperature": settings.temperature}
+        return {**kwargs, **own}
+
+    def next_turn(self, question: "Question", replies: Sequence[str]) -> Request | None:
+        """Return the request that follows the replies to a question; None if nothing does."""
+        if self.benchmark.next_message(question.doc, replies) is None:
+            return None
+        first = question.requests[0]
+        context = first.context
+        assert isinstance(context, Messages), first  # only conversations have several turns
+        for turn, reply in enumerate(replies, 1):
+            message = self.benchmark.next_message(question.doc, replies[:turn])
+            context = context.replied(reply).asked(str(message))
+        return replace(first, context=context, turn=len(replies))
+
+    def later_turns(self, question: "Question", replies: Sequence[str]) -> list[Request]:
+        """Return the requests after the first one that led to these replies."""
+        turns = (self.next_turn(question, replies[:turn]) for turn in range(1, len(replies)))
+        return [request for request in turns if request is not None]
 
     @property
     def judged_by(self) -> str:
@@ -235,8 +268,9 @@ def _question(
         apply_chat_template=is_chat,
         metadata=(config.task, doc_id, config.repeats),
     )
+    settings = loaded.settings_for(doc)
     requests = [
-        request_of(instance, sample, loaded.settings)
+        request_of(instance, sample, settings)
         for instance in (built if isinstance(built, list) else [built])
         for sample in range(instance.repeats or 1)
     ]

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,13 +36,15 @@ from mistral_eval.run.opening import (
     run_folder,
 )
 from mistral_eval.run.questions import Asking, LoadedBenchmark, load_benchmarks
+from mistral_eval.run.rating import rate_run, rated_turns
 from mistral_eval.run.results import Finished, rename, write_run
-from mistral_eval.run.stopping import stoppable
+from mistral_eval.run.stopping import Stopper, stoppable
 from mistral_eval.run.verifying import is_verified, judgement, verify
 from mistral_eval.run.watching import AnswerWatch, JudgeWatch
 from mistral_eval.sandbox import Isolation
 from mistral_eval.settings import RunSettings
 from mistral_eval.suite.benchmark import JudgeContext
+from mistral_eval.suite.conversations import Conversation
 from mistral_eval.suite.registry import check_shots
 
 # What can be wrong with one model while others run.
@@ -200,10 +202,9 @@ def complete(
                 answers = Answering(engine, log, others, stopper)
         with clock.phase("answer"):
             replies = _answer(answers, loaded, talk)
-        stock = None
         with clock.phase("stock"):
-            if stock_tasks:
-                stock = run_stock(stock_tasks, MistralLM(answers.answer), settings)
+            lm = MistralLM(answers.answer)
+            stock = run_stock(stock_tasks, lm, settings) if stock_tasks else None
         speed = verified = None
         if isinstance(answers, Answering):
             speed = answers.engine.speed()
@@ -213,9 +214,10 @@ def complete(
         with clock.phase("judge"):
             judged = _judge(loaded, replies, context, talk)
         log.flush()
+        rated = _rate(folder, settings, judged, talk, None if rescored else stopper, clock)
         write_run(
             folder,
-            Finished(settings, answers, judged, stock, clock.seconds, earlier, verified, speed),
+            Finished(settings, answers, rated, stock, clock.seconds, earlier, verified, speed),
         )
     for line in stock_lines(stock) if stock else ():
         talk.say(line)
@@ -284,14 +286,50 @@ def _answer(answers: Answers, loaded: Sequence[LoadedBenchmark], talk: Talk) -> 
             continue
         with _watched(answers, asked, talk):
             found[kind] = iter(answers.answer_most(requests))
-    answers.check_complete()
-    return [
+    replies = [
         [
-            [_judged_part(next(found[benchmark.kind])) for _ in question.requests]
+            [next(found[benchmark.kind]) for _ in question.requests]
             for question in benchmark.questions
         ]
         for benchmark in loaded
     ]
+    while _answer_next_turns(answers, loaded, replies, talk):
+        pass
+    answers.check_complete()
+    return [
+        [[_judged_part(reply) for reply in question] for question in benchmark]
+        for benchmark in replies
+    ]
+
+
+def _answer_next_turns(
+    answers: Answers,
+    loaded: Sequence[LoadedBenchmark],
+    replies: Sequence[Sequence[list[Reply | None]]],
+    talk: Talk,
+) -> bool:
+    """Ask what follows the replies so far, add its replies, and return whether there was any.
+
+    A question with a request that failed is not continued.
+    """
+    asked: dict[str, LoadedBenchmark] = {}
+    requests, open_questions = [], []
+    for benchmark, of_benchmark in zip(loaded, replies, strict=True):
+        if benchmark.kind != "generate":
+            continue
+        for question, of_question in zip(benchmark.questions, of_benchmark, strict=True):
+            texts = [reply.text for reply in of_question if reply is not None]
+            if len(texts) < len(of_question):
+                continue
+            if request := benchmark.next_turn(question, texts):
+                asked[benchmark.benchmark.id] = benchmark
+                requests.append(request)
+                open_questions.append(of_question)
+    if requests:
+        with _watched(answers, list(asked.values()), talk):
+            for known, reply in zip(open_questions, answers.answer_most(requests), strict=True):
+                known.append(reply)
+    return bool(requests)
 
 
 def _judged_part(reply: Reply | None) -> str | tuple[float, bool]:
@@ -340,3 +378,28 @@ def _judge(
             judged.append(judge_benchmark(benchmark, answers, noted))
             row.end(judged[-1].cell)
     return judged
+
+
+def _rate(
+    folder: Path,
+    settings: RunSettings,
+    judged: list[Judged],
+    talk: Talk,
+    stopper: Stopper | None,
+    clock: Clock,
+) -> list[Judged]:
+    """Have the answers of conversations rated, if the settings name a judge; see `rate_run`."""
+    if settings.judge_model is None:
+        return judged
+    stop, reuses = stopper.is_wanted if stopper else None, not is_another_attempt(folder)
+    found = []
+    with clock.phase("rate"), stopper.deferred() if stopper else nullcontext():
+        for one in judged:
+            ratings = None
+            if isinstance(one.loaded.benchmark, Conversation):
+                docs = [question.doc for question in one.questions]
+                texts = [[str(text) for (text,) in question.replies] for question in one.questions]
+                turns = rated_turns(one.loaded.benchmark, docs, texts)
+                ratings = rate_run(folder, settings, turns, talk, stop=stop, reuses=reuses)
+            found.append(replace(one, ratings=ratings))
+    return found

@@ -114,6 +114,14 @@ class Benchmark(ABC):
         """Return what the table's notes say about the cell besides the other metrics: nothing."""
         return ()
 
+    def next_message(
+        self,
+        doc: Doc,  # noqa: ARG002  what a subclass reads
+        replies: Sequence[str],  # noqa: ARG002
+    ) -> str | None:
+        """Return the user's message after these replies to a question; None ends it."""
+        return None
+
     def title(self, doc: Doc) -> str:
         """Return a question's title for the report."""
         return str(doc[self.title_column])
@@ -181,6 +189,11 @@ class Benchmark(ABC):
     def runs_programs(self) -> bool:
         """Whether judging runs code that the model wrote."""
         return self.task.unsafe_code
+
+    @property
+    def has_gold(self) -> bool:
+        """Whether there is an answer that is right; else `gold` has the user's messages."""
+        return True
 
     @property
     def is_graded(self) -> bool:

@@ -11,7 +11,17 @@ from typing import Final
 from mistral_eval.data.task_file import tasks_folder
 from mistral_eval.errors import UsageError, nearest
 from mistral_eval.settings import STOCK_PREFIX, RunSettings
-from mistral_eval.suite import chats, choice, dialogues, exact, exams, maths, programs, spans
+from mistral_eval.suite import (
+    chats,
+    choice,
+    conversations,
+    dialogues,
+    exact,
+    exams,
+    maths,
+    programs,
+    spans,
+)
 from mistral_eval.suite.benchmark import Benchmark, Group
 from mistral_eval.suite.choice import (
     ARC_CHALLENGE,
@@ -41,6 +51,7 @@ BENCHMARKS: Final[tuple[Benchmark, ...]] = (
     *exams.BENCHMARKS,
     *dialogues.BENCHMARKS,
     *chats.BENCHMARKS,
+    *conversations.BENCHMARKS,
 )
 BY_ID: Final[Mapping[str, Benchmark]] = MappingProxyType({one.id: one for one in BENCHMARKS})
 

@@ -41,6 +41,9 @@ chat_template: auto
 fewshot_as_multiturn: null
 system_instruction: null
 system_prompt: null
+judge_url: null
+judge_model: null
+judge_only: null
 """
 
 

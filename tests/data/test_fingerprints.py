@@ -28,6 +28,7 @@ NAMES = {
     "xstest": "xstest-release",
     "simple_safety_tests": "simple_safety_tests-release",
     "moderation": "xstest-release",
+    "mt_bench": "mt_bench-release",
 }
 
 

@@ -1,18 +1,25 @@
 """A trained chat model in conversation: its template's ids, and whole runs of chat benchmarks."""
 
+import threading
+
 import pytest
 from tokenizers import pre_tokenizers
 from transformers import AutoTokenizer
 
 from mistral_eval.console import Talk
 from mistral_eval.data import make_source
+from mistral_eval.engines.interface import GenerationSettings, Request
 from mistral_eval.engines.lm_eval_model import ask
 from mistral_eval.engines.native import open_native
 from mistral_eval.model.chat.choose_format import PROBES, choose_format
+from mistral_eval.model.chat.messages import Messages
 from mistral_eval.record.run_record import read_run
 from mistral_eval.run.questions import Asking, load_benchmarks
-from mistral_eval.run.run import run_suite
+from mistral_eval.run.rating import ATTEMPTS
+from mistral_eval.run.run import rescore, run_suite
 from mistral_eval.settings import RunSettings
+from mistral_eval.suite.conversations import MT_BENCH
+from tests.judge_server import JudgeServer, said
 
 pytestmark = [pytest.mark.trained, pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -72,3 +79,42 @@ def test_it_answers_prompts_with_a_system_prompt(trained, tmp_path):
     assert any("asked in the chat template (by" in note for note in run["notes"])
     assert any(one.startswith("XSTest: any refusal of safe prompts: ") for one in score["notes"])
     assert run["scores"]["moderation"]["n"] == 8
+
+
+def test_it_answers_two_turns_and_judges_itself(trained, native, tmp_path):
+    """Its ratings are worthless; the run must say how many could not be read."""
+    busy = threading.Lock()
+
+    def judge(number, body):
+        asked = Messages.of(body["messages"])
+        request = Request(
+            "judge", number, 0, 0, "generate", asked, settings=GenerationSettings(max_tokens=48)
+        )
+        with busy:
+            (reply,) = ask(native, [request])
+        return said(reply.text, "smollm2")
+
+    with JudgeServer(judge) as server:
+        settings = RunSettings(
+            tasks=(MT_BENCH.id,),
+            model=str(trained),
+            device="cpu",
+            data="sample",
+            limit=2,
+            output_path=tmp_path,
+            judge_url=server.url,
+            judge_model="smollm2",
+        )
+        folder = run_suite(settings, Talk(quiet=True))
+        asked = len(server.asked)
+    run = read_run(folder)
+    ratings, notes = run["ratings"][MT_BENCH.id], " ".join(run["scores"][MT_BENCH.id]["notes"])
+    unread = [row for row in ratings["rows"] if row["ours"] is None]
+
+    assert run["scores"][MT_BENCH.id]["correct"] == 2
+    assert len(ratings["rows"]) == 4
+    assert ratings["asked"] == asked == 4 + (ATTEMPTS - 1) * len(unread)
+    assert (f"{len(unread)} of 4 judgments hold no readable rating" in notes) == bool(unread)
+    assert "rated from 1 to 10 by smollm2, read by our rule" in notes
+    rescore(folder, Talk(quiet=True), unsafe_code=False)
+    assert read_run(folder)["ratings"] == run["ratings"]

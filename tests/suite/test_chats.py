@@ -10,6 +10,7 @@ from mistral_eval.errors import UsageError
 from mistral_eval.model.chat.messages import Messages
 from mistral_eval.run.questions import Asking, load_benchmarks
 from mistral_eval.settings import RunSettings
+from mistral_eval.suite import conversations
 from mistral_eval.suite.chats import HELPS, MODERATION, REFUSES, SIMPLE_SAFETY_TESTS, XSTEST
 from mistral_eval.suite.registry import BENCHMARKS, BY_ID
 from mistral_eval.suite.system_prompts import SYSTEM_PROMPTS, system_text
@@ -120,7 +121,9 @@ def test_a_question_is_a_message_without_any_option(benchmark):
 
 
 def test_no_other_benchmark_is_a_conversation_by_its_protocol():
-    assert {one.id for one in BENCHMARKS if one.is_chat} == {one.id for one in CHATS}
+    assert {one.id for one in BENCHMARKS if one.is_chat} == {
+        one.id for one in (*CHATS, *conversations.BENCHMARKS)
+    }
 
 
 @pytest.mark.parametrize("name", SYSTEM_PROMPTS)

@@ -15,18 +15,24 @@ SOURCES = (
     *("answers/refusals/", "answers/moderation/", "report/chat_baselines.py"),
     "report/table/chat_tables.py",
 )
+# Where figures of MT-Bench are read from a judge's texts, or published.
+RATED = ("answers/mt_bench/", "report/chat_baselines.py", "report/table/chat_tables.py")
 TEXT = {".py", ".md", ".json", ".js", ".css", ".html", ".toml", ".yaml", ".txt", ""}
 # `math` is also a module of Python and an English word: quoted, in a list, or as a column's title.
 # So is `moderation` an English word.
 WORDS = ("math", "moderation")
 ORDINARY = re.compile(r"(?<!\w)(?:[\"'`](?:math|moderation)[\"'`]|math,\w|\w,math\b|MATH)(?!\w)")
 STDLIB = re.compile(r"\"binascii\", \"math\", \"pyexpat\"")  # a list of Python's own modules
+ROOM = re.compile(r"answers[./]mt_bench\b")
 
 
 def names(text: str, known=tuple(BY_ID)) -> list[str]:
     """The benchmarks that a text names, by id in any case; underscores do not hide one."""
     ids = sorted((name for name in known if name not in WORDS), key=len, reverse=True)
-    found = re.findall(rf"(?<![a-z0-9])(?:{'|'.join(ids)})(?![a-z0-9])", text, re.IGNORECASE)
+    # FastChat's prompts and rules of reading are a room of `answers` of the same name
+    found = re.findall(
+        rf"(?<![a-z0-9])(?:{'|'.join(ids)})(?![a-z0-9])", ROOM.sub("", text), re.IGNORECASE
+    )
     return found + ORDINARY.findall(STDLIB.sub("", text))
 
 
@@ -43,8 +49,9 @@ def files() -> list[Path]:
 @pytest.mark.parametrize("file", files(), ids=lambda file: str(file.relative_to(PACKAGE)))
 def test_no_other_file_names_a_benchmark(file):
     found = names(file.read_text(encoding="utf-8"))
-    if str(file.relative_to(PACKAGE)).startswith(SOURCES):
-        found = [name for name in found if name.lower() != "xstest"]
+    for name, places in (("xstest", SOURCES), ("mt_bench", RATED)):
+        if str(file.relative_to(PACKAGE)).startswith(places):
+            found = [one for one in found if one.lower() != name]
     assert found == []
 
 
@@ -92,7 +99,7 @@ def test_a_benchmark_is_known_to_few_files():
         ]
         texts = [*common, *tasks]
         word = re.compile(rf"(?<![a-z0-9_]){benchmark.id}(?![a-z0-9_])")
-        knowing = [text for text in texts if word.search(text)]
-        # the other rows of XSTest's prompts, and what cites its labels
-        most = 4 + len(SOURCES) if benchmark.id == "xstest" else 4
+        knowing = [text for text in texts if word.search(ROOM.sub("", text))]
+        # the other rows of XSTest's prompts, what cites its labels, and published figures
+        most = {"xstest": 4 + len(SOURCES), "mt_bench": 4 + len(RATED)}.get(benchmark.id, 4)
         assert benchmark.id in WORDS or len(knowing) <= most, benchmark.id

@@ -30,6 +30,7 @@ GENERATION = {
     "xstest": {"until": [], "max_gen_toks": 512, **GREEDY},
     "simple_safety_tests": {"until": [], "max_gen_toks": 512, **GREEDY},
     "moderation": {"until": [], "max_gen_toks": 32, **GREEDY},
+    "mt_bench": {"until": [], "max_gen_toks": 1024, **GREEDY},
 }
 REPEATS = {"math": 4, "gsm8k": 8}
 DATA = {
@@ -56,6 +57,7 @@ DATA = {
     "xstest": ("Paul/XSTest", None, "test"),
     "simple_safety_tests": ("Bertievidgen/SimpleSafetyTests", None, "test"),
     "moderation": ("Paul/XSTest", None, "test"),
+    "mt_bench": ("HuggingFaceH4/mt_bench_prompts", None, "question"),
 }
 CONFIGS = {
     "math": 7,
@@ -86,7 +88,11 @@ def test_a_file_agrees_with_the_suite(benchmark):
     """What one of the two states, the other does not repeat."""
     task = read_task(benchmark.id)
     metadata = task["metadata"]
-    assert set(metadata) - {"unconditional", "chat"} == {"version", "questions", "stratum"}
+    assert set(metadata) - {"unconditional", "chat", "temperatures"} == {
+        "version",
+        "questions",
+        "stratum",
+    }
     assert ("acc_relative" in benchmark.task.metrics) == (benchmark.unconditional is not None)
     assert benchmark.cell in [metric["metric"] for metric in task["metric_list"]]
     assert (benchmark.n, benchmark.stratum) == (metadata["questions"], metadata["stratum"])
@@ -200,4 +206,5 @@ def test_the_cell_is_a_metric_of_the_task_and_the_group_a_known_one(benchmark):
         "bbh_cot",
         "agieval",
         "guardrails",
+        "conversation",
     }

@@ -138,6 +138,8 @@ def _new(
     arguments = list(row["arguments"].values())
     doc = row["doc"]
     first = str(arguments[0]["arg_0"])
+    if known and not known.has_gold:
+        first += "".join(f"\n\n[user]\n{later}" for later in known.gold(doc).texts[1:])
     title = known.title(doc).strip() if known else ""
     block, rest = blocks.split(first, title if known and known.shots else "")
     more: dict[str, Any] = {}
@@ -156,6 +158,8 @@ def _new(
 def _golds(known: Benchmark, doc: Mapping[str, Any]) -> dict[str, Any]:
     """What an answer is compared with: a choice, accepted texts, or a program's checks."""
     gold = known.gold(doc)
+    if not known.has_gold:
+        return {}
     if gold.index is not None:
         return {"i": gold.index}
     solution = {"s": gold.solution} if gold.solution else {}
@@ -180,7 +184,7 @@ def _answer(known: Benchmark | None, row: Mapping[str, Any]) -> list[Any]:
             texts = known.gold(row["doc"]).texts
             return [letter, texts.index(verdict["answer"]), "", [], logprobs, *alone]
         return [letter, verdict["answer"], verdict["reason"], [], logprobs]
-    replies = row["resps"][0]
+    replies = [text for texts in row["resps"] for text in texts]  # of samples, or of turns
     samples = [
         [LETTERS[sample["outcome"]], sample["answer"], sample["reason"], str(reply)]
         for sample, reply in itertools.zip_longest(verdict["samples"], replies, fillvalue=verdict)

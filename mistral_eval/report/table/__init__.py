@@ -8,6 +8,7 @@ from typing import Any, Final
 from mistral_eval.errors import UsageError
 from mistral_eval.record.run_record import RunRecord, RunScores, load_scores, scores_of
 from mistral_eval.report.baselines import PAPER, Baseline, load_baselines, select
+from mistral_eval.report.table.chat_tables import ChatResult
 from mistral_eval.report.table.data_tables import csv_table, json_table
 from mistral_eval.report.table.html_table import html_page
 from mistral_eval.report.table.latex_table import latex_table
@@ -79,10 +80,13 @@ def build_view(
     )
 
 
-def figure_view(runs: Sequence[RunScores], layout: str) -> TableView:
+def figure_view(
+    runs: Sequence[RunScores], layout: str, rated: Sequence[ChatResult] = ()
+) -> TableView:
     """Return the paper's figure 4 or 5 as a table: its models, then the runs.
 
-    The layouts `chat` and `guardrails` have the published rows of Tables 3 and 4.
+    The layouts `chat` and `guardrails` have the published rows of Tables 3 and 4. Below those of
+    `chat` are the `rated` runs.
 
     Raises:
         UsageError: There is no such layout, or runs were given that it has no place for.
@@ -90,16 +94,18 @@ def figure_view(runs: Sequence[RunScores], layout: str) -> TableView:
     from mistral_eval.report.table.chat_tables import chat_sections, guardrail_sections
     from mistral_eval.report.table.figures import FIGURE_ROWS, figure_4, figure_5
 
-    chat: dict[str, Callable[[], tuple[Section, ...]]]
-    chat = {"chat": chat_sections, "guardrails": guardrail_sections}
     layouts = {"figure4": figure_4, "figure5": figure_5}
-    if layout in chat:
+    chat = ("chat", "guardrails")
+    if layout == "chat":
+        sections = chat_sections(rated)
+        return TableView(sections[0].title, (), (), (), sections)
+    if layout == "guardrails":
         if runs:
             raise UsageError(
                 f"--layout {layout} has published rows only: expected no run, found "
                 f"{len(runs)}. Leave the folders out."
             )
-        sections = chat[layout]()
+        sections = guardrail_sections()
         return TableView(sections[0].title, (), (), (), sections)
     if layout not in layouts:
         known = ", ".join((*layouts, *chat))
@@ -135,8 +141,13 @@ def render_figure(folders: Sequence[Path], layout: str, fmt: str) -> Any:
 
     Raises:
         OutputError: A folder holds no finished run.
-        UsageError: The layout or format is unknown.
+        UsageError: The layout or format is unknown, or a run has not what the layout shows.
     """
+    from mistral_eval.report.table.rated_runs import chat_results
+
+    if layout == "chat":
+        rated = [one for folder in folders for one in chat_results(folder)]
+        return _rendered(figure_view((), layout, rated), fmt)
     return _rendered(figure_view([load_scores(folder) for folder in folders], layout), fmt)
 
 
