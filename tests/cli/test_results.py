@@ -134,10 +134,17 @@ def test_published_chat_tables_are_printed(cli, layout, numbers, fmt):
     assert all(number in out for number in numbers)
 
 
-def test_a_chat_table_has_no_place_for_runs(cli, sample_runs):
-    code, _, err = cli("table", sample_runs["random"], "--layout", "chat")
+@pytest.mark.parametrize(
+    ("layout", "sentence"),
+    [
+        ("chat", "has no ratings. Run mt_bench with --judge-url and --judge-model"),
+        ("guardrails", "expected no run, found 1. Leave the folders out"),
+    ],
+)
+def test_a_chat_table_has_no_place_for_runs_without_ratings(cli, sample_runs, layout, sentence):
+    code, _, err = cli("table", sample_runs["random"], "--layout", layout)
     assert code == 2
-    assert "expected no run, found 1. Leave the folders out" in err
+    assert sentence in err
 
 
 @pytest.mark.parametrize("layout", ["figure4", "chat"])

@@ -127,6 +127,23 @@ def test_questions_without_an_answer_are_said(tmp_path, file, capsys):
     assert "vicuna: mean rating 6.50 [" in said_
 
 
+def test_a_missing_second_turn_is_said(tmp_path, capsys):
+    turns = (("answer of 83", "second answer of 83"), ("answer of 88",))
+    write_lines(
+        tmp_path / "vicuna.jsonl",
+        [
+            ModelAnswer(question_id=number, model_id="vicuna", choices=(Choice(turns=both),))
+            for number, both in zip(NUMBERS, turns, strict=True)
+        ],
+    )
+    with JudgeServer(by_question) as judge:
+        judge_file(tmp_path / "vicuna.jsonl", settings_in(tmp_path, judge), Talk())
+    said_ = capsys.readouterr().err
+
+    assert "vicuna: mean rating 6.33 [" in said_  # 6, 4 and 9
+    assert "missing answers: 1 (question 88, turn 2, is the first)" in said_
+
+
 def test_a_file_of_other_questions_is_refused(tmp_path):
     with (
         JudgeServer(by_question) as judge,

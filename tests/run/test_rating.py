@@ -1,13 +1,15 @@
 """A judge rates a run's answers: known ratings, and everything that judges get wrong."""
 
 import json
+import os
+import signal
 
 import pytest
 
 from mistral_eval.answers.mt_bench.judge_prompts import reference_answers, single_prompt
 from mistral_eval.console import Talk
 from mistral_eval.engines.http_client import Endpoint
-from mistral_eval.errors import EngineError, UsageError
+from mistral_eval.errors import EngineError, StoppedError, UsageError
 from mistral_eval.record.fastchat import read_single_judgments
 from mistral_eval.record.judgments import Judgments
 from mistral_eval.record.run_record import read_run
@@ -295,6 +297,23 @@ def test_a_prompt_that_the_server_refuses_is_counted_and_the_others_are_rated(tm
     assert found.refused == 1
 
 
+def test_ctrl_c_keeps_what_arrived_and_the_same_command_asks_for_the_rest(tmp_path):
+    def answer(number, body):
+        if number == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return by_turn(number, body)
+
+    with JudgeServer(answer) as judge:
+        settings = settings_in(tmp_path, judge, limit=16)
+        with pytest.raises(StoppedError, match="the same command resumes"):
+            run_suite(settings, QUIET)
+        stopped = len(judge.asked)
+        folder = run_suite(settings, QUIET)
+        assert stopped < 32
+        assert len(judge.asked) == 32
+    assert len(ratings_of(folder)["rows"]) == 32
+
+
 def test_the_key_goes_to_the_judge_and_nowhere_else(tmp_path, monkeypatch):
     monkeypatch.setenv("MISTRAL_EVAL_JUDGE_API_KEY", "sk-judge")
     monkeypatch.setenv("MISTRAL_EVAL_API_KEY", "sk-server")
@@ -310,7 +329,7 @@ def test_a_run_without_a_judge_says_so_and_has_no_row_in_the_chat_table(tmp_path
 
     assert "ratings" not in read_run(folder)
     assert "the answers are not rated: --judge-url and --judge-model" in cell_of(folder)["notes"][0]
-    with pytest.raises(UsageError, match=r"has no ratings\. Repeat its command with --judge-url"):
+    with pytest.raises(UsageError, match=r"has no ratings\. Run mt_bench with --judge-url"):
         render_figure([folder], "chat", "md")
 
 

@@ -24,6 +24,7 @@ from mistral_eval.record.run_record import (
 )
 from mistral_eval.report.table.chat_tables import ChatResult
 from mistral_eval.settings import NO_SYSTEM_PROMPT, RunSettings
+from mistral_eval.suite.conversations import BENCHMARKS
 
 NOT_RATED: Final = (
     "the answers are not rated: --judge-url and --judge-model name a judge, which rates them "
@@ -45,9 +46,10 @@ def chat_results(folder: Path) -> list[ChatResult]:
         return _of_file(folder)
     run = read_record(folder)
     if not run.ratings:
+        rated = " or ".join(one.id for one in BENCHMARKS)
         raise UsageError(
-            f"The run in {folder} has no ratings. Repeat its command with --judge-url and "
-            "--judge-model, or leave the folder out."
+            f"The run in {folder} has no ratings. Run {rated} with --judge-url and --judge-model, "
+            "or leave the folder out."
         )
     label = scores_of(run, folder).name
     return [_result(run, label, ratings) for ratings in run.ratings.values()]
@@ -114,6 +116,7 @@ def rating_notes(ratings: RatingsRecord | None) -> tuple[str, ...]:
         *_difference(ours, theirs),
         *_unread(ratings, ours),
         *_versions(ratings.versions),
+        *_missing(ours),
         f"by turn: {by_turn}; by category: {_parts(ours.categories)}",
     )
 
@@ -167,6 +170,15 @@ def _versions(versions: Mapping[str, int]) -> tuple[str, ...]:
     names = ", ".join(f"{name} ({count})" for name, count in sorted(versions.items()))
     said = f"the judge answered under {len(versions)} names, {names}"
     return (f"{said}: ratings of different versions are different scales",)
+
+
+def _missing(ours: Scores) -> tuple[str, ...]:
+    if not ours.missing:
+        return ()
+    question, turn = ours.missing[0]
+    first = f"question {question}, turn {turn}, is the first"
+    said = f"missing answers: {len(ours.missing)} ({first})"
+    return (f"{said}; second turns are rated lower, so that their lack raises the mean",)
 
 
 def _system_prompt(settings: RunSettings) -> str:
