@@ -45,6 +45,7 @@ from mistral_eval.engines.interface import (
 )
 from mistral_eval.engines.keys import files_digest
 from mistral_eval.engines.lm_eval_model import instance_of
+from mistral_eval.engines.native_encoder import NOT_HEALED
 from mistral_eval.errors import (
     CheckpointError,
     EngineError,
@@ -79,11 +80,6 @@ from mistral_eval.native.requests import (
 )
 from mistral_eval.settings import AUTO, TINY, RunSettings, parse_value
 
-UNHEALED: Final = (
-    "the tokenizer joins the prompt's last line break with the spaces that follow, and lm-eval "
-    "generates after the line break alone, so replies may have no indentation; --engine native "
-    "heals it"
-)
 _PEFT: Final = "peft"  # lm-eval's argument for an adapter
 # Requests per call, all of one benchmark: at most these are lost by a kill or delay a stop.
 CALL: Final = 256
@@ -147,7 +143,7 @@ class HFEngine(TextEncoder, Engine):
         with named(request):
             is_cut = self.lm.is_cut(request.text, continuation, new_tokens)
         is_joined = not is_score and self._borders and self._borders.healing(request.text)
-        return replace(encoded, truncated=is_cut, remark=UNHEALED if is_joined else "")
+        return replace(encoded, truncated=is_cut, remark=NOT_HEALED if is_joined else "")
 
     def _encode_chat(self, encoded: Encoded, messages: Messages) -> Encoded:
         """Add a conversation's ids, which lm-eval's model is given in place of a text.

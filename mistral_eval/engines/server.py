@@ -7,21 +7,25 @@ own, so that no two samples of a run are one.
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from mistral_eval.engines.http_client import Client, Job, ServerError, call, replies_of
 from mistral_eval.engines.interface import (
     Capabilities,
+    Check,
     Encoded,
     Engine,
     EngineIdentity,
     Gold,
     Reply,
+    Request,
     Say,
     Stop,
     never,
 )
 from mistral_eval.engines.native_encoder import NativeEncoder
+from mistral_eval.engines.native_twin import NativeTwin, is_comparable
 from mistral_eval.engines.server_args import MAX_LENGTH, LocalModel, ServerArgs, read_local
 from mistral_eval.engines.server_body import (
     choices_body,
@@ -39,7 +43,7 @@ from mistral_eval.errors import EngineError, UnansweredError, UsageError
 from mistral_eval.model.tokenizers.special import split_tokenizer_args
 from mistral_eval.model.tokenizers.tokenizer import Tokenizer
 from mistral_eval.native.requests import GenerateRequest, ScoreRequest
-from mistral_eval.settings import RunSettings
+from mistral_eval.settings import TINY, RunSettings
 
 VERSION: Final = "1"  # part of the reply's key: raise it when the engine's numbers change
 CHOICES: Final = 64  # tokens in one request for next tokens; vLLM takes 128
@@ -72,7 +76,8 @@ class ServerEngine(ServerEncoder, Engine):
         tokenizer, context_len, seed, identity: see `NativeEncoder`.
     """
 
-    can = Capabilities()
+    can = Capabilities(plain_twin=True)
+    twin = "with the native engine"
 
     def __init__(
         self,
@@ -82,16 +87,33 @@ class ServerEngine(ServerEncoder, Engine):
         context_len: int,
         seed: int,
         identity: EngineIdentity,
+        twin: NativeTwin | None = None,
     ) -> None:
         super().__init__(tokenizer, context_len, seed, identity)
+        self._twin = twin
         self._endpoint = args.endpoint
         self._traits = found.traits
         self.can = Capabilities(
             scores="log-likelihoods" not in found.lacks,
             samples="independent samples" not in found.lacks,
             exact_text="exact text" not in found.lacks,
+            plain_twin=twin is not None,
             why=found.lacks,
         )
+
+    @classmethod
+    def check_settings(cls, settings: RunSettings) -> None:
+        """Check that `--verify` has weights to compare with.
+
+        Raises:
+            UsageError: it has none.
+        """
+        if settings.verify and not _has_weights(settings):
+            raise UsageError(
+                "--verify compares the server's replies with the native engine, and --model "
+                f"{settings.model} is no folder or file here. Give the folder that is served, or "
+                "leave --verify out."
+            )
 
     @classmethod
     def open(cls, settings: RunSettings, gold: Gold, say: Say) -> "ServerEngine":
@@ -118,6 +140,7 @@ class ServerEngine(ServerEncoder, Engine):
         return cls(
             *(args, found, local.tokenizer, context_len, settings.seed),
             _identity(args, found, local, context_len),
+            NativeTwin(settings, settings.dtype) if _has_weights(settings) else None,
         )
 
     @classmethod
@@ -126,6 +149,15 @@ class ServerEngine(ServerEncoder, Engine):
         args, _ = split_tokenizer_args(settings.model_args)
         tokenizer = read_local(settings, args).tokenizer
         return ServerEncoder(tokenizer, identity.info["max_length"], settings.seed, identity)
+
+    def checks(self, request: Request) -> bool:
+        """Return whether `check` can compare the reply: of a generation by its token ids."""
+        return is_comparable(request) and (request.kind != "generate" or self._traits.ids != "none")
+
+    def check(self, encoded: Encoded, reply: Reply) -> Check:
+        """Answer one request on the native engine's plain path and compare the replies."""
+        assert self._twin is not None, "check_settings requires the weights"
+        return self._twin.check(encoded, reply)
 
     def answer(
         self, encoded: Sequence[Encoded], known: Collection[int] = (), stop: Stop = never
@@ -276,6 +308,11 @@ class ServerEngine(ServerEncoder, Engine):
 def _is_of_one(error: EngineError) -> bool:
     """Return whether a failure says nothing about other requests, e.g. one that is too long."""
     return isinstance(error, ServerError) and error.status in (400, 413, 422)
+
+
+def _has_weights(settings: RunSettings) -> bool:
+    """Return whether the served model's weights are at hand."""
+    return settings.model == TINY or Path(settings.model).exists()
 
 
 def _identity(

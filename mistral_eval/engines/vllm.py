@@ -30,8 +30,9 @@ from mistral_eval.engines.interface import (
     never,
 )
 from mistral_eval.engines.keys import files_digest
-from mistral_eval.engines.native import NativeEngine, open_native
+from mistral_eval.engines.native import NativeEngine
 from mistral_eval.engines.native_encoder import NativeEncoder
+from mistral_eval.engines.native_twin import NativeTwin, is_comparable
 from mistral_eval.engines.vllm_args import deciding, engine_arguments, is_trusted
 from mistral_eval.engines.vllm_calls import GenerateCall, Port, run_calls, score_calls
 from mistral_eval.errors import EngineError, UnsupportedError, UsageError
@@ -250,30 +251,19 @@ class VllmEngine(NativeEncoder, Engine):
         self.port.close()
 
     def checks(self, request: Request) -> bool:
-        """Return whether `check` can compare the reply: the native engine draws other samples."""
-        return request.kind != "generate" or not request.generation.is_sampled
+        """Return whether `check` can compare the reply."""
+        return is_comparable(request)
 
     @cached_property
-    def _native(self) -> NativeEngine:
+    def _twin(self) -> NativeTwin:
         """The native engine with the same model; vLLM ends first, since it holds the memory."""
         assert self._settings is not None
         self.close()
-        given = self._settings
-        args, _ = split_tokenizer_args(given.model_args)
-        kept = {"tokenizer": args.file, "add_bos_token": args.adds_bos}
-        return open_native(
-            given.model,
-            revision=given.revision,
-            dtype=self.identity.dtype,
-            device=given.device,
-            seed=given.seed,
-            chat_template=given.chat_template,
-            model_args={name: str(value) for name, value in kept.items() if value is not None},
-        )
+        return NativeTwin(self._settings, self.identity.dtype)
 
     def check(self, encoded: Encoded, reply: Reply) -> Check:
         """Answer one request on the native engine's plain path and compare the replies."""
-        return self._native.compare(encoded, reply, is_other=True)
+        return self._twin.check(encoded, reply)
 
 
 @dataclass(frozen=True, slots=True)

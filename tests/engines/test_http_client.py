@@ -163,7 +163,7 @@ def test_a_stop_ends_what_is_in_flight_and_begins_nothing_else(stub):
         found.append(outcome)
         wanted.set()
     assert 4 <= len(found) <= 8
-    assert len(stub.answered) == len(found)
+    assert len(stub.asked) == len(found)
 
 
 def test_a_stop_does_not_wait_for_a_server_that_asks_for_an_hour(stub):

@@ -121,7 +121,7 @@ def test_roots_are_those_of_all_prompts_and_no_empty_question_stays(case):
 def test_a_resumed_run_does_not_compute_again_what_is_known(make_engine):
     """Hardly a pack begins where a question does, as on real test sets."""
     requests = [
-        ScoreRequest((1, *range(5, 5 + n % 13), 3 + n % 7, n % 17), (9 + choice, 4 + n % 3))
+        ScoreRequest((1, 3 + n // 20, 3 + n % 20, *range(5, 9 + n % 7)), (9 + choice, 4 + n % 3))
         for n in range(400)
         for choice in range(4)
     ]

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from mistral_eval.engines.native import open_native
-from tests.stub_server import BigramModel, Fault, Quirks, Stub
+from tests.stub_server import BigramModel, Fault, NativeModel, Quirks, Stub
 
 TASKS = "nq,gsm8k,mmlu"
 PROBE = 60  # requests at most, before the questions
@@ -101,6 +101,36 @@ def test_a_run_ends_with_its_table_and_says_what_answered(cli, model, tmp_path, 
         assert cli(*options(stub, tmp_path))[0] == 0
         assert len(stub.asked) == before
     assert cli("rescore", file.parent, "--quiet")[0] == 0  # without the server
+
+
+def test_replies_are_verified_with_the_native_engine(cli, tmp_path):
+    """Scores, and greedy replies by their ids; samples are other draws."""
+    with Stub(NativeModel(open_native("tiny"))) as stub:
+        code, _, err = cli(*options(stub, tmp_path, "piqa,nq"), "--verify", "8")
+    assert code == 0, err
+    assert "Verified 8 requests with the native engine" in err
+    (file,) = tmp_path.rglob("run.json")
+    assert set(json.loads(file.read_text())["verify"]["requests"]) == {"score", "generate"}
+
+
+def test_a_server_of_other_weights_is_found_out(cli, model, tmp_path):
+    with Stub(model) as stub:
+        code, _, err = cli(*options(stub, tmp_path, "piqa"), "--verify", "2")
+    assert code == 1
+    assert "has the log-probability" in err
+    assert "with the native engine" in err
+
+
+def test_verify_without_the_models_weights_is_refused_before_anything_is_asked(
+    cli, model, tmp_path
+):
+    with Stub(model) as stub:
+        args = [*options(stub, tmp_path, "piqa"), "--verify", "2"]
+        args[args.index("tiny")] = "a/served-name"
+        code, _, err = cli(*args)
+    assert code == 2
+    assert not stub.asked
+    assert "a/served-name is no folder or file here" in err
 
 
 EVERY_TENTH = {

@@ -45,7 +45,7 @@ class Gold(LM):
 @pytest.mark.slow
 @pytest.mark.sandbox
 def test_stock_lm_eval_runs_every_benchmark_and_reports_our_metrics(monkeypatch):
-    """Every metric of every file arrives, and is 1.0 for a model that knows the gold."""
+    """Every metric of every file arrives, at its best for a model that knows the gold."""
     monkeypatch.setattr(lm_eval_hooks, "from_hub", dataset_from(make_source("sample")))
     results = simple_evaluate(
         model=Gold(),
@@ -58,13 +58,16 @@ def test_stock_lm_eval_runs_every_benchmark_and_reports_our_metrics(monkeypatch)
     for benchmark in BY_ID:
         task = read_task(benchmark)
         (judged_by,) = [listed["name"] for listed in task["filter_list"]]
-        keys = [f"{metric['metric']},{judged_by}" for metric in task["metric_list"]]
-        found = {key: results[benchmark].get(key) for key in keys}
+        best = {
+            f"{metric['metric']},{judged_by}": float(metric["higher_is_better"])
+            for metric in task["metric_list"]
+        }
+        found = {key: results[benchmark].get(key) for key in best}
         if BY_ID[benchmark].is_graded:  # one of several references does not agree with all others
-            assert all(0 < found[key] <= 1 for key in keys), found
+            assert all(0 < found[key] <= 1 for key in best), found
             assert 1.0 in found.values()
         else:
-            assert found == dict.fromkeys(keys, 1.0), benchmark
+            assert found == best, benchmark
 
 
 def test_the_folder_alone_is_tasks_and_no_group():

@@ -78,7 +78,9 @@ class TemplateFormat:
             )
         if not takes:
             notes.append("it leaves out a system prompt")
-        elif self._loses_system_before_prefix(asked):
+        elif not self._joins_system and self._writes_system(asked, rendered):
+            notes.append("it writes a system prompt of its own where none is given")
+        if takes and self._loses_system_before_prefix(asked):
             notes.append("it leaves out the system prompt where it continues a reply's beginning")
         if "strftime_now" in template.text:
             notes.append("it can write today's date into a prompt")
@@ -86,6 +88,10 @@ class TemplateFormat:
         if tokenizer.adds_bos and ids[:1] != [tokenizer.bos_id] and rendered:
             notes.append("it writes no BOS, which the tokenizer adds to other texts")
         self.notes = tuple(notes)
+
+    def _writes_system(self, asked: Messages, rendered: str) -> bool:
+        """Return whether more is written without a system prompt than around a given one."""
+        return len(rendered) > len(self._rendered(asked)) - len(_SYSTEM)
 
     def _loses_system_before_prefix(self, asked: Messages) -> bool:
         try:

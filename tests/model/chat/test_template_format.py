@@ -415,3 +415,18 @@ def test_a_template_that_leaves_out_the_system_prompt_says_so(tmp_path):
     assert (
         "it leaves out a system prompt" in choose_format("folder", tokenizer, folder, folder).remark
     )
+
+
+OWN_SYSTEM = (
+    "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou are helpful.<|im_end|>\n"
+    "{% endif %}" + CHATML
+)
+
+
+@pytest.mark.parametrize(("template", "writes"), [(CHATML, False), (OWN_SYSTEM, True)])
+def test_a_template_that_writes_a_system_prompt_of_its_own_says_so(tmp_path, template, writes):
+    folder = byte_level(tmp_path, template)
+    tokenizer = load_tokenizer(folder, expected_vocab=ANY_VOCAB)
+    remark = choose_format("folder", tokenizer, folder, folder).remark
+
+    assert ("writes a system prompt of its own where none is given" in remark) == writes
