@@ -100,8 +100,12 @@ def base_url(given: str, option: str = "--base-url") -> str:
     Raises:
         UsageError: it is no URL of HTTP, or holds a password.
     """
-    parts = urlsplit(given.strip())
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(given.strip())
+        is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets without an end, or a port that is no number up to 65535
+        is_url = False
+    if not is_url:
         raise UsageError(
             f"{option} should be like http://localhost:8000/v1 and is {given!r}. Give the "
             "server's URL."
@@ -398,7 +402,10 @@ class _Thread(threading.Thread):
             pass
         except BaseExceptionGroup as group:
             self.fault = group.exceptions[0]
-        self.done.put(None)
+        except Exception as error:  # noqa: BLE001 - raised again in the caller's thread
+            self.fault = error
+        finally:
+            self.done.put(None)  # the caller waits for it
 
     def interrupt(self) -> None:
         """Let no request be repeated any more."""

@@ -290,3 +290,16 @@ def test_a_password_in_the_url_is_refused_and_not_repeated():
     with pytest.raises(UsageError, match="should hold no password") as told:
         base_url("http://me:hunter2@h:1/v1")
     assert "hunter2" not in str(told.value)
+
+
+def test_a_fault_before_the_first_job_reaches_the_caller():
+    """The caller waits for the thread, so a fault there must not leave it waiting."""
+    endpoint = Endpoint("http://[::1", **QUICK)
+    with pytest.raises(ValueError, match="Invalid IPv6"):
+        list(post_all(endpoint, "/completions", [body()]))
+
+
+@pytest.mark.parametrize("given", ["http://[::1", "http://localhost:port/v1", "http://h:99999"])
+def test_an_url_that_cannot_be_read_is_refused_in_a_sentence(given):
+    with pytest.raises(UsageError, match="should be like http://localhost:8000/v1"):
+        base_url(given)
