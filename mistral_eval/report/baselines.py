@@ -13,7 +13,7 @@ from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -177,12 +177,20 @@ class Column(Protocol):
     comparable: StrictBool = field(kw_only=True)
 
 
-class Publication(BaseModel):
+class Group(BaseModel):
+    """A file of published numbers, named after its group."""
+
+    group: Text
+
+
+Form = TypeVar("Form", bound=Group)
+
+
+class Publication(Group):
     """A file: one published table."""
 
     model_config = ConfigDict(extra="forbid")
 
-    group: Text
     title: Text
     source: Source
     protocol: dict[str, Column]
@@ -283,7 +291,12 @@ def _unknown(name: str, baselines: Sequence[Baseline]) -> str:
     return f"No baseline or group is called {name!r}. {hint}"
 
 
-def _load_file(file: Path) -> tuple[Baseline, ...]:
+def read_publication(file: Path, form: type[Form]) -> Form:
+    """Read a file of published numbers.
+
+    Raises:
+        BaselineError: it cannot be read, a field is wrong, or its group is not the file's name.
+    """
     try:
         data = json.loads(file.read_text(encoding="utf-8"), parse_float=Decimal)
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -291,13 +304,18 @@ def _load_file(file: Path) -> tuple[Baseline, ...]:
     if not isinstance(data, dict):
         raise BaselineError(f"{file}: expected an object, found {as_found(data)}.")
     try:
-        table = Publication.model_validate(data)
+        table = form.model_validate(data)
     except ValidationError as error:
         raise BaselineError(": ".join(filter(None, (str(file), *complaint(error))))) from error
     if table.group != file.stem:
         raise BaselineError(
             f"{file}: group: expected the file's name, {file.stem!r}, found {table.group!r}."
         )
+    return table
+
+
+def _load_file(file: Path) -> tuple[Baseline, ...]:
+    table = read_publication(file, Publication)
     ids = Counter(entry.id for entry in table.baselines)
     for name, count in ids.items():
         if count > 1:

@@ -5,18 +5,25 @@ benchmarks' baselines (`baselines.py`): ratings and Elo are no percentages, a ro
 system prompt, a number may have a standard deviation or the count behind it.
 """
 
-import json
 from collections import Counter
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Final
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from mistral_eval.errors import BaselineError, as_found, complaint
-from mistral_eval.report.baselines import CHECKED, Count, Source, Text, baselines_folder
+from mistral_eval.errors import BaselineError
+from mistral_eval.report.baselines import (
+    CHECKED,
+    Count,
+    Group,
+    Source,
+    Text,
+    baselines_folder,
+    read_publication,
+)
 from mistral_eval.stats import Interval, wilson
 
 ARENA_ELO: Final = "arena_elo"
@@ -82,12 +89,11 @@ class ChatRow:
     system_prompt: str = "not stated"
 
 
-class ChatPublication(BaseModel):
+class ChatPublication(Group):
     """A file: one published table of chat models."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    group: Text
     title: Text
     source: Source
     columns: dict[str, ChatColumn]
@@ -161,20 +167,7 @@ def load_chat_baselines(folder: Path | None = None) -> dict[str, ChatPublication
 
 
 def _load(file: Path) -> ChatPublication:
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"), parse_float=Decimal)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise BaselineError(f"{file} is not readable as JSON: {error}.") from error
-    if not isinstance(data, dict):
-        raise BaselineError(f"{file}: expected an object, found {as_found(data)}.")
-    try:
-        table = ChatPublication.model_validate(data)
-    except ValidationError as error:
-        raise BaselineError(": ".join(filter(None, (str(file), *complaint(error))))) from error
-    if table.group != file.stem:
-        raise BaselineError(
-            f"{file}: group: expected the file's name, {file.stem!r}, found {table.group!r}."
-        )
+    table = read_publication(file, ChatPublication)
     for name, count in Counter((row.id, row.system_prompt) for row in table.rows).items():
         if count > 1:
             raise BaselineError(
