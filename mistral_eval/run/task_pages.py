@@ -30,12 +30,10 @@ PROTOCOL_KEYS = (
 
 def suite_listing() -> RenderableType:
     """Return a table of every benchmark, one per line."""
-    table = Table(title="Benchmarks", box=None, pad_edge=False)
-    for name in ("task", "column", "questions", "shots", "the cell is", "suites"):
-        is_number = name in ("questions", "shots")
-        table.add_column(
-            name, justify="right" if is_number else "left", no_wrap=name in ("task", "column")
-        )
+    table = Table(title="Benchmarks", box=None, pad_edge=False, collapse_padding=True)
+    for name in ("task", "column", "N", "shots", "metric", "suites"):
+        is_number = name in ("N", "shots")
+        table.add_column(name, justify="right" if is_number else "left", no_wrap=True)
     for benchmark in BENCHMARKS:
         table.add_row(
             benchmark.id,
