@@ -2,7 +2,8 @@
 
 A benchmark's sample has 16 questions, evenly spaced over the test set, so that every machine
 chooses the same ones. Where shots are rows (`shots_by`), it has two questions of each of eight
-groups and those groups' shots.
+groups and those groups' shots. Of conversations it has the shortest ones of each category. Columns
+that no benchmark reads are left out.
 """
 
 import json
@@ -22,6 +23,8 @@ QUESTIONS: Final = 16
 GROUPS: Final = 8
 # The whole set lacks the hub's markup in most rows; this part of it is complete.
 OTHER_FOLDERS: Final = {"hellaswag": "hellaswag/raw1000"}
+# Benchmarks of which the shortest questions of each stratum ship: the others fill a page each.
+SHORTEST: Final = ("mt_bench",)
 # Configurations of which no question ships: LogiQA's licence forbids commercial use.
 NOT_SHIPPED: Final = ("logiqa-en",)
 
@@ -35,10 +38,11 @@ def spread(count: int, size: int) -> list[int]:
 
 def write_sample(benchmark: str, whole: Path, target: Path = SAMPLE) -> None:
     """Write one benchmark's sample, replacing its files."""
-    for file, rows in _sample_of(data_spec(benchmark), whole).items():
+    spec = data_spec(benchmark)
+    for file, rows in _sample_of(spec, whole).items():
         path = target / f"{file}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
-        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        lines = (json.dumps(_read_columns(spec, row), ensure_ascii=False) + "\n" for row in rows)
         path.write_text("".join(lines), encoding="utf-8")
 
 
@@ -61,7 +65,7 @@ def _sample_of(spec: DataSpec, whole: Path) -> Mapping[str, Table]:
     other = OTHER_FOLDERS.get(spec.benchmark)
     tables = [_read(whole / (other or folder) / split) for folder in folders]
     places = [(index, row) for index, table in enumerate(tables) for row in table]
-    chosen = _evenly(places, QUESTIONS)
+    chosen = _shortest(spec, places) if spec.benchmark in SHORTEST else _evenly(places, QUESTIONS)
     files = {
         f"{folder}/{split}": [row for index, row in chosen if folders[index] == folder]
         for folder in folders
@@ -78,6 +82,24 @@ def _grouped(spec: DataSpec, folder: str, whole: Path) -> Mapping[str, Table]:
         chosen += _evenly(rows, QUESTIONS // GROUPS)
     shots = [row for row in solved if row[spec.shots_by] in names]
     return {f"{folder}/{spec.splits[0]}": chosen, f"{folder}/{spec.splits[1]}": shots}
+
+
+def _shortest(spec: DataSpec, places: Sequence[tuple[int, Any]]) -> list[tuple[int, Any]]:
+    """Return the shortest rows of each stratum, equally many, in the test set's order."""
+    strata: dict[str, list[tuple[int, int]]] = {}
+    for place, (_, row) in enumerate(places):
+        length = len(json.dumps(_read_columns(spec, row)))
+        strata.setdefault(row[str(spec.stratum)], []).append((length, place))
+    each = QUESTIONS // len(strata)
+    chosen = (place for found in strata.values() for _, place in sorted(found)[:each])
+    return [places[place] for place in sorted(chosen)]
+
+
+def _read_columns(spec: DataSpec, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row with the columns that a benchmark reads whose rows are these, and no others."""
+    specs = (data_spec(name) for name in BY_ID)
+    picked = [other.pick(row) for other in specs if other.folders == spec.folders]
+    return {name: value for one in picked for name, value in one.items()}
 
 
 def _evenly(rows: Sequence[Any], count: int) -> list[Any]:

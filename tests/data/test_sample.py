@@ -31,7 +31,7 @@ def test_hellaswag_s_sample_shows_wikihow_s_markup():
 
 def test_the_sample_is_small():
     files = [file for file in SAMPLE.rglob("*") if file.is_file()]
-    assert sum(file.stat().st_size for file in files) < 220_000
+    assert sum(file.stat().st_size for file in files) < 200_000
 
 
 @pytest.mark.parametrize(

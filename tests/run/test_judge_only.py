@@ -22,13 +22,13 @@ from mistral_eval.suite.conversations import MT_BENCH
 from tests.judge_server import JudgeServer, said
 
 QUIET = Talk(quiet=True)
-NUMBERS = (83, 88)  # the sample's first two questions
+NUMBERS = (81, 87)  # the sample's first two questions
 
 
 def by_question(number, body):
     """6 for one question and 9 for the other, 2 less for second turns."""
     system, user = (one["content"] for one in body["messages"])
-    rating = 6 if "answer of 83" in user else 9
+    rating = 6 if "answer of 81" in user else 9
     return said(f"Rating: [[{rating - 2 * ('second' in system)}]]")
 
 
@@ -74,7 +74,7 @@ def test_the_known_ratings_give_the_known_mean(tmp_path, file):
 
     assert len(asked) == 4  # a second time nothing
     assert {(row.question_id, row.turn): row.score for row in rows} == {
-        (83, 1): 6.0, (83, 2): 4.0, (88, 1): 9.0, (88, 2): 7.0,
+        (81, 1): 6.0, (81, 2): 4.0, (87, 1): 9.0, (87, 2): 7.0,
     }  # fmt: skip
     assert {row.model for row in rows} == {"vicuna"}
     assert row_of(judged, "vicuna")[0] == "6.50"
@@ -128,7 +128,7 @@ def test_questions_without_an_answer_are_said(tmp_path, file, capsys):
 
 
 def test_a_missing_second_turn_is_said(tmp_path, capsys):
-    turns = (("answer of 83", "second answer of 83"), ("answer of 88",))
+    turns = (("answer of 81", "second answer of 81"), ("answer of 87",))
     write_lines(
         tmp_path / "vicuna.jsonl",
         [
@@ -141,7 +141,7 @@ def test_a_missing_second_turn_is_said(tmp_path, capsys):
     said_ = capsys.readouterr().err
 
     assert "vicuna: mean rating 6.33 [" in said_  # 6, 4 and 9
-    assert "missing answers: 1 (question 88, turn 2, is the first)" in said_
+    assert "missing answers: 1 (question 87, turn 2, is the first)" in said_
 
 
 def test_a_file_of_other_questions_is_refused(tmp_path):
@@ -149,7 +149,7 @@ def test_a_file_of_other_questions_is_refused(tmp_path):
         JudgeServer(by_question) as judge,
         pytest.raises(DataError, match="has none of the 16 that are asked"),
     ):
-        judge_file(answers_in(tmp_path, (81, 999)), settings_in(tmp_path, judge), QUIET)
+        judge_file(answers_in(tmp_path, (83, 999)), settings_in(tmp_path, judge), QUIET)
 
 
 @pytest.mark.parametrize(
