@@ -71,6 +71,7 @@ SINCE_0_1 = (
     "system_prompt",
     "fewshot_as_multiturn",
     "judge_model",
+    "iteration",
 )
 
 
@@ -208,6 +209,8 @@ class RunSettings(BaseModel):
             `apply_chat_template`.
         judge_url: The URL of the server whose model rates answers.
         judge_model: That model's name.
+        iteration: Which of several runs with these settings it is, from 0. Its samples are draws of
+            their own, and a judge is asked anew.
         data_revision: Benchmark -> branch, tag or commit of its rows on the hub.
         unsafe_code: Run generated programs without isolation if there is none.
         sandbox: How generated programs are isolated.
@@ -249,6 +252,7 @@ class RunSettings(BaseModel):
     fewshot_as_multiturn: StrictBool | None = None
     judge_url: str | None = None
     judge_model: Annotated[str, Field(min_length=1)] | None = None
+    iteration: Count = 0
     data_revision: Pairs = Field(default_factory=dict)
     unsafe_code: StrictBool = False
     sandbox: Literal["auto", "bubblewrap", "namespaces", "docker", "podman"] = "auto"

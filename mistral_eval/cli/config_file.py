@@ -10,7 +10,13 @@ from mistral_eval.errors import UsageError, as_found, complaint, nearest
 # A run.json does not start its run again from the start, and does not decide for another user
 # that generated programs may run without isolation. What an engine chose belongs to that run.
 NOT_REPEATED = ("fresh", "unsafe_code", "choices")
-TEXTS = ("batch_size",)  # options that are no settings and no flags
+# Options that are no settings and no flags, with the kinds of their values.
+OTHERS: Mapping[str, type] = {
+    "batch_size": str,
+    "judge_only": str,
+    "judge_pairwise": str,
+    "iterations": int,
+}
 
 
 def read_config(
@@ -70,9 +76,11 @@ def _content(path: Path) -> Mapping[str, Any]:
 
 
 def _as_asked(settings: dict[str, Any]) -> dict[str, Any]:
-    """Name a suite again in place of its members, if a run left some of them out."""
+    """Name a suite in place of its members, if a run left some of them out; count its runs."""
     from mistral_eval.suite.registry import asked_as
 
+    if iteration := settings.pop("iteration", 0):
+        settings = {**settings, "iterations": iteration + 1}
     left_out = settings.pop("left_out", ())
     return {**settings, "tasks": asked_as(settings["tasks"], left_out)} if left_out else settings
 
@@ -96,7 +104,7 @@ def _checked(where: str, option: str, value: Any) -> Any:
     if option == "tasks" and isinstance(value, str):
         return value
     field = RunSettings.model_fields.get(option)
-    other = str if option in TEXTS else StrictBool  # an option that is no setting
+    other = OTHERS.get(option, StrictBool)
     try:
         adapter = TypeAdapter[Any](
             other if field is None else field.rebuild_annotation(),

@@ -153,7 +153,24 @@ JudgeModel = Annotated[
 JudgeOnly = Annotated[
     Path | None,
     typer.Option(
-        "--judge-only", help="Rate the answers of a FastChat file (model_answer) and run no model"
+        "--judge-only",
+        help="Judge the answers of a FastChat file (model_answer) or of a run's folder, and run "
+        "no model",
+    ),
+]
+JudgePairwise = Annotated[
+    Path | None,
+    typer.Option(
+        "--judge-pairwise",
+        help="Compare the answers with those of another run's folder or FastChat file, pair by "
+        "pair and in both orders",
+    ),
+]
+Iterations = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        help="Answer and judge conversations several times, for the standard deviation over runs",
     ),
 ]
 ModelArgs = Annotated[

@@ -13,6 +13,7 @@ from mistral_eval.errors import UsageError
 
 if TYPE_CHECKING:
     from mistral_eval.console import Talk
+    from mistral_eval.errors import MistralEvalError
     from mistral_eval.settings import RunSettings
 
 
@@ -41,6 +42,8 @@ def run(  # noqa: PLR0913 - one parameter per option of the command line
     judge_url: opt.JudgeUrl = None,
     judge_model: opt.JudgeModel = None,
     judge_only: opt.JudgeOnly = None,
+    judge_pairwise: opt.JudgePairwise = None,
+    iterations: opt.Iterations = 1,
     model_args: opt.ModelArgs = None,
     output_path: opt.RunsFolder = Path("results"),
     name: opt.Names = None,
@@ -62,13 +65,26 @@ def run(  # noqa: PLR0913 - one parameter per option of the command line
     each = _settings_of_each(options)
     from mistral_eval.console import Talk
 
+    talk, fmt = Talk(quiet=quiet), Format.JSON if as_json else Format.RICH
     if judge_only is not None:
-        _judge_only(judge_only, each, Talk(quiet=quiet), Format.JSON if as_json else Format.RICH)
+        _judge_only(judge_only, judge_pairwise, each, talk, fmt)
         return
+    if judge_pairwise is not None:
+        from mistral_eval.run.judge_only import judged_benchmark
+
+        judged_benchmark(each[0], "--judge-pairwise")  # before anything is computed
     from mistral_eval.run.run import run_models
 
-    folders, failures = run_models(each, Talk(quiet=quiet))
-    print_table(folders, fmt=Format.JSON if as_json else Format.RICH)
+    folders, failures = run_models(each, talk)
+    if judge_pairwise is not None:
+        from mistral_eval.run.pairing import compare_answers
+
+        for folder, settings in zip(folders, _finished(each, failures), strict=True):
+            compare_answers(folder, judge_pairwise, settings, talk)
+    if judge_pairwise is not None or (iterations > 1 and each[0].judge_model):
+        _print_chat(folders, fmt)
+    else:
+        print_table(folders, fmt=fmt)
     for settings, error in failures:
         who = "" if settings.model in str(error) else f"{settings.model}: "
         sys.stderr.write(f"mistral-eval: {who}{error}\n")
@@ -76,12 +92,34 @@ def run(  # noqa: PLR0913 - one parameter per option of the command line
         raise typer.Exit(failures[0][1].exit_code)
 
 
-def _judge_only(file: Path, each: list["RunSettings"], talk: "Talk", fmt: Format) -> None:
-    """Rate a file's answers and print the layout `chat` with their row."""
-    from mistral_eval.report.table import render_figure
-    from mistral_eval.run.judge_only import judge_file
+def _finished(
+    each: list["RunSettings"], failures: list[tuple["RunSettings", "MistralEvalError"]]
+) -> list["RunSettings"]:
+    """Return the settings of the runs that have a folder."""
+    return [one for one in each if not any(one is failed for failed, _ in failures)]
 
-    put(render_figure([judge_file(file, each[0], talk)], "chat", fmt.value), None)
+
+def _judge_only(
+    path: Path, other: Path | None, each: list["RunSettings"], talk: "Talk", fmt: Format
+) -> None:
+    """Judge stored answers, or compare them with others, and print the layout `chat`."""
+    if other is None:
+        from mistral_eval.run.judge_only import judge_file
+
+        _print_chat([judge_file(path, each[0], talk)], fmt)
+        return
+    from mistral_eval.run.judge_only import check_runs_no_model
+    from mistral_eval.run.pairing import compare_answers
+
+    check_runs_no_model(each[0])
+    _print_chat([compare_answers(path, other, each[0], talk)], fmt)
+
+
+def _print_chat(paths: list[Path], fmt: Format) -> None:
+    """Print the layout `chat` with these runs and files of judgments."""
+    from mistral_eval.report.table import render_figure
+
+    put(render_figure(paths, "chat", fmt.value), None)
 
 
 def _settings_of_each(options: Mapping[str, Any]) -> list["RunSettings"]:
@@ -115,4 +153,8 @@ def _settings_of_each(options: Mapping[str, Any]) -> list["RunSettings"]:
     for place, model in enumerate(models):
         if folders[place] in folders[:place]:
             raise UsageError(f"-m {model} is given twice. Leave one of them out.")
-    return each
+    return [
+        settings.model_copy(update={"iteration": place})
+        for settings in each
+        for place in range(options["iterations"])
+    ]

@@ -147,6 +147,18 @@ def read_pair_judgments(file: Path) -> tuple[PairJudgment, ...]:
     return found
 
 
+def holds_pairs(file: Path) -> bool:
+    """Whether the first line of a file of judgments is a comparison of two answers.
+
+    Raises:
+        DataError: The file cannot be read as JSON lines.
+    """
+    for number, line in enumerate(_lines(file), 1):
+        if line.strip():
+            return "g1_winner" in _parsed(file, number, line)
+    return False
+
+
 def write_lines(file: Path, lines: Iterable[ModelAnswer | SingleJudgment | PairJudgment]) -> None:
     """Write answers or judgments, one per line.
 
@@ -161,25 +173,33 @@ def write_lines(file: Path, lines: Iterable[ModelAnswer | SingleJudgment | PairJ
 
 
 def _read(file: Path, kind: type[Kind]) -> tuple[Kind, ...]:
-    try:
-        lines = file.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file} is not readable as text: {error}.") from error
     return tuple(
-        _one(file, number, line, kind) for number, line in enumerate(lines, 1) if line.strip()
+        _one(file, number, line, kind)
+        for number, line in enumerate(_lines(file), 1)
+        if line.strip()
     )
 
 
-def _one(file: Path, number: int, line: str, kind: type[Kind]) -> Kind:
-    place = f"{file}, line {number}"
+def _lines(file: Path) -> list[str]:
     try:
-        row: Any = json.loads(line)
+        return file.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file} is not readable as text: {error}.") from error
+
+
+def _parsed(file: Path, number: int, line: str) -> Any:
+    try:
+        return json.loads(line)
     except json.JSONDecodeError as error:
-        raise DataError(f"{place}: expected a JSON object, found {error}.") from error
+        raise DataError(f"{file}, line {number}: expected a JSON object, found {error}.") from error
+
+
+def _one(file: Path, number: int, line: str, kind: type[Kind]) -> Kind:
+    row = _parsed(file, number, line)
     try:
         return kind.model_validate(row)
     except ValidationError as error:
-        words = ": ".join(filter(None, (place, *complaint(error))))
+        words = ": ".join(filter(None, (f"{file}, line {number}", *complaint(error))))
         raise DataError(f"{words} The file should be FastChat's.") from error
 
 

@@ -1,8 +1,8 @@
 """A run's judgments by a language model: kept as they arrive, so that none is paid for twice.
 
 They are in a log of the same form as the replies, in the run's folder `judgments/`. A judgment's
-key is a digest of the judge's name, the prompt and the number of the attempt: whoever asks the same
-judge the same thing finds it, in this run or in one beside it.
+key is a digest of the judge's name, the prompt, the run's iteration and the number of the attempt:
+whoever asks the same judge the same thing finds it, in this run or in one beside it.
 """
 
 import hashlib
@@ -49,22 +49,27 @@ class Judgments:
         log: Where this run's judgments are.
         judge: The judge's name as it is asked for.
         others: The folders of other runs, whose judgments are only read.
+        iteration: Which of several runs this is; each has judgments of its own.
     """
 
-    def __init__(self, log: Replies, judge: str, others: Sequence[Path] = ()) -> None:
+    def __init__(
+        self, log: Replies, judge: str, others: Sequence[Path] = (), iteration: int = 0
+    ) -> None:
         self._log = log
         self._judge = judge
+        self._iteration = iteration
         self._others = [Replies(run / FOLDER) for run in others]
 
     @classmethod
     @contextmanager
-    def writing(cls, run: Path, judge: str, *, reuses: bool) -> Iterator[Self]:
+    def writing(cls, run: Path, judge: str, *, reuses: bool, iteration: int = 0) -> Iterator[Self]:
         """Open the judgments of a run for reading and writing.
 
         Args:
             run: The run's folder.
             judge: The judge's name.
             reuses: Look into the runs beside this one too.
+            iteration: Which of several runs this is.
 
         Raises:
             RepliesError: Another process of this machine writes them.
@@ -72,12 +77,13 @@ class Judgments:
         (run / FOLDER).mkdir(exist_ok=True)
         beside = sorted(one for one in run.parent.iterdir() if one != run) if reuses else []
         with RepliesLog(run / FOLDER) as log:
-            yield cls(log, judge, [one for one in beside if (one / FOLDER).is_dir()])
+            found = [one for one in beside if (one / FOLDER).is_dir()]
+            yield cls(log, judge, found, iteration)
 
     @classmethod
-    def reading(cls, run: Path, judge: str) -> Self:
+    def reading(cls, run: Path, judge: str, iteration: int = 0) -> Self:
         """Open the judgments of a run for reading."""
-        return cls(Replies(run / FOLDER), judge)
+        return cls(Replies(run / FOLDER), judge, iteration=iteration)
 
     def attempts(self, prompt: JudgePrompt) -> list[Judgment]:
         """Return the judgments of one prompt, in the order in which they were asked for."""
@@ -97,8 +103,10 @@ class Judgments:
         self._log.flush()
 
     def _key(self, prompt: JudgePrompt, attempt: int) -> bytes:
-        parts = json.dumps([self._judge, prompt.name, prompt.digest, attempt])
-        return hashlib.sha256(parts.encode()).digest()
+        parts = [self._judge, prompt.name, prompt.digest, attempt]
+        if self._iteration:  # the first run's keys are those of a single one
+            parts.append(self._iteration)
+        return hashlib.sha256(json.dumps(parts).encode()).digest()
 
     def _lookup(self, key: bytes) -> dict[str, Any] | None:
         for log in (self._log, *self._others):

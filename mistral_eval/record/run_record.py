@@ -291,8 +291,9 @@ def scores_of(run: RunRecord, folder: Path) -> RunScores:
     """Return a run's scores; its notes are appended to those of each cell."""
     settings = run.settings
     own = run.engine if run.engine in MODEL_FREE else settings.model_label
+    name = settings.name or own
     return RunScores(
-        name=settings.name or own,
+        name=f"{name}, run {settings.iteration + 1}" if settings.iteration else name,
         path=str(folder),
         model=settings.model,
         seed=settings.seed,

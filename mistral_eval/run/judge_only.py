@@ -1,29 +1,27 @@
-"""Rate answers that FastChat or another program has written, without running a model."""
+"""Rate answers that are on the disk, without running a model."""
 
 import hashlib
 from pathlib import Path
 
-from mistral_eval.console import Talk, counted
-from mistral_eval.data import make_source
-from mistral_eval.errors import DataError, UsageError
-from mistral_eval.record.fastchat import answers_of, read_answers
+from mistral_eval.console import Talk
+from mistral_eval.errors import UsageError
 from mistral_eval.record.judgments import FOLDER
 from mistral_eval.record.run_folder import make_folder
 from mistral_eval.report.table.rated_runs import rating_notes
-from mistral_eval.run.questions import Asking, load_benchmarks
 from mistral_eval.run.rating import FASTCHAT_FILE, rate_run, rated_turns
 from mistral_eval.run.stopping import stoppable
+from mistral_eval.run.stored_answers import StoredAnswers, questions_with, read_stored
 from mistral_eval.settings import DEFAULT_MODEL, RunSettings
-from mistral_eval.suite.conversations import BENCHMARKS
+from mistral_eval.suite.conversations import BENCHMARKS, Conversation
 
 
 def judge_file(file: Path, settings: RunSettings, talk: Talk) -> Path:
-    """Have the answers of a FastChat file rated by the judge that the settings name.
+    """Have answers that are on the disk rated by the judge that the settings name.
 
     Only questions that the data have are rated. The same command asks for what is missing.
 
     Args:
-        file: Answers of one model, `model_answer/<model>.jsonl`.
+        file: Answers of one model, FastChat's `model_answer/<model>.jsonl` or a run's folder.
         settings: They name the benchmark, the data, the judge and the folder of results.
         talk: Receives messages, and what notes would say.
 
@@ -32,58 +30,60 @@ def judge_file(file: Path, settings: RunSettings, talk: Talk) -> Path:
 
     Raises:
         UsageError: An option names a model, or the benchmark or the judge is missing.
-        DataError: The file is not FastChat's, or has no answer to a question of the data.
+        DataError: There are no answers to a question of the data.
         MistralEvalError: The judge did not answer, or something cannot be written.
     """
-    _check(settings)
-    (benchmark,) = (one for one in BENCHMARKS if one.id in settings.own_tasks)
-    answers = read_answers(file)
-    texts = answers_of(list(answers.values()))
-    (loaded,) = load_benchmarks([benchmark.id], Asking.of(settings, make_source(settings.data)))
-    docs = [q.doc for q in loaded.questions if benchmark.number(q.doc) in texts]
-    if not docs:
-        raise DataError(
-            f"{file} should hold answers to questions of {benchmark.id}, and has none of the "
-            f"{len(loaded.questions)} that are asked. Give the file of another model or --data."
-        )
-    absent, others = len(loaded.questions) - len(docs), len(texts) - len(docs)
-    if absent or others:
-        talk.say(
-            f"{file.name}: {counted(absent, 'question')} without an answer, and "
-            f"{counted(others, 'answer')} to questions that are not asked."
-        )
-    replies = [texts[benchmark.number(doc)][: len(benchmark.turns(doc))] for doc in docs]
-    model = next(iter(answers.values())).model_id
-    settings = settings.model_copy(update={"model": model})
-    digest = hashlib.sha256(f"{settings.judge_model}\0".encode() + file.read_bytes()).hexdigest()
-    name = settings.model_folder.strip(".") or "model"
-    folder = settings.output_path.expanduser() / name / f"judged-{digest[:8]}"
-    make_folder(folder)
+    check_runs_no_model(settings)
+    benchmark = judged_benchmark(settings, "--judge-only")
+    answers = read_stored(file, benchmark)
+    docs = questions_with([answers], benchmark, settings, talk)
+    replies = [answers.texts[benchmark.number(doc)][: len(benchmark.turns(doc))] for doc in docs]
+    folder = judging_folder(answers, settings)
+    named = settings.model_copy(update={"model": answers.model})
     turns = rated_turns(benchmark, docs, replies)
     with stoppable(folder / FOLDER, talk.say) as stopper, stopper.deferred():
-        ratings = rate_run(folder, settings, turns, talk, stop=stopper.is_wanted, reuses=True)
+        ratings = rate_run(folder, named, turns, talk, stop=stopper.is_wanted, reuses=True)
     for note in rating_notes(ratings):
-        talk.say(f"{model}: {note}.")
+        talk.say(f"{answers.model}: {note}.")
     return folder / FASTCHAT_FILE
 
 
-def _check(settings: RunSettings) -> None:
-    """Check that the settings are those of judging alone.
+def judging_folder(answers: StoredAnswers, settings: RunSettings) -> Path:
+    """Return the folder for judgments of answers that no run of ours gave; it is made."""
+    digest = hashlib.sha256(f"{settings.judge_model}\0{answers.digest}".encode()).hexdigest()
+    named = settings.model_copy(update={"model": answers.model})
+    name = named.model_folder.strip(".") or "model"
+    folder = settings.output_path.expanduser() / name / f"judged-{digest[:8]}"
+    make_folder(folder)
+    return folder
+
+
+def judged_benchmark(settings: RunSettings, option: str) -> Conversation:
+    """Return the benchmark whose answers are judged.
 
     Raises:
-        UsageError: They are not.
+        UsageError: The settings have another one, or no judge.
     """
-    known = [one.id for one in BENCHMARKS]
-    if settings.tasks not in [(name,) for name in known]:
+    known = {one.id: one for one in BENCHMARKS}
+    if len(settings.tasks) != 1 or settings.tasks[0] not in known:
         raise UsageError(
-            f"--judge-only rates answers to {' or '.join(known)}, and --tasks is "
-            f"{','.join(settings.tasks)}. Give --tasks {known[0]}."
+            f"{option} judges answers to {' or '.join(known)}, and --tasks is "
+            f"{','.join(settings.tasks)}. Give --tasks {next(iter(known))}."
         )
     if settings.judge_model is None:
-        raise UsageError("--judge-only needs a judge. Give --judge-url and --judge-model.")
+        raise UsageError(f"{option} needs a judge. Give --judge-url and --judge-model.")
+    return known[settings.tasks[0]]
+
+
+def check_runs_no_model(settings: RunSettings) -> None:
+    """Check that no option is for a model that answers.
+
+    Raises:
+        UsageError: One is.
+    """
     asks_model = {"--model": settings.model != DEFAULT_MODEL, "--engine": settings.engine != "auto"}
     for option, is_given in asks_model.items():
         if is_given:
             raise UsageError(
-                f"--judge-only rates a file's answers and runs no model. Leave out {option}."
+                f"--judge-only judges stored answers and runs no model. Leave out {option}."
             )

@@ -15,8 +15,8 @@ from mistral_eval.errors import SandboxError, UnsupportedError, UsageError
 from mistral_eval.model.load.gguf_file import part_files
 from mistral_eval.record.run_folder import write_json
 from mistral_eval.record.run_record import RUN_FILE, read_run
+from mistral_eval.run.judge_endpoint import judge_endpoint
 from mistral_eval.run.questions import LoadedBenchmark
-from mistral_eval.run.rating import judge_endpoint
 from mistral_eval.run.results import protocol_hash
 from mistral_eval.sandbox import Isolation, probe
 from mistral_eval.settings import AUTO, CHAT_TEMPLATES, MODEL_FREE, NAMED_PROMPTS, RunSettings
@@ -147,7 +147,7 @@ def check_can(name: str, can: Capabilities, settings: RunSettings) -> None:
     Raises:
         UsageError: it cannot; the sentence names the benchmarks, and those that still run.
     """
-    lacking = {id_: _missing(BY_ID[id_], can) for id_ in settings.own_tasks}
+    lacking = {id_: _missing(BY_ID[id_], can, settings.iteration) for id_ in settings.own_tasks}
     refused = [id_ for id_, missing in lacking.items() if missing]
     if not refused:
         return
@@ -164,11 +164,30 @@ def check_can(name: str, can: Capabilities, settings: RunSettings) -> None:
     )
 
 
-def _missing(benchmark: Benchmark, can: Capabilities) -> str:
+def check_iterations(each: Sequence[RunSettings]) -> None:
+    """Check that only conversations are run several times.
+
+    Raises:
+        UsageError: There is another benchmark.
+    """
+    for settings in each:
+        others = [
+            name
+            for name in settings.tasks
+            if not (name in BY_ID and isinstance(BY_ID[name], Conversation))
+        ]
+        if settings.iteration and others:
+            raise UsageError(
+                "--iterations repeats conversations, whose ratings vary from run to run, and "
+                f"--tasks has {', '.join(others)}. Run those by themselves."
+            )
+
+
+def _missing(benchmark: Benchmark, can: Capabilities, iteration: int) -> str:
     """Return what an engine lacks for a benchmark; empty for nothing."""
     if benchmark.kind == "score" and not can.scores:
         return "log-likelihoods"
-    if benchmark.samples > 1 and not can.samples:
+    if (benchmark.samples > 1 or iteration) and not can.samples:
         return "independent samples"
     if benchmark.runs_programs and not can.exact_text:
         return "exact text"

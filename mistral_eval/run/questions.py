@@ -88,6 +88,17 @@ class LoadedBenchmark:
         own = {"do_sample": settings.is_sampled, "temperature": settings.temperature}
         return {**kwargs, **own}
 
+    def of_iteration(self, iteration: int) -> "LoadedBenchmark":
+        """Return the same questions with the samples of another run, which are other draws."""
+        if not iteration:
+            return self
+        first = iteration * self.benchmark.samples
+        questions = [
+            replace(one, requests=[replace(r, sample=first + r.sample) for r in one.requests])
+            for one in self.questions
+        ]
+        return replace(self, questions=questions)
+
     def next_turn(self, question: "Question", replies: Sequence[str]) -> Request | None:
         """Return the request that follows the replies to a question; None if nothing does."""
         if self.benchmark.next_message(question.doc, replies) is None:

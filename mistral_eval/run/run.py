@@ -29,6 +29,7 @@ from mistral_eval.run.answering import Answering, Answers, Recorded
 from mistral_eval.run.judging import Judged, judge_benchmark
 from mistral_eval.run.opening import (
     check_engine,
+    check_iterations,
     is_another_attempt,
     is_finished,
     isolation_for,
@@ -54,12 +55,12 @@ MODEL_ERRORS = (CheckpointError, TokenizerError, HubError, ResourceError, Engine
 def run_models(
     each: Sequence[RunSettings], talk: Talk
 ) -> tuple[list[Path], list[tuple[RunSettings, MistralEvalError]]]:
-    """Run the same benchmarks on several models, one after the other.
+    """Run the same benchmarks on several models, or several times, one after the other.
 
     The questions are built once. If one model cannot be run, the others are.
 
     Args:
-        each: the settings of each run; they differ in the model and its name only.
+        each: the settings of each run; they differ in model, name and iteration only.
         talk: receives progress and messages.
 
     Returns:
@@ -71,6 +72,7 @@ def run_models(
     folders: list[Path] = []
     failures: list[tuple[RunSettings, MistralEvalError]] = []
     questions: list[LoadedBenchmark] = []
+    check_iterations(each)
     for settings in each:
         try:
             folders.append(run_suite(settings, talk, questions))
@@ -255,9 +257,9 @@ class Clock:
 def _load(
     settings: RunSettings, source: Source, talk: Talk, questions: list[LoadedBenchmark] | None
 ) -> list[LoadedBenchmark]:
-    """Build the questions, or return those that are built; see `run_suite`."""
+    """Build the questions, or take those that are built (see `run_suite`); number their samples."""
     if questions:
-        return questions
+        return [one.of_iteration(settings.iteration) for one in questions]
     asking = Asking.of(settings, source)
     loaded = []
     for benchmark in load_benchmarks(settings.own_tasks, asking):
@@ -266,7 +268,7 @@ def _load(
         loaded.append(benchmark)
     if questions is not None:
         questions += loaded
-    return loaded
+    return [one.of_iteration(settings.iteration) for one in loaded]
 
 
 def _answer(answers: Answers, loaded: Sequence[LoadedBenchmark], talk: Talk) -> list[list[Any]]:

@@ -1,9 +1,14 @@
 """Questions to a chat model: does it refuse what it should, and nothing else?"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
-from mistral_eval.answers.moderation.quality import ReflectedText, moderation_figures
+from mistral_eval.answers.moderation.quality import (
+    ModerationFigures,
+    ReflectedText,
+    moderation_figures,
+)
 from mistral_eval.answers.moderation.self_reflection import (
     NOT_MODERATED,
     Reading,
@@ -56,16 +61,28 @@ class Guardrail(Benchmark):
 
     def remarks(self, docs: Sequence[Doc], verdicts: Sequence[QuestionVerdict]) -> tuple[str, ...]:
         """Return the rates of refusals with the judge's known error and the corrected rates."""
-        said = []
+        rates = self.rates(docs, [verdict.verdict.answer for verdict in verdicts])
+        return tuple(_rate(*what, rate) for what, rate in rates.items())
+
+    def rates(
+        self, docs: Sequence[Doc], answers: Sequence[str | None]
+    ) -> dict[tuple[Prompts, Counted], RefusalRate]:
+        """Return the rates of refusals by kind of prompt; one without an answer is absent.
+
+        Args:
+            docs: The prompts.
+            answers: What the verdicts say of the replies, values of `Response`.
+        """
+        found: dict[tuple[Prompts, Counted], RefusalRate] = {}
         for kind in Prompts:
             responses = [
-                Response(str(verdict.verdict.answer))
-                for doc, verdict in zip(docs, verdicts, strict=True)
+                Response(str(answer))
+                for doc, answer in zip(docs, answers, strict=True)
                 if self.gold(doc).texts[0] == kind
             ]
-            rates = {one: refusal_rate(responses, one, kind) for one in Counted}
-            said += [_rate(kind, one, rate) for one, rate in rates.items() if rate]
-        return tuple(said)
+            rates = {(kind, one): refusal_rate(responses, one, kind) for one in Counted}
+            found |= {what: rate for what, rate in rates.items() if rate}
+        return found
 
 
 def _rate(kind: Prompts, counted: Counted, rate: RefusalRate) -> str:
@@ -79,8 +96,15 @@ def _percent(part: Interval) -> str:
     return f"{part.value:.1f} % [{part.low:.1f}, {part.high:.1f}]"
 
 
+@dataclass(frozen=True)
 class Reflection(Benchmark):
-    """A benchmark of texts that the model calls acceptable, or puts into a category of harm."""
+    """A benchmark of texts that the model calls acceptable, or puts into a category of harm.
+
+    Attributes:
+        texts: The set of texts, as tables call it.
+    """
+
+    texts: str
 
     def judge(
         self,
@@ -116,11 +140,7 @@ class Reflection(Benchmark):
 
     def remarks(self, docs: Sequence[Doc], verdicts: Sequence[QuestionVerdict]) -> tuple[str, ...]:
         """Return precision, recall and the others, with those of calling everything acceptable."""
-        texts = [
-            ReflectedText(self.gold(doc).texts[0] == Prompts.SAFE, _reading(verdict.verdict.answer))
-            for doc, verdict in zip(docs, verdicts, strict=True)
-        ]
-        figures = moderation_figures(texts)
+        figures = self.figures(docs, [verdict.verdict.answer for verdict in verdicts])
         known = {
             "precision": (figures.quality.precision, figures.floor.precision),
             "recall": (figures.quality.recall, figures.floor.recall),
@@ -146,6 +166,20 @@ class Reflection(Benchmark):
             ),
         )
 
+    def figures(self, docs: Sequence[Doc], answers: Sequence[str | None]) -> ModerationFigures:
+        """Return precision, recall and the others.
+
+        Args:
+            docs: The texts.
+            answers: What the verdicts say of the replies: "not moderated", a category, or None.
+        """
+        return moderation_figures(
+            [
+                ReflectedText(self.gold(doc).texts[0] == Prompts.SAFE, _reading(answer))
+                for doc, answer in zip(docs, answers, strict=True)
+            ]
+        )
+
 
 def _reading(answer: str | None) -> Reading:
     if answer is None:
@@ -166,7 +200,7 @@ SIMPLE_SAFETY_TESTS: Final = Guardrail(
     "simple_safety_tests", "SST", "guardrails", "refused_unsafe", _unsafe, "prompts_final"
 )
 MODERATION: Final = Reflection(
-    "moderation", "Reflection", "guardrails", "as_labelled", _label, "prompt"
+    "moderation", "Reflection", "guardrails", "as_labelled", _label, "prompt", "XSTest"
 )
 
 BENCHMARKS: Final = (XSTEST, SIMPLE_SAFETY_TESTS, MODERATION)

@@ -5,6 +5,7 @@ from typing import Final
 
 from mistral_eval.answers.mt_bench.judge_prompts import (
     JudgePrompt,
+    pair_prompt,
     reference_answers,
     single_prompt,
 )
@@ -70,6 +71,20 @@ class Conversation(Benchmark):
         return tuple(
             single_prompt(self.turns(doc), replies, turn, references)
             for turn in range(1, len(replies) + 1)
+        )
+
+    def pair_prompts(
+        self, doc: Doc, first: Sequence[str], second: Sequence[str]
+    ) -> tuple[tuple[JudgePrompt, JudgePrompt], ...]:
+        """Return what the judge is asked of two models' replies, in both orders, by turn."""
+        references = reference_answers().get(self.number(doc))
+        turns = self.turns(doc)
+        return tuple(
+            (
+                pair_prompt(turns, first, second, turn, references),
+                pair_prompt(turns, second, first, turn, references),
+            )
+            for turn in range(1, min(len(first), len(second)) + 1)
         )
 
 

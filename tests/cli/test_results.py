@@ -138,7 +138,7 @@ def test_published_chat_tables_are_printed(cli, layout, numbers, fmt):
     ("layout", "sentence"),
     [
         ("chat", "has no ratings. Run mt_bench with --judge-url and --judge-model"),
-        ("guardrails", "expected no run, found 1. Leave the folders out"),
+        ("guardrails", "has nothing that --layout guardrails shows: expected xstest"),
     ],
 )
 def test_a_chat_table_has_no_place_for_runs_without_ratings(cli, sample_runs, layout, sentence):

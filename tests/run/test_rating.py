@@ -15,7 +15,9 @@ from mistral_eval.record.judgments import Judgments
 from mistral_eval.record.run_record import read_run
 from mistral_eval.report.table import render_figure
 from mistral_eval.report.table.view import MISSING
-from mistral_eval.run.rating import ATTEMPTS, HOPELESS, Asking, RatedTurn, read_judgments
+from mistral_eval.run.asking_judge import ATTEMPTS, HOPELESS, Asking
+from mistral_eval.run.judge_endpoint import EndpointJudge
+from mistral_eval.run.rating import RatedTurn, is_rated, read_judgments
 from mistral_eval.run.run import rescore, run_suite
 from mistral_eval.settings import RunSettings
 from mistral_eval.suite.conversations import MT_BENCH
@@ -223,7 +225,8 @@ def ask(folder, url, turns, **endpoint):
     folder.mkdir(exist_ok=True)
     fields = {"retries": 0, "timeout": 20.0, "in_flight": 1, "option": "--judge-url"}
     with Judgments.writing(folder, "judge-1", reuses=False) as kept:
-        Asking(Endpoint(url, **{**fields, **endpoint}), "judge-1", kept, QUIET).ask(turns)
+        judge = EndpointJudge(Endpoint(url, **{**fields, **endpoint}), "judge-1")
+        Asking(judge, kept, QUIET, is_rated).ask([turn.prompt for turn in turns])
         return read_judgments(turns, "judge-1", kept)
 
 

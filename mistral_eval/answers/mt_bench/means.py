@@ -9,7 +9,7 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import ROUND_HALF_UP, Decimal
 from fractions import Fraction
 from typing import Final
@@ -152,6 +152,24 @@ def score(rows: Sequence[RatedAnswer]) -> Scores:
             f"{' and '.join(f'{model} by {judge}' for model, judge in sources)}. "
             "Score them one by one."
         )
+    return _figures(rows)
+
+
+def score_runs(sets: Sequence[Sequence[RatedAnswer]]) -> Scores:
+    """Return the figures of several runs of one model by one judge, over all of their ratings.
+
+    The interval is over questions: all ratings of one question are one cluster. An answer is
+    missing if a run lacks it.
+
+    Raises:
+        DataError: A run rated an answer twice, or its rows are of several models or judges.
+    """
+    missing = (answer for rows in sets for answer in score(rows).missing)
+    pooled = _figures([row for rows in sets for row in rows])
+    return replace(pooled, missing=tuple(dict.fromkeys(missing)))
+
+
+def _figures(rows: Sequence[RatedAnswer]) -> Scores:
     turns = sorted({row.turn for row in rows})
     categories = dict.fromkeys(row.category for row in rows if row.category)
     there = {(row.question_id, row.turn) for row in rows}

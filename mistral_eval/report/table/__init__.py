@@ -8,7 +8,6 @@ from typing import Any, Final
 from mistral_eval.errors import UsageError
 from mistral_eval.record.run_record import RunRecord, RunScores, load_scores, scores_of
 from mistral_eval.report.baselines import PAPER, Baseline, load_baselines, select
-from mistral_eval.report.table.chat_tables import ChatResult
 from mistral_eval.report.table.data_tables import csv_table, json_table
 from mistral_eval.report.table.html_table import html_page
 from mistral_eval.report.table.latex_table import latex_table
@@ -80,35 +79,17 @@ def build_view(
     )
 
 
-def figure_view(
-    runs: Sequence[RunScores], layout: str, rated: Sequence[ChatResult] = ()
-) -> TableView:
+def figure_view(runs: Sequence[RunScores], layout: str) -> TableView:
     """Return the paper's figure 4 or 5 as a table: its models, then the runs.
 
-    The layouts `chat` and `guardrails` have the published rows of Tables 3 and 4. Below those of
-    `chat` are the `rated` runs.
-
     Raises:
-        UsageError: There is no such layout, or runs were given that it has no place for.
+        UsageError: There is no such layout.
     """
-    from mistral_eval.report.table.chat_tables import chat_sections, guardrail_sections
     from mistral_eval.report.table.figures import FIGURE_ROWS, figure_4, figure_5
 
     layouts = {"figure4": figure_4, "figure5": figure_5}
-    chat = ("chat", "guardrails")
-    if layout == "chat":
-        sections = chat_sections(rated)
-        return TableView(sections[0].title, (), (), (), sections)
-    if layout == "guardrails":
-        if runs:
-            raise UsageError(
-                f"--layout {layout} has published rows only: expected no run, found "
-                f"{len(runs)}. Leave the folders out."
-            )
-        sections = guardrail_sections()
-        return TableView(sections[0].title, (), (), (), sections)
     if layout not in layouts:
-        known = ", ".join((*layouts, *chat))
+        known = ", ".join((*layouts, "chat", "guardrails"))
         raise UsageError(f"A layout is one of table2, {known}; found {layout!r}.")
     options = TableOptions(BENCHMARKS)
     rows = build_rows(published_rows(FIGURE_ROWS), runs, options)
@@ -137,17 +118,23 @@ def _rendered(view: TableView, fmt: str) -> Any:
 
 
 def render_figure(folders: Sequence[Path], layout: str, fmt: str) -> Any:
-    """Return the paper's figure 4 or 5 with finished runs in it, as `render_table` does.
+    """Return one of the paper's other displays with finished runs in it, as `render_table` does.
+
+    Args:
+        folders: Finished runs; for the layout `chat` also FastChat's files of judgments.
+        layout: "figure4", "figure5", "chat" (Table 3) or "guardrails" (Table 4).
+        fmt: See `render_table`.
 
     Raises:
         OutputError: A folder holds no finished run.
+        DataError: A file is not FastChat's.
         UsageError: The layout or format is unknown, or a run has not what the layout shows.
     """
-    from mistral_eval.report.table.rated_runs import chat_results
+    if layout in ("chat", "guardrails"):
+        from mistral_eval.report.table.chat_runs import chat_view, guardrail_view
 
-    if layout == "chat":
-        rated = [one for folder in folders for one in chat_results(folder)]
-        return _rendered(figure_view((), layout, rated), fmt)
+        view = chat_view(folders) if layout == "chat" else guardrail_view(folders)
+        return _rendered(view, fmt)
     return _rendered(figure_view([load_scores(folder) for folder in folders], layout), fmt)
 
 

@@ -23,14 +23,20 @@ OTHER_JUDGE: Final = (
     "Ratings of another judge, or of another version of one, are another scale: one model judged "
     "six times got 6.57 to 7.82. Compare rows of one judge only."
 )
+REPEATED: Final = (
+    "Of a row with several runs, ± is the standard deviation of their means; its interval is over "
+    "questions, with all ratings of a question as one cluster. Answers at temperature 0 "
+    "(reasoning, maths, coding, extraction) are equal in all runs, so that only the judging varies "
+    "there."
+)
 ARENA: Final = "Arena ELO is quoted as published and never computed here."
 CORRECTED: Final = (
-    "Measured refusal rates are those of the judge without a model; [..] is the corrected rate's "
-    "95 % interval, which allows for the judge's known error: {errors}."
+    "A measured refusal rate is that of the judge without a model, then corrected by the judge's "
+    "known error, with a 95 % interval that allows for it: {errors}."
 )
 UNPUBLISHED: Final = (
     "The paper's 175 unsafe prompts were not published, and it does not say how many safe prompts "
-    "were refused. Other rows are of XSTest."
+    "were refused."
 )
 ORDER: Final = tuple(
     (prompts, counted) for prompts in (Prompts.UNSAFE, Prompts.SAFE) for counted in Counted
@@ -49,7 +55,7 @@ class ChatResult:
         system_prompt: "none", "mistral", "llama2" or another name.
         judge: The judge's name and version, as it gave them.
         rule: Whose rule of reading ratings, a key of `RULES`.
-        scores: The figures of the run, or of the first of several.
+        scores: The figures of the run; of several, over all of their ratings.
         runs: Mean and standard deviation over several runs; None for one.
         other_rule: The mean by the other rule, where the two differ; None where they agree.
     """
@@ -65,10 +71,11 @@ class ChatResult:
 
 @dataclass(frozen=True, slots=True)
 class RefusalResult:
-    """A measured row of refusal rates; a rate that was not measured is absent."""
+    """A measured row of refusal rates on one set of prompts; one not measured is absent."""
 
     label: str
     system_prompt: str
+    prompts: str
     rates: Mapping[tuple[Prompts, Counted], RefusalRate]
 
 
@@ -88,7 +95,7 @@ def chat_sections(results: Sequence[ChatResult] = ()) -> tuple[Section, ...]:
     rows = [_published(row, (row.name,), columns, _NO_EVIDENCE) for row in table.rows]
     rows += [_rated(one, (one.label, MISSING)) for one in results]
     header = ("Model", "Arena ELO", "MT-Bench", *_EVIDENCE)
-    notes = (ARENA, CHANCE, *((OTHER_JUDGE,) if results else ()), _of(table))
+    notes = (ARENA, CHANCE, *_about(results), _of(table))
     title = "Chat models: the Mistral 7B paper's Table 3"
     words = (0, len(header) - 1)
     means = [_published(row, (row.name,), columns[1:], ()) for row in official.rows]
@@ -146,6 +153,12 @@ def _rated(result: ChatResult, lead: tuple[str, ...]) -> Row:
     return (*lead, _measured(result), *_evidence(result)), numbers
 
 
+def _about(results: Sequence[ChatResult]) -> tuple[str, ...]:
+    """Return what must be said of measured rows."""
+    repeated = (REPEATED,) if any(one.runs is not None for one in results) else ()
+    return (OTHER_JUDGE, *repeated) if results else ()
+
+
 def _by_system_prompt(results: Sequence[ChatResult]) -> Section:
     table = load_chat_baselines()[published.TABLE_4]
     rows = [
@@ -154,7 +167,7 @@ def _by_system_prompt(results: Sequence[ChatResult]) -> Section:
     ]
     rows += [_rated(one, (one.label, one.system_prompt)) for one in results]
     header = ("Model", "System prompt", "MT-Bench", *_EVIDENCE)
-    notes = (CHANCE, *((OTHER_JUDGE,) if results else ()), _of(table))
+    notes = (CHANCE, *_about(results), _of(table))
     title = "System prompts: the Mistral 7B paper's Table 4"
     return _section(title, header, rows, notes, (0, 1, len(header) - 1))
 
@@ -165,34 +178,43 @@ def _refusals(results: Sequence[RefusalResult]) -> Section:
     for one in results:
         rates = tuple(_rate(one.rates.get(key)) for key in ORDER)
         numbers = {_name(*key): asdict(rate) for key, rate in one.rates.items()}
-        about = {"model": one.label, "system_prompt": one.system_prompt}
-        rows.append(((one.label, one.system_prompt, *rates), about | numbers))
+        about = {
+            "model": one.label,
+            "system_prompt": one.system_prompt,
+            "prompts": one.prompts,
+        }
+        asked = {kind: rate.n + rate.empty for (kind, _), rate in one.rates.items()}
+        counts = ", ".join(f"{n} {kind}" for kind, n in asked.items())
+        lead = (one.label, one.system_prompt, f"{one.prompts}: {counts}")
+        rows.append(((*lead, *rates), about | numbers))
     errors = dict.fromkeys(
         f"{counted.value} of {prompts.value} prompts, {rate.known}"
         for one in results
         for (prompts, counted), rate in one.rates.items()
     )
     known = (CORRECTED.format(errors="; ".join(errors)),) if errors else ()
-    header = ("Model", "System prompt", *(_heading(*key) for key in ORDER))
+    header = ("Model", "System prompt", "Prompts", *(_heading(*key) for key in ORDER))
     notes = (UNPUBLISHED, *known, _of(human))
-    return _section("Refusals by system prompt, in percent", header, rows, notes, (0, 1))
+    return _section("Refusals by system prompt, in percent", header, rows, notes, (0, 1, 2))
 
 
 def _paper_refusals() -> Row:
     """Return the paper's own row, whose kind of refusal is not stated."""
     paper = load_chat_baselines()[published.GUARDRAILS]
     row = paper.row("mistral-7b-instruct")
-    declined = f"{_number(row, 'refused_unsafe')} (N {paper.columns['refused_unsafe'].n})"
     _, numbers = _published(row, (), ("refused_unsafe",), ())
-    lead = (f"{row.name} (the paper)", row.system_prompt)
-    return (*lead, declined, MISSING, MISSING, MISSING), numbers
+    asked = f"unpublished: {paper.columns['refused_unsafe'].n} unsafe"
+    lead = (f"{row.name} (the paper)", row.system_prompt, asked)
+    return (*lead, _number(row, "refused_unsafe"), MISSING, MISSING, MISSING), numbers
 
 
 def _human_refusals(table: ChatPublication, row: ChatRow) -> Row:
     columns = [_name(*key) for key in ORDER]
     rates = (_bracketed(table.interval(row, column)) for column in columns)
     _, numbers = _published(row, (), columns, ())
-    return (f"{row.name} (people's labels)", row.system_prompt, *rates), numbers
+    asked = {kind: table.columns[_name(kind, Counted.ANY)].n for kind in Prompts}
+    prompts = f"XSTest: {', '.join(f'{n} {kind}' for kind, n in asked.items())}"
+    return (f"{row.name} (people's labels)", row.system_prompt, prompts, *rates), numbers
 
 
 def _reflection(results: Sequence[ReflectionResult]) -> Section:
@@ -243,7 +265,7 @@ def _measured(result: ChatResult) -> str:
     """Return the mean; with several runs theirs, with its standard deviation."""
     runs, interval = result.runs, result.scores.overall.interval
     if runs is not None and runs.deviation is not None:
-        return f"{runs.mean:.2f} ± {runs.deviation:.2f}"
+        return f"{runs.mean:.2f} ± {runs.deviation:.2f} ({runs.runs} runs)"
     return MISSING if interval is None else f"{interval.value:.2f}"
 
 
@@ -263,11 +285,10 @@ def _evidence(result: ChatResult) -> tuple[str, ...]:
 
 
 def _rate(rate: RefusalRate | None) -> str:
-    """Return the judged rate and the ends of the corrected one."""
+    """Return the judged rate and the corrected one with its interval."""
     if rate is None:
         return MISSING
-    ends = f"[{points(rate.corrected.low)}, {points(rate.corrected.high)}]"
-    return f"{points(rate.judged.value)} {ends}"
+    return f"{points(rate.judged.value)}, corrected {_bracketed(rate.corrected)}"
 
 
 def _bracketed(interval: Interval | None) -> str:

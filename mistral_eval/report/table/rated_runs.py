@@ -1,6 +1,6 @@
 """Runs whose answers a language model rated: their rows beside published ones, and their notes."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -11,7 +11,9 @@ from mistral_eval.answers.mt_bench.means import (
     Score,
     Scores,
     by_both_rules,
+    over_runs,
     score,
+    score_runs,
 )
 from mistral_eval.errors import UsageError
 from mistral_eval.record.fastchat import read_single_judgments
@@ -32,37 +34,84 @@ NOT_RATED: Final = (
 )
 
 
-def chat_results(folder: Path) -> list[ChatResult]:
-    """Return the rows of a finished run, one for each benchmark that was rated.
+def chat_results(paths: Sequence[Path], *, may_lack: Collection[Path] = ()) -> list[ChatResult]:
+    """Return the rows of finished runs and of FastChat's files of judgments.
 
-    A FastChat file of judgments has a row for each model and judge.
+    A run has one for each benchmark that was rated, a file one for each model and judge. Runs that
+    differ in their iteration only are one row, at the place of the first.
+
+    Args:
+        paths: Runs' folders and files.
+        may_lack: Those that need no ratings.
 
     Raises:
-        OutputError: The folder holds no finished run.
-        DataError: The file is not FastChat's.
+        OutputError: A folder holds no finished run.
+        DataError: A file is not FastChat's.
         UsageError: Nothing was rated.
     """
-    if folder.suffix == ".jsonl":
-        return _of_file(folder)
-    run = read_record(folder)
-    if not run.ratings:
-        rated = " or ".join(one.id for one in BENCHMARKS)
-        raise UsageError(
-            f"The run in {folder} has no ratings. Run {rated} with --judge-url and --judge-model, "
-            "or leave the folder out."
-        )
-    label = scores_of(run, folder).name
-    return [_result(run, label, ratings) for ratings in run.ratings.values()]
+    rows: dict[object, list[tuple[RunRecord, RatingsRecord]]] = {}
+    found: dict[object, ChatResult] = {}
+    for path in paths:
+        if path.suffix == ".jsonl":
+            if path not in may_lack:
+                found |= {(path, place): one for place, one in enumerate(_of_file(path))}
+            continue
+        run = read_record(path)
+        if not run.ratings and path not in may_lack:
+            rated = " or ".join(one.id for one in BENCHMARKS)
+            raise UsageError(
+                f"The run in {path} has no ratings. Run {rated} with --judge-url and "
+                "--judge-model, or leave the folder out."
+            )
+        for name, ratings in run.ratings.items():
+            key = _group(run, name, rows)
+            rows.setdefault(key, []).append((run, ratings))
+            found[key] = _result(rows[key], _label(run, path))
+    return list(found.values())
 
 
-def _result(run: RunRecord, label: str, ratings: RatingsRecord) -> ChatResult:
-    ours, theirs = by_rule(ratings)
+def _label(run: RunRecord, path: Path) -> str:
+    """Return a row's name, which is the same for all of its iterations."""
+    first = run.settings.model_copy(update={"iteration": 0})
+    return scores_of(run.model_copy(update={"settings": first}), path).name
+
+
+def _group(
+    run: RunRecord,
+    benchmark: str,
+    rows: Mapping[object, Sequence[tuple[RunRecord, RatingsRecord]]],
+) -> object:
+    """Return what runs of one row have in common; no two of them are the same iteration."""
+    first = run.settings.model_copy(update={"iteration": 0})
+    common = (first.run_id({}), first.model_label, run.model.fingerprint, benchmark)
+    place = 0
+    while any(
+        one.settings.iteration == run.settings.iteration
+        for one, _ in rows.get((*common, place), ())
+    ):
+        place += 1
+    return (*common, place)
+
+
+def _result(sets: Sequence[tuple[RunRecord, RatingsRecord]], label: str) -> ChatResult:
+    """Return the row of one run, or of several iterations."""
+    both = [by_rule(ratings) for _, ratings in sets]
+    settings = sets[0][0].settings
+    judges = dict.fromkeys(named(ratings) for _, ratings in sets)
+    if len(sets) == 1:
+        ours, theirs, runs = *both[0], None
+    else:
+        read = [_read(ratings) for _, ratings in sets]
+        ours, theirs = (score_runs([one[rule] for one in read]) for rule in (0, 1))
+        means = [one.overall.interval.value for one, _ in both if one.overall.interval]
+        runs = over_runs(means) if means else None
     return ChatResult(
         label,
-        _system_prompt(run.settings),
-        named(ratings),
+        system_prompt_of(settings),
+        ", ".join(judges),
         "ours",
         ours,
+        runs=runs,
         other_rule=_other_mean(ours, theirs),
     )
 
@@ -85,12 +134,18 @@ def _of_file(file: Path) -> list[ChatResult]:
 
 def by_rule(ratings: RatingsRecord) -> tuple[Scores, Scores]:
     """Return the figures by our rule of reading ratings and by FastChat's."""
+    ours, theirs = _read(ratings)
+    return score(ours), score(theirs)
+
+
+def _read(ratings: RatingsRecord) -> tuple[list[RatedAnswer], list[RatedAnswer]]:
+    """Return the answers as our rule reads their ratings, and as FastChat's does."""
     ours, theirs = [], []
     for one in ratings.rows:
         read = RatedAnswer("", one.question_id, one.turn, ratings.judge, one.ours, one.category)
         ours.append(read)
         theirs.append(replace(read, rating=one.fastchat))
-    return score(ours), score(theirs)
+    return ours, theirs
 
 
 def named(ratings: RatingsRecord) -> str:
@@ -181,7 +236,7 @@ def _missing(ours: Scores) -> tuple[str, ...]:
     return (f"{said}; second turns are rated lower, so that their lack raises the mean",)
 
 
-def _system_prompt(settings: RunSettings) -> str:
+def system_prompt_of(settings: RunSettings) -> str:
     """Return the name of a run's system prompt."""
     if settings.system_instruction is not None:
         return "--system-instruction"

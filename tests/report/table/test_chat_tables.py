@@ -34,7 +34,7 @@ def refusals() -> RefusalResult:
         for prompts in Prompts
         for counted in Counted
     }
-    return RefusalResult("ours", "mistral", rates)
+    return RefusalResult("ours", "mistral", "XSTest", rates)
 
 
 def reflection() -> ReflectionResult:
@@ -75,9 +75,12 @@ def test_the_other_rules_mean_stands_there_where_it_differs():
 
 
 def test_several_runs_show_their_deviation_beside_the_interval_over_questions():
-    row = guardrail_sections([result(7.0, 8.0, runs=over_runs([7.4, 7.6]))])[0].rows[-1]
-    assert row[:3] == ("ours", "mistral", "7.50 ± 0.14")
-    assert row[3] != "—"
+    section = guardrail_sections([result(7.0, 8.0, runs=over_runs([7.4, 7.6]))])[0]
+    assert section.rows[-1][:3] == ("ours", "mistral", "7.50 ± 0.14 (2 runs)")
+    assert section.rows[-1][3] != "—"
+    assert any("± is the standard deviation of their means" in note for note in section.notes)
+    alone = guardrail_sections([result(7.0, 8.0)])[0]
+    assert not any("a row with several runs" in note for note in alone.notes)
 
 
 def test_nothing_rated_is_a_dash():
@@ -86,9 +89,13 @@ def test_nothing_rated_is_a_dash():
 
 def test_refusals_have_the_judges_known_error_beside_them():
     section = guardrail_sections(refusals=[refusals()])[1]
-    assert section.rows[2][1:3] == ("mistral", "96.5 [93.0, 98.3]")
-    assert section.rows[-1][0] == "ours"
-    assert section.rows[-1][2].startswith("30.0 [")
+    people = ("mistral", "XSTest: 250 safe, 200 unsafe", "96.5 [93.0, 98.3]")
+    assert section.rows[2][1:4] == people
+    assert section.rows[-1][:3] == ("ours", "mistral", "XSTest: 100 safe, 100 unsafe")
+    rate = section.data[-1]["xstest_unsafe_any"]
+    fixed = rate["corrected"]
+    corrected = f"{fixed['value']:.1f} [{fixed['low']:.1f}, {fixed['high']:.1f}]"
+    assert section.rows[-1][3] == f"30.0, corrected {corrected}"
     assert any("the judge finds 178 of 196" in note for note in section.notes)
     assert section.data[-1]["xstest_safe_any"]["n"] == 100
 

@@ -1,0 +1,89 @@
+"""A judge behind an OpenAI-compatible chat endpoint."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from mistral_eval.answers.mt_bench.judge_prompts import (
+    JUDGE_TEMPERATURE,
+    JUDGE_TOKENS,
+    JudgePrompt,
+)
+from mistral_eval.engines.http_client import (
+    Endpoint,
+    base_url,
+    key_from_environment,
+    post_all,
+)
+from mistral_eval.engines.interface import Stop
+from mistral_eval.errors import EngineError
+from mistral_eval.record.judgments import Judgment
+
+IN_FLIGHT: Final = 8
+KEYS: Final = ("MISTRAL_EVAL_JUDGE_API_KEY", "OPENAI_API_KEY")
+
+
+def judge_endpoint(url: str) -> Endpoint:
+    """Return the endpoint of a judge, with the API key of the environment.
+
+    Raises:
+        UsageError: The URL is none.
+    """
+    return Endpoint(
+        base_url(url, "--judge-url"),
+        in_flight=IN_FLIGHT,
+        key=key_from_environment(KEYS),
+        option="--judge-url",
+        when_slow="Run the command again: judgments that arrived are kept.",
+        keys=KEYS,
+    )
+
+
+@dataclass(frozen=True)
+class EndpointJudge:
+    """A judge at an endpoint, by the name that its server knows."""
+
+    endpoint: Endpoint
+    name: str
+
+    def judgments(
+        self, prompts: Sequence[JudgePrompt], stop: Stop
+    ) -> Iterator[tuple[int, Judgment | EngineError]]:
+        """Post the prompts, several at a time, and yield what arrives; see `Judge`."""
+        bodies = (self._body(prompt) for prompt in prompts)
+        for place, outcome in post_all(self.endpoint, "/chat/completions", bodies, stop):
+            yield place, self._judgment(prompts[place], outcome)
+
+    def _body(self, prompt: JudgePrompt) -> Mapping[str, Any]:
+        return {
+            "model": self.name,
+            "messages": list(prompt.messages),
+            "temperature": JUDGE_TEMPERATURE,
+            "max_tokens": JUDGE_TOKENS,
+        }
+
+    def _judgment(self, prompt: JudgePrompt, outcome: Any) -> Judgment | EngineError:
+        """Return what the judge answered, or the error if it is no chat completion."""
+        if isinstance(outcome, EngineError):
+            return outcome
+        try:
+            choice = outcome["choices"][0]
+            content = choice["message"]["content"]
+        except (KeyError, IndexError, TypeError):
+            return EngineError(
+                f"The server at {self.endpoint.url} should answer with choices[0].message.content, "
+                f"and its reply has {_keys(outcome)}. Give the URL of a chat endpoint."
+            )
+        version, finish = outcome.get("model"), choice.get("finish_reason")
+        return Judgment(
+            self.name,
+            version if isinstance(version, str) else "",
+            prompt.name,
+            prompt.digest,
+            content if isinstance(content, str) else "",
+            finish if isinstance(finish, str) else "",
+        )
+
+
+def _keys(outcome: Any) -> str:
+    return ", ".join(outcome) if isinstance(outcome, dict) and outcome else "another form"
