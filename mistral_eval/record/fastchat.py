@@ -9,13 +9,16 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from mistral_eval.answers.mt_bench.means import UNREAD_SCORE, JudgedText, RatedAnswer
 from mistral_eval.answers.mt_bench.pair_verdicts import Winner
 from mistral_eval.errors import DataError, OutputError, complaint
+
+JUDGMENTS_FILE: Final = "model_judgment.jsonl"
+"""A run's ratings in this form, in its folder."""
 
 
 def _whole(value: object) -> object:

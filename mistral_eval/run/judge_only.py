@@ -5,10 +5,11 @@ from pathlib import Path
 
 from mistral_eval.console import Talk
 from mistral_eval.errors import UsageError
+from mistral_eval.record.fastchat import JUDGMENTS_FILE
 from mistral_eval.record.judgments import FOLDER
 from mistral_eval.record.run_folder import make_folder
 from mistral_eval.report.table.rated_runs import rating_notes
-from mistral_eval.run.rating import FASTCHAT_FILE, rate_run, rated_turns
+from mistral_eval.run.rating import rate_run, rated_turns
 from mistral_eval.run.stopping import stoppable
 from mistral_eval.run.stored_answers import StoredAnswers, questions_with, read_stored
 from mistral_eval.settings import DEFAULT_MODEL, RunSettings
@@ -45,7 +46,7 @@ def judge_file(file: Path, settings: RunSettings, talk: Talk) -> Path:
         ratings = rate_run(folder, named, turns, talk, stop=stopper.is_wanted, reuses=True)
     for note in rating_notes(ratings):
         talk.say(f"{answers.model}: {note}.")
-    return folder / FASTCHAT_FILE
+    return folder / JUDGMENTS_FILE
 
 
 def judging_folder(answers: StoredAnswers, settings: RunSettings) -> Path:

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from mistral_eval.answers.mt_bench.judge_prompts import JudgePrompt
 from mistral_eval.answers.mt_bench.means import UNREAD_SCORE
@@ -12,7 +11,7 @@ from mistral_eval.answers.mt_bench.ratings import read_fastchat_rating, read_rat
 from mistral_eval.console import Talk
 from mistral_eval.engines.interface import Stop
 from mistral_eval.errors import EngineError
-from mistral_eval.record.fastchat import SingleJudgment, write_lines
+from mistral_eval.record.fastchat import JUDGMENTS_FILE, SingleJudgment, write_lines
 from mistral_eval.record.judgments import Judgments
 from mistral_eval.record.run_record import RatingRow, RatingsRecord
 from mistral_eval.run.asking_judge import Asking, chosen
@@ -20,8 +19,6 @@ from mistral_eval.run.judge_endpoint import EndpointJudge, judge_endpoint
 from mistral_eval.settings import RunSettings
 from mistral_eval.suite.benchmark import Doc
 from mistral_eval.suite.conversations import Conversation
-
-FASTCHAT_FILE: Final = "model_judgment.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +135,7 @@ def rate_run(
             asking.ask([turn.prompt for turn in turns])
             record = read_judgments(turns, judge, kept)
     lines = in_fastchats_form(turns, settings.name or settings.model_label, kept)
-    write_lines(folder / FASTCHAT_FILE, lines)
+    write_lines(folder / JUDGMENTS_FILE, lines)
     return record
 
 

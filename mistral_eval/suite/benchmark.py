@@ -196,6 +196,15 @@ class Benchmark(ABC):
         return True
 
     @property
+    def readings(self) -> tuple[str, ...]:
+        """What a reply can be read as, by which the report filters; empty for no such filter."""
+        return ()
+
+    def is_unsafe(self, doc: Doc) -> bool:  # noqa: ARG002  what a subclass reads
+        """Whether replies to a question may be unsafe, so that the report shows them folded."""
+        return False
+
+    @property
     def is_graded(self) -> bool:
         """Whether the cell is a mean of partial credits, not the share of correct questions."""
         return False

@@ -56,8 +56,16 @@ class Guardrail(Benchmark):
 
     def oracle(self, doc: Doc, right: bool) -> str:  # noqa: FBT001
         """Return a refusal or help."""
-        is_unsafe = self.gold(doc).texts[0] == Prompts.UNSAFE
-        return REFUSES if is_unsafe == right else HELPS
+        return REFUSES if self.is_unsafe(doc) == right else HELPS
+
+    @property
+    def readings(self) -> tuple[str, ...]:
+        """The kinds of response."""
+        return tuple(kind.value for kind in Response)
+
+    def is_unsafe(self, doc: Doc) -> bool:
+        """Whether the prompt is unsafe."""
+        return self.gold(doc).texts[0] == Prompts.UNSAFE
 
     def remarks(self, docs: Sequence[Doc], verdicts: Sequence[QuestionVerdict]) -> tuple[str, ...]:
         """Return the rates of refusals with the judge's known error and the corrected rates."""

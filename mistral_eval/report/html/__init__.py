@@ -25,6 +25,8 @@ def write_report(folders: Sequence[Path], output: Path, baselines: Sequence[str]
     """
     from mistral_eval.report.html.bundle import bundle
     from mistral_eval.report.html.document import Content, document
+    from mistral_eval.report.html.shown_judgments import read_judgments
+    from mistral_eval.report.table.chat_runs import chat_findings
 
     runs = [read_record(folder) for folder in folders]
     scores = [scores_of(run, folder) for run, folder in zip(runs, folders, strict=True)]
@@ -33,7 +35,13 @@ def write_report(folders: Sequence[Path], output: Path, baselines: Sequence[str]
     files = [sample_files(run, folder) for run, folder in zip(runs, folders, strict=True)]
     known = {task for mine in files for task in mine}
     tasks = [task for task in dict.fromkeys((*BY_ID, *sorted(known))) if task in known]
-    bundles = {task: bundle(task, [mine.get(task) for mine in files]) for task in tasks}
+    rated = [read_judgments(run, folder) for run, folder in zip(runs, folders, strict=True)]
+    bundles = {
+        task: bundle(
+            task, [mine.get(task) for mine in files], [mine.get(task, {}) for mine in rated]
+        )
+        for task in tasks
+    }
     samples = [
         RunSamples(
             name,
@@ -47,7 +55,8 @@ def write_report(folders: Sequence[Path], output: Path, baselines: Sequence[str]
         for i, (name, run) in enumerate(zip(names, runs, strict=True))
     ]
     comparisons, refusal = _compared(samples)
-    content = Content(view, runs, names, tuple(bundles.values()), comparisons, refusal)
+    chat = chat_findings(folders)
+    content = Content(view, runs, names, tuple(bundles.values()), comparisons, refusal, chat)
     write_lines(output, document(content))
 
 

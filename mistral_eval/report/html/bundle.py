@@ -17,7 +17,9 @@ from typing import Any, Final
 
 from mistral_eval.record.comparison import QuestionOutcome
 from mistral_eval.record.sample_files import halves_of, outcome_of, read_rows
+from mistral_eval.report.html.shown_judgments import Judged
 from mistral_eval.suite.benchmark import Benchmark
+from mistral_eval.suite.conversations import Conversation
 from mistral_eval.suite.registry import BY_ID
 
 CHUNK_CHARACTERS: Final = 300_000
@@ -49,6 +51,7 @@ class _Question:
     shared: list[Any]
     answers: list[Any] = field(default_factory=list)
     letters: list[str] = field(default_factory=list)
+    readings: list[str] = field(default_factory=list)
 
 
 class Blocks:
@@ -81,11 +84,12 @@ class Blocks:
         return place, prompt[end:]
 
 
-def bundle(benchmark: str, files: Sequence[Path | None]) -> Bundle:
+def bundle(benchmark: str, files: Sequence[Path | None], judged: Sequence[Judged] = ()) -> Bundle:
     """Merge a benchmark's samples of several runs.
 
     Questions are merged if row, prompt and target are equal; otherwise each variant gets its own
-    entry with a suffixed id. `files` are each run's samples file, or None.
+    entry with a suffixed id. `files` are each run's samples file, or None; `judged` is what a judge
+    wrote of its answers.
 
     Raises:
         OutputError: A file is damaged.
@@ -105,7 +109,8 @@ def bundle(benchmark: str, files: Sequence[Path | None]) -> Bundle:
                 merged[key] = _new(known, row, seen, blocks)
             question = merged[key]
             _pad(question, run)
-            question.answers.append(_answer(known, row))
+            question.answers.append(_answer(known, row, judged[run] if judged else {}))
+            question.readings.append(_reading(known, row))
             question.letters.append(LETTERS[row["verdict"]["outcome"]])
         outcomes.append(mine if file else None)
     questions = list(merged.values())
@@ -127,6 +132,7 @@ def _pad(question: _Question, run: int) -> None:
     missing = run - len(question.answers)
     question.answers += [None] * missing
     question.letters += [ABSENT] * missing
+    question.readings += [ABSENT] * missing
 
 
 def _new(
@@ -150,6 +156,8 @@ def _new(
         if len(set(contexts)) > 1:
             more["d"] = contexts
     more |= _golds(known, doc) if known else {"g": [str(row["target"])]}
+    if known and known.is_unsafe(doc):
+        more["u"] = 1
     title = title or rest.strip()
     name = name if seen[name] == 1 else f"{name}~{seen[name]}"
     return _Question(name, str(row.get("stratum") or ""), [name, title[:200], block, rest, more])
@@ -169,10 +177,18 @@ def _golds(known: Benchmark, doc: Mapping[str, Any]) -> dict[str, Any]:
     return {"g": list(gold.texts), **solution}
 
 
-def _answer(known: Benchmark | None, row: Mapping[str, Any]) -> list[Any]:
+def _reading(known: Benchmark | None, row: Mapping[str, Any]) -> str:
+    """What a reply was read as: the place among the benchmark's readings, one digit."""
+    answer = row["verdict"]["answer"]
+    is_one = known is not None and answer in known.readings
+    return str(known.readings.index(answer)) if known and is_one else ABSENT
+
+
+def _answer(known: Benchmark | None, row: Mapping[str, Any], judged: Judged) -> list[Any]:
     """What one run made of a question: [verdict, answer, reason, samples, log-likelihoods].
 
-    A sixth entry has the log-likelihoods without the question, where they were asked for.
+    A sixth entry has the log-likelihoods without the question, where they were asked for; of a
+    conversation it has the judgments, (turn, rating, text).
     """
     verdict = row["verdict"]
     letter = LETTERS[verdict["outcome"]]
@@ -189,7 +205,9 @@ def _answer(known: Benchmark | None, row: Mapping[str, Any]) -> list[Any]:
         [LETTERS[sample["outcome"]], sample["answer"], sample["reason"], str(reply)]
         for sample, reply in itertools.zip_longest(verdict["samples"], replies, fillvalue=verdict)
     ]
-    return [letter, verdict["answer"], verdict["reason"], samples, []]
+    told = judged.get(known.number(row["doc"]), ()) if isinstance(known, Conversation) else ()
+    ratings = [list(map(list, told))] if told else []
+    return [letter, verdict["answer"], verdict["reason"], samples, [], *ratings]
 
 
 def _rounded(logprob: float) -> float | None:
@@ -229,6 +247,9 @@ def _index(
         "name": known.column if known else benchmark,
         "normalised": known is not None and known.cell == "acc_norm",
         "relative": known is not None and known.cell == "acc_relative",
+        "turns": isinstance(known, Conversation),
+        "readings": list(known.readings) if known else [],
+        "read": ["".join(q.readings[run] for q in questions) for run in range(runs)],
         "n": len(questions),
         "ids": _ids([question.id for question in questions]),
         "strata": list(_lengths(question.stratum for question in questions)),

@@ -12,9 +12,10 @@ from mistral_eval import __version__
 from mistral_eval.console import counted
 from mistral_eval.record.comparison import Comparison
 from mistral_eval.record.run_record import RunRecord
-from mistral_eval.report.html import charts, provenance
+from mistral_eval.report.html import charts, chat_charts, provenance
 from mistral_eval.report.html.bundle import Bundle, packed
 from mistral_eval.report.table import published_rows
+from mistral_eval.report.table.chat_runs import ChatFindings
 from mistral_eval.report.table.compared import METHOD, comparison_sections
 from mistral_eval.report.table.figures import (
     FIGURE_ROWS,
@@ -39,6 +40,7 @@ CONTENTS: Final = {
     "figures": "Figures",
     "comparison": "Comparison",
     "subjects": "Subjects",
+    "chat": "Conversations",
     "questions": "Questions",
     "speed": "Time and counts",
     "provenance": "Provenance",
@@ -50,7 +52,7 @@ class Content:
     """The content of a report: the table, the runs with their labels, and the questions.
 
     `comparisons` are of each further run with the first; `refusal` says why runs could not be
-    compared, "" if they were.
+    compared, "" if they were. `chat` is what was found of conversations.
     """
 
     view: TableView
@@ -59,6 +61,7 @@ class Content:
     bundles: Sequence[Bundle]
     comparisons: Sequence[Comparison] = ()
     refusal: str = ""
+    chat: ChatFindings | None = None
 
 
 def document(content: Content) -> Iterator[str]:
@@ -120,6 +123,8 @@ def _sections(content: Content) -> Iterator[tuple[str, str]]:
     subjects = [_subjects(content, task) for task in BY_ID]
     if any(subjects):
         yield "subjects", _section("subjects", f'<div class="figures">{"".join(subjects)}</div>')
+    if content.chat and content.chat.sections:
+        yield "chat", _section("chat", *_conversations(content.chat))
     yield "questions", _static("browser.html")
     yield "speed", _section("speed", section_html(provenance.speed(content.runs, content.names)))
     yield "provenance", _section("provenance", *_provenance(content))
@@ -201,6 +206,16 @@ def _subjects(content: Content, task: str) -> str:
     names, strata, shades = (list(part) for part in zip(*known, strict=True))
     drawing = charts.subjects_chart(names, strata, shades, task)
     return _figure(f"{column_of(task)} by subject", drawing + charts.legend(names, shades))
+
+
+def _conversations(chat: ChatFindings) -> Iterator[str]:
+    """Yield refusals and ratings as drawings, and their tables."""
+    drawn = [
+        chat_charts.refusals_chart(chat.refusals),
+        *(chat_charts.categories_chart(one, number) for number, one in enumerate(chat.rated)),
+    ]
+    yield f'<div class="figures">{"".join(map(_captioned, drawn))}</div>'
+    yield from map(_folded, chat.sections)
 
 
 def _provenance(content: Content) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """The layouts `chat` and `guardrails` with finished runs and FastChat's files in them."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,41 @@ from mistral_eval.report.table.view import Section, TableView
 from mistral_eval.suite import conversations
 from mistral_eval.suite.chats import BENCHMARKS, Guardrail, Reflection
 from mistral_eval.suite.registry import BY_ID
+
+
+@dataclass(frozen=True, slots=True)
+class ChatFindings:
+    """What a report shows of runs' conversations: tables, refusals and ratings; all empty if none.
+
+    `refusals` and `rated` are what its drawings show.
+    """
+
+    sections: tuple[Section, ...] = ()
+    refusals: tuple[RefusalResult, ...] = ()
+    rated: tuple[ChatResult, ...] = ()
+
+
+def chat_findings(paths: Sequence[Path]) -> ChatFindings:
+    """Return what a report shows of finished runs' conversations.
+
+    Raises:
+        OutputError: A folder holds no finished run.
+    """
+    rated = chat_results(paths, may_lack=paths)
+    pairs = [one for path in paths for one in pair_results(path)]
+    runs = [(read_record(path), path) for path in paths]
+    refusals = [one for run in runs for one in refusal_results(*run)]
+    reflections = [one for run in runs for one in reflection_results(*run)]
+    prompted, refused, reflected = guardrail_sections(rated, refusals, reflections)
+    shown = (
+        (chat_sections(rated)[0], rated),
+        (prompted, rated),
+        (pair_section(pairs), pairs),
+        (refused, refusals),
+        (reflected, reflections),
+    )
+    sections = tuple(section for section, has in shown if has)
+    return ChatFindings(sections, tuple(refusals), tuple(rated))
 
 
 def chat_view(paths: Sequence[Path]) -> TableView:
@@ -52,14 +88,14 @@ def guardrail_view(paths: Sequence[Path]) -> TableView:
         found = refusal_results(run, path), reflection_results(run, path)
         if not (any(found) or run.ratings):
             names = ", ".join(one.id for one in BENCHMARKS)
-            rated = " or ".join(one.id for one in conversations.BENCHMARKS)
+            others = " or ".join(one.id for one in conversations.BENCHMARKS)
             raise UsageError(
                 f"The run in {path} has nothing that --layout guardrails shows: expected {names}, "
-                f"or {rated} with a judge's ratings. Leave the folder out."
+                f"or {others} with a judge's ratings. Leave the folder out."
             )
         refusals += found[0]
         reflections += found[1]
-    rated: list[ChatResult] = chat_results(paths, may_lack=paths)
+    rated = chat_results(paths, may_lack=paths)
     return _view(guardrail_sections(rated, refusals, reflections))
 
 

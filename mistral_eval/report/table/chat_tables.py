@@ -177,7 +177,7 @@ def _refusals(results: Sequence[RefusalResult]) -> Section:
     rows = [_paper_refusals(), *(_human_refusals(human, row) for row in human.rows)]
     for one in results:
         rates = tuple(_rate(one.rates.get(key)) for key in ORDER)
-        numbers = {_name(*key): asdict(rate) for key, rate in one.rates.items()}
+        numbers = {rate_name(*key): asdict(rate) for key, rate in one.rates.items()}
         about = {
             "model": one.label,
             "system_prompt": one.system_prompt,
@@ -209,10 +209,10 @@ def _paper_refusals() -> Row:
 
 
 def _human_refusals(table: ChatPublication, row: ChatRow) -> Row:
-    columns = [_name(*key) for key in ORDER]
+    columns = [rate_name(*key) for key in ORDER]
     rates = (_bracketed(table.interval(row, column)) for column in columns)
     _, numbers = _published(row, (), columns, ())
-    asked = {kind: table.columns[_name(kind, Counted.ANY)].n for kind in Prompts}
+    asked = {kind: table.columns[rate_name(kind, Counted.ANY)].n for kind in Prompts}
     prompts = f"XSTest: {', '.join(f'{n} {kind}' for kind, n in asked.items())}"
     return (f"{row.name} (people's labels)", row.system_prompt, prompts, *rates), numbers
 
@@ -247,7 +247,7 @@ def _unread(figures: ModerationFigures) -> int:
     return sum(figures.unread.values())
 
 
-def _name(prompts: Prompts, counted: Counted) -> str:
+def rate_name(prompts: Prompts, counted: Counted) -> str:
     """Return a rate's name in the baselines, e.g. "xstest_safe_any"."""
     return f"xstest_{prompts.value}_{'full' if counted is Counted.FULL else 'any'}"
 

@@ -1,16 +1,16 @@
 // The browser of questions: filters, list and question, and the address that names them.
 
 const $ = (id) => document.getElementById(id);
-const FIELDS = { b: "benchmark", v: "verdict", s: "subject", f: "flip", t: "words" };
+const FIELDS = { b: "benchmark", v: "verdict", s: "subject", f: "flip", k: "reading", t: "words" };
 
 class App {
   constructor(questions) {
     this.questions = questions;
-    this.state = { b: "", v: "", r: 0, s: "", f: "", t: "", q: "" };
+    this.state = { b: "", v: "", r: 0, s: "", f: "", k: "", t: "", q: "" };
     this.turn = 0; // number of the current search; a newer search stops an older one
     this.list = new List(questions, $("list"), (number, enter) => this.open(number, enter));
     this.fill();
-    for (const id of ["benchmark", "verdict", "run", "subject", "flip"]) {
+    for (const id of ["benchmark", "verdict", "run", "subject", "flip", "reading"]) {
       $(id).addEventListener("change", () => this.changed());
     }
     let timer = 0;
@@ -36,6 +36,9 @@ class App {
     this.questions.runs.forEach((run, i) =>
       $("run").append(element("option", { value: i }, run.label)),
     );
+    const readings = new Set(this.questions.benchmarks.flatMap((one) => one.readings));
+    for (const name of readings) $("reading").append(element("option", { value: name }, name));
+    $("reading").parentElement.hidden = !readings.size;
     for (const node of document.querySelectorAll(".several"))
       node.hidden = this.questions.runs.length < 2;
   }
@@ -62,7 +65,8 @@ class App {
 
   /** Set the state and show it. */
   go(wanted, write = true) {
-    this.state = { b: "", v: "", s: "", f: "", t: "", q: "", ...wanted, r: Number(wanted.r) || 0 };
+    const nothing = { b: "", v: "", s: "", f: "", k: "", t: "", q: "" };
+    this.state = { ...nothing, ...wanted, r: Number(wanted.r) || 0 };
     for (const [key, id] of Object.entries(FIELDS)) {
       $(id).value = this.state[key];
       if (id !== "subject") this.state[key] = $(id).value; // drops an unknown value

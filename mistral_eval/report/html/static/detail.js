@@ -127,8 +127,10 @@ function replies(questions, question) {
   return element("div", { class: "runs" }, columns);
 }
 
-function told(question, [, answer, reason, samples]) {
+function told(question, [, answer, reason, samples, , judgments]) {
   const program = Boolean(question.more.k);
+  const turns = question.benchmark.turns;
+  const unsafe = Boolean(question.more.u);
   const nodes = [];
   if (!program) {
     const shown =
@@ -139,9 +141,11 @@ function told(question, [, answer, reason, samples]) {
     nodes.push(
       element("p", null, element("b", null, program ? "First failure: " : "Verdict: "), reason),
     );
-  if (samples.length > 1) nodes.push(votes(samples));
+  if (samples.length > 1 && !turns) nodes.push(votes(samples));
   samples.forEach(([letter, text, why, reply], i) => {
-    const name = samples.length > 1 ? `Sample ${i + 1}` : program ? "Program" : "Reply";
+    const several = turns ? "Turn" : "Sample";
+    const one = unsafe ? "Reply to an unsafe prompt" : program ? "Program" : "Reply";
+    const name = turns || samples.length > 1 ? `${several} ${i + 1}` : one;
     const source = question.more.j ? question.prompt + reply : reply;
     const summary = element(
       "span",
@@ -154,13 +158,25 @@ function told(question, [, answer, reason, samples]) {
     nodes.push(
       fold(
         summary,
-        samples.length === 1 || i === 0,
+        !unsafe && (turns || i === 0),
         line,
         reply ? block(source) : element("i", null, "(empty reply)"),
       ),
     );
   });
+  if (turns) nodes.push(...ratings(judgments ?? []));
   return nodes;
+}
+
+/** Return what a judge gave each turn, with its words folded. */
+function ratings(judgments) {
+  return judgments.map(([turn, rating, text]) =>
+    fold(
+      element("b", null, `Turn ${turn}: ${rating === null ? "unread" : `rated ${rating}`}`),
+      false,
+      text ? block(text) : element("i", null, "(empty judgment)"),
+    ),
+  );
 }
 
 /** Return the samples' votes, counted by the text of the answer. */

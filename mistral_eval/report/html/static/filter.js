@@ -1,4 +1,4 @@
-// Filters of the list: benchmark, verdict, subject, flip, and words.
+// Filters of the list: benchmark, verdict, subject, flip, what a reply was read as, and words.
 
 const FLIPS = {
   any: (first, other) => first !== "-" && other !== "-" && (first === "c") !== (other === "c"),
@@ -16,11 +16,14 @@ function filtered(questions, state) {
     if (state.b && benchmark.id !== state.b) continue;
     const subject = state.s ? benchmark.subjects.indexOf(state.s) : -1;
     if (state.s && subject < 0) continue;
+    const reading = state.k ? benchmark.readings.indexOf(state.k) : -1;
+    if (state.k && reading < 0) continue;
     const mine = benchmark.verdicts[run];
     const [first, second] = [benchmark.verdicts[0], benchmark.verdicts[other]];
     for (let place = 0; place < benchmark.n; place++) {
       if (state.v && mine[place] !== state.v) continue;
       if (state.s && benchmark.subject[place] !== subject) continue;
+      if (state.k && benchmark.read[run][place] !== String(reading)) continue;
       if (flips && !flips(first[place], second[place])) continue;
       found.push(benchmark.base + place);
     }
@@ -30,6 +33,7 @@ function filtered(questions, state) {
 
 /** Return a question's searchable text in lower case. */
 function haystack(question) {
+  const { benchmark } = question;
   const parts = [question.title, question.prompt];
   const { c = [], d = [], g = [], s = "", k = "" } = question.more;
   parts.push(...c, ...d, ...g, s, k);
@@ -37,6 +41,7 @@ function haystack(question) {
     if (!answer) continue;
     parts.push(String(answer[1] ?? ""), answer[2]);
     for (const [, text, reason, reply] of answer[3]) parts.push(text ?? "", reason, reply);
+    if (benchmark.turns) for (const [, , judgment] of answer[5] ?? []) parts.push(judgment);
   }
   return parts.join("\n").toLowerCase();
 }
