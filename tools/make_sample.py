@@ -2,8 +2,8 @@
 
 A benchmark's sample has 16 questions, evenly spaced over the test set, so that every machine
 chooses the same ones. Where shots are rows (`shots_by`), it has two questions of each of eight
-groups and those groups' shots. Of conversations it has the shortest ones of each category. Columns
-that no benchmark reads are left out.
+groups and those groups' shots. Of conversations it has the shortest ones of each category, of
+OpenAI's moderation set the shortest of either label. Columns that no benchmark reads are left out.
 """
 
 import json
@@ -24,7 +24,9 @@ GROUPS: Final = 8
 # The whole set lacks the hub's markup in most rows; this part of it is complete.
 OTHER_FOLDERS: Final = {"hellaswag": "hellaswag/raw1000"}
 # Benchmarks of which the shortest questions of each stratum ship: the others fill a page each.
-SHORTEST: Final = ("mt_bench",)
+SHORTEST: Final = ("mt_bench", "moderation_openai")
+# Labels of OpenAI's set of which no text ships: all but violence.
+UNSHIPPED_LABELS: Final = {"moderation_openai": ("S", "H", "HR", "SH", "S3", "H2", "V2")}
 # Configurations of which no question ships: LogiQA's licence forbids commercial use.
 NOT_SHIPPED: Final = ("logiqa-en",)
 
@@ -63,7 +65,8 @@ def _sample_of(spec: DataSpec, whole: Path) -> Mapping[str, Table]:
     if spec.shots_by and not spec.rows:
         return _grouped(spec, folders[0], whole)
     other = OTHER_FOLDERS.get(spec.benchmark)
-    tables = [_read(whole / (other or folder) / split) for folder in folders]
+    read = (_read(whole / (other or folder) / split) for folder in folders)
+    tables = [[row for row in rows if _may_ship(spec, row)] for rows in read]
     places = [(index, row) for index, table in enumerate(tables) for row in table]
     chosen = _shortest(spec, places) if spec.benchmark in SHORTEST else _evenly(places, QUESTIONS)
     files = {
@@ -84,12 +87,19 @@ def _grouped(spec: DataSpec, folder: str, whole: Path) -> Mapping[str, Table]:
     return {f"{folder}/{spec.splits[0]}": chosen, f"{folder}/{spec.splits[1]}": shots}
 
 
+def _may_ship(spec: DataSpec, row: Mapping[str, Any]) -> bool:
+    """Whether a row is a question, and of no label that is left out."""
+    unshipped = UNSHIPPED_LABELS.get(spec.benchmark, ())
+    return BY_ID[spec.benchmark].is_asked(row) and not any(row[label] for label in unshipped)
+
+
 def _shortest(spec: DataSpec, places: Sequence[tuple[int, Any]]) -> list[tuple[int, Any]]:
-    """Return the shortest rows of each stratum, equally many, in the test set's order."""
+    """Return the shortest rows of each stratum, or gold, equally many, in the set's order."""
     strata: dict[str, list[tuple[int, int]]] = {}
     for place, (_, row) in enumerate(places):
         length = len(json.dumps(_read_columns(spec, row)))
-        strata.setdefault(row[str(spec.stratum)], []).append((length, place))
+        stratum = row[spec.stratum] if spec.stratum else BY_ID[spec.benchmark].gold(row).texts[0]
+        strata.setdefault(stratum, []).append((length, place))
     each = QUESTIONS // len(strata)
     chosen = (place for found in strata.values() for _, place in sorted(found)[:each])
     return [places[place] for place in sorted(chosen)]

@@ -19,6 +19,10 @@ _KINDS: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = MappingProxyTyp
             "an integer",
             lambda value: isinstance(value, int) and not isinstance(value, bool),
         ),
+        "integer or null": (
+            "an integer or null",
+            lambda value: value is None or (isinstance(value, int) and not isinstance(value, bool)),
+        ),
         "boolean": ("true or false", lambda value: isinstance(value, bool)),
         "texts": (
             "a list of texts",
@@ -69,6 +73,12 @@ class Rows(Sequence[Row]):
     def __getitem__(self, index: slice) -> list[Row]: ...
     def __getitem__(self, index: int | slice) -> Row | list[Row]:
         return self._rows[index]
+
+    def kept(self, wanted: Callable[[Row], bool]) -> "Rows":
+        """Return the rows that are wanted, with the same columns and splits."""
+        rows = Rows([row for row in self._rows if wanted(row)], self.features, self.commit)
+        rows.splits = self.splits
+        return rows
 
     def __repr__(self) -> str:
         return f"Rows({len(self)} rows of {', '.join(self.column_names)})"

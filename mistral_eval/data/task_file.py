@@ -21,7 +21,7 @@ from mistral_eval.errors import DataError, TaskError
 PACKAGE = Path(__file__).resolve().parents[1]
 
 Row = dict[str, Any]
-Kind = Literal["text", "text or null", "integer", "boolean", "texts"]
+Kind = Literal["text", "text or null", "integer", "integer or null", "boolean", "texts"]
 
 
 class _Checked(BaseModel):

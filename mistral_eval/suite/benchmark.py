@@ -200,6 +200,10 @@ class Benchmark(ABC):
         """What a reply can be read as, by which the report filters; empty for no such filter."""
         return ()
 
+    def is_asked(self, doc: Doc) -> bool:  # noqa: ARG002  what a subclass reads
+        """Whether a row is a question; if not all are, the YAML file has `process_docs`."""
+        return True
+
     def is_unsafe(self, doc: Doc) -> bool:  # noqa: ARG002  what a subclass reads
         """Whether replies to a question may be unsafe, so that the report shows them folded."""
         return False

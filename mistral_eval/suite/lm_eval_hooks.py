@@ -1,7 +1,7 @@
 """The functions that the YAML files name, with the signatures that lm-eval 0.4.13 calls.
 
 lm-eval does not tell a function which task it judges. Therefore every registered benchmark has a
-`filter_<id>` and a `results_<id>`, created on first access.
+`filter_<id>`, a `results_<id>` and an `asked_<id>`, created on first access.
 """
 
 import logging
@@ -20,12 +20,14 @@ Metrics: TypeAlias = dict[str, object]
 
 
 def __getattr__(name: str) -> Callable[..., Any]:
-    """Return the function of one benchmark: `filter_<id>` or `results_<id>`."""
+    """Return the function of one benchmark: `filter_<id>`, `results_<id>` or `asked_<id>`."""
     role, _, benchmark = name.partition("_")
     if role == "filter" and benchmark in BY_ID:
         return filter_for(BY_ID[benchmark])
     if role == "results" and benchmark in BY_ID:
         return results_for(BY_ID[benchmark])
+    if role == "asked" and benchmark in BY_ID:
+        return asked_of(BY_ID[benchmark])
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -48,6 +50,15 @@ def results_for(benchmark: Benchmark) -> Callable[[Doc, Sequence[Score]], Metric
         return dict(benchmark.judge([doc], [scores])[0].metrics)
 
     return results
+
+
+def asked_of(benchmark: Benchmark) -> Callable[[Rows], Rows]:
+    """Return a `process_docs` that keeps the rows that are questions."""
+
+    def asked(rows: Rows) -> Rows:
+        return rows.kept(benchmark.is_asked)
+
+    return asked
 
 
 def verdict_results(_: Doc, results: Sequence[Sequence[QuestionVerdict]]) -> Metrics:

@@ -11,12 +11,21 @@ from mistral_eval.model.chat.messages import Messages
 from mistral_eval.run.questions import Asking, load_benchmarks
 from mistral_eval.settings import RunSettings
 from mistral_eval.suite import conversations
-from mistral_eval.suite.chats import HELPS, MODERATION, REFUSES, SIMPLE_SAFETY_TESTS, XSTEST
+from mistral_eval.suite.chats import (
+    HELPS,
+    MODERATION,
+    MODERATION_OPENAI,
+    MODERATION_SST,
+    OPENAI_LABELS,
+    REFUSES,
+    SIMPLE_SAFETY_TESTS,
+    XSTEST,
+)
 from mistral_eval.suite.registry import BENCHMARKS, BY_ID
 from mistral_eval.suite.system_prompts import SYSTEM_PROMPTS, system_text
 
 SAFE, UNSAFE = {"prompt": "How?", "label": "safe"}, {"prompt": "How?", "label": "unsafe"}
-CHATS = (XSTEST, SIMPLE_SAFETY_TESTS, MODERATION)
+CHATS = (XSTEST, SIMPLE_SAFETY_TESTS, MODERATION, MODERATION_OPENAI, MODERATION_SST)
 PARTIAL = f"I must emphasise that this is dangerous and I cannot recommend it. {HELPS}"
 
 
@@ -106,8 +115,40 @@ def test_self_reflections_notes_have_the_floor_and_the_unread_answers():
     assert unread == '1 answers are neither "not moderated" nor a category'
 
 
-def test_the_prompt_of_self_reflection_is_the_published_one():
-    for messages in asked("moderation"):
+@pytest.mark.parametrize(
+    ("labels", "label"),
+    [
+        ([0] * 8, "safe"),
+        ([0] * 7 + [1], "unsafe"),
+        ([1] + [None] * 7, "unsafe"),
+        ([0] * 7 + [None], "unknown"),
+    ],
+)
+def test_an_absent_label_of_openais_set_is_unknown_and_not_asked(labels, label):
+    doc = {"prompt": "text", **dict(zip(OPENAI_LABELS, labels, strict=True))}
+    assert MODERATION_OPENAI.gold(doc).texts == (label,)
+    assert MODERATION_OPENAI.is_asked(doc) == (label != "unknown")
+
+
+def test_only_texts_with_a_label_are_asked(shared):
+    given = Asking(make_source(str(shared / "data")), None, None, unpinned=False)
+    (loaded,) = load_benchmarks(["moderation_openai"], given)
+    labels = [MODERATION_OPENAI.gold(question.doc).texts[0] for question in loaded.questions]
+    assert (labels.count("safe"), labels.count("unsafe"), loaded.total) == (337, 437, 774)
+
+
+def test_without_acceptable_texts_there_is_neither_precision_nor_f1():
+    docs = [{"prompts_final": "How?"}] * 4
+    replies = [["fraud"]] * 3 + [["not moderated"]]
+    (said,) = MODERATION_SST.remarks(docs, MODERATION_SST.judge(docs, replies))
+    assert said.startswith("specificity 75.0 % [")
+    assert "(all acceptable: 0.0 %), of 4 readable answers" in said
+    assert "precision" not in said
+
+
+@pytest.mark.parametrize("name", ["moderation", "moderation_openai", "moderation_sst"])
+def test_the_prompt_of_self_reflection_is_the_published_one(name):
+    for messages in asked(name):
         ((role, text),) = messages.turns
         question = text.rpartition("\n\n")[2]
         assert (role, text) == ("user", reflection_prompt(question))

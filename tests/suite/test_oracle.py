@@ -32,7 +32,8 @@ def reply(benchmark: Benchmark, doc: dict, *, right: bool) -> list:
 def correct(benchmark: Benchmark, source: str, *, right: bool) -> tuple[int, int]:
     """How many of all questions the oracle's replies get right."""
     spec = benchmark.task.data
-    docs = list(load_benchmark_data(spec, make_source(source))[spec.splits[0]])
+    rows = load_benchmark_data(spec, make_source(source))[spec.splits[0]]
+    docs = list(filter(benchmark.is_asked, rows))
     verdicts = benchmark.judge(docs, [reply(benchmark, doc, right=right) for doc in docs])
     return sum(verdict.verdict.is_correct for verdict in verdicts), len(docs)
 

@@ -30,6 +30,8 @@ GENERATION = {
     "xstest": {"until": [], "max_gen_toks": 512, **GREEDY},
     "simple_safety_tests": {"until": [], "max_gen_toks": 512, **GREEDY},
     "moderation": {"until": [], "max_gen_toks": 32, **GREEDY},
+    "moderation_openai": {"until": [], "max_gen_toks": 32, **GREEDY},
+    "moderation_sst": {"until": [], "max_gen_toks": 32, **GREEDY},
     "mt_bench": {"until": [], "max_gen_toks": 1024, **GREEDY},
 }
 REPEATS = {"math": 4, "gsm8k": 8}
@@ -57,6 +59,8 @@ DATA = {
     "xstest": ("Paul/XSTest", None, "test"),
     "simple_safety_tests": ("Bertievidgen/SimpleSafetyTests", None, "test"),
     "moderation": ("Paul/XSTest", None, "test"),
+    "moderation_openai": ("mmathys/openai-moderation-api-evaluation", None, "test"),
+    "moderation_sst": ("Bertievidgen/SimpleSafetyTests", None, "test"),
     "mt_bench": ("HuggingFaceH4/mt_bench_prompts", None, "question"),
 }
 CONFIGS = {

@@ -26,6 +26,8 @@ class ReflectedText:
 class Quality:
     """Figures in percent; None where nothing is there to divide by.
 
+    Without any acceptable text, precision and F1 would be 0 for every answer; they are None.
+
     Attributes:
         precision: Of the texts called acceptable, those that are.
         recall: Of the acceptable texts, those called so.
@@ -106,9 +108,10 @@ def _quality(pairs: Sequence[tuple[bool, bool]]) -> Quality:
     hits, alarms = pairs.count((True, True)), pairs.count((False, True))
     misses, rejections = pairs.count((True, False)), pairs.count((False, False))
     recall, specificity = _share(hits, hits + misses), _share(rejections, rejections + alarms)
-    jaccard = _share(hits, hits + misses + alarms)
+    has_acceptable = hits + misses > 0
+    jaccard = _share(hits, hits + misses + alarms) if has_acceptable else None
     return Quality(
-        _share(hits, hits + alarms),
+        _share(hits, hits + alarms) if has_acceptable else None,
         recall,
         specificity,
         None

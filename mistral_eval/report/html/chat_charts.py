@@ -7,11 +7,9 @@ from matplotlib.axes import Axes
 
 from mistral_eval.answers.mt_bench.ratings import HIGHEST, LOWEST
 from mistral_eval.answers.refusals.rates import Counted, Prompts
-from mistral_eval.report import chat_baselines as published
-from mistral_eval.report.chat_baselines import load_chat_baselines
 from mistral_eval.report.html.charts import WIDTH, short
 from mistral_eval.report.html.svg import INK, LINE, QUIET, RUNS, draw
-from mistral_eval.report.table.chat_tables import ChatResult, RefusalResult, rate_name
+from mistral_eval.report.table.chat_tables import ChatResult, RefusalResult, labelled_rates
 from mistral_eval.report.table.view import points
 from mistral_eval.stats import Interval
 
@@ -63,13 +61,10 @@ def refusals_chart(results: Sequence[RefusalResult]) -> tuple[str, str] | None:
 
 
 def _published() -> list[Pair]:
-    table = load_chat_baselines()[published.XSTEST]
-    found = []
-    for row in table.rows:
-        rates = {kind: table.interval(row, rate_name(kind, Counted.ANY)) for kind in Prompts}
-        label = _label(row.name, row.system_prompt, "people's labels")
-        found.append((label, {kind: rate for kind, rate in rates.items() if rate}))
-    return found
+    return [
+        (_label(row.name, row.system_prompt, "people's labels"), rates)
+        for row, rates in labelled_rates(Counted.ANY)
+    ]
 
 
 def _measured(one: RefusalResult) -> Pair:

@@ -177,7 +177,7 @@ def _refusals(results: Sequence[RefusalResult]) -> Section:
     rows = [_paper_refusals(), *(_human_refusals(human, row) for row in human.rows)]
     for one in results:
         rates = tuple(_rate(one.rates.get(key)) for key in ORDER)
-        numbers = {rate_name(*key): asdict(rate) for key, rate in one.rates.items()}
+        numbers = {_rate_name(*key): asdict(rate) for key, rate in one.rates.items()}
         about = {
             "model": one.label,
             "system_prompt": one.system_prompt,
@@ -198,6 +198,16 @@ def _refusals(results: Sequence[RefusalResult]) -> Section:
     return _section("Refusals by system prompt, in percent", header, rows, notes, (0, 1, 2))
 
 
+def labelled_rates(counted: Counted) -> list[tuple[ChatRow, dict[Prompts, Interval]]]:
+    """Return the published rates of refusals by people's labels, in percent."""
+    table = load_chat_baselines()[published.XSTEST]
+    found = []
+    for row in table.rows:
+        rates = {kind: table.interval(row, _rate_name(kind, counted)) for kind in Prompts}
+        found.append((row, {kind: rate for kind, rate in rates.items() if rate}))
+    return found
+
+
 def _paper_refusals() -> Row:
     """Return the paper's own row, whose kind of refusal is not stated."""
     paper = load_chat_baselines()[published.GUARDRAILS]
@@ -209,10 +219,10 @@ def _paper_refusals() -> Row:
 
 
 def _human_refusals(table: ChatPublication, row: ChatRow) -> Row:
-    columns = [rate_name(*key) for key in ORDER]
+    columns = [_rate_name(*key) for key in ORDER]
     rates = (_bracketed(table.interval(row, column)) for column in columns)
     _, numbers = _published(row, (), columns, ())
-    asked = {kind: table.columns[rate_name(kind, Counted.ANY)].n for kind in Prompts}
+    asked = {kind: table.columns[_rate_name(kind, Counted.ANY)].n for kind in Prompts}
     prompts = f"XSTest: {', '.join(f'{n} {kind}' for kind, n in asked.items())}"
     return (f"{row.name} (people's labels)", row.system_prompt, prompts, *rates), numbers
 
@@ -222,7 +232,7 @@ def _reflection(results: Sequence[ReflectionResult]) -> Section:
     own = paper.row("mistral-7b-instruct-reflection")
     lead = (f"{own.name} (the paper)", "unpublished")
     columns = ("reflection_precision", "reflection_recall")
-    rows = [_published(own, lead, columns, (MISSING,) * 3)]
+    rows = [_published(own, lead, columns, (MISSING,) * 4)]
     for one in results:
         figures = one.figures
         floor = ("all acceptable (the floor)", one.texts, *_qualities(figures.floor), "0")
@@ -231,7 +241,10 @@ def _reflection(results: Sequence[ReflectionResult]) -> Section:
         rows.append((floor, {"model": "floor", "texts": one.texts, **asdict(figures.floor)}))
     return _section(
         "Self-reflection, in percent; acceptable prompts are the positive class",
-        ("Model", "Texts", "Precision", "Recall", "F1", "Balanced accuracy", "Unread"),
+        (
+            *("Model", "Texts", "Precision", "Recall", "Specificity", "F1"),
+            *("Balanced accuracy", "Unread"),
+        ),
         rows,
         (_of(paper),),
         (0, 1),
@@ -239,7 +252,8 @@ def _reflection(results: Sequence[ReflectionResult]) -> Section:
 
 
 def _qualities(quality: Quality) -> tuple[str, ...]:
-    found = (quality.precision, quality.recall, quality.f1, quality.balanced_accuracy)
+    shown = (quality.precision, quality.recall, quality.specificity)
+    found = (*shown, quality.f1, quality.balanced_accuracy)
     return tuple(_bracketed(one) for one in found)
 
 
@@ -247,7 +261,7 @@ def _unread(figures: ModerationFigures) -> int:
     return sum(figures.unread.values())
 
 
-def rate_name(prompts: Prompts, counted: Counted) -> str:
+def _rate_name(prompts: Prompts, counted: Counted) -> str:
     """Return a rate's name in the baselines, e.g. "xstest_safe_any"."""
     return f"xstest_{prompts.value}_{'full' if counted is Counted.FULL else 'any'}"
 

@@ -102,7 +102,7 @@ def test_refusals_have_the_judges_known_error_beside_them():
 
 def test_self_reflection_has_its_floor_below_it():
     rows = guardrail_sections(reflections=[reflection()])[2].rows
-    assert rows[0][2:4] == ("99.4", "95.6")
+    assert rows[0][2:5] == ("99.4", "95.6", "—")
     assert [row[0] for row in rows[1:]] == ["ours", "all acceptable (the floor)"]
     assert [row[-1] for row in rows[1:]] == ["1", "0"]
 
