@@ -7,9 +7,11 @@ own, so that no two samples of a run are one.
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+from mistral_eval.engines.chat_ids import ChatIds, begins_reply
 from mistral_eval.engines.http_client import Client, Job, ServerError, call, replies_of
 from mistral_eval.engines.interface import (
     Capabilities,
@@ -40,6 +42,8 @@ from mistral_eval.engines.server_body import (
 )
 from mistral_eval.engines.server_probe import Found, probe
 from mistral_eval.errors import EngineError, UnansweredError, UsageError
+from mistral_eval.model.chat.messages import Messages
+from mistral_eval.model.tokenizers.incremental import continuation_text
 from mistral_eval.model.tokenizers.special import split_tokenizer_args
 from mistral_eval.model.tokenizers.tokenizer import Tokenizer
 from mistral_eval.native.requests import GenerateRequest, ScoreRequest
@@ -61,9 +65,14 @@ class ServerEncoder(NativeEncoder):
     heals = False
 
     def __init__(
-        self, tokenizer: Tokenizer, context_len: int, seed: int, identity: EngineIdentity
+        self,
+        tokenizer: Tokenizer,
+        context_len: int,
+        seed: int,
+        identity: EngineIdentity,
+        chat: ChatIds | None = None,
     ) -> None:
-        super().__init__(tokenizer, context_len, seed, identity)
+        super().__init__(tokenizer, context_len, seed, identity, chat)
         self.score_len = context_len - 2
 
 
@@ -73,23 +82,25 @@ class ServerEngine(ServerEncoder, Engine):
     Args:
         args: the server, and how many requests are in flight.
         found: what the probe found out.
-        tokenizer, context_len, seed, identity: see `NativeEncoder`.
+        local: the model's tokenizer and its format of conversations.
+        context_len, seed, identity: see `NativeEncoder`.
+        twin: computes requests again, for `--verify`.
     """
 
-    can = Capabilities(plain_twin=True)
+    can = Capabilities(chat=True, plain_twin=True)
     twin = "with the native engine"
 
     def __init__(
         self,
         args: ServerArgs,
         found: Found,
-        tokenizer: Tokenizer,
+        local: LocalModel,
         context_len: int,
         seed: int,
         identity: EngineIdentity,
         twin: NativeTwin | None = None,
     ) -> None:
-        super().__init__(tokenizer, context_len, seed, identity)
+        super().__init__(local.tokenizer, context_len, seed, identity, local.chat)
         self._twin = twin
         self._endpoint = args.endpoint
         self._traits = found.traits
@@ -97,6 +108,7 @@ class ServerEngine(ServerEncoder, Engine):
             scores="log-likelihoods" not in found.lacks,
             samples="independent samples" not in found.lacks,
             exact_text="exact text" not in found.lacks,
+            chat=found.traits.takes_ids,  # a text cannot tell a control token from its name
             plain_twin=twin is not None,
             why=found.lacks,
         )
@@ -138,7 +150,7 @@ class ServerEngine(ServerEncoder, Engine):
                 f"the model is at hand. Give `--model-args {MAX_LENGTH}=N`."
             )
         return cls(
-            *(args, found, local.tokenizer, context_len, settings.seed),
+            *(args, found, local, context_len, settings.seed),
             _identity(args, found, local, context_len),
             NativeTwin(settings, settings.dtype) if _has_weights(settings) else None,
         )
@@ -147,8 +159,9 @@ class ServerEngine(ServerEncoder, Engine):
     def encoder(cls, settings: RunSettings, identity: EngineIdentity) -> ServerEncoder:
         """Return an encoder with the tokenizer that encoded for the server."""
         args, _ = split_tokenizer_args(settings.model_args)
-        tokenizer = read_local(settings, args).tokenizer
-        return ServerEncoder(tokenizer, identity.info["max_length"], settings.seed, identity)
+        local = read_local(settings, args)
+        about = (identity.info["max_length"], settings.seed, identity, local.chat)
+        return ServerEncoder(local.tokenizer, *about)
 
     def checks(self, request: Request) -> bool:
         """Return whether `check` can compare the reply: of a generation by its token ids."""
@@ -220,17 +233,27 @@ class ServerEngine(ServerEncoder, Engine):
         item = encoded[index]
         work: GenerateRequest = item.work
         request, settings = item.request, item.request.generation
-        text = None if item.truncated else request.text
+        text = None if item.truncated or _is_chat(request) else request.text
         prompt = prompt_of(self._traits, self.tokenizer, work.prompt, text)
         seed = seed_of(self.seed, request.draw) if settings.is_sampled else None
         body = generation_body(self._traits, prompt, settings, seed)
 
         async def job(client: Client) -> Answered:
             reply = await client.post("/completions", body)
-            read = read_generation(reply, self._traits, settings, self.tokenizer, work.prompt)
+            before = () if begins_reply(request) else work.prompt
+            read = read_generation(reply, self._traits, settings, self.tokenizer, before)
+            if read.ids is None and begins_reply(request):
+                read = replace(read, text=self._without_mark(read.text, work.prompt))
             return [(index, read)]
 
         return job
+
+    def _without_mark(self, text: str, prompt: Sequence[int]) -> str:
+        """Remove the space that the server decodes from a first word's mark after the prompt."""
+        word = self.tokenizer.encode("a", bos=False)
+        after = continuation_text(self.tokenizer, prompt, word)
+        alone = continuation_text(self.tokenizer, (), word)
+        return text if after == alone else text.removeprefix(after.removesuffix(alone))
 
     def _score_groups(
         self, encoded: Sequence[Encoded], asked: Sequence[int]
@@ -271,7 +294,8 @@ class ServerEngine(ServerEncoder, Engine):
 
     def _score_whole(self, item: Encoded, index: int) -> Job[Answered]:
         request = item.request
-        text = None if item.truncated else request.text + request.continuation
+        is_whole = not (item.truncated or _is_chat(request))
+        text = request.text + request.continuation if is_whole else None
 
         async def job(client: Client) -> Answered:
             logprob, is_greedy = await self._sum(client, item.work, text)
@@ -308,6 +332,10 @@ class ServerEngine(ServerEncoder, Engine):
 def _is_of_one(error: EngineError) -> bool:
     """Return whether a failure says nothing about other requests, e.g. one that is too long."""
     return isinstance(error, ServerError) and error.status in (400, 413, 422)
+
+
+def _is_chat(request: Request) -> bool:
+    return isinstance(request.context, Messages)
 
 
 def _has_weights(settings: RunSettings) -> bool:

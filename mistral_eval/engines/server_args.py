@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from mistral_eval.engines.chat_ids import ChatIds
 from mistral_eval.engines.http_client import Endpoint, base_url, key_from_environment
 from mistral_eval.errors import CheckpointError, HubError, UsageError, nearest
 from mistral_eval.model.load.gguf_file import find_gguf
@@ -92,11 +93,13 @@ class LocalModel:
         tokenizer: its tokenizer.
         context_len: its context in tokens by its configuration; None if that is not at hand.
         bos_text: BOS as text.
+        chat: encodes conversations.
     """
 
     tokenizer: Tokenizer
     context_len: int | None
     bos_text: str
+    chat: ChatIds
 
 
 def read_local(
@@ -112,12 +115,15 @@ def read_local(
     if settings.model == TINY and args.file is None:
         base = tiny_tokenizer_file()
         tokenizer = load_tokenizer(base, expected_vocab=ANY_VOCAB, args=args)
-        return LocalModel(tokenizer, TINY_CONFIG.context_len, BOS_TEXT)
+        chat = ChatIds(tokenizer, settings.chat_template, base, base)
+        return LocalModel(tokenizer, TINY_CONFIG.context_len, BOS_TEXT, chat)
     folder = args.file or _folder(settings, say)
     tokenizer = load_tokenizer(folder, expected_vocab=ANY_VOCAB, args=args)
     place = folder if folder.is_dir() else folder.parent
     bos_text = read_special_tokens(place).bos or BOS_TEXT
-    return LocalModel(tokenizer, _context_len(folder), bos_text)
+    model = Path(settings.model) if Path(settings.model).exists() else folder
+    chat = ChatIds(tokenizer, settings.chat_template, model, folder)
+    return LocalModel(tokenizer, _context_len(folder), bos_text, chat)
 
 
 def _folder(settings: RunSettings, say: Callable[[str], None] | None) -> Path:

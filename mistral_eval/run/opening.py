@@ -200,13 +200,7 @@ def _check_chat(settings: RunSettings, engine: str, *, takes_chat: bool) -> None
     Raises:
         UsageError: it does not, there is no such template, or it is not for any conversation.
     """
-    chats = [name for name in settings.own_tasks if BY_ID[name].is_chat]
-    if (settings.apply_chat_template or chats) and not takes_chat:
-        what = "--apply-chat-template" if settings.apply_chat_template else chats[0]
-        raise UsageError(
-            f"--engine {engine} takes texts, and {what} asks conversations. Leave out one of the "
-            "two."
-        )
+    chats = _check_takes_chat(settings, engine, takes_chat=takes_chat)
     asked = settings.chat_template
     given = {"--chat-template": asked != AUTO, "--system-prompt": settings.system_prompt}
     for option in (option for option, value in given.items() if value):
@@ -220,6 +214,22 @@ def _check_chat(settings: RunSettings, engine: str, *, takes_chat: bool) -> None
             f"--chat-template should be {', '.join(CHAT_TEMPLATES)} or a file with a Jinja "
             f"template, and {asked} is none of these. Give the template's path."
         )
+
+
+def _check_takes_chat(settings: RunSettings, engine: str, *, takes_chat: bool) -> list[str]:
+    """Return the benchmarks that are conversations.
+
+    Raises:
+        UsageError: the engine, or the server that it found, takes none.
+    """
+    chats = [name for name in settings.own_tasks if BY_ID[name].is_chat]
+    if (settings.apply_chat_template or chats) and not takes_chat:
+        what = "--apply-chat-template" if settings.apply_chat_template else chats[0]
+        raise UsageError(
+            f"--engine {engine} takes texts, and {what} asks conversations. Leave out one of the "
+            "two."
+        )
+    return chats
 
 
 def _check_judge(settings: RunSettings) -> None:
@@ -252,7 +262,9 @@ def open_engine(
     """
     settings = settings.model_copy(update={"choices": _read_choices(folder)})
     engine = _open_engine(settings, loaded, talk)
-    check_can(engine.identity.engine, engine.can, settings)
+    name = engine.identity.engine
+    check_can(name, engine.can, settings)
+    _check_takes_chat(settings, name, takes_chat=engine.can.chat)
     if engine.choices:
         write_json(folder / CHOICES_FILE, dict(engine.choices))
     return engine, settings.model_copy(update={"choices": dict(engine.choices)})
