@@ -71,6 +71,7 @@ SINCE_0_1 = (
     "system_prompt",
     "fewshot_as_multiturn",
     "judge_model",
+    "judge_engine",
     "iteration",
 )
 
@@ -208,7 +209,8 @@ class RunSettings(BaseModel):
         fewshot_as_multiturn: Show solved examples as messages of their own; None: with
             `apply_chat_template`.
         judge_url: The URL of the server whose model rates answers.
-        judge_model: That model's name.
+        judge_model: That model's name; with `judge_engine` a model as of `model`.
+        judge_engine: Our engine that runs the judge in this process, in place of a server.
         iteration: Which of several runs with these settings it is, from 0. Its samples are draws of
             their own, and a judge is asked anew.
         data_revision: Benchmark -> branch, tag or commit of its rows on the hub.
@@ -252,6 +254,7 @@ class RunSettings(BaseModel):
     fewshot_as_multiturn: StrictBool | None = None
     judge_url: str | None = None
     judge_model: Annotated[str, Field(min_length=1)] | None = None
+    judge_engine: Literal["native", "hf", "vllm"] | None = None
     iteration: Count = 0
     data_revision: Pairs = Field(default_factory=dict)
     unsafe_code: StrictBool = False
@@ -328,18 +331,32 @@ class RunSettings(BaseModel):
                 "--system-prompt and --system-instruction both give a system prompt. Leave out one "
                 "of the two."
             )
-        if (self.judge_url is None) != (self.judge_model is None):
-            lacking = "--judge-url" if self.judge_url is None else "--judge-model"
-            raise UsageError(
-                "A judge has a URL and a model's name, and only one of them is given. Give "
-                f"{lacking} too, or leave both out."
-            )
+        self._check_judge()
         if self.stock_tasks and (self.apply_chat_template or self.system_instruction is not None):
             raise UsageError(
                 "--apply-chat-template and --system-instruction are for our own benchmarks, and "
                 f"{STOCK_PREFIX}{self.stock_tasks[0]} is a stock task. Leave one of them out."
             )
         return self
+
+    def _check_judge(self) -> None:
+        """Check that a judge has a model and one place to run.
+
+        Raises:
+            UsageError: It has not.
+        """
+        if self.judge_url is not None and self.judge_engine is not None:
+            raise UsageError(
+                "--judge-url names a server and --judge-engine an engine in this process. Leave "
+                "out one of the two."
+            )
+        place = self.judge_url or self.judge_engine
+        if (place is None) != (self.judge_model is None):
+            lacking = "--judge-url or --judge-engine" if place is None else "--judge-model"
+            raise UsageError(
+                "A judge has a model and a server's URL or an engine, and only one of them is "
+                f"given. Give {lacking} too, or leave both out."
+            )
 
     def _check_streaming(self) -> None:
         """Check that there are files whose layers the native engine can read.

@@ -148,7 +148,18 @@ JudgeUrl = Annotated[
 ]
 JudgeModel = Annotated[
     str | None,
-    typer.Option("--judge-model", help="Name of the model that rates, as its server knows it"),
+    typer.Option(
+        "--judge-model",
+        help="Model that rates, by its server's name; with --judge-engine a folder, GGUF file or "
+        "hub name",
+    ),
+]
+JudgeEngine = Annotated[
+    str | None,
+    typer.Option(
+        "--judge-engine",
+        help="Run --judge-model in this process in place of a server: native, hf or vllm",
+    ),
 ]
 JudgeOnly = Annotated[
     Path | None,

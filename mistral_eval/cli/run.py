@@ -41,6 +41,7 @@ def run(  # noqa: PLR0913 - one parameter per option of the command line
     fewshot_as_multiturn: opt.FewshotAsMultiturn = None,
     judge_url: opt.JudgeUrl = None,
     judge_model: opt.JudgeModel = None,
+    judge_engine: opt.JudgeEngine = None,
     judge_only: opt.JudgeOnly = None,
     judge_pairwise: opt.JudgePairwise = None,
     iterations: opt.Iterations = 1,

@@ -31,6 +31,10 @@ class Judge(Protocol):
     def name(self) -> str:
         """Its name, which stands beside every figure and is in every judgment's key."""
 
+    @property
+    def may_vary(self) -> bool:
+        """Whether it may answer the same prompt otherwise when it is asked again."""
+
     def judgments(
         self, prompts: Sequence[JudgePrompt], stop: Stop
     ) -> Iterator[tuple[int, Judgment | EngineError]]:
@@ -71,19 +75,23 @@ class Asking:
         """
         known = (one for prompt in prompts for one in self.kept.attempts(prompt))
         self._has_answered = any(not one.refused for one in known)
-        for _ in range(ATTEMPTS):
+        for _ in range(self._most):
             missing = self._missing(prompts)
             if not missing:
                 return
             self.talk.say(f"Asking {self.judge.name} for {counted(len(missing), 'judgment')}.")
             self._round(missing)
 
+    @property
+    def _most(self) -> int:
+        return ATTEMPTS if self.judge.may_vary else 1
+
     def _missing(self, prompts: Sequence[JudgePrompt]) -> list[tuple[JudgePrompt, int]]:
         """Return the prompts without a readable judgment, and the number of the next attempt."""
         found = {}
         for prompt in prompts:
             attempts = self.kept.attempts(prompt)
-            if len(attempts) < ATTEMPTS and not any(self.is_read(one.text) for one in attempts):
+            if len(attempts) < self._most and not any(self.is_read(one.text) for one in attempts):
                 found[prompt] = len(attempts)
         return list(found.items())
 

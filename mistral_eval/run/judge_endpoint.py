@@ -45,6 +45,7 @@ class EndpointJudge:
 
     endpoint: Endpoint
     name: str
+    may_vary: bool = True
 
     def judgments(
         self, prompts: Sequence[JudgePrompt], stop: Stop

@@ -9,6 +9,7 @@ from mistral_eval.record.fastchat import JUDGMENTS_FILE
 from mistral_eval.record.judgments import FOLDER
 from mistral_eval.record.run_folder import make_folder
 from mistral_eval.report.table.rated_runs import rating_notes
+from mistral_eval.run.judge_engine import check_judge
 from mistral_eval.run.rating import rate_run, rated_turns
 from mistral_eval.run.stopping import stoppable
 from mistral_eval.run.stored_answers import StoredAnswers, questions_with, read_stored
@@ -51,7 +52,8 @@ def judge_file(file: Path, settings: RunSettings, talk: Talk) -> Path:
 
 def judging_folder(answers: StoredAnswers, settings: RunSettings) -> Path:
     """Return the folder for judgments of answers that no run of ours gave; it is made."""
-    digest = hashlib.sha256(f"{settings.judge_model}\0{answers.digest}".encode()).hexdigest()
+    judge = " ".join(filter(None, (settings.judge_model, settings.judge_engine)))
+    digest = hashlib.sha256(f"{judge}\0{answers.digest}".encode()).hexdigest()
     named = settings.model_copy(update={"model": answers.model})
     name = named.model_folder.strip(".") or "model"
     folder = settings.output_path.expanduser() / name / f"judged-{digest[:8]}"
@@ -72,7 +74,11 @@ def judged_benchmark(settings: RunSettings, option: str) -> Conversation:
             f"{','.join(settings.tasks)}. Give --tasks {next(iter(known))}."
         )
     if settings.judge_model is None:
-        raise UsageError(f"{option} needs a judge. Give --judge-url and --judge-model.")
+        raise UsageError(
+            f"{option} needs a judge. Give --judge-model and --judge-url or --judge-engine."
+        )
+    if settings.judge_engine is not None:
+        check_judge(settings)
     return known[settings.tasks[0]]
 
 

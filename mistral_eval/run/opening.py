@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from mistral_eval import __version__
@@ -12,12 +12,13 @@ from mistral_eval.data.sources import split_files
 from mistral_eval.data.task_file import data_spec
 from mistral_eval.engines.interface import Capabilities, Engine, Request, engine_class
 from mistral_eval.errors import SandboxError, UnsupportedError, UsageError
-from mistral_eval.model.load.gguf_file import part_files
 from mistral_eval.record.run_folder import write_json
 from mistral_eval.record.run_record import RUN_FILE, read_run
 from mistral_eval.run.judge_endpoint import judge_endpoint
+from mistral_eval.run.judge_engine import check_judge
 from mistral_eval.run.questions import LoadedBenchmark
 from mistral_eval.run.results import protocol_hash
+from mistral_eval.run.stamps import stamp_of, stamp_of_files
 from mistral_eval.sandbox import Isolation, probe
 from mistral_eval.settings import AUTO, CHAT_TEMPLATES, MODEL_FREE, NAMED_PROMPTS, RunSettings
 from mistral_eval.suite.benchmark import Benchmark
@@ -62,15 +63,17 @@ def _stamps(settings: RunSettings, source: Source) -> dict[str, object]:
     paths = {"model": settings.model, "adapter": settings.adapter or ""}
     if settings.chat_template not in CHAT_TEMPLATES:
         paths["chat_template"] = settings.chat_template
+    if settings.judge_engine is not None:
+        paths["judge"] = str(settings.judge_model)
     if settings.system_prompt not in (None, *NAMED_PROMPTS):
         paths["system_prompt"] = str(settings.system_prompt)
     for name, value in (*paths.items(), *sorted(settings.model_args.items())):
         path = Path(value).expanduser()
         if value and path.exists():
-            stamps[name] = _stamp(path.glob("*") if path.is_dir() else part_files(path))
+            stamps[name] = stamp_of(path)
     if source.kind == "folder" and source.folder is not None:
         specs = [data_spec(name) for name in settings.own_tasks]
-        stamps["data"] = _stamp(
+        stamps["data"] = stamp_of_files(
             file
             for spec in specs
             for config in spec.configs
@@ -78,16 +81,6 @@ def _stamps(settings: RunSettings, source: Source) -> dict[str, object]:
             for file in split_files(spec, source.folder, config, split)
         )
     return stamps
-
-
-def _stamp(files: Iterable[Path]) -> list[tuple[str, int, int]]:
-    """Return (name, size, modification time in ns) of each path that is a file."""
-    found = []
-    for file in sorted(files):
-        if file.is_file():
-            status = file.stat()
-            found.append((str(file), status.st_size, status.st_mtime_ns))
-    return found
 
 
 def isolation_for(settings: RunSettings) -> Isolation | None:
@@ -246,7 +239,10 @@ def _check_judge(settings: RunSettings) -> None:
             f"--judge-model rates conversations, and this run has none. Add {' or '.join(rated)} "
             "to --tasks, or leave the judge out."
         )
-    judge_endpoint(str(settings.judge_url))
+    if settings.judge_engine is not None:
+        check_judge(settings)
+    else:
+        judge_endpoint(str(settings.judge_url))
 
 
 def open_engine(

@@ -14,8 +14,8 @@ from mistral_eval.record.fastchat import PairJudgment, write_lines
 from mistral_eval.record.judgments import FOLDER, Judgments
 from mistral_eval.report.table.pair_tables import PAIR_FILES, pair_notes
 from mistral_eval.run.asking_judge import Asking, chosen
-from mistral_eval.run.judge_endpoint import EndpointJudge, judge_endpoint
 from mistral_eval.run.judge_only import judged_benchmark, judging_folder
+from mistral_eval.run.judges import opened_judge
 from mistral_eval.run.stopping import stoppable
 from mistral_eval.run.stored_answers import StoredAnswers, questions_with, read_stored
 from mistral_eval.settings import RunSettings
@@ -65,18 +65,17 @@ def compare_answers(path: Path, other: Path, settings: RunSettings, talk: Talk) 
     docs = questions_with([first, second], benchmark, settings, talk)
     pairs = judged_pairs(benchmark, docs, first, second)
     folder = first.path if first.is_run else judging_folder(first, settings)
-    judge = str(settings.judge_model)
     names = _told_apart(first, second)
     with (
         stoppable(folder / FOLDER, talk.say) as stopper,
         stopper.deferred(),
-        Judgments.writing(folder, judge, reuses=True) as kept,
+        opened_judge(settings, folder, talk) as judge,
+        Judgments.writing(folder, judge.name, reuses=True) as kept,
     ):
-        server = EndpointJudge(judge_endpoint(str(settings.judge_url)), judge)
-        asking = Asking(server, kept, talk, is_decided, stopper.is_wanted)
+        asking = Asking(judge, kept, talk, is_decided, stopper.is_wanted)
         asking.ask([prompt for pair in pairs for prompt in pair.prompts])
         lines = [_line(pair, names, kept) for pair in pairs]
-    digest = hashlib.sha256(f"{judge}\0{second.digest}".encode()).hexdigest()
+    digest = hashlib.sha256(f"{judge.name}\0{second.digest}".encode()).hexdigest()
     file = folder / PAIR_FILES.replace("*", digest[:8])
     write_lines(file, lines)
     for note in pair_notes(file):

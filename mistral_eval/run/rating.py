@@ -15,7 +15,7 @@ from mistral_eval.record.fastchat import JUDGMENTS_FILE, SingleJudgment, write_l
 from mistral_eval.record.judgments import Judgments
 from mistral_eval.record.run_record import RatingRow, RatingsRecord
 from mistral_eval.run.asking_judge import Asking, chosen
-from mistral_eval.run.judge_endpoint import EndpointJudge, judge_endpoint
+from mistral_eval.run.judges import judge_name, opened_judge
 from mistral_eval.settings import RunSettings
 from mistral_eval.suite.benchmark import Doc
 from mistral_eval.suite.conversations import Conversation
@@ -124,16 +124,19 @@ def rate_run(
         EngineError: The judge did not answer, or a judgment that is to be read is not there.
         OutputError, RepliesError: The judgments cannot be written.
     """
-    judge, iteration = str(settings.judge_model), settings.iteration
+    iteration = settings.iteration
     if stop is None:
-        kept = Judgments.reading(folder, judge, iteration)
-        record = read_judgments(turns, judge, kept)
+        name = judge_name(settings, folder)
+        kept = Judgments.reading(folder, name, iteration)
+        record = read_judgments(turns, name, kept)
     else:
-        with Judgments.writing(folder, judge, reuses=reuses, iteration=iteration) as kept:
-            server = EndpointJudge(judge_endpoint(str(settings.judge_url)), judge)
-            asking = Asking(server, kept, talk, is_rated, stop)
+        with (
+            opened_judge(settings, folder, talk) as judge,
+            Judgments.writing(folder, judge.name, reuses=reuses, iteration=iteration) as kept,
+        ):
+            asking = Asking(judge, kept, talk, is_rated, stop)
             asking.ask([turn.prompt for turn in turns])
-            record = read_judgments(turns, judge, kept)
+            record = read_judgments(turns, judge.name, kept)
     lines = in_fastchats_form(turns, settings.name or settings.model_label, kept)
     write_lines(folder / JUDGMENTS_FILE, lines)
     return record

@@ -43,6 +43,7 @@ system_instruction: null
 system_prompt: null
 judge_url: null
 judge_model: null
+judge_engine: null
 judge_only: null
 judge_pairwise: null
 iterations: 1

@@ -14,9 +14,12 @@ from mistral_eval.engines.lm_eval_model import ask, settings_of
 from mistral_eval.engines.native import open_native
 from mistral_eval.model.chat.choose_format import PROBES, choose_format
 from mistral_eval.model.chat.messages import Messages
+from mistral_eval.record.fastchat import read_pair_judgments
 from mistral_eval.record.run_record import read_run
+from mistral_eval.report.table.pair_tables import pair_results
+from mistral_eval.run.asking_judge import ATTEMPTS
+from mistral_eval.run.pairing import compare_answers
 from mistral_eval.run.questions import Asking, load_benchmarks
-from mistral_eval.run.rating import ATTEMPTS
 from mistral_eval.run.run import rescore, run_suite
 from mistral_eval.settings import RunSettings
 from mistral_eval.suite.conversations import MT_BENCH
@@ -126,3 +129,26 @@ def test_it_answers_two_turns_and_judges_itself(trained, native, tmp_path, monke
     assert "rated from 1 to 10 by smollm2, read by our rule" in notes
     rescore(folder, Talk(quiet=True), unsafe_code=False)
     assert read_run(folder)["ratings"] == run["ratings"]
+
+
+def test_the_model_judges_in_this_process_alone_and_in_pairs(trained, tmp_path, monkeypatch):
+    """Its judgments are worthless, and the harness says how many it could not read."""
+    monkeypatch.setattr("mistral_eval.run.judge_engine.JUDGE_TOKENS", 24)
+    fields = {"tasks": (MT_BENCH.id,), "engine": "random", "data": "sample", "limit": 1}
+    fields |= {"output_path": tmp_path, "device": "cpu"}
+    judge = {"judge_model": str(trained), "judge_engine": "native"}
+    first, second = (
+        RunSettings(**fields, **judge, seed=0), RunSettings(**fields, seed=1),
+    )  # fmt: skip
+    folder, other = run_suite(first, Talk(quiet=True)), run_suite(second, Talk(quiet=True))
+    ratings = read_run(folder)["ratings"][MT_BENCH.id]
+    file = compare_answers(folder, other, first, Talk(quiet=True))
+    (found,) = pair_results(file)
+    lines = read_pair_judgments(file)
+
+    assert ratings["judge"] == found.judge
+    assert ratings["judge"].startswith(f"{trained.name} (native, ")
+    assert (len(ratings["rows"]), ratings["asked"]) == (2, 2)
+    assert all(line.g1_judgment.strip() and line.g2_judgment.strip() for line in lines)
+    assert found.score.unread == sum("error" in (line.g1_winner, line.g2_winner) for line in lines)
+    assert found.score.wins + found.score.losses + found.score.ties + found.score.unread == 2
