@@ -137,9 +137,7 @@ def test_the_model_judges_in_this_process_alone_and_in_pairs(trained, tmp_path, 
     fields = {"tasks": (MT_BENCH.id,), "engine": "random", "data": "sample", "limit": 1}
     fields |= {"output_path": tmp_path, "device": "cpu"}
     judge = {"judge_model": str(trained), "judge_engine": "native"}
-    first, second = (
-        RunSettings(**fields, **judge, seed=0), RunSettings(**fields, seed=1),
-    )  # fmt: skip
+    first, second = RunSettings(**fields, **judge, seed=0), RunSettings(**fields, seed=1)
     folder, other = run_suite(first, Talk(quiet=True)), run_suite(second, Talk(quiet=True))
     ratings = read_run(folder)["ratings"][MT_BENCH.id]
     file = compare_answers(folder, other, first, Talk(quiet=True))
