@@ -339,7 +339,7 @@ def test_a_run_without_a_judge_says_so_and_has_no_row_in_the_chat_table(tmp_path
 @pytest.mark.parametrize(
     ("changed", "sentence"),
     [
-        ({"judge_model": "gpt-4"}, "Give --judge-url too"),
+        ({"judge_model": "gpt-4"}, "Give --judge-url or --judge-engine too"),
         ({"judge_url": "http://localhost/v1"}, "Give --judge-model too"),
         ({"judge_model": "gpt-4", "judge_url": "localhost"}, "--judge-url should be like http"),
         (
