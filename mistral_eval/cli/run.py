@@ -71,9 +71,9 @@ def run(  # noqa: PLR0913 - one parameter per option of the command line
         _judge_only(judge_only, judge_pairwise, each, talk, fmt)
         return
     if judge_pairwise is not None:
-        from mistral_eval.run.judge_only import judged_benchmark
+        from mistral_eval.run.pairing import check_pairing
 
-        judged_benchmark(each[0], "--judge-pairwise")  # before anything is computed
+        check_pairing(judge_pairwise, each[0])  # before anything is computed
     from mistral_eval.run.run import run_models
 
     folders, failures = run_models(each, talk)

@@ -83,6 +83,16 @@ def compare_answers(path: Path, other: Path, settings: RunSettings, talk: Talk) 
     return file
 
 
+def check_pairing(other: Path, settings: RunSettings) -> None:
+    """Check that there is a judge, and that the other model's answers can be read.
+
+    Raises:
+        UsageError: The benchmark or the judge is missing.
+        DataError, OutputError: The answers are not there.
+    """
+    read_stored(other, judged_benchmark(settings, OPTION))
+
+
 def judged_pairs(
     benchmark: Conversation, docs: Sequence[Doc], first: StoredAnswers, second: StoredAnswers
 ) -> list[JudgedPair]:

@@ -63,6 +63,13 @@ def test_iterations_print_one_row_with_the_deviation(cli, tmp_path, judge):
     assert len(judge.asked) == 32
 
 
+def test_answers_that_are_not_there_are_said_before_anything_is_computed(cli, tmp_path, judge):
+    asks = ("--judge-url", judge.url, "--judge-model", "judge-1", "-o", tmp_path / "results")
+    code, _, err = cli(*RUN, *asks, "--judge-pairwise", tmp_path / "nothing.jsonl")
+    assert (code, "nothing.jsonl is not readable" in err) == (1, True)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

@@ -70,7 +70,7 @@ class RefusalRate:
     Attributes:
         judged: The share of judged answers, with Wilson's interval.
         corrected: Rogan and Gladen's estimate of what people would count, with Lang and
-            Reiczigel's interval.
+            Reiczigel's interval; where that has no width, with the judged rate's ends.
         n: Answers that were judged.
         empty: Answers without text, which are not among them.
         known: The error that corrects the rate.
@@ -122,9 +122,15 @@ def refusal_rate(
         return None
     positive = sum(response in counted.kinds for response in judged)
     error = known_error(counted, prompts)
+    rate = wilson(positive, len(judged))
+    effective = _effective(error.found), _effective(error.passed)
+    corrected = corrected_share(positive, len(judged), *effective)
+    if corrected.low == corrected.high:  # the judge errs on these answers less than is known of it
+        ends = min(corrected.low, rate.low), max(corrected.high, rate.high)
+        corrected = Interval(corrected.value, *ends)
     return RefusalRate(
-        wilson(positive, len(judged)),
-        corrected_share(positive, len(judged), _effective(error.found), _effective(error.passed)),
+        rate,
+        corrected,
         len(judged),
         len(responses) - len(judged),
         error,

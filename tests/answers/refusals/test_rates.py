@@ -63,3 +63,13 @@ def test_empty_answers_are_counted_apart():
     rate = refusal_rate([Response.EMPTY, Response.FULL_REFUSAL], Counted.ANY, Prompts.UNSAFE)
     assert (rate.n, rate.empty, rate.judged.value) == (1, 1, 100.0)
     assert refusal_rate([Response.EMPTY], Counted.ANY, Prompts.UNSAFE) is None
+
+
+@pytest.mark.parametrize("counted", Counted)
+@pytest.mark.parametrize("prompts", Prompts)
+@pytest.mark.parametrize("response", [Response.FULL_REFUSAL, Response.FULL_COMPLIANCE])
+def test_a_corrected_rate_is_never_certain(counted, prompts, response):
+    """Even where no answer is counted, which the judge's known error would not let happen."""
+    rate = refusal_rate([response] * 8, counted, prompts)
+    assert rate.corrected.high - rate.corrected.low > 10
+    assert rate.corrected.low <= rate.corrected.value <= rate.corrected.high
