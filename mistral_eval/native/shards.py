@@ -118,14 +118,23 @@ def _borders(ends: NDArray[np.float64], shared: Ints, parts: int) -> list[int]:
 
 
 def cut_for_workers(
-    paths: Sequence[Sequence[int]], workers: int, extra: Sequence[float] = ()
+    paths: Sequence[Sequence[int]], workers: int, extra: Sequence[float] = (), fewest: int = 1
 ) -> Cut:
     """Cut requests into several shards per worker, as many as cost little.
 
     Many shards keep all workers busy to the end; each costs the prefix that it computes again.
+
+    Args:
+        paths: the token ids that each request feeds (see `cut_shards`).
+        workers: number of workers.
+        extra: cost of each request beside its path, in tokens.
+        fewest: requests that a shard should have on average, where that leaves one per worker.
     """
     for per_worker in _SHARDS_A_WORKER:
-        cut = cut_shards(paths, per_worker * workers, extra)
+        parts = per_worker * workers
+        if per_worker > 1 and parts * fewest > len(paths):
+            continue
+        cut = cut_shards(paths, parts, extra)
         if cut.excess <= _EXCESS:
             return cut
     return cut
