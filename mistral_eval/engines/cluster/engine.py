@@ -1,11 +1,9 @@
 """The engine of a run with workers: it encodes and deals out; the workers compute."""
 
-import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
-from types import MappingProxyType
-from typing import Final
 
+from mistral_eval.engines.cluster.cutting import FEWEST_REPLIES, path_of, recut, reply_cost
 from mistral_eval.engines.cluster.messages import Opened
 from mistral_eval.engines.cluster.pools import make_pool
 from mistral_eval.engines.cluster.scheduler import Scheduler
@@ -25,17 +23,8 @@ from mistral_eval.engines.interface import (
 )
 from mistral_eval.engines.native_twin import is_comparable
 from mistral_eval.errors import UnansweredError
-from mistral_eval.native.requests import GenerateRequest, ScoreRequest
-from mistral_eval.native.shards import Cut, Shard, cut_for_workers, cut_shards
+from mistral_eval.native.shards import Cut, cut_for_workers, cut_shards
 from mistral_eval.settings import RunSettings
-
-# What a generated token costs in tokens of a prompt, and how much of its limit a reply takes. Both
-# only balance shards of different benchmarks: idle workers take what is left.
-DECODE_PRICE: Final = 2.0
-REPLY_SHARE: Final = 0.25
-# Replies that a generating worker should get at once, by device: several times what it decodes in
-# one step, since the last long replies of a shard are decoded alone.
-FEWEST_REPLIES: Final = MappingProxyType({"cpu": 512, "cuda": 4096})
 
 
 class ClusterEngine(Engine):
@@ -90,10 +79,10 @@ class ClusterEngine(Engine):
         Raises:
             UnansweredError: some requests failed, or killed several workers.
         """
-        paths = [path_of(item) for item in encoded]
-        extra = [_beside(item) for item in encoded]
-        is_score = not encoded or encoded[0].request.kind != "generate"
-        fewest = 1 if is_score else FEWEST_REPLIES.get(self.identity.device, 1)
+        paths = [path_of(item.work, item.request) for item in encoded]
+        extra = [reply_cost(item.request.settings) for item in encoded]
+        generates = bool(encoded) and encoded[0].request.kind == "generate"
+        fewest = FEWEST_REPLIES.get(self.identity.device, 1) if generates else 1
         cut = cut_for_workers(paths, self._team.pool.size, extra, fewest)
         self._count_unique(encoded, paths, cut, known)
         scheduler = Scheduler(cut.shards, known, partial(recut, paths, extra))
@@ -132,32 +121,3 @@ class ClusterEngine(Engine):
             self.counters.prompt_unique += unique
         else:
             self.counters.score_unique += unique
-
-
-def recut(
-    paths: Sequence[Sequence[int]], extra: Sequence[float], indices: Sequence[int], parts: int
-) -> list[Shard]:
-    """Cut some of the requests into at most so many shards."""
-    cut = cut_shards([paths[n] for n in indices], parts, [extra[n] for n in indices])
-    return [Shard(tuple(indices[n] for n in one.indices), one.cost) for one in cut.shards]
-
-
-def path_of(encoded: Encoded) -> Sequence[int]:
-    """Return ids that are equal where requests share work: token ids, or else UTF-8 bytes."""
-    work = encoded.work
-    if isinstance(work, tuple) and work and isinstance(work[0], ScoreRequest):
-        work = work[0]  # a long text's first window
-    if isinstance(work, ScoreRequest):
-        return work.context + work.continuation[:-1] if work.continuation[1:] else work.context
-    if isinstance(work, GenerateRequest):
-        return work.prompt
-    request = encoded.request
-    asked = request.asked
-    text = asked if isinstance(asked, str) else json.dumps(asked)
-    return tuple((text + request.continuation).encode())
-
-
-def _beside(encoded: Encoded) -> float:
-    """Return the expected cost of a reply's tokens, in tokens of a prompt."""
-    settings = encoded.request.settings
-    return DECODE_PRICE * REPLY_SHARE * settings.max_tokens if settings is not None else 0.0

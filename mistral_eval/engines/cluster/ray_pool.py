@@ -5,6 +5,7 @@ driver starts another one, which opens the engine again. A job's call is not ret
 the driver knows which of its requests were answered.
 """
 
+import socket
 import threading
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -22,9 +23,9 @@ from mistral_eval.engines.cluster.messages import (
 )
 from mistral_eval.engines.interface import Say
 from mistral_eval.errors import EngineError, MistralEvalError
-from mistral_eval.settings import RAY_PREFIX, RunSettings
+from mistral_eval.settings import AUTO, RAY_PREFIX, RunSettings
 
-CLOSE_SECONDS: Final = 5.0
+CONNECT_SECONDS: Final = 10.0
 
 
 def check_ray() -> None:
@@ -60,7 +61,8 @@ class RayWorker:
         except MistralEvalError as error:
             yield Refused(type(error), str(error))
             return
-        yield from map(Said, said)
+        for text in said:  # not `yield from`: Ray sends values into the generator
+            yield Said(text)
         yield self._worker.opened()
 
     def do(self, asked: Job | Question) -> Iterator[Event]:
@@ -114,8 +116,9 @@ class RayPool:
         self._connects = not ray.is_initialized()
         if self._connects:
             try:
+                _connect(address)
                 ray.init(address, log_to_driver=False, logging_level="error")
-            except (ConnectionError, RuntimeError, ValueError) as error:
+            except (OSError, RuntimeError, ValueError) as error:
                 first = str(error).partition("\n")[0]
                 raise EngineError(
                     f"The Ray cluster {address} cannot be reached ({first}). Start it with `ray "
@@ -201,6 +204,21 @@ class RayPool:
         if isinstance(event, Done):  # the call ends, and the next one has a stream of its own
             del self._streams[seat]
         return [(seat, event)]
+
+
+def _connect(address: str) -> None:
+    """Try the head node's port, since Ray itself waits for minutes where nobody listens.
+
+    Raises:
+        OSError: nobody does.
+        ValueError: the address is not HOST:PORT.
+    """
+    if address == AUTO:
+        return
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit():
+        raise ValueError(f"expected auto or HOST:PORT, found {address}")
+    socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
 
 
 def _first_sentence(error: Exception) -> str:
