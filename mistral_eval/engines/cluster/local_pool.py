@@ -158,12 +158,13 @@ class LocalPool:
         return [(self._first_seat, message)]
 
     def _of_worker(self, seat: int, wire: Connection) -> list[tuple[int, Event]]:
-        try:
-            return [(seat, wire.recv())]
-        except (EOFError, OSError):
+        event: Event | None = None
+        with suppress(EOFError, OSError):
+            event = wire.recv()
+        if event is None or isinstance(event, Died | Refused):  # its last word
             del self._wires[seat]
             wire.close()
-            return [(seat, Died(self._why(seat)))]
+        return [(seat, event or Died(self._why(seat)))]
 
     def _why(self, seat: int) -> str:
         """Return how a worker ended: by which signal, or with which last line of its output."""

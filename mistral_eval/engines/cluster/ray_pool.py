@@ -13,10 +13,12 @@ from queue import SimpleQueue
 from typing import Any, Final
 
 from mistral_eval.engines.cluster.messages import (
+    Checked,
     Died,
     Done,
     Event,
     Job,
+    Opened,
     Question,
     Refused,
     Said,
@@ -201,8 +203,10 @@ class RayPool:
             self._streams.pop(seat, None)
             self._actors.pop(seat, None)
             return [(seat, Died(f"({_first_sentence(error)})"))]
-        if isinstance(event, Done):  # the call ends, and the next one has a stream of its own
+        if isinstance(event, Done | Opened | Checked | Died | Refused):  # the call's last event
             del self._streams[seat]
+        if isinstance(event, Died | Refused):
+            del self._actors[seat]  # it ends by itself
         return [(seat, event)]
 
 

@@ -184,13 +184,17 @@ def test_a_request_that_kills_workers_is_left_out_and_named(monkeypatch, alone):
 
 def test_an_error_of_the_device_ends_the_worker_and_its_cause_is_said(monkeypatch):
     patched(monkeypatch, "raise RuntimeError('CUDA error: an illegal memory access')")
-    engine = ClusterEngine.open(TINY, no_gold, lambda _: None)
+    said = []
+    engine = ClusterEngine.open(TINY, no_gold, said.append)
     try:
         with pytest.raises(UnansweredError) as error:
             answers(engine, score_requests())
     finally:
         engine.close()
     assert "after an error (CUDA error: an illegal memory access)" in error.value.failures[0][1]
+    deaths = [line for line in said if "died" in line]
+    assert deaths
+    assert all("CUDA error" in line for line in deaths)  # each is said once, with its cause
 
 
 def test_a_worker_that_hangs_is_replaced(monkeypatch, tmp_path, alone):
