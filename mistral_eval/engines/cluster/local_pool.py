@@ -52,7 +52,7 @@ class LocalPool:
 
     def start(self, seat: int, settings: RunSettings) -> None:
         """Fork a worker."""
-        if self._process is None or self._process.poll() is not None:
+        if self._process is None or self._parent is None or self._process.poll() is not None:
             self._begin(seat, settings)
         assert self._parent is not None
         assert self._control is not None
@@ -62,8 +62,9 @@ class LocalPool:
         try:
             self._parent.send(Fork(seat, settings, device))
             socket.send_fds(self._control, [b"w"], [theirs.fileno()])
-        except OSError:  # it has ended; its message, if any, comes with the next poll
+        except OSError:  # the process that forks has ended
             ours.close()
+            self._unread.append((seat, Died(self._why(seat))))
         else:
             self._wires[seat] = Connection(ours.detach())
         finally:
@@ -104,27 +105,12 @@ class LocalPool:
         """End all workers and the process that forks them."""
         for seat in list(self._wires):
             self.kill(seat)
-        if self._parent is not None:
-            self._parent.close()
-            self._parent = None
-        if self._control is not None:
-            self._control.close()
-            self._control = None
-        if self._process is not None:
-            try:
-                self._process.wait(END_SECONDS)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-            self._process = None
+        self._end_parent(END_SECONDS)
         self._stderr.close()
 
     def _begin(self, seat: int, settings: RunSettings) -> None:
         """Start the process that forks workers; it opens the engine if that is shared."""
-        if self._parent is not None:
-            self._parent.close()
-        if self._control is not None:
-            self._control.close()
+        self._end_parent()
         ours, theirs = socket.socketpair()
         command = [sys.executable, "-c", self.program, str(theirs.fileno())]
         self._process = subprocess.Popen(  # noqa: S603 - our own module
@@ -139,6 +125,22 @@ class LocalPool:
         self._control, self._parent = ours, Connection(os.dup(ours.fileno()))
         self._first_seat = seat
         self._parent.send(Start(settings, self._threads, self.size, self._shares))
+
+    def _end_parent(self, seconds: float = 0.0) -> None:
+        """Close the sockets of the process that forks; end it, if it does not end by itself."""
+        if self._parent is not None:
+            self._parent.close()
+            self._parent = None
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+        if self._process is not None:
+            try:
+                self._process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
 
     def _of_parent(self) -> list[tuple[int, Event]]:
         """Read what the forking process says; where it ends, its workers end by themselves."""
@@ -173,11 +175,11 @@ class LocalPool:
                 break
             self._unread += self._of_parent()
         status = self._statuses.pop(self._pids.pop(seat, 0), None)
+        last = self._last_line()
         if status is None:
-            return "without a word"
+            return f"without a status ({last})" if last else "without a status"
         if os.WIFSIGNALED(status):
             return f"by signal {os.WTERMSIG(status)} ({_name(os.WTERMSIG(status))})"
-        last = self._last_line()
         return f"with status {os.WEXITSTATUS(status)}" + (f" ({last})" if last else "")
 
     def _last_line(self) -> str:

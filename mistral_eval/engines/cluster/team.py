@@ -25,6 +25,7 @@ from mistral_eval.native.requests import Counters
 from mistral_eval.settings import RunSettings
 
 POLL_SECONDS: Final = 0.2
+OPENING_DEATHS: Final = 3  # of the first worker, before the run ends
 FRUITLESS_DEATHS: Final = 3  # per seat, without any reply in between, before the run ends
 # What the driver counts for all workers together.
 _COUNTED_BY_DRIVER: Final = ("score_unique", "prompt_unique")
@@ -102,14 +103,20 @@ class Team:
             MistralEvalError: it cannot open its engine.
         """
         self._start(0)
+        deaths = 0
         while self._first is None:
             for number, event in self.pool.poll(POLL_SECONDS):
                 if isinstance(event, Died):
-                    raise EngineError(
-                        f"The first worker died {event.why} while it opened the engine. Run the "
-                        "command without --workers to see the whole error."
-                    )
-                list(self._handle(number, event, None))
+                    deaths += 1
+                    if deaths == OPENING_DEATHS:
+                        raise EngineError(
+                            f"{deaths} workers died while they opened the engine, the last one "
+                            f"{event.why}. Run the command without --workers to see the whole "
+                            "error."
+                        )
+                    self._start(number)
+                else:
+                    list(self._handle(number, event, None))
         return self._first
 
     def answer(
