@@ -27,7 +27,7 @@ from pathlib import Path
 from machine import machine
 
 from mistral_eval.engines.cluster.engine import ClusterEngine
-from mistral_eval.engines.cluster.messages import (
+from mistral_eval.engines.cluster.worker_messages import (
     Answered,
     Died,
     Done,

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Final
 
-from mistral_eval.engines.cluster.messages import (
+from mistral_eval.engines.cluster.worker_messages import (
     Answered,
     Checked,
     Died,
