@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Final
 
+from mistral_eval.engines.cluster.scheduler import Piece, Scheduler
 from mistral_eval.engines.cluster.worker_messages import (
     Answered,
     Checked,
@@ -18,7 +19,6 @@ from mistral_eval.engines.cluster.worker_messages import (
     Refused,
     Said,
 )
-from mistral_eval.engines.cluster.scheduler import Piece, Scheduler
 from mistral_eval.engines.interface import Check, Reply, Request, Say, Stop
 from mistral_eval.errors import EngineError, MistralEvalError, RequestError
 from mistral_eval.native.requests import Counters
