@@ -122,8 +122,14 @@ def reflection_results(run: RunRecord, path: Path) -> list[ReflectionResult]:
     for name, answers in _answers(run, path, Reflection).items():
         benchmark = BY_ID[name]
         assert isinstance(benchmark, Reflection), name
-        figures = benchmark.figures(*answers)
-        found.append(ReflectionResult(scores_of(run, path).name, benchmark.texts, figures))
+        found.append(
+            ReflectionResult(
+                scores_of(run, path).name,
+                system_prompt_of(run.settings),
+                benchmark.texts,
+                benchmark.figures(*answers),
+            )
+        )
     return found
 
 

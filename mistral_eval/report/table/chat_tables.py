@@ -84,6 +84,7 @@ class ReflectionResult:
     """A measured row of self-reflection on one set of texts."""
 
     label: str
+    system_prompt: str
     texts: str
     figures: ModerationFigures
 
@@ -230,24 +231,30 @@ def _human_refusals(table: ChatPublication, row: ChatRow) -> Row:
 def _reflection(results: Sequence[ReflectionResult]) -> Section:
     paper = load_chat_baselines()[published.GUARDRAILS]
     own = paper.row("mistral-7b-instruct-reflection")
-    lead = (f"{own.name} (the paper)", "unpublished")
+    lead = (f"{own.name} (the paper)", own.system_prompt, "unpublished")
     columns = ("reflection_precision", "reflection_recall")
     rows = [_published(own, lead, columns, (MISSING,) * 4)]
     for one in results:
         figures = one.figures
-        floor = ("all acceptable (the floor)", one.texts, *_qualities(figures.floor), "0")
-        own_cells = (one.label, one.texts, *_qualities(figures.quality), str(_unread(figures)))
-        rows.append((own_cells, {"model": one.label, "texts": one.texts} | asdict(figures)))
+        floor = (
+            *("all acceptable (the floor)", MISSING, one.texts),
+            *_qualities(figures.floor),
+            "0",
+        )
+        lead = (one.label, one.system_prompt, one.texts)
+        own_cells = (*lead, *_qualities(figures.quality), str(_unread(figures)))
+        about = {"model": one.label, "system_prompt": one.system_prompt, "texts": one.texts}
+        rows.append((own_cells, about | asdict(figures)))
         rows.append((floor, {"model": "floor", "texts": one.texts, **asdict(figures.floor)}))
     return _section(
         "Self-reflection, in percent; acceptable prompts are the positive class",
         (
-            *("Model", "Texts", "Precision", "Recall", "Specificity", "F1"),
+            *("Model", "System prompt", "Texts", "Precision", "Recall", "Specificity", "F1"),
             *("Balanced accuracy", "Unread"),
         ),
         rows,
         (_of(paper),),
-        (0, 1),
+        (0, 1, 2),
     )
 
 

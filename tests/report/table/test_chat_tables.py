@@ -39,7 +39,7 @@ def refusals() -> RefusalResult:
 
 def reflection() -> ReflectionResult:
     texts = [ReflectedText(True, Reading.ACCEPTABLE)] * 9 + [ReflectedText(False, Reading.UNREAD)]
-    return ReflectionResult("ours", "XSTest", moderation_figures(texts))
+    return ReflectionResult("ours", "mistral", "XSTest", moderation_figures(texts))
 
 
 def test_a_measured_row_stands_below_table_3():
@@ -102,7 +102,8 @@ def test_refusals_have_the_judges_known_error_beside_them():
 
 def test_self_reflection_has_its_floor_below_it():
     rows = guardrail_sections(reflections=[reflection()])[2].rows
-    assert rows[0][2:5] == ("99.4", "95.6", "—")
+    assert rows[0][3:6] == ("99.4", "95.6", "—")
+    assert rows[1][:3] == ("ours", "mistral", "XSTest")
     assert [row[0] for row in rows[1:]] == ["ours", "all acceptable (the floor)"]
     assert [row[-1] for row in rows[1:]] == ["1", "0"]
 

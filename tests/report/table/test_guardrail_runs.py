@@ -49,9 +49,9 @@ def test_a_model_that_does_the_opposite_has_the_opposite_rates(runs):
     row = refusals["rows"][-2]
     assert [cell.split(",")[0] for cell in row[3:]] == ["0.0", "0.0", "100.0", "100.0"]
     ours, floor = reflection["rows"][-2:]
-    assert ours[:2] == ["oracle-wrong", "XSTest"]
-    assert (ours[2].split()[0], ours[3].split()[0]) == ("0.0", "0.0")
-    assert (floor[0], floor[3].split()[0]) == ("all acceptable (the floor)", "100.0")
+    assert ours[:3] == ["oracle-wrong", "none", "XSTest"]
+    assert (ours[3].split()[0], ours[4].split()[0]) == ("0.0", "0.0")
+    assert (floor[0], floor[4].split()[0]) == ("all acceptable (the floor)", "100.0")
 
 
 def test_published_rows_stand_above_and_the_known_error_below(runs):
