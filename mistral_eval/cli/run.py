@@ -1,7 +1,7 @@
 """`mistral-eval run`: benchmarks on a model, and the table with its row."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from mistral_eval.errors import UsageError
 
 if TYPE_CHECKING:
     from mistral_eval.console import Talk
+    from mistral_eval.run.run import Outcome
     from mistral_eval.settings import RunSettings
 
 
@@ -59,7 +60,9 @@ def run(  # noqa: PLR0913 - one parameter per option of the command line
     The same command resumes a stopped run, and prints the table of a finished one.
     """
     options = dict(locals())
-    each = _settings_of_each(options)
+    from mistral_eval.settings import DEFAULT_MODEL
+
+    each = settings_of_each(options, options["model"] or [DEFAULT_MODEL])
     from mistral_eval.console import Talk
 
     if judge_only is not None:
@@ -67,8 +70,23 @@ def run(  # noqa: PLR0913 - one parameter per option of the command line
         return
     from mistral_eval.run.run import run_models
 
-    folders, failures = run_models(each, Talk(quiet=quiet))
-    print_table(folders, fmt=Format.JSON if as_json else Format.RICH)
+    end_with_table(run_models(each, Talk(quiet=quiet)), as_json=as_json)
+
+
+def end_with_table(outcomes: Sequence["Outcome"], *, as_json: bool) -> None:
+    """Print a table with a row for each run, then a sentence for each that failed.
+
+    Raises:
+        typer.Exit: one failed; the exit code is the first one's.
+    """
+    from mistral_eval.record.run_record import failed_scores
+
+    failures = [(one.settings, one.error) for one in outcomes if one.error is not None]
+    rows = [
+        one.folder if one.error is None else failed_scores(one.settings, one.error)
+        for one in outcomes
+    ]
+    print_table([row for row in rows if row], fmt=Format.JSON if as_json else Format.RICH)
     for settings, error in failures:
         who = "" if settings.model in str(error) else f"{settings.model}: "
         sys.stderr.write(f"mistral-eval: {who}{error}\n")
@@ -84,22 +102,19 @@ def _judge_only(file: Path, each: list["RunSettings"], talk: "Talk", fmt: Format
     put(render_figure([judge_file(file, each[0], talk)], "chat", fmt.value), None)
 
 
-def _settings_of_each(options: Mapping[str, Any]) -> list["RunSettings"]:
+def settings_of_each(options: Mapping[str, Any], models: Sequence[str]) -> list["RunSettings"]:
     """Return the settings of each model's run.
 
     Raises:
         UsageError: names and models differ in number, or two runs would share a folder.
     """
-    from mistral_eval.settings import DEFAULT_MODEL
-
-    models = options["model"] or [DEFAULT_MODEL]
-    names = options["name"] or [None] * len(models)
+    names = options.get("name") or [None] * len(models)
     if len(names) != len(models):
         raise UsageError(
             f"Expected one --name for each of {len(models)} models, found {len(names)}. Give "
             "--name once per -m, in the same order."
         )
-    if options["adapter"] is not None and len(models) > 1:
+    if options.get("adapter") is not None and len(models) > 1:
         raise UsageError(
             f"--adapter is put on one model, and {len(models)} are given. Give each adapter's own "
             "folder as -m, or run them one by one."
@@ -114,5 +129,5 @@ def _settings_of_each(options: Mapping[str, Any]) -> list["RunSettings"]:
     folders = [settings.model for settings in each]
     for place, model in enumerate(models):
         if folders[place] in folders[:place]:
-            raise UsageError(f"-m {model} is given twice. Leave one of them out.")
+            raise UsageError(f"The model {model} is given twice. Leave one of them out.")
     return each

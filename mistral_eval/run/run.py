@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from mistral_eval.run.opening import (
 from mistral_eval.run.questions import Asking, LoadedBenchmark, load_benchmarks
 from mistral_eval.run.rating import rate_run, rated_turns
 from mistral_eval.run.results import Finished, rename, write_run
+from mistral_eval.run.shared import Shared
 from mistral_eval.run.stopping import Stopper, stoppable
 from mistral_eval.run.verifying import is_verified, judgement, verify
 from mistral_eval.run.watching import AnswerWatch, JudgeWatch
@@ -51,47 +52,56 @@ from mistral_eval.suite.registry import check_shots
 MODEL_ERRORS = (CheckpointError, TokenizerError, HubError, ResourceError, EngineError)
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of one of several runs: the folder of a finished one, or else its error."""
+
+    settings: RunSettings
+    folder: Path | None = None
+    error: MistralEvalError | None = None
+
+
 def run_models(
-    each: Sequence[RunSettings], talk: Talk
-) -> tuple[list[Path], list[tuple[RunSettings, MistralEvalError]]]:
+    each: Sequence[RunSettings], talk: Talk, shared: Shared | None = None
+) -> list[Outcome]:
     """Run the same benchmarks on several models, one after the other.
 
-    The questions are built once. If one model cannot be run, the others are.
+    The questions are built once, and encoded once for models with equal tokenizers. If one model
+    cannot be run, the others are.
 
     Args:
         each: the settings of each run; they differ in the model and its name only.
         talk: receives progress and messages.
+        shared: what the runs share; filled.
 
     Returns:
-        The folders of the finished runs, and the settings of the others with their errors.
+        What came of each run, in their order; at least one is finished.
 
     Raises:
         MistralEvalError: no model could be run, or the run cannot start or was stopped.
     """
-    folders: list[Path] = []
-    failures: list[tuple[RunSettings, MistralEvalError]] = []
-    questions: list[LoadedBenchmark] = []
+    if len(each) == 1:
+        return [Outcome(each[0], run_suite(each[0], talk))]
+    shared = shared or Shared()
+    found: list[Outcome] = []
     for settings in each:
         try:
-            folders.append(run_suite(settings, talk, questions))
+            found.append(Outcome(settings, run_suite(settings, talk, shared)))
         except MODEL_ERRORS as error:
-            if len(each) == 1:
-                raise
-            failures.append((settings, error))
-    if not folders:
-        raise failures[0][1]
-    return folders, failures
+            found.append(Outcome(settings, error=error))
+    failures = [one.error for one in found if one.error is not None]
+    if len(failures) == len(found):
+        raise failures[0]
+    return found
 
 
-def run_suite(
-    settings: RunSettings, talk: Talk, questions: list[LoadedBenchmark] | None = None
-) -> Path:
+def run_suite(settings: RunSettings, talk: Talk, shared: Shared | None = None) -> Path:
     """Run the benchmarks of `settings`, or return at once if the run is finished.
 
     Args:
         settings: the run's settings.
         talk: receives progress and messages.
-        questions: the questions that an earlier run of the same benchmarks built; filled if empty.
+        shared: what runs of the same benchmarks on other models have built; filled.
 
     Returns:
         The run's folder, with its scores in run.json.
@@ -115,7 +125,7 @@ def run_suite(
     isolation = isolation_for(settings)
     check_engine(settings)
     make_folder(folder)
-    complete(folder, settings, talk, isolation, earlier=earlier, questions=questions)
+    complete(folder, settings, talk, isolation, earlier=earlier, shared=shared)
     return folder
 
 
@@ -158,7 +168,7 @@ def complete(
     *,
     earlier: Mapping[str, Any] | None = None,
     rescored: EngineIdentity | None = None,
-    questions: list[LoadedBenchmark] | None = None,
+    shared: Shared | None = None,
 ) -> None:
     """Complete a run: compute missing replies, judge all replies and write the results.
 
@@ -170,7 +180,7 @@ def complete(
         earlier: the run.json of a finished run that is rescored or verified.
         rescored: the identity of the engine that computed the logged replies, for rescoring; None
             opens the engine that `settings` names.
-        questions: see `run_suite`.
+        shared: see `run_suite`.
 
     Raises:
         MistralEvalError: anything the user can fix; logged replies are kept.
@@ -188,7 +198,7 @@ def complete(
         if known := log.count():
             talk.say(f"Resuming with {counted(known, 'reply')} of {folder}.")
         with clock.phase("build"):
-            loaded = _load(settings, source, talk, questions)
+            loaded = _load(settings, source, talk, shared)
             stock_tasks = load_stock(settings) if settings.stock_tasks else None
         with clock.phase("load"):
             answers: Answers
@@ -199,7 +209,8 @@ def complete(
                 engine, settings = open_engine(folder, settings, loaded, talk)
                 opened.callback(engine.close)
                 _check_fit(engine, loaded, stock_tasks)
-                answers = Answering(engine, log, others, stopper)
+                encodings = shared.encodings if shared else None
+                answers = Answering(engine, log, others, stopper, encodings)
         with clock.phase("answer"):
             replies = _answer(answers, loaded, talk)
         with clock.phase("stock"):
@@ -253,19 +264,19 @@ class Clock:
 
 
 def _load(
-    settings: RunSettings, source: Source, talk: Talk, questions: list[LoadedBenchmark] | None
+    settings: RunSettings, source: Source, talk: Talk, shared: Shared | None
 ) -> list[LoadedBenchmark]:
     """Build the questions, or return those that are built; see `run_suite`."""
-    if questions:
-        return questions
+    if shared and shared.questions:
+        return shared.questions
     asking = Asking.of(settings, source)
     loaded = []
     for benchmark in load_benchmarks(settings.own_tasks, asking):
         count = counted(len(benchmark.questions), "question")
         talk.say(f"{benchmark.benchmark.column}: {count}")
         loaded.append(benchmark)
-    if questions is not None:
-        questions += loaded
+    if shared is not None:
+        shared.questions.extend(loaded)
     return loaded
 
 
