@@ -29,7 +29,7 @@ def plan(  # noqa: PLR0913 - one parameter per option of the command line
     batch_tokens: opt.BatchTokens = None,
     stream_layers: opt.StreamLayers = None,
     num_fewshot: opt.NumFewshot = None,
-    output_path: opt.RunsFolder = Path("results"),
+    output_path: opt.RunsFolder = "results",
     apply_chat_template: opt.ApplyChatTemplate = False,
     chat_template: opt.ChatTemplate = "auto",
     system_instruction: opt.SystemInstruction = None,

@@ -43,7 +43,7 @@ def run(  # noqa: PLR0913 - one parameter per option of the command line
     judge_model: opt.JudgeModel = None,
     judge_only: opt.JudgeOnly = None,
     model_args: opt.ModelArgs = None,
-    output_path: opt.RunsFolder = Path("results"),
+    output_path: opt.RunsFolder = "results",
     name: opt.Names = None,
     verify: opt.Verify = 0,
     unsafe_code: opt.UnsafeCode = False,

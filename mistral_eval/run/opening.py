@@ -13,6 +13,7 @@ from mistral_eval.data.task_file import data_spec
 from mistral_eval.engines.interface import Capabilities, Engine, Request, engine_class
 from mistral_eval.errors import SandboxError, UnsupportedError, UsageError
 from mistral_eval.model.load.gguf_file import part_files
+from mistral_eval.record.remote import local_folder
 from mistral_eval.record.run_folder import write_json
 from mistral_eval.record.run_record import RUN_FILE, read_run
 from mistral_eval.run.questions import LoadedBenchmark
@@ -30,7 +31,7 @@ CHOICES_FILE = "engine.json"
 def run_folder(settings: RunSettings, source: Source) -> Path:
     """Return the run's folder: the latest attempt, or with --fresh a new one."""
     name = settings.run_id(_stamps(settings, source), suite_of(settings))
-    parent = settings.output_path.expanduser() / settings.model_folder
+    parent = local_folder(settings.output_path) / settings.model_folder
     attempt = 1
     while _attempt(parent, name, attempt + 1).exists():
         attempt += 1

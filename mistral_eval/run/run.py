@@ -21,6 +21,7 @@ from mistral_eval.errors import (
     ResourceError,
     TokenizerError,
 )
+from mistral_eval.record.remote import Copy
 from mistral_eval.record.replies import OtherRuns, RepliesLog, check_replies
 from mistral_eval.record.run_folder import make_folder
 from mistral_eval.record.run_record import RUN_FILE, read_run
@@ -113,11 +114,16 @@ def run_suite(settings: RunSettings, talk: Talk, shared: Shared | None = None) -
     for name in settings.left_out:
         talk.say(f"{lacking(name)}.")
     source = make_source(settings.data)
+    copy = Copy.of(settings, talk.say)
+    if copy:
+        copy.fetch(settings.model_folder)
     folder = run_folder(settings, source)
     earlier = read_run(folder) if is_finished(folder) else None
     if earlier and is_verified(earlier, settings.verify):
         if settings.name:
             rename(folder, settings.name)
+        if copy:
+            copy.upload(folder)
         talk.say(f"This run is finished; its record is in {folder}. --fresh runs it again.")
         return folder
     if earlier and not settings.name:
@@ -125,7 +131,8 @@ def run_suite(settings: RunSettings, talk: Talk, shared: Shared | None = None) -
     isolation = isolation_for(settings)
     check_engine(settings)
     make_folder(folder)
-    complete(folder, settings, talk, isolation, earlier=earlier, shared=shared)
+    with copy.keeping(folder) if copy else nullcontext():
+        complete(folder, settings, talk, isolation, earlier=earlier, shared=shared)
     return folder
 
 
@@ -151,7 +158,9 @@ def rescore(folder: Path, talk: Talk, *, unsafe_code: bool, sandbox: str = "auto
     info = {key: value for key, value in run["model"].items() if key != "fingerprint"}
     identity = EngineIdentity(**run["identity"], info=info, notes=tuple(run["notes"]))
     isolation = isolation_for(settings)
-    complete(folder, settings, talk, isolation, earlier=run, rescored=identity)
+    copy = Copy.around(folder, talk.say)
+    with copy.keeping(folder) if copy else nullcontext():
+        complete(folder, settings, talk, isolation, earlier=run, rescored=identity)
 
 
 def settings_of(run: Mapping[str, Any], *, unsafe_code: bool, sandbox: str) -> RunSettings:
