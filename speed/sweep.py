@@ -56,9 +56,7 @@ def started(arguments: Sequence[object]) -> Spent:
     began, before = time.perf_counter(), _children()
     command = [sys.executable, "-m", "mistral_eval", *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False
-    )
+    done = subprocess.run(command, env=environment, capture_output=True, check=False)
     if done.returncode:
         print(done.stderr.decode())
         raise SystemExit(1)

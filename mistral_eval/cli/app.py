@@ -109,7 +109,9 @@ def main() -> None:
                 raise
             _no_room()
         if end.code == INTERRUPTED:  # Typer's answer to Ctrl-C
-            rest = "; the same command resumes the run" if {"run", "sweep"} & {*sys.argv[1:]} else ""
+            rest = (
+                "; the same command resumes the run" if {"run", "sweep"} & {*sys.argv[1:]} else ""
+            )
             sys.stderr.write(f"mistral-eval: stopped{rest}.\n")
         raise
 

@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from mistral_eval.settings import RunSettings
 
 
-
 def fetching(*patterns: str) -> Callable[[str], Path]:
     """Return a parser of runs' folders: of a URL it fetches the files that match the patterns.
 

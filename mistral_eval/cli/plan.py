@@ -1,6 +1,5 @@
 """`mistral-eval plan`: what a run would cost."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer

@@ -321,7 +321,15 @@ def failed_scores(settings: RunSettings, error: MistralEvalError) -> RunScores:
     """Return the row of a run that failed: without scores, and with the reason."""
     name = settings.name or settings.model_label
     return RunScores(
-        name, settings.model, settings.model, settings.seed, settings.engine, "", {}, None, str(error)
+        name,
+        settings.model,
+        settings.model,
+        settings.seed,
+        settings.engine,
+        "",
+        {},
+        None,
+        str(error),
     )
 
 

@@ -218,8 +218,7 @@ def complete(
                 engine, settings = open_engine(folder, settings, loaded, talk)
                 opened.callback(engine.close)
                 _check_fit(engine, loaded, stock_tasks)
-                encodings = shared.encodings if shared else None
-                answers = Answering(engine, log, others, stopper, encodings)
+                answers = Answering(engine, log, others, stopper, shared and shared.encodings)
         with clock.phase("answer"):
             replies = _answer(answers, loaded, talk)
         with clock.phase("stock"):

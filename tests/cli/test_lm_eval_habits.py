@@ -189,7 +189,10 @@ def test_a_finished_run_takes_another_name(cli, tmp_path):
     ("arguments", "sentence"),
     [
         (("-m", "tiny", "-m", "tiny"), "The model tiny is given twice"),
-        (("-m", ".", "-m", "tests/..", "--name", "x", "--name", "y"), "The model tests/.. is given twice"),
+        (
+            ("-m", ".", "-m", "tests/..", "--name", "x", "--name", "y"),
+            "The model tests/.. is given twice",
+        ),
         (("-m", "tiny", "-m", ".", "--name", "x", "--name", "x"), "--name x is given twice"),
         (("-m", "tiny", "-m", "b", "--name", "x"), "one --name for each of 2 models, found 1"),
     ],

@@ -54,9 +54,7 @@ class Heard(Talk):
 
 def run_in(store: Path, talk: Talk | None = None, **more: object) -> Path:
     chosen = {"tasks": ("winogrande", "nq"), "data": "sample", "engine": "random", **more}
-    return run_suite(
-        RunSettings(output_path=f"file://{store}", **chosen), talk or Talk(quiet=True)
-    )
+    return run_suite(RunSettings(output_path=f"file://{store}", **chosen), talk or Talk(quiet=True))
 
 
 def files(folder: Path) -> dict[str, bytes]:

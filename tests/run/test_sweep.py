@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.trainings import save_training
 
 from mistral_eval.cli.run import run
 from mistral_eval.cli.sweep import OF_ONE_MODEL, sweep
@@ -22,6 +21,7 @@ from mistral_eval.run import run as running
 from mistral_eval.run.run import run_models, run_suite
 from mistral_eval.run.shared import Shared
 from mistral_eval.settings import RunSettings
+from tests.trainings import save_training
 
 NAMES = ("checkpoint-1000", "checkpoint-200", "checkpoint-30")
 TASKS = ("winogrande", "nq", "gsm8k")

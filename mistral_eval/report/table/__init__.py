@@ -159,9 +159,7 @@ def render_runs(
 ) -> Any:
     """Return the table of runs below published rows, as `render_table` does.
 
-    Args:
-        runs: Folders of finished runs, or the rows themselves.
-        baselines, fmt, options: See `published_rows`, `render_table` and `build_view`.
+    Of a finished run its folder is enough.
 
     Raises:
         OutputError: A folder holds no finished run.

@@ -47,7 +47,7 @@ def _json_row(row: RowView, view: TableView) -> dict[str, Any]:
     cells = {
         benchmark.id: _cell(cell) for benchmark, cell in zip(view.columns, row.cells, strict=True)
     }
-    about = {"id": row.id, "name": row.label, "kind": row.kind}
+    about: dict[str, Any] = {"id": row.id, "name": row.label, "kind": row.kind}
     if row.run is not None:
         run = row.run
         path = None if run.error else run.path
