@@ -218,7 +218,9 @@ def complete(
                 engine, settings = open_engine(folder, settings, loaded, talk)
                 opened.callback(engine.close)
                 _check_fit(engine, loaded, stock_tasks)
-                answers = Answering(engine, log, others, stopper, shared and shared.encodings)
+                answers = Answering(
+                    engine, log, others, stopper, shared.encodings if shared else None
+                )
         with clock.phase("answer"):
             replies = _answer(answers, loaded, talk)
         with clock.phase("stock"):
