@@ -85,14 +85,23 @@ class Copy:
 
     Attributes:
         folder: the local copy; it is made.
+
+    Raises:
+        StoreError: the URL cannot be used, or the copy cannot be made.
     """
 
     def __init__(self, url: str, say: Say) -> None:
         self.store = Store(url)
         self.folder = local_folder(self.store.url)
         self._say = say
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / URL_FILE).write_text(f"{self.store.url}\n", encoding="utf-8")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / URL_FILE).write_text(f"{self.store.url}\n", encoding="utf-8")
+        except OSError as error:
+            raise StoreError(
+                f"Runs in {self.store.url} are copied to {self.folder}, which cannot be written "
+                f"({error.strerror or error}). Set XDG_CACHE_HOME to a folder that can be."
+            ) from error
 
     @classmethod
     def of(cls, settings: RunSettings, say: Say) -> "Copy | None":

@@ -2,7 +2,8 @@
 
 A run's folder has a folder `replies/` of files `<UTC time>-<host>-<pid>.jsonl`. Each process that
 writes starts a file of its own, so correctness needs no lock and no shared memory, and the files of
-several processes or machines merge by lying in one folder. One line is one reply:
+several processes or machines merge by lying in one folder. A file that has reached `SEGMENT_BYTES`
+is closed, and another one is begun. One line is one reply:
 
     {"key":"<64 hex digits>","crc":"<8 hex digits>","reply":{...}}
 

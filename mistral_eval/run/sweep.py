@@ -43,9 +43,7 @@ def run_sweep(each: Sequence[RunSettings], talk: Talk) -> list[Outcome]:
     shared = Shared()
     found = run_models(sorted(each, key=order), talk, shared)
     if shared.encodings.reused:
-        requests = counted(shared.encodings.encoded, "request")
-        talk.say(
-            f"{requests} encoded for {counted(len(each), 'checkpoint')}; "
-            f"{shared.encodings.reused:,} times that work was reused."
-        )
+        encoded = counted(shared.encodings.encoded, "request")
+        reused = f"{shared.encodings.reused:,}"
+        talk.say(f"{encoded} encoded, and {reused} taken as an earlier checkpoint had them.")
     return found
