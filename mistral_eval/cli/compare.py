@@ -16,8 +16,7 @@ Runs = Annotated[
     list[Path],
     typer.Argument(
         parser=opt.fetching(*opt.RESULTS),
-        metavar="<folders or urls>...",
-        help="Folders of finished runs; the first is the reference",
+        help="Folders or URLs of finished runs; the first is the reference",
     ),
 ]
 

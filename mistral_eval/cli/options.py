@@ -29,9 +29,7 @@ def fetching(*patterns: str) -> Callable[[str], Path]:
 RESULTS = ("*/run.json", "*/*.json", "*/samples_*.jsonl")  # what commands that show runs read
 Run = Annotated[
     Path,
-    typer.Argument(
-        parser=fetching(*RESULTS), metavar="<folder or url>", help="Folder of a finished run"
-    ),
+    typer.Argument(parser=fetching(*RESULTS), help="Folder or URL of a finished run"),
 ]
 Tasks = Annotated[
     str,

@@ -12,9 +12,7 @@ from mistral_eval.cli.output import print_table
 def rescore(
     run: Annotated[
         Path,
-        typer.Argument(
-            parser=opt.fetching(), metavar="<folder or url>", help="Folder of a finished run"
-        ),
+        typer.Argument(parser=opt.fetching(), help="Folder or URL of a finished run"),
     ],
     *,
     unsafe_code: opt.UnsafeCode = False,

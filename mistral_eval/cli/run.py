@@ -62,7 +62,8 @@ def run(  # noqa: PLR0913 - one parameter per option of the command line
     options = dict(locals())
     from mistral_eval.settings import DEFAULT_MODEL
 
-    each = settings_of_each(options, options["model"] or [DEFAULT_MODEL])
+    models = options["model"] or [DEFAULT_MODEL]
+    each = settings_of_each(options, [(model, revision) for model in models])
     from mistral_eval.console import Talk
 
     if judge_only is not None:
@@ -102,8 +103,14 @@ def _judge_only(file: Path, each: list["RunSettings"], talk: "Talk", fmt: Format
     put(render_figure([judge_file(file, each[0], talk)], "chat", fmt.value), None)
 
 
-def settings_of_each(options: Mapping[str, Any], models: Sequence[str]) -> list["RunSettings"]:
+def settings_of_each(
+    options: Mapping[str, Any], models: Sequence[tuple[str, str | None]]
+) -> list["RunSettings"]:
     """Return the settings of each model's run.
+
+    Args:
+        options: the command's options by name.
+        models: each model and its revision on the hub; None leaves that to the options.
 
     Raises:
         UsageError: names and models differ in number, or two runs would share a folder.
@@ -123,11 +130,11 @@ def settings_of_each(options: Mapping[str, Any], models: Sequence[str]) -> list[
         if name is not None and name in names[:place]:
             raise UsageError(f"--name {name} is given twice. Give each run a name of its own.")
     each = [
-        opt.settings_of(options, model=model, name=name)
-        for model, name in zip(models, names, strict=True)
+        opt.settings_of(options, model=model, name=name, revision=revision or options["revision"])
+        for (model, revision), name in zip(models, names, strict=True)
     ]
-    folders = [settings.model for settings in each]
-    for place, model in enumerate(models):
-        if folders[place] in folders[:place]:
+    found = [(settings.model, settings.revision) for settings in each]
+    for place, (model, _) in enumerate(models):
+        if found[place] in found[:place]:
             raise UsageError(f"The model {model} is given twice. Leave one of them out.")
     return each

@@ -12,7 +12,8 @@ OF_ONE_MODEL: Final = ("model", "name", "adapter", "judge_only")  # options of `
 Checkpoints = Annotated[
     list[str],
     typer.Argument(
-        help="Checkpoints: folders, GGUF files or hub names, or a folder that contains checkpoints"
+        help="Checkpoints: folders, GGUF files or hub names (NAME@REVISION for one of its "
+        "revisions), or a folder that contains checkpoints"
     ),
 ]
 Report = Annotated[

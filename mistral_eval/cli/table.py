@@ -26,8 +26,8 @@ def table(  # noqa: PLR0913 - one parameter per option of the command line
         list[Path] | None,
         typer.Argument(
             parser=opt.fetching("*/run.json"),
-            metavar="<folders or urls>...",
-            help="Folders of finished runs; with --layout chat also FastChat's files of judgments",
+            help="Folders or URLs of finished runs; with --layout chat also FastChat's files of "
+            "judgments",
         ),
     ] = None,
     *,

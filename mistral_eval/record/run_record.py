@@ -284,6 +284,7 @@ class RunScores:
     engine: str
     date: str
     cells: Mapping[str, Cell]
+    revision: str | None = None
     step: StepRecord | None = None
     error: str = ""
 
@@ -313,29 +314,33 @@ def scores_of(run: RunRecord, folder: Path) -> RunScores:
             task: replace(cell, notes=(*cell.notes, *run.notes))
             for task, cell in run.scores.items()
         },
+        revision=settings.revision,
         step=run.step,
     )
 
 
 def failed_scores(settings: RunSettings, error: MistralEvalError) -> RunScores:
     """Return the row of a run that failed: without scores, and with the reason."""
-    name = settings.name or settings.model_label
     return RunScores(
-        name,
-        settings.model,
-        settings.model,
-        settings.seed,
-        settings.engine,
-        "",
-        {},
-        None,
-        str(error),
+        name=settings.name or settings.model_label,
+        path=settings.model,
+        model=settings.model,
+        seed=settings.seed,
+        engine=settings.engine,
+        date="",
+        cells={},
+        revision=settings.revision,
+        error=str(error),
     )
 
 
 def run_labels(runs: Sequence[RunScores]) -> tuple[str, ...]:
-    """Return one label per run: its name, and where names repeat its seed, folder or number."""
+    """Return one label per run: its name, and where names repeat what tells the runs apart.
+
+    That is their revisions on the hub, seeds or folders, or else a number.
+    """
     labels = [one_line(run.name) for run in runs]
+    labels = _told_apart(labels, [one_line(run.revision or "main") for run in runs])
     labels = _told_apart(labels, [f"seed {run.seed}" for run in runs])
     labels = _told_apart(labels, _tails([run.path for run in runs]))
     earlier = [labels[:place].count(label) for place, label in enumerate(labels)]

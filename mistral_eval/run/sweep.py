@@ -1,5 +1,6 @@
 """Run the same benchmarks on the checkpoints of a training, in order of their steps."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,13 +11,19 @@ from mistral_eval.run.shared import Shared
 from mistral_eval.settings import TINY, RunSettings
 
 
-def checkpoints_of(given: Sequence[str]) -> list[str]:
-    """Return the models that a sweep's arguments name: a folder of checkpoints stands for these."""
-    found: list[str] = []
+def checkpoints_of(given: Sequence[str]) -> list[tuple[str, str | None]]:
+    """Return the models that a sweep's arguments name, each with its revision on the hub or None.
+
+    A folder of checkpoints stands for these.
+    """
+    found: list[tuple[str, str | None]] = []
     for one in given:
         place = Path(one).expanduser()
-        is_local = one != TINY and place.exists()
-        found += map(str, checkpoints_in(place)) if is_local else [one]
+        if one != TINY and place.exists():
+            found += [(str(checkpoint), None) for checkpoint in checkpoints_in(place)]
+        else:
+            model, _, revision = one.partition("@")
+            found.append((model, revision or None))
     return found
 
 
@@ -33,17 +40,15 @@ def run_sweep(each: Sequence[RunSettings], talk: Talk) -> list[Outcome]:
     Raises:
         MistralEvalError: as of `run_models`.
     """
-    steps = {one.model: step_of(one.model, one.revision) for one in each}
-    unknown = max((step.number for step in steps.values() if step), default=0) + 1
-
-    def order(settings: RunSettings) -> int:
-        step = steps[settings.model]
-        return unknown if step is None else step.number
-
     shared = Shared()
-    found = run_models(sorted(each, key=order), talk, shared)
+    found = run_models(sorted(each, key=_order), talk, shared)
     if shared.encodings.reused:
         encoded = counted(shared.encodings.encoded, "request")
         reused = f"{shared.encodings.reused:,}"
         talk.say(f"{encoded} encoded, and {reused} taken as an earlier checkpoint had them.")
     return found
+
+
+def _order(settings: RunSettings) -> float:
+    step = step_of(settings.model, settings.revision)
+    return math.inf if step is None else step.number

@@ -145,6 +145,23 @@ def test_a_checkpoint_given_twice_is_refused(cli, training):
     assert f"The model {training[0]} is given twice" in err
 
 
+def test_revisions_of_one_hub_model_are_checkpoints(cli, tmp_path):
+    """They are asked for by name and revision, in order of the revisions' steps."""
+    given = ("org/model@step3000", "org/model@step200", "org/model")
+    options = ("-t", "nq", "--data", "sample", "-o", tmp_path, "--engine", "random", "--json")
+    code, out, _ = cli("sweep", *given, *options)
+    assert code == 0
+    rows = [row for row in json.loads(out)["rows"] if row["kind"] == "run"]
+    assert [row["model"] for row in rows] == ["org/model"] * 3
+    assert len({row["path"] for row in rows}) == 3
+    assert [row["name"] for row in rows] == [
+        f"random, {at}" for at in ("step200", "step3000", "main")
+    ]
+    code, _, err = cli("sweep", given[0], given[0], *options)
+    assert code == 2
+    assert "The model org/model is given twice" in err
+
+
 def test_the_options_are_those_of_run():
     ours, theirs = inspect.signature(sweep).parameters, inspect.signature(run).parameters
     assert {*theirs} - {*ours} == {*OF_ONE_MODEL}
