@@ -4,6 +4,7 @@
 # make trained-test   fetch it, then run its tests; they skip where the package index does not answer
 # make vllm-test create an environment of its own with vLLM (3.5 GB) and run its tests there; they
 #                also use the trained model where `make trained` has fetched it
+# make ray-test  create an environment of its own with Ray and run the tests of workers on two nodes
 # make quick     set up, then run the tests that take less than ten seconds each
 # make coverage  the quick tests of the rooms below the command line under coverage, about ten
 #              minutes; fails below the floor in pyproject.toml
@@ -34,13 +35,13 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 COVERED := $(addprefix tests/,model native answers suite record engines report/table cli/test_app.py)
 SOURCES := mistral_eval tests speed tools
 
-.PHONY: demo test quick trained trained-test vllm-test coverage check fix bench clean
+.PHONY: demo test quick trained trained-test vllm-test ray-test coverage check fix bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/mistral-eval run --tasks mmlu,gsm8k --model tiny --data sample
 
 test: $(VENV)/.installed-dev
-	$(PYTEST) -m "not trained and not vllm" $(PYTEST_ARGS)
+	$(PYTEST) -m "not trained and not vllm and not ray" $(PYTEST_ARGS)
 
 quick: $(VENV)/.installed-dev
 	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
@@ -59,6 +60,9 @@ trained-test: $(VENV)/.installed-dev
 vllm-test: $(VENV)-vllm/.installed
 	VLLM_CPU_KVCACHE_SPACE=2 VLLM_CPU_OMP_THREADS_BIND=$$(taskset -cp $$$$ | sed 's/.*: //') \
 	$(VENV)-vllm/bin/python -m pytest -m vllm tests/engines/test_vllm.py $(PYTEST_ARGS)
+
+ray-test: $(VENV)-ray/.installed
+	$(VENV)-ray/bin/python -m pytest -m "ray and not trained" $(PYTEST_ARGS)
 
 coverage: $(VENV)/.installed-dev
 	$(PYTEST) -m "not slow" --cov --cov-report=term-missing:skip-covered $(COVERED) $(PYTEST_ARGS)
@@ -98,5 +102,12 @@ $(VENV)-vllm/.installed: pyproject.toml
 	$(VENV)-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 
+$(VENV)-ray/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)-ray
+	$(VENV)-ray/bin/python -m pip install --quiet "pip>=25.1"
+	$(VENV)-ray/bin/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt \
+		--editable ".[ray]" --group test
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VENV)-vllm build dist .coverage*
+	rm -rf $(VENV) $(VENV)-vllm $(VENV)-ray build dist .coverage*
