@@ -48,6 +48,7 @@ OWN_OPTIONS = {
     "stream_layers": "--stream-layers",
     "base_url": "--base-url",
 }
+URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 LIMIT = re.compile(r"\d{1,12}|\d{0,12}\.\d{1,12}|\d{1,12}/\d{1,12}")
 NOT_IN_RUN_ID = frozenset(
     {
@@ -173,6 +174,16 @@ def _prompt(asked: object) -> object:
     return asked if asked in NAMED_PROMPTS else _absolute(asked)
 
 
+def is_url(place: str) -> bool:
+    """Return whether a folder of runs is in a store that fsspec reaches, e.g. s3://bucket/runs."""
+    return URL.match(place) is not None
+
+
+def _folder_or_url(place: object) -> object:
+    """Return a folder as a path, and a URL, which a path would spoil, as text."""
+    return Path(place) if isinstance(place, str) and not is_url(place) else place
+
+
 def _workers(asked: object) -> object:
     """Return how many workers are asked for, as text.
 
@@ -234,6 +245,7 @@ class RunSettings(BaseModel):
         unsafe_code: Run generated programs without isolation if there is none.
         sandbox: How generated programs are isolated.
         data_unpinned: Accept rows whose fingerprint is not known.
+        output_path: The folder of runs, or its URL in a store that fsspec reaches.
         fresh: Run again in a folder of its own.
         verify: How many requests are answered again on the native engine's plain path.
         choices: What the engine chose when the run began (see `Engine.choices`); no option.
@@ -278,7 +290,7 @@ class RunSettings(BaseModel):
     unsafe_code: StrictBool = False
     sandbox: Literal["auto", "bubblewrap", "namespaces", "docker", "podman"] = "auto"
     data_unpinned: StrictBool = False
-    output_path: Path = Path("results")
+    output_path: Annotated[Path | str, BeforeValidator(_folder_or_url)] = Path("results")
     fresh: StrictBool = False
     verify: Count = 0
     choices: Pairs = Field(default_factory=dict)

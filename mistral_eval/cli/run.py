@@ -1,7 +1,7 @@
 """`mistral-eval run`: benchmarks on a model, and the table with its row."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from mistral_eval.errors import UsageError
 
 if TYPE_CHECKING:
     from mistral_eval.console import Talk
-    from mistral_eval.errors import MistralEvalError
+    from mistral_eval.run.run import Outcome
     from mistral_eval.settings import RunSettings
 
 
@@ -47,7 +47,7 @@ def run(  # noqa: PLR0913 - one parameter per option of the command line
     judge_pairwise: opt.JudgePairwise = None,
     iterations: opt.Iterations = 1,
     model_args: opt.ModelArgs = None,
-    output_path: opt.RunsFolder = Path("results"),
+    output_path: opt.RunsFolder = "results",
     name: opt.Names = None,
     verify: opt.Verify = 0,
     unsafe_code: opt.UnsafeCode = False,
@@ -64,7 +64,10 @@ def run(  # noqa: PLR0913 - one parameter per option of the command line
     The same command resumes a stopped run, and prints the table of a finished one.
     """
     options = dict(locals())
-    each = _settings_of_each(options)
+    from mistral_eval.settings import DEFAULT_MODEL
+
+    models = options["model"] or [DEFAULT_MODEL]
+    each = settings_of_each(options, [(model, revision) for model in models])
     from mistral_eval.console import Talk
 
     talk, fmt = Talk(quiet=quiet), Format.JSON if as_json else Format.RICH
@@ -77,28 +80,48 @@ def run(  # noqa: PLR0913 - one parameter per option of the command line
         check_pairing(judge_pairwise, each[0])  # before anything is computed
     from mistral_eval.run.run import run_models
 
-    folders, failures = run_models(each, talk)
+    outcomes = run_models(each, talk)
+    finished = [(one.folder, one.settings) for one in outcomes if one.folder is not None]
     if judge_pairwise is not None:
         from mistral_eval.run.pairing import compare_answers
 
-        for folder, settings in zip(folders, _finished(each, failures), strict=True):
+        for folder, settings in finished:
             compare_answers(folder, judge_pairwise, settings, talk)
     if judge_pairwise is not None or (iterations > 1 and each[0].judge_model):
-        _print_chat(folders, fmt)
+        _print_chat([folder for folder, _ in finished], fmt)
+        _end_with_failures(outcomes)
     else:
-        print_table(folders, fmt=fmt)
+        end_with_table(outcomes, fmt)
+
+
+def end_with_table(outcomes: Sequence["Outcome"], fmt: Format) -> None:
+    """Print a table with a row for each run, then a sentence for each that failed.
+
+    Raises:
+        typer.Exit: one failed; the exit code is the first one's.
+    """
+    from mistral_eval.record.run_record import failed_scores
+
+    rows = [
+        one.folder if one.error is None else failed_scores(one.settings, one.error)
+        for one in outcomes
+    ]
+    print_table([row for row in rows if row], fmt=fmt)
+    _end_with_failures(outcomes)
+
+
+def _end_with_failures(outcomes: Sequence["Outcome"]) -> None:
+    """Print a sentence for each run that failed.
+
+    Raises:
+        typer.Exit: one failed; the exit code is the first one's.
+    """
+    failures = [(one.settings, one.error) for one in outcomes if one.error is not None]
     for settings, error in failures:
         who = "" if settings.model in str(error) else f"{settings.model}: "
         sys.stderr.write(f"mistral-eval: {who}{error}\n")
     if failures:
         raise typer.Exit(failures[0][1].exit_code)
-
-
-def _finished(
-    each: list["RunSettings"], failures: list[tuple["RunSettings", "MistralEvalError"]]
-) -> list["RunSettings"]:
-    """Return the settings of the runs that have a folder."""
-    return [one for one in each if not any(one is failed for failed, _ in failures)]
 
 
 def _judge_only(
@@ -124,22 +147,25 @@ def _print_chat(paths: list[Path], fmt: Format) -> None:
     put(render_figure(paths, "chat", fmt.value), None)
 
 
-def _settings_of_each(options: Mapping[str, Any]) -> list["RunSettings"]:
+def settings_of_each(
+    options: Mapping[str, Any], models: Sequence[tuple[str, str | None]]
+) -> list["RunSettings"]:
     """Return the settings of each model's run.
+
+    Args:
+        options: the command's options by name.
+        models: each model and its revision on the hub; None leaves that to the options.
 
     Raises:
         UsageError: names and models differ in number, or two runs would share a folder.
     """
-    from mistral_eval.settings import DEFAULT_MODEL
-
-    models = options["model"] or [DEFAULT_MODEL]
-    names = options["name"] or [None] * len(models)
+    names = options.get("name") or [None] * len(models)
     if len(names) != len(models):
         raise UsageError(
             f"Expected one --name for each of {len(models)} models, found {len(names)}. Give "
             "--name once per -m, in the same order."
         )
-    if options["adapter"] is not None and len(models) > 1:
+    if options.get("adapter") is not None and len(models) > 1:
         raise UsageError(
             f"--adapter is put on one model, and {len(models)} are given. Give each adapter's own "
             "folder as -m, or run them one by one."
@@ -148,15 +174,15 @@ def _settings_of_each(options: Mapping[str, Any]) -> list["RunSettings"]:
         if name is not None and name in names[:place]:
             raise UsageError(f"--name {name} is given twice. Give each run a name of its own.")
     each = [
-        opt.settings_of(options, model=model, name=name)
-        for model, name in zip(models, names, strict=True)
+        opt.settings_of(options, model=model, name=name, revision=revision or options["revision"])
+        for (model, revision), name in zip(models, names, strict=True)
     ]
-    folders = [settings.model for settings in each]
-    for place, model in enumerate(models):
-        if folders[place] in folders[:place]:
-            raise UsageError(f"-m {model} is given twice. Leave one of them out.")
+    found = [(settings.model, settings.revision) for settings in each]
+    for place, (model, _) in enumerate(models):
+        if found[place] in found[:place]:
+            raise UsageError(f"The model {model} is given twice. Leave one of them out.")
     return [
         settings.model_copy(update={"iteration": place})
         for settings in each
-        for place in range(options["iterations"])
+        for place in range(options.get("iterations", 1))
     ]

@@ -30,6 +30,7 @@ from mistral_eval.errors import (
     UnansweredError,
 )
 from mistral_eval.record.replies import OtherRuns, RepliesLog
+from mistral_eval.run.shared import Encodings
 from mistral_eval.run.stopping import Stopper
 from mistral_eval.run.watching import AnswerWatch
 
@@ -88,6 +89,7 @@ class Answering:
         log: the run's replies log.
         others: other runs of the same model, whose replies are reused before any is computed.
         stopper: tells whether the user has asked the run to stop.
+        encodings: what runs of other models have encoded; None encodes everything.
 
     Attributes:
         watch: the progress display; None while nothing is displayed.
@@ -105,8 +107,10 @@ class Answering:
         log: RepliesLog,
         others: OtherRuns | None = None,
         stopper: Stopper | None = None,
+        encodings: Encodings | None = None,
     ) -> None:
         self.engine = engine
+        self._encodings = encodings
         self.log = log
         self.watch: AnswerWatch | None = None
         self._others = others
@@ -164,7 +168,7 @@ class Answering:
         Raises:
             EndedEarlyError, EngineError: as of `answer`, for all other reasons.
         """
-        encoded = [self.engine.encode(request) for request in requests]
+        encoded = self._encode(requests)
         self.truncated += sum(item.truncated for item in encoded)
         self._keep_remarks(encoded)
         keys = [reply_key(self.identity, item) for item in encoded]
@@ -184,6 +188,11 @@ class Answering:
                 count[0] += 1
                 count[1] += len(reply.ids)
         return replies
+
+    def _encode(self, requests: Sequence[Request]) -> list[Encoded]:
+        if self._encodings is None:
+            return [self.engine.encode(request) for request in requests]
+        return self._encodings.encode(self.engine, requests)
 
     def _keep_remarks(self, encoded: Sequence[Encoded]) -> None:
         found = {(item.remark, item.request.benchmark): None for item in encoded if item.remark}

@@ -1,12 +1,14 @@
 """Rate answers that are on the disk, without running a model."""
 
 import hashlib
+from contextlib import nullcontext
 from pathlib import Path
 
 from mistral_eval.console import Talk
 from mistral_eval.errors import UsageError
 from mistral_eval.record.fastchat import JUDGMENTS_FILE
 from mistral_eval.record.judgments import FOLDER
+from mistral_eval.record.remote import Copy, local_folder
 from mistral_eval.record.run_folder import make_folder
 from mistral_eval.report.table.rated_runs import rating_notes
 from mistral_eval.run.judge_engine import check_judge
@@ -40,10 +42,17 @@ def judge_file(file: Path, settings: RunSettings, talk: Talk) -> Path:
     answers = read_stored(file, benchmark)
     docs = questions_with([answers], benchmark, settings, talk)
     replies = [answers.texts[benchmark.number(doc)][: len(benchmark.turns(doc))] for doc in docs]
-    folder = judging_folder(answers, settings)
     named = settings.model_copy(update={"model": answers.model})
+    copy = Copy.of(settings, talk.say)
+    if copy:
+        copy.fetch(_model_folder(named))
+    folder = judging_folder(answers, settings)
     turns = rated_turns(benchmark, docs, replies)
-    with stoppable(folder / FOLDER, talk.say) as stopper, stopper.deferred():
+    with (
+        copy.keeping(folder) if copy else nullcontext(),
+        stoppable(folder / FOLDER, talk.say) as stopper,
+        stopper.deferred(),
+    ):
         ratings = rate_run(folder, named, turns, talk, stop=stopper.is_wanted, reuses=True)
     for note in rating_notes(ratings):
         talk.say(f"{answers.model}: {note}.")
@@ -55,10 +64,14 @@ def judging_folder(answers: StoredAnswers, settings: RunSettings) -> Path:
     judge = " ".join(filter(None, (settings.judge_model, settings.judge_engine)))
     digest = hashlib.sha256(f"{judge}\0{answers.digest}".encode()).hexdigest()
     named = settings.model_copy(update={"model": answers.model})
-    name = named.model_folder.strip(".") or "model"
-    folder = settings.output_path.expanduser() / name / f"judged-{digest[:8]}"
+    folder = local_folder(settings.output_path) / _model_folder(named) / f"judged-{digest[:8]}"
     make_folder(folder)
     return folder
+
+
+def _model_folder(settings: RunSettings) -> str:
+    """Return the name of the folder of a model that only its answers name."""
+    return settings.model_folder.strip(".") or "model"
 
 
 def judged_benchmark(settings: RunSettings, option: str) -> Conversation:

@@ -61,7 +61,7 @@ def asked(monkeypatch, cli):
     def call(*arguments: object) -> RunSettings:
         found: list[RunSettings] = []
 
-        def stop(settings: RunSettings, talk: Talk, questions: object) -> Path:
+        def stop(settings: RunSettings, talk: Talk, shared: object = None) -> Path:
             found.append(settings)
             raise EnoughError
 
