@@ -177,6 +177,21 @@ DataUnpinned = Annotated[
 RunsFolder = Annotated[
     Path, typer.Option("--output-path", "--output_path", "-o", help="Folder for runs")
 ]
+Part = Annotated[
+    str | None,
+    typer.Option(
+        help="Answer one part of the requests, e.g. 2/4, and stop before judging; other parts may "
+        "run at the same time, on this machine or others"
+    ),
+]
+NoCompute = Annotated[
+    bool,
+    typer.Option(
+        "--no-compute",
+        help="Judge what the parts of the run have answered; if replies are missing, name them and "
+        "compute nothing",
+    ),
+]
 Verify = Annotated[
     int,
     typer.Option(

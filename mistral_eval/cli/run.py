@@ -44,6 +44,8 @@ def run(  # noqa: PLR0913 - one parameter per option of the command line
     model_args: opt.ModelArgs = None,
     output_path: opt.RunsFolder = Path("results"),
     name: opt.Names = None,
+    part: opt.Part = None,
+    no_compute: opt.NoCompute = False,
     verify: opt.Verify = 0,
     unsafe_code: opt.UnsafeCode = False,
     sandbox: opt.Sandbox = "auto",
@@ -56,7 +58,8 @@ def run(  # noqa: PLR0913 - one parameter per option of the command line
 ) -> None:
     """Run benchmarks under the paper's protocol and print the table with this model's row.
 
-    The same command resumes a stopped run, and prints the table of a finished one.
+    The same command resumes a stopped run, and prints the table of a finished one. With --part it
+    ends without a table, which the same command with --no-compute in its place prints.
     """
     options = dict(locals())
     each = _settings_of_each(options)
@@ -68,7 +71,8 @@ def run(  # noqa: PLR0913 - one parameter per option of the command line
     from mistral_eval.run.run import run_models
 
     folders, failures = run_models(each, Talk(quiet=quiet))
-    print_table(folders, fmt=Format.JSON if as_json else Format.RICH)
+    if part is None:
+        print_table(folders, fmt=Format.JSON if as_json else Format.RICH)
     for settings, error in failures:
         who = "" if settings.model in str(error) else f"{settings.model}: "
         sys.stderr.write(f"mistral-eval: {who}{error}\n")

@@ -123,7 +123,7 @@ def check_engine(settings: RunSettings) -> None:
     can = engine.can
     check_can(name, can, settings)
     _check_chat(settings, name, takes_chat=can.chat)
-    _check_judge(settings)
+    check_judge(settings)
     if settings.stock_tasks and not can.any_text:
         raise UsageError(
             f"--engine {name} knows the answers to our own benchmarks, not to "
@@ -203,7 +203,7 @@ def _check_chat(settings: RunSettings, engine: str, *, takes_chat: bool) -> None
         )
 
 
-def _check_judge(settings: RunSettings) -> None:
+def check_judge(settings: RunSettings) -> None:
     """Check that a judge has something to rate and a URL, before anything is computed.
 
     Raises:
@@ -231,7 +231,7 @@ def open_engine(
         UsageError: layers are to be streamed of a model that native cannot run, or the engine
             found out that it lacks what the run needs.
     """
-    settings = settings.model_copy(update={"choices": _read_choices(folder)})
+    settings = settings.model_copy(update={"choices": read_choices(folder)})
     engine = _open_engine(settings, loaded, talk)
     check_can(engine.identity.engine, engine.can, settings)
     if engine.choices:
@@ -256,7 +256,7 @@ def _open_engine(settings: RunSettings, loaded: Sequence[LoadedBenchmark], talk:
         return engine_class("hf").open(settings, gold, talk.say)
 
 
-def _read_choices(folder: Path) -> dict[str, str]:
+def read_choices(folder: Path) -> dict[str, str]:
     """Return what the engine chose when this run began (see `Engine.choices`).
 
     It is empty when the run begins, and where the file is damaged: the engine chooses again.

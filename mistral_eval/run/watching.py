@@ -178,6 +178,8 @@ class AnswerWatch:
         self, keys: Sequence[bytes], requests: Sequence[Request], known: Mapping[bytes, Reply]
     ) -> None:
         """Open the display for `requests` with their `keys`; count the replies in `known`."""
+        for name, row in self._rows.items():  # a part of a run has some of the requests
+            row.total = sum(request.benchmark == name for request in requests)
         for key, request in zip(keys, requests, strict=True):
             row = self._rows[request.benchmark]
             if key not in self._askers:
