@@ -59,11 +59,11 @@ def build_tree(requests: Sequence[ScoreRequest]) -> TokenTree:
     context, head = None, b""  # the choices of a question are neighbours and share one tuple
     for n, request in enumerate(requests):
         if request.context is not context:
-            context, head = request.context, _sortable(request.context)
-        askers.setdefault(head + _sortable(request.continuation[:-1]), []).append(n)
+            context, head = request.context, sortable(request.context)
+        askers.setdefault(head + sortable(request.continuation[:-1]), []).append(n)
     ordered = sorted(askers)
     sequences = [np.frombuffer(key, dtype=">u4").astype(np.int64) for key in ordered]
-    shared = [_common(left, right) for left, right in pairwise([NO_IDS, *sequences])]
+    shared = [common_length(left, right) for left, right in pairwise([NO_IDS, *sequences])]
     branches = list(zip(sequences, shared, strict=True))
     sizes = [len(ids) - depth for ids, depth in branches]
     starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
@@ -79,12 +79,12 @@ def build_tree(requests: Sequence[ScoreRequest]) -> TokenTree:
     )
 
 
-def _sortable(ids: Sequence[int]) -> bytes:
+def sortable(ids: Sequence[int]) -> bytes:
     """Return the ids as big-endian bytes, which sort like the ids."""
     return np.array(ids, dtype=">u4").tobytes()
 
 
-def _common(left: Ints, right: Ints) -> int:
+def common_length(left: Ints, right: Ints) -> int:
     """Return the length of the longest common prefix."""
     size = min(len(left), len(right))
     differs = left[:size] != right[:size]
