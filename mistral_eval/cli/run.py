@@ -62,7 +62,7 @@ def run(  # noqa: PLR0913 - one parameter per option of the command line
     ends without a table, which the same command with --no-compute in its place prints.
     """
     options = dict(locals())
-    each = _settings_of_each(options)
+    each = settings_of_each(options)
     from mistral_eval.console import Talk
 
     if judge_only is not None:
@@ -88,7 +88,7 @@ def _judge_only(file: Path, each: list["RunSettings"], talk: "Talk", fmt: Format
     put(render_figure([judge_file(file, each[0], talk)], "chat", fmt.value), None)
 
 
-def _settings_of_each(options: Mapping[str, Any]) -> list["RunSettings"]:
+def settings_of_each(options: Mapping[str, Any]) -> list["RunSettings"]:
     """Return the settings of each model's run.
 
     Raises:

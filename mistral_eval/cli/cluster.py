@@ -1,0 +1,210 @@
+"""`mistral-eval cluster`: write the jobs that run benchmarks on Slurm or through SkyPilot."""
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final, cast
+
+import typer
+
+from mistral_eval.cli import options as opt
+from mistral_eval.cli.output import put
+from mistral_eval.cli.run import run, settings_of_each
+from mistral_eval.errors import UsageError
+
+# Options of `run` that a job decides itself, or that make no sense in one.
+LEFT_OUT: Final = ("part", "no_compute", "judge_only", "fresh")
+GIVEN: Final = ("COMMANDLINE", "DEFAULT_MAP")  # on the command line, or in the file of --config
+OF_RUN: Final = {
+    name: parameter
+    for name, parameter in inspect.signature(run).parameters.items()
+    if name not in LEFT_OUT
+}
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Write the jobs that run benchmarks on a cluster or in a cloud; all options of `run` are "
+    "theirs too.",
+)
+
+
+def _with_run_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of `run` before its own; they arrive by name.
+
+    -o is the job's file here, and the folder for runs has its long name only.
+    """
+    own = inspect.signature(command).parameters
+    of_run = dict(OF_RUN)
+    of_run["config"] = of_run["config"].replace(annotation=_Config)
+    of_run["output_path"] = of_run["output_path"].replace(annotation=_RunsFolder)
+    together = [one for one in own.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
+    together[1:1] = [one for name, one in of_run.items() if name not in own]
+    signature = inspect.Signature(
+        [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in together]
+    )
+    cast(Any, command).__signature__ = signature  # where inspect looks first
+    return command
+
+
+def _use_config(ctx: typer.Context, path: Path | None) -> Path | None:
+    """Make the file's options of `run` the defaults of the command line."""
+    return opt.use_config(ctx, path, only=OF_RUN)
+
+
+_Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        callback=_use_config,
+        is_eager=True,
+        help="YAML file of options of `run`, or the run.json of a run to repeat; the command line "
+        "wins",
+    ),
+]
+_RunsFolder = Annotated[
+    Path, typer.Option("--output-path", "--output_path", help="Folder for runs")
+]
+_Output = Annotated[
+    Path | None, typer.Option("--output", "-o", help="Write to this file instead of the screen")
+]
+_JobName = Annotated[str, typer.Option("--job-name", help="The job's name")]
+_Setup = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--setup",
+        help="Shell command before the run, e.g. 'source ~/venv/bin/activate'; repeatable",
+    ),
+]
+
+
+@app.command(short_help="Write a batch script for Slurm")
+@_with_run_options
+def slurm(  # noqa: PLR0913 - one parameter per option of the command line
+    ctx: typer.Context,
+    *,
+    parts: Annotated[
+        int | None, typer.Option(help="Tasks of an array, each of which answers one part")
+    ] = None,
+    ray: Annotated[
+        bool, typer.Option("--ray", help="One job with Ray on --nodes nodes, in place of an array")
+    ] = False,
+    nodes: Annotated[
+        int | None, typer.Option(help="Nodes; without --ray the same as --parts")
+    ] = None,
+    partition: Annotated[str | None, typer.Option(help="Slurm's partition")] = None,
+    merge_partition: Annotated[
+        str | None,
+        typer.Option(
+            "--merge-partition",
+            help="Partition of the job that merges the parts, which needs no GPU",
+        ),
+    ] = None,
+    time: Annotated[
+        str | None, typer.Option(help="Time limit of each task as Slurm writes it, e.g. 4:00:00")
+    ] = None,
+    gpus_per_task: Annotated[int, typer.Option("--gpus-per-task", help="GPUs of each task")] = 0,
+    cpus_per_task: Annotated[
+        int | None, typer.Option("--cpus-per-task", help="Cores of each task")
+    ] = None,
+    mem: Annotated[str | None, typer.Option(help="Memory of each task, e.g. 64G")] = None,
+    setup: _Setup = None,
+    sbatch: Annotated[
+        list[str] | None,
+        typer.Option(help="Another option of sbatch, e.g. --sbatch=--account=physics; repeatable"),
+    ] = None,
+    job_name: _JobName = "mistral-eval",
+    output: _Output = None,
+    **of_run: Any,
+) -> None:
+    """Write a batch script that runs benchmarks on a Slurm cluster.
+
+    With --parts, an array of tasks and a job that merges them: submit it with `bash FILE`. With
+    --ray, one job on several nodes: submit it with `sbatch FILE`.
+    """
+    from mistral_eval.jobs.slurm import SlurmJob, array_script, ray_script
+
+    tasks = _tasks_of(parts, nodes, ray=ray)
+    workers = str(of_run.get("workers") or "")
+    if ray and workers:
+        raise UsageError(
+            f"--ray starts a worker for each GPU or core, and --workers is {workers}. Leave out one of "
+            "the two."
+        )
+    _check(of_run, {} if ray else {"part": f"1/{tasks}"})
+    job = SlurmJob(
+        options=_given(ctx),
+        tasks=tasks,
+        name=job_name,
+        partition=partition,
+        merge_partition=merge_partition,
+        time=time,
+        gpus=gpus_per_task,
+        cpus=cpus_per_task,
+        memory=mem,
+        setup=setup or (),
+        more=sbatch or (),
+    )
+    _write(ray_script(job) if ray else array_script(job), output, "sbatch" if ray else "bash")
+
+
+def _tasks_of(parts: int | None, nodes: int | None, *, ray: bool) -> int:
+    """Return the number of parts, or of Ray's nodes.
+
+    Raises:
+        UsageError: neither is given, or the one that is not meant.
+    """
+    if ray and parts is not None:
+        raise UsageError(
+            "--parts are the tasks of an array, and --ray starts one job. Give --nodes instead."
+        )
+    if parts is not None and nodes is not None:
+        raise UsageError("--parts and --nodes are the same without --ray. Leave out one of them.")
+    found = parts if parts is not None else nodes
+    if found is None:
+        raise UsageError(
+            "Expected the number of tasks that the work is divided into, found none. Give --parts, "
+            "or --ray with --nodes."
+        )
+    return found
+
+
+def _check(options: Mapping[str, Any], chosen: Mapping[str, str]) -> None:
+    """Check the run's settings as `run` does, where the job is written.
+
+    Raises:
+        UsageError: `run` would refuse them.
+    """
+    settings_of_each(
+        {**dict.fromkeys(LEFT_OUT), "fresh": False, "no_compute": False} | {**options, **chosen}
+    )
+
+
+def _given(ctx: typer.Context, without: Sequence[str] = ()) -> list[str]:
+    """Return the options of `run` that were given, by their long names."""
+    words = []
+    for parameter in ctx.command.params:
+        name = str(parameter.name)
+        source = ctx.get_parameter_source(name)
+        if name not in OF_RUN or name in ("config", *without) or source is None:
+            continue
+        if source.name not in GIVEN:
+            continue
+        value = ctx.params[name]
+        long = next(one for one in parameter.opts if one.startswith("--"))
+        if isinstance(value, bool):
+            words.append(long if value else parameter.secondary_opts[0])
+        else:
+            values = value if isinstance(value, list | tuple) else [value]
+            words += [f"{long}={one}" for one in values]
+    return words
+
+
+def _write(text: str, output: Path | None, program: str) -> None:
+    """Print a job, or write it to a file and say how it is submitted."""
+    import shlex
+
+    put(text, output)
+    if output is not None:
+        sys.stderr.write(f"Submit it with: {program} {shlex.quote(str(output))}\n")
