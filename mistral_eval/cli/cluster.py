@@ -129,8 +129,8 @@ def slurm(  # noqa: PLR0913 - one parameter per option of the command line
     workers = str(of_run.get("workers") or "")
     if ray and workers:
         raise UsageError(
-            f"--ray starts a worker for each GPU or core, and --workers is {workers}. Leave out one of "
-            "the two."
+            f"--ray starts a worker for each GPU or core, and --workers is {workers}. Leave one of "
+            "them out."
         )
     _check(of_run, {} if ray else {"part": f"1/{tasks}"})
     job = SlurmJob(
@@ -147,6 +147,125 @@ def slurm(  # noqa: PLR0913 - one parameter per option of the command line
         more=sbatch or (),
     )
     _write(ray_script(job) if ray else array_script(job), output, "sbatch" if ray else "bash")
+
+
+@app.command(short_help="Write a task for SkyPilot")
+@_with_run_options
+def sky(  # noqa: PLR0913 - one parameter per option of the command line
+    ctx: typer.Context,
+    *,
+    nodes: Annotated[int, typer.Option(help="Machines; with several, Ray connects them")] = 1,
+    bucket: Annotated[
+        str | None,
+        typer.Option(
+            help="Bucket for runs, s3://NAME or gs://NAME/FOLDER; machines see it as /bucket"
+        ),
+    ] = None,
+    infra: Annotated[
+        str | None,
+        typer.Option(
+            help="Where machines are started: aws, gcp/us-central1, k8s/CONTEXT, slurm/CLUSTER, "
+            "...; default: where they cost least"
+        ),
+    ] = None,
+    accelerators: Annotated[
+        str | None, typer.Option(help="Accelerators of each machine, e.g. A100:1")
+    ] = None,
+    cpus: Annotated[str | None, typer.Option(help="Cores of each machine, e.g. 8 or 8+")] = None,
+    spot: Annotated[
+        bool, typer.Option("--spot", help="Cheaper machines that may be taken away at any time")
+    ] = False,
+    recovery: Annotated[
+        str, typer.Option(help="What SkyPilot does then: EAGER_NEXT_REGION or FAILOVER")
+    ] = "EAGER_NEXT_REGION",
+    workdir: Annotated[
+        Path | None,
+        typer.Option(help="Checkout to install mistral-eval from; default: the release"),
+    ] = None,
+    setup: _Setup = None,
+    job_name: _JobName = "mistral-eval",
+    output: _Output = None,
+    **of_run: Any,
+) -> None:
+    """Write a SkyPilot managed job that runs benchmarks in a cloud, on Kubernetes or on Slurm.
+
+    Submit it with `sky jobs launch FILE`.
+    """
+    from mistral_eval.jobs.sky import SkyTask, task_yaml
+
+    without = []
+    if bucket is not None:
+        without = ["output_path"]
+        if _is_given(ctx, "output_path"):
+            raise UsageError(
+                f"--bucket {bucket} is where runs go, and --output-path names another place. Leave "
+                "out one of the two, or give the bucket with a folder."
+            )
+    elif not _is_given(ctx, "output_path"):
+        raise UsageError(
+            "The machines are deleted when the job ends, and so are runs on them. Give --bucket, "
+            "or --output-path with a folder on storage that outlives them."
+        )
+    if nodes > 1 and of_run.get("workers"):
+        raise UsageError(
+            f"With --nodes {nodes} a worker starts for each GPU or core, and --workers is "
+            f"{of_run['workers']}. Leave one of them out."
+        )
+    _check(of_run, {})
+    task = SkyTask(
+        options=_given(ctx, without),
+        nodes=nodes,
+        bucket=bucket,
+        name=job_name,
+        infra=infra,
+        accelerators=accelerators,
+        cpus=cpus,
+        is_spot=spot,
+        recovery=recovery.upper(),
+        extras=[
+            *(["vllm"] if of_run["engine"] == "vllm" else []),
+            *(["ray"] if nodes > 1 else []),
+        ],
+        workdir=None if workdir is None else workdir.expanduser().absolute(),
+        setup=setup or (),
+    )
+    if not (infra or "").startswith("slurm"):
+        _check_paths(of_run)
+    _write(task_yaml(task), output, "sky jobs launch")
+
+
+def _is_given(ctx: typer.Context, name: str) -> bool:
+    """Return whether an option was given, on the command line or in a file."""
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name in GIVEN
+
+
+def _check_paths(options: Mapping[str, Any]) -> None:
+    """Check that the run names nothing that is only on this machine.
+
+    Raises:
+        UsageError: it does.
+    """
+    from mistral_eval.jobs.sky import MOUNT
+    from mistral_eval.settings import CHAT_TEMPLATES, NAMED_PROMPTS, TINY
+
+    words = {
+        "adapter": (),
+        "data": ("hub", "sample"),
+        "chat_template": CHAT_TEMPLATES,
+        "system_prompt": NAMED_PROMPTS,
+    }
+    named = {f"-m {model}": model for model in options["model"] or () if model != TINY}
+    for name, known in words.items():
+        if options[name] is not None and options[name] not in known:
+            named[f"--{name.replace('_', '-')} {options[name]}"] = options[name]
+    for option, value in named.items():
+        path = Path(value).expanduser()
+        if path.exists() and not path.is_relative_to(MOUNT):
+            raise UsageError(
+                f"{option} is on this machine, and the job runs on others. Copy it into the bucket "
+                f"and give its path below {MOUNT}/, or a name on the hub."
+            )
 
 
 def _tasks_of(parts: int | None, nodes: int | None, *, ray: bool) -> int:
@@ -186,10 +305,7 @@ def _given(ctx: typer.Context, without: Sequence[str] = ()) -> list[str]:
     words = []
     for parameter in ctx.command.params:
         name = str(parameter.name)
-        source = ctx.get_parameter_source(name)
-        if name not in OF_RUN or name in ("config", *without) or source is None:
-            continue
-        if source.name not in GIVEN:
+        if name not in OF_RUN or name in ("config", *without) or not _is_given(ctx, name):
             continue
         value = ctx.params[name]
         long = next(one for one in parameter.opts if one.startswith("--"))
