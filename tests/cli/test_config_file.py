@@ -44,6 +44,8 @@ system_prompt: null
 judge_url: null
 judge_model: null
 judge_only: null
+part: null
+no-compute: false
 """
 
 
