@@ -24,14 +24,19 @@ def written(options: Sequence[str], *shell: str, indent: str = "") -> str:
     return indent + f" \\\n{indent}    ".join(lines)
 
 
-def start_ray(role: str, head: str, port: str, resources: Sequence[str]) -> str:
-    """Return the command that starts Ray on one node and ends with it.
+def start_ray(role: str, head: str, port: str, resources: Sequence[str], indent: str = "") -> str:
+    """Return shell text that starts Ray on one node and ends with it.
+
+    A worker waits for the head first. Since Ray 2.60 a cluster that other machines can reach asks
+    for a token, by default for one that no client sends: the caller exports RAY_AUTH_MODE=token and
+    RAY_AUTH_TOKEN.
 
     Args:
         role: "head" or "worker".
         head: The head node's address, as shell text.
         port: Its port, as shell text.
         resources: Further options of `ray start`, as shell text.
+        indent: What each line after the first begins with.
     """
     where = (
         (f'--head --node-ip-address="{head}"', f'--port="{port}"', "--include-dashboard=false")
@@ -39,7 +44,9 @@ def start_ray(role: str, head: str, port: str, resources: Sequence[str]) -> str:
         else (f'--address="{head}:{port}"',)
     )
     options = (*where, *resources, "--disable-usage-stats", "--block")
-    return " ".join(("ray start", *options))
+    wait = f'until ray health-check --address="{head}:{port}" 2>/dev/null; do sleep 2; done'
+    lines = [*([wait] if role == "worker" else []), f"ray start {' '.join(options)}"]
+    return f"\n{indent}".join(lines)
 
 
 def wait_for_nodes(count: str, address: str) -> str:

@@ -219,9 +219,11 @@ def _run(task: SkyTask) -> str:
 source {ENVIRONMENT}/bin/activate
 head=$(echo "$SKYPILOT_NODE_IPS" | head -n 1)
 port={PORT}
+# Ray lets in only what knows this task's token.
+export RAY_AUTH_MODE=token
+export RAY_AUTH_TOKEN=$(echo "$SKYPILOT_TASK_ID" | sha256sum | cut -d ' ' -f 1)
 if [ "$SKYPILOT_NODE_RANK" != 0 ]; then
-    until ray health-check --address "$head:$port"; do sleep 2; done
-    {start_ray("worker", "$head", "$port", RAY_OPTIONS)}
+    {start_ray("worker", "$head", "$port", RAY_OPTIONS, indent=" " * 4)}
     exit 0  # Ray ends here when it ends on the first machine; the others go on without this one
 fi
 {start_ray("head", "$head", "$port", RAY_OPTIONS)} &

@@ -161,7 +161,7 @@ def ray_script(job: SlurmJob) -> str:
         f"--num-gpus={job.gpus}",
     ]
     head = start_ray("head", "$head", "$port", resources)
-    worker = start_ray("worker", "$head", "$port", resources)
+    worker = start_ray("worker", "$head", "$port", resources, indent=" " * 8)
     return f"""\
 #!/bin/bash
 # Written by mistral-eval {__version__}. Submit with: sbatch THIS_FILE
@@ -175,17 +175,21 @@ def ray_script(job: SlurmJob) -> str:
 #SBATCH --no-kill
 
 {_setup(job)}\
+# Ray lets in only what knows this job's token, since other users can reach its nodes.
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=$(head -c 64 /dev/urandom | sha256sum | cut -d ' ' -f 1)
 export head=$(hostname -I | cut -d ' ' -f 1)
 export port=$(({first} + SLURM_JOB_ID % {count}))  # two jobs on one node do not meet
 
 # One task of this step on each node; the first one is Ray's head.
-srun --kill-on-bad-exit=0 --no-kill bash -c '
+srun --kill-on-bad-exit=0 --no-kill --output=slurm-logs/%x-%j-ray-%n.log bash -c '
     if [ "$SLURM_PROCID" = 0 ]; then
         {head}
     else
-        until {worker}; do sleep 2; done  # until the head is there
+        {worker}
     fi
 ' &
+ray=$!
+trap 'kill "$ray"; wait "$ray"' EXIT
 
 {wait_for_nodes("$SLURM_JOB_NUM_NODES", "$head:$port")}
 
