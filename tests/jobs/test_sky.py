@@ -138,6 +138,8 @@ def test_the_first_of_several_machines_runs_the_command():
     before, _, command = found["run"].partition("mistral-eval run")
     assert 'if [ "$SKYPILOT_NODE_RANK" != 0 ]; then' in before
     assert "exit 0" in before
+    assert "export RAY_AUTH_MODE=token\n" in before
+    assert "export RAY_AUTH_TOKEN=$(" in before
     assert "port=6379" in before  # SkyPilot's own Ray has 6380
     assert '--workers "ray://$head:$port"' in command
 

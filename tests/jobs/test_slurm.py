@@ -110,6 +110,7 @@ def test_ray_starts_on_all_nodes_and_the_command_on_the_first():
     assert {"--nodes=4", "--ntasks-per-node=1", "--no-kill", "--requeue"} <= {*directives(script)}
     assert '--workers "ray://$head:$port"' in script
     assert "--num-cpus=8 --num-gpus=2" in script
+    assert "export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=$(" in script
     assert "--part" not in script.replace("--partition", "")
 
 
