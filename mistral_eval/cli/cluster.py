@@ -120,8 +120,8 @@ def slurm(  # noqa: PLR0913 - one parameter per option of the command line
 ) -> None:
     """Write a batch script that runs benchmarks on a Slurm cluster.
 
-    With --parts, an array of tasks and a job that merges them: submit it with `bash FILE`. With
-    --ray, one job on several nodes: submit it with `sbatch FILE`.
+    With --parts it is an array of tasks and a job that merges them, with --ray one job on several
+    nodes. Submit it with `bash FILE`.
     """
     from mistral_eval.jobs.slurm import SlurmJob, array_script, ray_script
 
@@ -146,7 +146,7 @@ def slurm(  # noqa: PLR0913 - one parameter per option of the command line
         setup=setup or (),
         more=sbatch or (),
     )
-    _write(ray_script(job) if ray else array_script(job), output, "sbatch" if ray else "bash")
+    _write(ray_script(job) if ray else array_script(job), output, "bash")
 
 
 @app.command(short_help="Write a task for SkyPilot")

@@ -154,7 +154,7 @@ echo "Their logs are in slurm-logs/. To see them wait and run: squeue --me"
 
 
 def ray_script(job: SlurmJob) -> str:
-    """Return a batch script that starts Ray on its nodes and runs the command there."""
+    """Return a script that submits a job which starts Ray on its nodes and runs the command."""
     first, count = PORTS
     resources = [
         *([] if job.cpus is None else [f"--num-cpus={job.cpus}"]),
@@ -164,12 +164,17 @@ def ray_script(job: SlurmJob) -> str:
     worker = start_ray("worker", "$head", "$port", resources, indent=" " * 8)
     return f"""\
 #!/bin/bash
-# Written by mistral-eval {__version__}. Submit with: sbatch THIS_FILE
+# Written by mistral-eval {__version__}. Submit the job with: bash THIS_FILE
 #
 # One job on {job.tasks} nodes: Ray starts on each, and the command runs on the first. Only that
 # node writes into the run's folder. The model must be readable on all of them.
 #
-# Paths are relative to the folder in which sbatch is called.
+# Paths are relative to the folder in which this file is run.
+set -euo pipefail
+mkdir -p slurm-logs
+
+job=$(sbatch --parsable <<'END_OF_JOB'
+#!/bin/bash
 {_directives(job, f"--nodes={job.tasks}", "--ntasks-per-node=1", "--output=slurm-logs/%x-%j.log")}
 # Keep the job when a node fails: its requests go to the others.
 #SBATCH --no-kill
@@ -194,6 +199,10 @@ trap 'kill "$ray"; wait "$ray"' EXIT
 {wait_for_nodes("$SLURM_JOB_NUM_NODES", "$head:$port")}
 
 {_restarting(written(job.options, '--workers "ray://$head:$port"'), "$SLURM_JOB_ID")}
+END_OF_JOB
+)
+echo "Submitted job ${{job%%;*}}."
+echo "Its logs are in slurm-logs/. To see it wait and run: squeue --me"
 """
 
 

@@ -99,7 +99,9 @@ def test_options_arrive_as_they_were_given(tmp_path, option):
 def test_bash_can_read_what_is_written(write):
     script = write(job(setup=["module load cuda", "source 'my env/bin/activate'"], time="30"))
     texts = [script]
-    texts += [found for name in ("PART", "MERGE") if (found := heredoc(script, f"END_OF_{name}"))]
+    texts += [
+        found for name in ("PART", "MERGE", "JOB") if (found := heredoc(script, f"END_OF_{name}"))
+    ]
     for text in texts:
         subprocess.run(["bash", "-n"], input=text, text=True, check=True)
         assert "source 'my env/bin/activate'" in text
@@ -270,6 +272,12 @@ def test_an_array_with_a_task_that_is_killed_and_requeued_ends_as_one_process(cl
     run = json.loads(next(folder.rglob("run.json")).read_text())
     assert run["counts"]["from_log"] == first
 
+    one = _assert_as_one_process(folder, found)
+    assert run["scores"] == one["scores"]
+
+
+def _assert_as_one_process(folder: Path, found: list[dict]) -> dict:
+    """Run the command in one process and compare; return that run's run.json."""
     whole = [sys.executable, "-m", "mistral_eval", "run", *OPTIONS, "--output-path=one", "--quiet"]
     subprocess.run(whole, cwd=folder, check=True, capture_output=True, timeout=300)
     expected = {line["key"]: line["reply"] for line in lines_of(folder / "one")}
@@ -278,8 +286,7 @@ def test_an_array_with_a_task_that_is_killed_and_requeued_ends_as_one_process(cl
         reply, other = line["reply"], expected[line["key"]]
         assert reply.pop("logprob", 0.0) == pytest.approx(other.pop("logprob", 0.0), abs=1e-5)
         assert reply == other
-    one = json.loads(next((folder / "one").rglob("run.json")).read_text())
-    assert run["scores"] == one["scores"]
+    return json.loads(next((folder / "one").rglob("run.json")).read_text())
 
 
 @pytest.mark.slow
@@ -321,6 +328,23 @@ def test_a_merge_begins_after_a_task_that_failed_and_names_what_is_missing(clust
     assert re.search(r"and \d+ of them are missing: mmlu \d+\. State of the parts: part 2 of 2 not "
                      r"begun\.", said), said  # fmt: skip
     assert not list(tmp_path.rglob("run.json"))
+
+
+@pytest.mark.slow
+@pytest.mark.slurm
+@pytest.mark.timeout(600)
+def test_ray_on_the_nodes_of_one_job_ends_as_one_process(cluster, tmp_path):
+    pytest.importorskip("ray", reason="needs Ray: pip install mistral-eval[ray]")
+    options = (*OPTIONS, "--quiet", "--output-path=ray")
+    script = tmp_path / "job.sh"
+    script.write_text(ray_script(job(options=options, tasks=1, cpus=2, setup=setup())))
+    (number,) = re.findall(r"job (\d+)", cluster.call("bash", str(script), cwd=tmp_path))
+
+    done = cluster.wait(number, ("COMPLETED", "FAILED", "CANCELLED"), 400)
+    logs = {file.name: file.read_text() for file in (tmp_path / "slurm-logs").iterdir()}
+    assert done["JobState"] == "COMPLETED", logs
+    assert "MMLU" in logs[f"mistral-eval-{number}.log"]
+    _assert_as_one_process(tmp_path, lines_of(tmp_path / "ray"))
 
 
 def _durable(folder: Path, share: str) -> int:
