@@ -7,6 +7,7 @@
 # make slurm-test  run array jobs on a Slurm of one node that the tests start; needs root and
 #                apt-get install slurmctld slurmd slurm-client munge
 # make sky-test  create an environment of its own with SkyPilot and have its parser read our tasks
+# make ray-test  create an environment of its own with Ray and run the tests of workers on two nodes
 # make quick     set up, then run the tests that take less than ten seconds each
 # make coverage  the quick tests of the rooms below the command line under coverage, about ten
 #              minutes; fails below the floor in pyproject.toml
@@ -39,13 +40,13 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 COVERED := $(addprefix tests/,model native answers suite record engines report/table cli/test_app.py)
 SOURCES := mistral_eval tests speed tools
 
-.PHONY: demo test quick trained trained-test vllm-test slurm-test sky-test coverage check fix bench clean
+.PHONY: demo test quick trained trained-test vllm-test ray-test slurm-test sky-test coverage check fix bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/mistral-eval run --tasks mmlu,gsm8k --model tiny --data sample
 
 test: $(VENV)/.installed-dev
-	$(PYTEST) -m "not trained and not vllm" $(PYTEST_ARGS)
+	$(PYTEST) -m "not trained and not vllm and not ray" $(PYTEST_ARGS)
 
 quick: $(VENV)/.installed-dev
 	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
@@ -73,6 +74,9 @@ slurm-test: $(VENV)/.installed-dev
 sky-test: $(VENV)/.installed-dev $(VENV)-sky/.installed
 	MISTRAL_EVAL_SKY=$(VENV)-sky/bin/python \
 	$(BIN)/python -m pytest tests/jobs/test_sky.py $(PYTEST_ARGS)
+
+ray-test: $(VENV)-ray/.installed
+	$(VENV)-ray/bin/python -m pytest -m "ray and not trained" $(PYTEST_ARGS)
 
 coverage: $(VENV)/.installed-dev
 	$(PYTEST) -m "not slow" --cov --cov-report=term-missing:skip-covered $(COVERED) $(PYTEST_ARGS)
@@ -117,5 +121,12 @@ $(VENV)-sky/.installed:
 	$(VENV)-sky/bin/python -m pip install --quiet $(PIP_ARGS) "$(SKY)"
 	touch $@
 
+$(VENV)-ray/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)-ray
+	$(VENV)-ray/bin/python -m pip install --quiet "pip>=25.1"
+	$(VENV)-ray/bin/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt \
+		--editable ".[ray]" --group test
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VENV)-vllm $(VENV)-sky build dist .coverage*
+	rm -rf $(VENV) $(VENV)-vllm $(VENV)-ray $(VENV)-sky build dist .coverage*

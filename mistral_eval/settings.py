@@ -30,6 +30,7 @@ MODEL_FREE = ("oracle", "oracle-wrong", "random")
 STOCK_PREFIX = "lm_eval:"
 TINY = "tiny"
 AUTO = "auto"
+RAY_PREFIX = "ray://"
 CHAT_TEMPLATES = (AUTO, "mistral", "folder")  # or a file
 NO_SYSTEM_PROMPT = "none"
 NAMED_PROMPTS = (NO_SYSTEM_PROMPT, "mistral", "llama2")  # or a file
@@ -62,6 +63,7 @@ NOT_IN_RUN_ID = frozenset(
         "judge_url",
         "part",
         "no_compute",
+        "workers",
     }
 )
 # Settings that are part of a run's id where they are not left at their defaults.
@@ -186,6 +188,19 @@ def _prompt(asked: object) -> object:
     return asked if asked in NAMED_PROMPTS else _absolute(asked)
 
 
+def _workers(asked: object) -> object:
+    """Return how many workers are asked for, as text.
+
+    Raises:
+        ValueError: it is no number, `auto` or `ray://ADDRESS`.
+    """
+    text = str(asked)
+    is_count = text.isdecimal() and int(text) > 0 and not isinstance(asked, bool)
+    if is_count or text == AUTO or (text.startswith(RAY_PREFIX) and text != RAY_PREFIX):
+        return text
+    raise ValueError(f"expected a number from 1 up, auto or ray://ADDRESS, found {asked!r}")
+
+
 def _limit_as_json(limit: int | Fraction) -> int | str:
     return limit if isinstance(limit, int) else str(limit)
 
@@ -211,6 +226,8 @@ class RunSettings(BaseModel):
         data: `hub`, `sample` or a folder of parquet files.
         limit: Questions of each benchmark (a count, or a fraction of its test set), or None.
         batch_tokens: Tokens per forward pass; None: as many as fit into memory.
+        workers: Processes that answer, each with the engine: a number, `auto` or `ray://ADDRESS`;
+            None: this process alone.
         stream_layers: Read the weights a layer at a time; None: where they do not fit into memory.
         model_args: What a checkpoint's own files leave open, as text, e.g. {"rope_theta":
             "10000"}; engines read the values with `parse_value`.
@@ -258,6 +275,7 @@ class RunSettings(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     batch_tokens: Annotated[int, Field(strict=True, ge=1)] | None = None
     stream_layers: StrictBool | None = None
+    workers: Annotated[str, BeforeValidator(_workers)] | None = None
     seed: Annotated[int, Field(strict=True)] = 0
     model_args: Pairs = Field(default_factory=dict)
     num_fewshot: Count | None = None

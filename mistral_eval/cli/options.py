@@ -82,6 +82,14 @@ BatchTokens = Annotated[
     int | None,
     typer.Option("--batch-tokens", help="Tokens per forward pass; default: what fits into memory"),
 ]
+Workers = Annotated[
+    str | None,
+    typer.Option(
+        "--workers",
+        help="Processes that answer, each with the engine: a number, auto (one per GPU, or per "
+        "core), or ray://ADDRESS for all of a Ray cluster (ray://auto: the one of this machine)",
+    ),
+]
 StreamLayers = Annotated[
     bool | None,
     typer.Option(

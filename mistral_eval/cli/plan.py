@@ -11,7 +11,7 @@ from mistral_eval.cli.output import print_json
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from mistral_eval.run.planning import Plan
+    from mistral_eval.run.planning import Plan, Spread
 
 MIB, GIB = 1 << 20, 1 << 30
 
@@ -28,6 +28,7 @@ def plan(  # noqa: PLR0913 - one parameter per option of the command line
     dtype: opt.Dtype = "auto",
     batch_tokens: opt.BatchTokens = None,
     stream_layers: opt.StreamLayers = None,
+    workers: opt.Workers = None,
     num_fewshot: opt.NumFewshot = None,
     output_path: opt.RunsFolder = Path("results"),
     apply_chat_template: opt.ApplyChatTemplate = False,
@@ -111,9 +112,28 @@ def foot_of(found: "Plan") -> str:
     ways = sorted({way.words for pair in place.ways.values() for way in pair})
     if ways:
         text += f"\nMatrix products: {', '.join(ways)}, by what is fastest here for each shape."
+    if found.spread is not None:
+        text += f"\n{_workers_of(found.spread)}"
     text += "".join(f"\n{sentence}" for sentence in found.left_out)
     if found.truncated:
         text += (
             f"\nLonger than the context, cut on the left: {counted(found.truncated, 'request')}."
+        )
+    return text
+
+
+def _workers_of(spread: "Spread") -> str:
+    """Return what a run with workers would cost, in a sentence or two."""
+    from mistral_eval.console import counted, duration
+
+    text = (
+        f"With {spread.workers} workers: {counted(sum(spread.shards), 'shard')}, "
+        f"{spread.computed:,} tokens of prompts and choices computed, {100 * spread.excess:.1f} % "
+        "more than one process."
+    )
+    if spread.seconds is not None:
+        text += (
+            f" The last worker is done after {duration(spread.seconds)}, if each is as fast as one "
+            "process alone here."
         )
     return text

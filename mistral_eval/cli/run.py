@@ -30,6 +30,7 @@ def run(  # noqa: PLR0913 - one parameter per option of the command line
     dtype: opt.Dtype = "auto",
     batch_tokens: opt.BatchTokens = None,
     stream_layers: opt.StreamLayers = None,
+    workers: opt.Workers = None,
     batch_size: opt.BatchSize = None,
     seed: opt.Seed = 0,
     num_fewshot: opt.NumFewshot = None,

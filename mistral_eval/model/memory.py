@@ -17,6 +17,7 @@ from mistral_eval.errors import ResourceError
 
 TRY_TINY = "or try `--model tiny --data sample`"
 GIB = 1 << 30
+_shared = {"processes": 1}
 
 
 def available_memory(device: torch.device) -> int | None:
@@ -41,6 +42,20 @@ def free_bytes(device: torch.device) -> int:
     """Return a device's free memory in bytes; half of its total if the platform does not tell."""
     free = available_memory(device)
     return total_bytes(device) // 2 if free is None else free
+
+
+def share_memory(processes: int) -> None:
+    """Let this process and those that it forks use a part of the machine's memory each.
+
+    Args:
+        processes: how many of them work at the same time.
+    """
+    _shared["processes"] = processes
+
+
+def sharing_processes(device: torch.device) -> int:
+    """Return how many processes share a device's memory, this one included; see `share_memory`."""
+    return _shared["processes"] if device.type == "cpu" else 1
 
 
 def peak_bytes() -> int:

@@ -16,7 +16,7 @@ from mistral_eval.errors import EngineError, ResourceError
 from mistral_eval.model.config import ModelConfig
 from mistral_eval.model.load.by_layer import LayerReader, streamed_bytes
 from mistral_eval.model.load.layout import expected_shapes
-from mistral_eval.model.memory import free_bytes, peak_bytes, total_bytes
+from mistral_eval.model.memory import free_bytes, peak_bytes, sharing_processes, total_bytes
 from mistral_eval.model.products import NO_WAYS, Ways
 from mistral_eval.model.transformer import Transformer
 from mistral_eval.native.clusters import unique_tokens
@@ -102,14 +102,15 @@ def pass_tokens(
     else:
         values = sum(math.prod(shape) for shape in expected_shapes(config).values())
         weights = values * dtype.itemsize
-    room = int(_PASS_SHARE * max(0, total_bytes(device) - weights))
+    room = int(_PASS_SHARE * max(0, total_bytes(device) - weights)) // sharing_processes(device)
     gathered = 2 * CPU_COSTS.gathered * bytes_per_token(config, dtype) // config.n_layers  # packed
     return max(0, room - gathered) // pass_bytes(config, dtype)
 
 
 def cached_tokens(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> int:
     """Return the number of tokens whose keys and values fit in `_SHARE` of the free memory."""
-    return int(_SHARE * free_bytes(device)) // bytes_per_token(config, dtype)
+    free = int(_SHARE * free_bytes(device)) // sharing_processes(device)
+    return free // bytes_per_token(config, dtype)
 
 
 def generation_budget(

@@ -5,6 +5,7 @@ cut costs the prefix that both its neighbours share, which the second shard comp
 made where that is short.
 """
 
+import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -53,41 +54,55 @@ class Cut:
         return total / self.whole - 1 if self.whole else 0.0
 
 
-def cut_shards(paths: Sequence[Sequence[int]], parts: int, extra: Sequence[float] = ()) -> Cut:
-    """Cut requests into at most `parts` shards of about equal cost.
-
-    Requests with equal paths, as the samples of one question, stay in one shard.
+class Cutter:
+    """Requests sorted by their paths, ready to be cut.
 
     Args:
         paths: the token ids that each request feeds before it generates, or any other ids that are
             equal where work is shared.
-        parts: number of shards; there are fewer if there are fewer distinct paths.
         extra: cost of each request beside its path, in tokens; none if empty.
     """
-    groups: dict[bytes, list[int]] = {}
-    path, key = None, b""  # neighbours often share one tuple
-    for n, ids in enumerate(paths):
-        if ids is not path:
-            path, key = ids, sortable(ids)
-        groups.setdefault(key, []).append(n)
-    ordered = sorted(groups)
-    if not ordered:
-        return Cut((), 0.0, 0)
-    sequences = [np.frombuffer(key, dtype=">u4") for key in ordered]
-    shared = np.array(
-        [common_length(left, right) for left, right in pairwise([NO_IDS, *sequences])]
-    )
-    own = np.array([len(ids) for ids in sequences]) - shared
-    beside = [sum(extra[n] for n in groups[key]) if extra else 0.0 for key in ordered]
-    costs = own + np.array(beside)
-    ends = np.cumsum(costs)
-    borders = _borders(ends, shared, parts)
-    shards = []
-    for first, last in pairwise(borders):
-        indices = [n for key in ordered[first:last] for n in groups[key]]
-        cost = float(costs[first:last].sum() + shared[first])
-        shards.append(Shard(tuple(indices), cost))
-    return Cut(tuple(shards), float(ends[-1]), int(own.sum()))
+
+    def __init__(self, paths: Sequence[Sequence[int]], extra: Sequence[float] = ()) -> None:
+        groups: dict[bytes, list[int]] = {}
+        path, key = None, b""  # neighbours often share one tuple
+        for n, ids in enumerate(paths):
+            if ids is not path:
+                path, key = ids, sortable(ids)
+            groups.setdefault(key, []).append(n)
+        ordered = sorted(groups)
+        self._groups = [groups[key] for key in ordered]
+        sequences = [np.frombuffer(key, dtype=">u4") for key in ordered]
+        shared = [common_length(left, right) for left, right in pairwise([NO_IDS, *sequences])]
+        self._shared = np.array(shared, dtype=np.int64)
+        own = np.array([len(ids) for ids in sequences], dtype=np.int64) - self._shared
+        self._unique = int(own.sum())
+        if extra:
+            beside = [sum(extra[n] for n in group) for group in self._groups]
+            self._ends = np.cumsum(own + np.array(beside))
+        else:
+            self._ends = np.cumsum(own.astype(np.float64))
+
+    def cut(self, parts: int) -> Cut:
+        """Cut into at most `parts` shards of about equal cost.
+
+        Requests with equal paths, as the samples of one question, stay in one shard. There are
+        fewer shards if there are fewer distinct paths.
+        """
+        if not self._groups:
+            return Cut((), 0.0, 0)
+        shards = []
+        for first, last in pairwise(_borders(self._ends, self._shared, parts)):
+            indices = [n for group in self._groups[first:last] for n in group]
+            before = self._ends[first - 1] if first else 0.0
+            cost = float(self._ends[last - 1] - before + self._shared[first])
+            shards.append(Shard(tuple(indices), cost))
+        return Cut(tuple(shards), float(self._ends[-1]), self._unique)
+
+
+def cut_shards(paths: Sequence[Sequence[int]], parts: int, extra: Sequence[float] = ()) -> Cut:
+    """Cut requests into at most `parts` shards of about equal cost; see `Cutter`."""
+    return Cutter(paths, extra).cut(parts)
 
 
 def _borders(ends: NDArray[np.float64], shared: Ints, parts: int) -> list[int]:
@@ -118,14 +133,32 @@ def _borders(ends: NDArray[np.float64], shared: Ints, parts: int) -> list[int]:
 
 
 def cut_for_workers(
-    paths: Sequence[Sequence[int]], workers: int, extra: Sequence[float] = ()
+    paths: Sequence[Sequence[int]], workers: int, extra: Sequence[float] = (), fewest: int = 1
 ) -> Cut:
     """Cut requests into several shards per worker, as many as cost little.
 
     Many shards keep all workers busy to the end; each costs the prefix that it computes again.
+
+    Args:
+        paths: the token ids that each request feeds (see `cut_shards`).
+        workers: number of workers.
+        extra: cost of each request beside its path, in tokens.
+        fewest: requests that a shard should have on average, where that leaves one per worker.
     """
+    cutter = Cutter(paths, extra)
     for per_worker in _SHARDS_A_WORKER:
-        cut = cut_shards(paths, per_worker * workers, extra)
+        parts = per_worker * workers
+        if per_worker > 1 and parts * fewest > len(paths):
+            continue
+        cut = cutter.cut(parts)
         if cut.excess <= _EXCESS:
             return cut
     return cut
+
+
+def makespan(shards: Sequence[Shard], workers: int) -> float:
+    """Return the cost of the busiest worker, if each takes the largest shard left when idle."""
+    busy = [0.0] * workers
+    for shard in sorted(shards, key=lambda shard: -shard.cost):
+        heapq.heapreplace(busy, busy[0] + shard.cost)
+    return max(busy)

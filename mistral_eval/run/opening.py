@@ -10,8 +10,11 @@ from mistral_eval.console import Talk
 from mistral_eval.data import Source
 from mistral_eval.data.sources import split_files
 from mistral_eval.data.task_file import data_spec
+from mistral_eval.engines.auto import open_by_name
+from mistral_eval.engines.cluster.engine import ClusterEngine
+from mistral_eval.engines.cluster.pools import check_workers, has_workers
 from mistral_eval.engines.interface import Capabilities, Engine, Request, engine_class
-from mistral_eval.errors import SandboxError, UnsupportedError, UsageError
+from mistral_eval.errors import SandboxError, UsageError
 from mistral_eval.model.load.gguf_file import part_files
 from mistral_eval.record.run_folder import write_json
 from mistral_eval.record.run_record import RUN_FILE, read_run
@@ -134,6 +137,7 @@ def check_engine(settings: RunSettings) -> None:
             f"--verify compares replies with the engine's own plain path, which --engine {name} "
             "does not have. Leave out one of the two."
         )
+    check_workers(settings)
     engine.check_settings(settings)
     if settings.engine not in (*MODEL_FREE, "server"):
         from mistral_eval.engines.devices import choose_device
@@ -232,28 +236,12 @@ def open_engine(
             found out that it lacks what the run needs.
     """
     settings = settings.model_copy(update={"choices": read_choices(folder)})
-    engine = _open_engine(settings, loaded, talk)
+    open_ = ClusterEngine.open if has_workers(settings) else open_by_name
+    engine = open_(settings, Golds(loaded), talk.say)
     check_can(engine.identity.engine, engine.can, settings)
     if engine.choices:
         write_json(folder / CHOICES_FILE, dict(engine.choices))
     return engine, settings.model_copy(update={"choices": dict(engine.choices)})
-
-
-def _open_engine(settings: RunSettings, loaded: Sequence[LoadedBenchmark], talk: Talk) -> Engine:
-    """Open the engine that `settings` names; `auto` tries native, then falls back to hf."""
-    gold = Golds(loaded)
-    if settings.engine != "auto":
-        return engine_class(settings.engine).open(settings, gold, talk.say)
-    try:
-        return engine_class("native").open(settings, gold, talk.say)
-    except UnsupportedError as error:
-        if settings.stream_layers:
-            raise UsageError(
-                f"{error} The hf engine, which may run it, does not stream layers: leave out "
-                "--stream-layers."
-            ) from error
-        talk.say(f"{error} Continuing with lm-eval's hf model.")
-        return engine_class("hf").open(settings, gold, talk.say)
 
 
 def read_choices(folder: Path) -> dict[str, str]:

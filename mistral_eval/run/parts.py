@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Self
 
+from mistral_eval.engines.cluster.cutting import path_of, reply_cost
 from mistral_eval.engines.interface import Encoded, Engine, EngineIdentity
-from mistral_eval.native.requests import GenerateRequest, ScoreRequest
 from mistral_eval.native.shards import cut_shards
 from mistral_eval.record.part_records import PartRecord, share_name, write_part
 from mistral_eval.record.run_record import CountsRecord, IdentityRecord
@@ -109,7 +109,8 @@ class Part:
             first.setdefault(key, index)
         places = list(first.values())
         unique = [encoded[index] for index in places]
-        paths, extra = paths_of(unique), [decoded(one) for one in unique]
+        paths = [path_of(one.work, one.request) for one in unique]
+        extra = [reply_cost(one.request.settings) for one in unique]
         shards = cut_shards(paths, self.count, extra).shards
         mine: set[bytes] = set()
         if self.number <= len(shards):
@@ -119,30 +120,3 @@ class Part:
             for index, (key, one) in enumerate(zip(keys, encoded, strict=True))
             if key in mine or one.request.turn
         ]
-
-
-def paths_of(encoded: Sequence[Encoded]) -> list[Sequence[int]]:
-    """Return ids for each request that begin alike where requests share work.
-
-    They are the token ids that are fed, where the engine works with ids. Otherwise they are the
-    question's place in the run, so that requests are cut by question, in order.
-    """
-    questions: dict[tuple[str, int], int] = {}
-    paths: list[Sequence[int]] = []
-    for one in encoded:
-        question = (one.request.benchmark, one.request.doc_id)
-        place = questions.setdefault(question, len(questions))
-        work = one.work
-        if isinstance(work, GenerateRequest):
-            paths.append(work.prompt)
-        elif isinstance(work, ScoreRequest):
-            paths.append((*work.context, *work.continuation[:-1]))
-        else:
-            paths.append((place,))
-    return paths
-
-
-def decoded(encoded: Encoded) -> float:
-    """Return what a reply costs beside its prompt, in tokens: at most those it may have."""
-    settings = encoded.request.settings
-    return float(settings.max_tokens) if settings else 0.0

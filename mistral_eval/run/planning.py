@@ -9,6 +9,8 @@ from typing import Any
 
 from mistral_eval.console import Talk, counted
 from mistral_eval.data import make_source
+from mistral_eval.engines.cluster.cutting import DECODE_PRICE, FEWEST_REPLIES, path_of
+from mistral_eval.engines.cluster.pools import local_workers
 from mistral_eval.engines.interface import Encoder, Request, engine_class
 from mistral_eval.errors import OutputError, UsageError
 from mistral_eval.model.memory import resident_bytes
@@ -16,11 +18,12 @@ from mistral_eval.native.calibrate import Rates, calibrate
 from mistral_eval.native.choose_products import as_text
 from mistral_eval.native.requests import GenerateRequest, ScoreRequest
 from mistral_eval.native.runner import pass_bytes
+from mistral_eval.native.shards import cut_for_workers, makespan
 from mistral_eval.native.work import Place, Work, count_work
 from mistral_eval.record.run_record import RUN_FILE, read_record
 from mistral_eval.run.absent import lacking
 from mistral_eval.run.questions import Asking, LoadedBenchmark, load_benchmarks
-from mistral_eval.settings import RunSettings
+from mistral_eval.settings import RAY_PREFIX, RunSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,7 @@ class Plan:
         seconds: what each part of the planning took.
         reply_tokens: mean tokens of a reply in the model's earlier runs, by benchmark.
         left_out: a sentence for each benchmark whose rows the data folder lacks.
+        spread: what several workers would cost; None for one process.
     """
 
     benchmarks: Mapping[str, Work]
@@ -43,6 +47,7 @@ class Plan:
     seconds: Mapping[str, float]
     reply_tokens: Mapping[str, float]
     left_out: Sequence[str]
+    spread: "Spread | None" = None
 
     def decoded(self, name: str) -> float:
         """Return the tokens that a benchmark ("together": all) is expected to generate.
@@ -95,6 +100,7 @@ class Plan:
             "peak_bytes": self.peak_bytes,
             "products": as_text(self.place.ways),
             "rates": None if self.rates is None else asdict(self.rates),
+            "workers": None if self.spread is None else asdict(self.spread),
             "seconds": dict(self.seconds),
         }
 
@@ -110,6 +116,25 @@ class Plan:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """What it costs to spread a run over workers.
+
+    Attributes:
+        workers: number of workers.
+        shards: number of shards of scoring and of generation.
+        computed: prompt and choice tokens that all workers compute together.
+        excess: what that is more than one process computes, as a share.
+        seconds: estimated time until the last worker is done; None if nothing was timed.
+    """
+
+    workers: int
+    shards: tuple[int, int]
+    computed: int
+    excess: float
+    seconds: float | None
+
+
 @dataclass(slots=True)
 class Requests:
     """All requests of a run, in token ids."""
@@ -123,13 +148,18 @@ def plan_run(settings: RunSettings, talk: Talk, *, calibrated: bool = True) -> P
     """Count the tokens that a run computes, and estimate its time.
 
     Raises:
-        UsageError: the settings name stock tasks.
+        UsageError: the settings name stock tasks, or a Ray cluster.
         MistralEvalError: data, configuration or tokenizer cannot be read.
     """
     if settings.stock_tasks:
         raise UsageError(
             f"plan counts the paper's benchmarks, not stock tasks such as {settings.stock_tasks[0]}"
             ". Leave them out."
+        )
+    if (settings.workers or "").startswith(RAY_PREFIX):
+        raise UsageError(
+            f"plan counts what N workers would cost, and --workers is {settings.workers}. Give the "
+            "number."
         )
     clock = {"start": monotonic()}
     found = engine_class(settings.engine).plan_inputs(settings, talk.say)
@@ -151,7 +181,44 @@ def plan_run(settings: RunSettings, talk: Talk, *, calibrated: bool = True) -> P
     seconds = dict(zip(list(clock)[1:], _differences(list(clock.values())), strict=True))
     truncated = sum(part.truncated for part in parts.values())
     tokens, absent = reply_tokens_of(settings), [f"{lacking(one)}." for one in settings.left_out]
-    return Plan(works, together, truncated, place, rates, seconds, tokens, absent)
+    spread = None
+    if settings.workers is not None and (workers := local_workers(settings)) > 1:
+        replies = [
+            tokens.get(name, float(request.max_tokens))
+            for name, part in parts.items()
+            for request in part.generations
+        ]
+        spread = _spread(whole, replies, workers, place, rates)
+    return Plan(works, together, truncated, place, rates, seconds, tokens, absent, spread)
+
+
+def _spread(
+    whole: Requests, replies: Sequence[float], workers: int, place: Place, rates: Rates | None
+) -> Spread:
+    """Cut all requests as a run with workers would, and time each worker's share.
+
+    Args:
+        whole: all requests.
+        replies: expected tokens of each generated reply.
+        workers: number of workers.
+        place: where the requests are computed.
+        rates: None if nothing was timed.
+    """
+    price = rates.decode / rates.score if rates and rates.score else DECODE_PRICE
+    extra = [price * tokens for tokens in replies]
+    fewest = FEWEST_REPLIES.get(place.device.type, 1)
+    cuts = (
+        cut_for_workers([path_of(one) for one in whole.scores], workers),
+        cut_for_workers([path_of(one) for one in whole.generations], workers, extra, fewest),
+    )
+    unique = sum(cut.unique for cut in cuts)
+    more = sum(sum(shard.cost for shard in cut.shards) - cut.whole for cut in cuts)
+    seconds = None
+    if rates:
+        seconds = rates.score * sum(makespan(cut.shards, workers) for cut in cuts)
+    shards = (len(cuts[0].shards), len(cuts[1].shards))
+    excess = more / unique if unique else 0.0
+    return Spread(workers, shards, round(unique + more), excess, seconds)
 
 
 def reply_tokens_of(settings: RunSettings) -> dict[str, float]:
