@@ -113,6 +113,10 @@ class OutputError(MistralEvalError):
     """Results could not be written."""
 
 
+class StoreError(OutputError):
+    """A store of run folders, such as a bucket, could not be read or written."""
+
+
 EXPECTED = {
     "dataclass_type": "a mapping",
     "bool_type": "true or false",

@@ -49,6 +49,7 @@ OWN_OPTIONS = {
     "base_url": "--base-url",
 }
 PART = re.compile(r"(\d{1,6})/(\d{1,6})")
+URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 LIMIT = re.compile(r"\d{1,12}|\d{0,12}\.\d{1,12}|\d{1,12}/\d{1,12}")
 NOT_IN_RUN_ID = frozenset(
     {
@@ -201,6 +202,16 @@ def _workers(asked: object) -> object:
     raise ValueError(f"expected a number from 1 up, auto or ray://ADDRESS, found {asked!r}")
 
 
+def is_url(place: str) -> bool:
+    """Return whether a folder of runs is in a store that fsspec reaches, e.g. s3://bucket/runs."""
+    return URL.match(place) is not None
+
+
+def _folder_or_url(place: object) -> object:
+    """Return a folder as a path, and a URL, which a path would spoil, as text."""
+    return Path(place) if isinstance(place, str) and not is_url(place) else place
+
+
 def _limit_as_json(limit: int | Fraction) -> int | str:
     return limit if isinstance(limit, int) else str(limit)
 
@@ -246,6 +257,7 @@ class RunSettings(BaseModel):
         unsafe_code: Run generated programs without isolation if there is none.
         sandbox: How generated programs are isolated.
         data_unpinned: Accept rows whose fingerprint is not known.
+        output_path: The folder of runs, or its URL in a store that fsspec reaches.
         fresh: Run again in a folder of its own.
         part: Which part of the run's requests this process answers, e.g. `2/4`; None: all.
         no_compute: Judge the replies that are logged, and refuse to compute what is missing.
@@ -290,7 +302,7 @@ class RunSettings(BaseModel):
     unsafe_code: StrictBool = False
     sandbox: Literal["auto", "bubblewrap", "namespaces", "docker", "podman"] = "auto"
     data_unpinned: StrictBool = False
-    output_path: Path = Path("results")
+    output_path: Annotated[Path | str, BeforeValidator(_folder_or_url)] = Path("results")
     fresh: StrictBool = False
     part: Annotated[str | None, BeforeValidator(parse_part)] = None
     no_compute: StrictBool = False

@@ -26,6 +26,7 @@ from mistral_eval.cli.report import report
 from mistral_eval.cli.rescore import rescore
 from mistral_eval.cli.run import run
 from mistral_eval.cli.samples import samples
+from mistral_eval.cli.sweep import sweep
 from mistral_eval.cli.table import table
 from mistral_eval.cli.tasks import tasks
 from mistral_eval.errors import MistralEvalError, StoppedError
@@ -45,6 +46,7 @@ app = typer.Typer(
 )
 COMMANDS: dict[Callable[..., None], str] = {
     run: "Run benchmarks and print the table with this model's row",
+    sweep: "Run benchmarks on a training's checkpoints, with a row for each",
     plan: "Estimate the cost of a run without running it",
     table: "Print the published table, with finished runs beside it",
     tasks: "List the benchmarks, or show one's protocol and first prompt",
@@ -109,7 +111,9 @@ def main() -> None:
                 raise
             _no_room()
         if end.code == INTERRUPTED:  # Typer's answer to Ctrl-C
-            rest = "; the same command resumes the run" if "run" in sys.argv[1:] else ""
+            rest = (
+                "; the same command resumes the run" if {"run", "sweep"} & {*sys.argv[1:]} else ""
+            )
             sys.stderr.write(f"mistral-eval: stopped{rest}.\n")
         raise
 

@@ -64,7 +64,13 @@ _Config = Annotated[
     ),
 ]
 _RunsFolder = Annotated[
-    Path, typer.Option("--output-path", "--output_path", help="Folder for runs")
+    str,
+    typer.Option(
+        "--output-path",
+        "--output_path",
+        metavar="<folder or url>",
+        help="Folder for runs, or its URL in a store that fsspec reaches",
+    ),
 ]
 _Output = Annotated[
     Path | None, typer.Option("--output", "-o", help="Write to this file instead of the screen")
@@ -222,10 +228,7 @@ def sky(  # noqa: PLR0913 - one parameter per option of the command line
         cpus=cpus,
         is_spot=spot,
         recovery=recovery.upper(),
-        extras=[
-            *(["vllm"] if of_run["engine"] == "vllm" else []),
-            *(["ray"] if nodes > 1 else []),
-        ],
+        extras=["vllm"] if of_run["engine"] == "vllm" else [],
         workdir=None if workdir is None else workdir.expanduser().absolute(),
         setup=setup or (),
     )
@@ -295,9 +298,11 @@ def _check(options: Mapping[str, Any], chosen: Mapping[str, str]) -> None:
     Raises:
         UsageError: `run` would refuse them.
     """
-    settings_of_each(
-        {**dict.fromkeys(LEFT_OUT), "fresh": False, "no_compute": False} | {**options, **chosen}
-    )
+    from mistral_eval.settings import DEFAULT_MODEL
+
+    models = [(model, options["revision"]) for model in options["model"] or [DEFAULT_MODEL]]
+    others = {**dict.fromkeys(LEFT_OUT), "fresh": False, "no_compute": False}
+    settings_of_each({**others, **options, **chosen}, models)
 
 
 def _given(ctx: typer.Context, without: Sequence[str] = ()) -> list[str]:

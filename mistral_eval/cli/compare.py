@@ -13,7 +13,11 @@ from mistral_eval.errors import UsageError
 GATE_FAILED = 3
 
 Runs = Annotated[
-    list[Path], typer.Argument(help="Folders of finished runs; the first is the reference")
+    list[Path],
+    typer.Argument(
+        parser=opt.fetching(*opt.RESULTS),
+        help="Folders or URLs of finished runs; the first is the reference",
+    ),
 ]
 
 

@@ -1,6 +1,6 @@
 """Options that several commands take: one spelling and one help text each."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,7 +9,28 @@ import typer
 if TYPE_CHECKING:
     from mistral_eval.settings import RunSettings
 
-Run = Annotated[Path, typer.Argument(help="Folder of a finished run")]
+
+def fetching(*patterns: str) -> Callable[[str], Path]:
+    """Return a parser of runs' folders: of a URL it fetches the files that match the patterns.
+
+    Raises:
+        StoreError: the store cannot be read, or holds no run there.
+    """
+
+    def parse(place: str) -> Path:
+        from mistral_eval.record.remote import fetched
+        from mistral_eval.settings import is_url
+
+        return fetched(place, *patterns) if is_url(place) else Path(place)
+
+    return parse
+
+
+RESULTS = ("*/run.json", "*/*.json", "*/samples_*.jsonl")  # what commands that show runs read
+Run = Annotated[
+    Path,
+    typer.Argument(parser=fetching(*RESULTS), help="Folder or URL of a finished run"),
+]
 Tasks = Annotated[
     str,
     typer.Option(
@@ -183,7 +204,14 @@ DataUnpinned = Annotated[
     bool, typer.Option("--data-unpinned", help="Accept rows whose fingerprint is not known")
 ]
 RunsFolder = Annotated[
-    Path, typer.Option("--output-path", "--output_path", "-o", help="Folder for runs")
+    str,
+    typer.Option(
+        "--output-path",
+        "--output_path",
+        "-o",
+        metavar="<folder or url>",
+        help="Folder for runs, or its URL in a store that fsspec reaches: s3://BUCKET/PREFIX",
+    ),
 ]
 Part = Annotated[
     str | None,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from mistral_eval.errors import UsageError
 
 if TYPE_CHECKING:
+    from mistral_eval.record.run_record import RunScores
     from mistral_eval.report.table.view import TableOptions
 
 NEAREST: Final = "mistral_eval.nearest"  # name of the error handler `write_nearest` registers
@@ -45,13 +46,13 @@ def print_json(value: object) -> None:
 
 
 def print_table(
-    runs: Sequence[Path],
+    runs: "Sequence[Path | RunScores]",
     baselines: Sequence[str] = (),
     fmt: Format = Format.RICH,
     output: Path | None = None,
     options: "TableOptions | None" = None,
 ) -> None:
-    """Print or write the table of published rows and finished runs."""
+    """Print or write the table of published rows and runs; see `render_runs`."""
     from mistral_eval.report.table import render_runs
 
     put(render_runs(runs, baselines, fmt.value, options), output)

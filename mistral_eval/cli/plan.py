@@ -1,6 +1,5 @@
 """`mistral-eval plan`: what a run would cost."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -30,7 +29,7 @@ def plan(  # noqa: PLR0913 - one parameter per option of the command line
     stream_layers: opt.StreamLayers = None,
     workers: opt.Workers = None,
     num_fewshot: opt.NumFewshot = None,
-    output_path: opt.RunsFolder = Path("results"),
+    output_path: opt.RunsFolder = "results",
     apply_chat_template: opt.ApplyChatTemplate = False,
     chat_template: opt.ChatTemplate = "auto",
     system_instruction: opt.SystemInstruction = None,

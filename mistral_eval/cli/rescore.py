@@ -1,11 +1,19 @@
 """`mistral-eval rescore`: a run's replies judged again."""
 
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
 from mistral_eval.cli import options as opt
 from mistral_eval.cli.output import print_table
 
 
 def rescore(
-    run: opt.Run,
+    run: Annotated[
+        Path,
+        typer.Argument(parser=opt.fetching(), help="Folder or URL of a finished run"),
+    ],
     *,
     unsafe_code: opt.UnsafeCode = False,
     sandbox: opt.Sandbox = "auto",

@@ -1,7 +1,7 @@
 """`mistral-eval run`: benchmarks on a model, and the table with its row."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from mistral_eval.errors import UsageError
 
 if TYPE_CHECKING:
     from mistral_eval.console import Talk
+    from mistral_eval.run.run import Outcome
     from mistral_eval.settings import RunSettings
 
 
@@ -43,7 +44,7 @@ def run(  # noqa: PLR0913 - one parameter per option of the command line
     judge_model: opt.JudgeModel = None,
     judge_only: opt.JudgeOnly = None,
     model_args: opt.ModelArgs = None,
-    output_path: opt.RunsFolder = Path("results"),
+    output_path: opt.RunsFolder = "results",
     name: opt.Names = None,
     part: opt.Part = None,
     no_compute: opt.NoCompute = False,
@@ -63,7 +64,10 @@ def run(  # noqa: PLR0913 - one parameter per option of the command line
     ends without a table, which the same command with --no-compute in its place prints.
     """
     options = dict(locals())
-    each = settings_of_each(options)
+    from mistral_eval.settings import DEFAULT_MODEL
+
+    models = options["model"] or [DEFAULT_MODEL]
+    each = settings_of_each(options, [(model, revision) for model in models])
     from mistral_eval.console import Talk
 
     if judge_only is not None:
@@ -71,9 +75,27 @@ def run(  # noqa: PLR0913 - one parameter per option of the command line
         return
     from mistral_eval.run.run import run_models
 
-    folders, failures = run_models(each, Talk(quiet=quiet))
-    if part is None:
-        print_table(folders, fmt=Format.JSON if as_json else Format.RICH)
+    outcomes = run_models(each, Talk(quiet=quiet))
+    end_with_table(outcomes, as_json=as_json, is_part=part is not None)
+
+
+def end_with_table(outcomes: Sequence["Outcome"], *, as_json: bool, is_part: bool = False) -> None:
+    """Print a table with a row for each run, then a sentence for each that failed.
+
+    Parts of runs have no table.
+
+    Raises:
+        typer.Exit: one failed; the exit code is the first one's.
+    """
+    from mistral_eval.record.run_record import failed_scores
+
+    failures = [(one.settings, one.error) for one in outcomes if one.error is not None]
+    rows = [
+        one.folder if one.error is None else failed_scores(one.settings, one.error)
+        for one in outcomes
+    ]
+    if not is_part:
+        print_table([row for row in rows if row], fmt=Format.JSON if as_json else Format.RICH)
     for settings, error in failures:
         who = "" if settings.model in str(error) else f"{settings.model}: "
         sys.stderr.write(f"mistral-eval: {who}{error}\n")
@@ -89,22 +111,25 @@ def _judge_only(file: Path, each: list["RunSettings"], talk: "Talk", fmt: Format
     put(render_figure([judge_file(file, each[0], talk)], "chat", fmt.value), None)
 
 
-def settings_of_each(options: Mapping[str, Any]) -> list["RunSettings"]:
+def settings_of_each(
+    options: Mapping[str, Any], models: Sequence[tuple[str, str | None]]
+) -> list["RunSettings"]:
     """Return the settings of each model's run.
+
+    Args:
+        options: the command's options by name.
+        models: each model and its revision on the hub; None leaves that to the options.
 
     Raises:
         UsageError: names and models differ in number, or two runs would share a folder.
     """
-    from mistral_eval.settings import DEFAULT_MODEL
-
-    models = options["model"] or [DEFAULT_MODEL]
-    names = options["name"] or [None] * len(models)
+    names = options.get("name") or [None] * len(models)
     if len(names) != len(models):
         raise UsageError(
             f"Expected one --name for each of {len(models)} models, found {len(names)}. Give "
             "--name once per -m, in the same order."
         )
-    if options["adapter"] is not None and len(models) > 1:
+    if options.get("adapter") is not None and len(models) > 1:
         raise UsageError(
             f"--adapter is put on one model, and {len(models)} are given. Give each adapter's own "
             "folder as -m, or run them one by one."
@@ -113,11 +138,11 @@ def settings_of_each(options: Mapping[str, Any]) -> list["RunSettings"]:
         if name is not None and name in names[:place]:
             raise UsageError(f"--name {name} is given twice. Give each run a name of its own.")
     each = [
-        opt.settings_of(options, model=model, name=name)
-        for model, name in zip(models, names, strict=True)
+        opt.settings_of(options, model=model, name=name, revision=revision or options["revision"])
+        for (model, revision), name in zip(models, names, strict=True)
     ]
-    folders = [settings.model for settings in each]
-    for place, model in enumerate(models):
-        if folders[place] in folders[:place]:
-            raise UsageError(f"-m {model} is given twice. Leave one of them out.")
+    found = [(settings.model, settings.revision) for settings in each]
+    for place, (model, _) in enumerate(models):
+        if found[place] in found[:place]:
+            raise UsageError(f"The model {model} is given twice. Leave one of them out.")
     return each

@@ -25,7 +25,9 @@ def table(  # noqa: PLR0913 - one parameter per option of the command line
     runs: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="Folders of finished runs; with --layout chat also FastChat's files of judgments"
+            parser=opt.fetching("*/run.json"),
+            help="Folders or URLs of finished runs; with --layout chat also FastChat's files of "
+            "judgments",
         ),
     ] = None,
     *,

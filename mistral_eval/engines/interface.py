@@ -5,7 +5,7 @@
 a run can be planned or rescored with an `Encoder` alone.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
@@ -351,6 +351,14 @@ class Engine(Encoder, Protocol):
     # What was chosen by measuring this machine; a resumed run gives it back in its settings.
     choices: Mapping[str, str] = MappingProxyType({})
     twin: str = "on the plain path"  # where `check` computes, as the end of a sentence
+
+    @property
+    def encoding(self) -> Hashable | None:
+        """What `encode` depends on besides a request's text: equal values encode equally.
+
+        None: unknown, or not worth keeping what was encoded.
+        """
+        return None
 
     @classmethod
     def check_settings(cls, settings: RunSettings) -> None:

@@ -7,7 +7,7 @@ Where the tokenizer joins a prompt's last line break with the spaces that follow
 token is healed (see `model.tokenizers.borders`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -75,6 +75,13 @@ class NativeEncoder:
         self._borders = Borders(tokenizer, self._prefixes)
         # with BOS no text is without ids
         self._prefix = () if tokenizer.adds_bos else (prefix_id(tokenizer),)
+
+    @property
+    def encoding(self) -> Hashable:
+        """What token ids of a text depend on; see `Engine.encoding`."""
+        ids = self.tokenizer
+        words = (ids.fingerprint, ids.n_words, ids.adds_bos, ids.bos_id, ids.eos_ids)
+        return (type(self), *words, self.context_len, self.score_len, self.seed)
 
     def encode(self, request: Request) -> Encoded:
         """Encode a request, truncated on the left to the context length.
@@ -191,15 +198,19 @@ def watch_stops(
 ) -> Callable[[Sequence[int]], bool]:
     """Return a function that tells whether a reply's ids so far contain a stop string.
 
-    The reply begins after the first `start` characters of their text.
+    The reply begins after the first `start` characters of their text. Replies are lists that grow:
+    another list is another reply to the same request.
     """
     stream: StreamText | None = None
+    watched: Sequence[int] | None = None
     longest = max(map(len, until))
     seen, searched = 0, start
 
     def is_done(ids: Sequence[int]) -> bool:
-        nonlocal seen, searched, stream
-        stream = stream or StreamText(tokenizer, prompt)  # only once the request is being computed
+        nonlocal seen, searched, stream, watched
+        if stream is None or ids is not watched:  # only once the request is being computed
+            stream, watched = StreamText(tokenizer, prompt), ids
+            seen, searched = 0, start
         for new in ids[seen:]:
             stream.push(new)
         seen = len(ids)

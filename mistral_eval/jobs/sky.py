@@ -68,7 +68,7 @@ class SkyTask:
         cpus: Cores of each machine, e.g. 8 or 8+.
         is_spot: Whether machines may be taken away at any time, for a lower price.
         recovery: SkyPilot's strategy after that.
-        extras: Extras of the package that the run needs.
+        extras: Extras of the package that the run needs, beside those of bucket and Ray.
         workdir: Folder to install the package from; None: the package index.
         setup: Further shell commands on each new machine.
     """
@@ -194,13 +194,19 @@ def task_config(task: SkyTask) -> dict[str, Any]:
 
 def _setup(task: SkyTask) -> str:
     """Return shell text that installs mistral-eval in an environment of its own."""
-    extras = f"[{','.join(task.extras)}]" if task.extras else ""
+    scheme = (task.bucket or "").partition(":")[0]
+    names = [
+        *task.extras,
+        *(["ray"] if task.nodes > 1 else []),
+        *(["s3"] if scheme == "s3" else []),
+    ]
+    extras = f"[{','.join(names)}]" if names else ""
     package = f"mistral-eval{extras}=={__version__}" if task.workdir is None else f".{extras}"
     lines = [
         "set -e",
         f"[ -d {ENVIRONMENT} ] || uv venv --seed --python 3.12 {ENVIRONMENT}",
         f"source {ENVIRONMENT}/bin/activate",
-        f"uv pip install '{package}'",
+        f"uv pip install '{package}'{' gcsfs' if scheme == 'gs' else ''}",
         "# isolates programs that the model writes",
         "command -v bwrap || { sudo apt-get update && sudo apt-get install -y bubblewrap; }",
         *task.setup,

@@ -3,7 +3,8 @@
 A run's folder has a folder `replies/` of files `<UTC time>-<host>-<pid>.jsonl`, or
 `<UTC time>-<host>-<pid>-part2of4-attempt1.jsonl` of a part of a run. Each process that
 writes starts a file of its own, so correctness needs no lock and no shared memory, and the files of
-several processes or machines merge by lying in one folder. One line is one reply:
+several processes or machines merge by lying in one folder. A file that has reached `SEGMENT_BYTES`
+is closed, and another one is begun. One line is one reply:
 
     {"key":"<64 hex digits>","crc":"<8 hex digits>","reply":{...}}
 
@@ -35,6 +36,7 @@ LOCK_FILE = "replies.lock"
 OLD_JOURNAL = "journal.sqlite"  # where version 0.1.0 kept replies
 BATCH_REPLIES = 4096
 BATCH_SECONDS = 0.5
+SEGMENT_BYTES = 8 << 20  # a file of this size is closed; the next batch begins another
 KEY_BYTES = 32
 LONGEST_LINE = 1 << 26  # bytes; bounds memory when a foreign file has no newlines
 OFFSET_BITS = 44  # a place in the log is one integer: file number, then offset in the file
@@ -187,7 +189,7 @@ class RepliesLog(Replies):
         self._share = share
         self._locks = _take_locks(folder, share)
         self._output: int | None = None
-        self._size = 0  # bytes of this process's file that are durable
+        self._size = 0  # bytes of this process's latest file that are durable
         self._pending: list[tuple[bytes, bytes]] = []
         self._last_flush = time.monotonic()
         try:
@@ -230,6 +232,8 @@ class RepliesLog(Replies):
                 size += len(line)
             self._size = size
             self._pending.clear()
+            if size >= SEGMENT_BYTES:
+                self._close_file()
         self._last_flush = time.monotonic()
 
     def close(self) -> None:
@@ -246,6 +250,7 @@ class RepliesLog(Replies):
         parts = [f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}", host, str(os.getpid()), self._share]
         path = self.folder / f"{'-'.join(filter(None, parts))}.jsonl"
         self._files.append(path)
+        self._size = 0
         self._output = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         folder = os.open(self.folder, os.O_RDONLY)
         try:
@@ -268,10 +273,13 @@ class RepliesLog(Replies):
                 os.ftruncate(self._output, self._size + whole)
             raise
 
+    def _close_file(self) -> None:
+        output, self._output = self._output, None
+        if output is not None:
+            os.close(output)
+
     def _release(self) -> None:
-        if self._output is not None:
-            os.close(self._output)
-            self._output = None
+        self._close_file()
         while self._locks:
             os.close(self._locks.pop())
 

@@ -20,7 +20,7 @@ from pydantic import (
 )
 from pydantic.dataclasses import dataclass as checked_dataclass
 
-from mistral_eval.errors import OutputError, UsageError, as_found, complaint
+from mistral_eval.errors import MistralEvalError, OutputError, UsageError, as_found, complaint
 from mistral_eval.settings import MODEL_FREE, RunSettings
 from mistral_eval.stats import mean_interval, wilson
 
@@ -100,6 +100,13 @@ class VerifyRecord(_Part):
     largest_difference: float
     tolerance: float
     ties: int
+
+
+class StepRecord(_Part):
+    """The model's training step and where it was read; see `model.load.training_step`."""
+
+    number: int
+    source: str
 
 
 class RatingRow(_Part):
@@ -194,6 +201,7 @@ class RunRecord(_Part):
     engine: str
     identity: IdentityRecord | None = None
     model: ModelRecord
+    step: StepRecord | None = None
     notes: list[str]
     versions: dict[str, str | None]
     machine: MachineRecord
@@ -265,7 +273,8 @@ def read_record(folder: Path) -> RunRecord:
 class RunScores:
     """One run's scores by benchmark: a row of the table, labelled `name`.
 
-    `path` is the run's folder, `date` its day in ISO 8601.
+    `path` is the run's folder, `date` its day in ISO 8601. `error` is the sentence of a run that
+    failed, which has neither folder, date nor cells.
     """
 
     name: str
@@ -275,6 +284,9 @@ class RunScores:
     engine: str
     date: str
     cells: Mapping[str, Cell]
+    revision: str | None = None
+    step: StepRecord | None = None
+    error: str = ""
 
     @property
     def is_model(self) -> bool:
@@ -302,12 +314,33 @@ def scores_of(run: RunRecord, folder: Path) -> RunScores:
             task: replace(cell, notes=(*cell.notes, *run.notes))
             for task, cell in run.scores.items()
         },
+        revision=settings.revision,
+        step=run.step,
+    )
+
+
+def failed_scores(settings: RunSettings, error: MistralEvalError) -> RunScores:
+    """Return the row of a run that failed: without scores, and with the reason."""
+    return RunScores(
+        name=settings.name or settings.model_label,
+        path=settings.model,
+        model=settings.model,
+        seed=settings.seed,
+        engine=settings.engine,
+        date="",
+        cells={},
+        revision=settings.revision,
+        error=str(error),
     )
 
 
 def run_labels(runs: Sequence[RunScores]) -> tuple[str, ...]:
-    """Return one label per run: its name, and where names repeat its seed, folder or number."""
+    """Return one label per run: its name, and where names repeat what tells the runs apart.
+
+    That is their revisions on the hub, seeds or folders, or else a number.
+    """
     labels = [one_line(run.name) for run in runs]
+    labels = _told_apart(labels, [one_line(run.revision or "main") for run in runs])
     labels = _told_apart(labels, [f"seed {run.seed}" for run in runs])
     labels = _told_apart(labels, _tails([run.path for run in runs]))
     earlier = [labels[:place].count(label) for place, label in enumerate(labels)]

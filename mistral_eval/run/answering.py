@@ -30,6 +30,7 @@ from mistral_eval.errors import (
     UnansweredError,
 )
 from mistral_eval.record.replies import OtherRuns, RepliesLog
+from mistral_eval.run.shared import Encodings
 from mistral_eval.run.stopping import Stopper
 from mistral_eval.run.watching import AnswerWatch
 
@@ -90,6 +91,7 @@ class Answering:
         log: the run's replies log.
         others: other runs of the same model, whose replies are reused before any is computed.
         stopper: tells whether the user has asked the run to stop.
+        encodings: what runs of other models have encoded; None encodes everything.
         chosen: returns the places of the requests to answer, given the keys and the encoded
             requests; None: all. The others have no reply.
 
@@ -109,9 +111,11 @@ class Answering:
         log: RepliesLog,
         others: OtherRuns | None = None,
         stopper: Stopper | None = None,
+        encodings: Encodings | None = None,
         chosen: Chosen | None = None,
     ) -> None:
         self.engine = engine
+        self._encodings = encodings
         self._chosen = chosen
         self.log = log
         self.watch: AnswerWatch | None = None
@@ -172,7 +176,7 @@ class Answering:
         Raises:
             EndedEarlyError, EngineError: as of `answer`, for all other reasons.
         """
-        encoded = [self.engine.encode(request) for request in requests]
+        encoded = self._encode(requests)
         keys = [reply_key(self.identity, item) for item in encoded]
         if self._chosen is None:
             return self._answer(requests, encoded, keys)
@@ -203,6 +207,11 @@ class Answering:
         replies = [known.get(key) for key in keys]
         count_tokens(self.replies, requests, replies)
         return replies
+
+    def _encode(self, requests: Sequence[Request]) -> list[Encoded]:
+        if self._encodings is None:
+            return [self.engine.encode(request) for request in requests]
+        return self._encodings.encode(self.engine, requests)
 
     def lookup(self, encoded: Encoded) -> Reply:
         """Return the logged reply to a request that was answered."""

@@ -1,6 +1,7 @@
 """Rate answers that FastChat or another program has written, without running a model."""
 
 import hashlib
+from contextlib import nullcontext
 from pathlib import Path
 
 from mistral_eval.console import Talk, counted
@@ -8,6 +9,7 @@ from mistral_eval.data import make_source
 from mistral_eval.errors import DataError, UsageError
 from mistral_eval.record.fastchat import answers_of, read_answers
 from mistral_eval.record.judgments import FOLDER
+from mistral_eval.record.remote import Copy, local_folder
 from mistral_eval.record.run_folder import make_folder
 from mistral_eval.report.table.rated_runs import rating_notes
 from mistral_eval.run.questions import Asking, load_benchmarks
@@ -57,10 +59,17 @@ def judge_file(file: Path, settings: RunSettings, talk: Talk) -> Path:
     settings = settings.model_copy(update={"model": model})
     digest = hashlib.sha256(f"{settings.judge_model}\0".encode() + file.read_bytes()).hexdigest()
     name = settings.model_folder.strip(".") or "model"
-    folder = settings.output_path.expanduser() / name / f"judged-{digest[:8]}"
+    copy = Copy.of(settings, talk.say)
+    if copy:
+        copy.fetch(name)
+    folder = local_folder(settings.output_path) / name / f"judged-{digest[:8]}"
     make_folder(folder)
     turns = rated_turns(benchmark, docs, replies)
-    with stoppable(folder / FOLDER, talk.say) as stopper, stopper.deferred():
+    with (
+        copy.keeping(folder) if copy else nullcontext(),
+        stoppable(folder / FOLDER, talk.say) as stopper,
+        stopper.deferred(),
+    ):
         ratings = rate_run(folder, settings, turns, talk, stop=stopper.is_wanted, reuses=True)
     for note in rating_notes(ratings):
         talk.say(f"{model}: {note}.")

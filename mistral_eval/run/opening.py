@@ -16,6 +16,7 @@ from mistral_eval.engines.cluster.pools import check_workers, has_workers
 from mistral_eval.engines.interface import Capabilities, Engine, Request, engine_class
 from mistral_eval.errors import SandboxError, UsageError
 from mistral_eval.model.load.gguf_file import part_files
+from mistral_eval.record.remote import local_folder
 from mistral_eval.record.run_folder import write_json
 from mistral_eval.record.run_record import RUN_FILE, read_run
 from mistral_eval.run.questions import LoadedBenchmark
@@ -33,7 +34,7 @@ CHOICES_FILE = "engine.json"
 def run_folder(settings: RunSettings, source: Source) -> Path:
     """Return the run's folder: the latest attempt, or with --fresh a new one."""
     name = settings.run_id(_stamps(settings, source), suite_of(settings))
-    parent = settings.output_path.expanduser() / settings.model_folder
+    parent = local_folder(settings.output_path) / settings.model_folder
     attempt = 1
     while _attempt(parent, name, attempt + 1).exists():
         attempt += 1

@@ -20,6 +20,7 @@ from mistral_eval.native.requests import GenerateRequest, ScoreRequest
 from mistral_eval.native.runner import pass_bytes
 from mistral_eval.native.shards import cut_for_workers, makespan
 from mistral_eval.native.work import Place, Work, count_work
+from mistral_eval.record.remote import Copy, local_folder
 from mistral_eval.record.run_record import RUN_FILE, read_record
 from mistral_eval.run.absent import lacking
 from mistral_eval.run.questions import Asking, LoadedBenchmark, load_benchmarks
@@ -161,6 +162,8 @@ def plan_run(settings: RunSettings, talk: Talk, *, calibrated: bool = True) -> P
             f"plan counts what N workers would cost, and --workers is {settings.workers}. Give the "
             "number."
         )
+    if copy := Copy.of(settings, talk.say):  # the model's earlier runs tell how long replies are
+        copy.fetch(settings.model_folder, (f"*/{RUN_FILE}",))
     clock = {"start": monotonic()}
     found = engine_class(settings.engine).plan_inputs(settings, talk.say)
     place = found.place
@@ -223,7 +226,7 @@ def _spread(
 
 def reply_tokens_of(settings: RunSettings) -> dict[str, float]:
     """Return the mean tokens of a reply by benchmark, from the model's latest finished runs."""
-    folder = settings.output_path.expanduser() / settings.model_folder
+    folder = local_folder(settings.output_path) / settings.model_folder
     runs = []
     for file in folder.glob(f"*/{RUN_FILE}"):
         with suppress(OutputError):  # unfinished, or of another version

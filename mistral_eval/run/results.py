@@ -14,6 +14,7 @@ from mistral_eval.console import counted
 from mistral_eval.data.task_file import tasks_folder
 from mistral_eval.engines.interface import EngineIdentity
 from mistral_eval.engines.lm_eval_model import FEWSHOT_SEED
+from mistral_eval.model.load.training_step import step_of
 from mistral_eval.record.run_folder import (
     TABLE_FILE,
     sample_row,
@@ -109,6 +110,7 @@ def _run(folder: Path, finished: Finished, results_name: str, now: datetime) -> 
         "engine": identity.engine,
         "identity": identity.as_json(),
         "model": {"fingerprint": identity.fingerprint, **identity.info},
+        **_step(finished.settings),
         "notes": [
             *identity.notes,
             *_other_engine(identity),
@@ -147,6 +149,14 @@ def _run(folder: Path, finished: Finished, results_name: str, now: datetime) -> 
         run |= {key: finished.earlier[key] for key in kept} | {"rescored": run["date"]}
         run["speed"] = finished.earlier.get("speed")
     return RunRecord.model_validate(run)
+
+
+def _step(settings: RunSettings) -> dict[str, Any]:
+    """Return the training step of the run's model, or adapter, if it has one."""
+    if settings.engine in MODEL_FREE:
+        return {}
+    found = step_of(settings.adapter or settings.model, settings.revision)
+    return {} if found is None else {"step": asdict(found)}
 
 
 def protocol_hash(benchmark: str) -> str:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from mistral_eval.errors import (
     ResourceError,
     TokenizerError,
 )
+from mistral_eval.record.remote import Copy
 from mistral_eval.record.replies import OtherRuns, RepliesLog, check_replies
 from mistral_eval.record.run_folder import make_folder
 from mistral_eval.record.run_record import RUN_FILE, read_run
@@ -42,6 +43,7 @@ from mistral_eval.run.parts import Part
 from mistral_eval.run.questions import Asking, LoadedBenchmark, load_benchmarks
 from mistral_eval.run.rating import rate_run, rated_turns
 from mistral_eval.run.results import Finished, rename, write_run
+from mistral_eval.run.shared import Shared
 from mistral_eval.run.stopping import Stopper, stoppable
 from mistral_eval.run.verifying import is_verified, judgement, verify
 from mistral_eval.run.watching import AnswerWatch, JudgeWatch
@@ -55,48 +57,57 @@ from mistral_eval.suite.registry import check_shots
 MODEL_ERRORS = (CheckpointError, TokenizerError, HubError, ResourceError, EngineError)
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of one of several runs: the folder of a finished one, or else its error."""
+
+    settings: RunSettings
+    folder: Path | None = None
+    error: MistralEvalError | None = None
+
+
 def run_models(
-    each: Sequence[RunSettings], talk: Talk
-) -> tuple[list[Path], list[tuple[RunSettings, MistralEvalError]]]:
+    each: Sequence[RunSettings], talk: Talk, shared: Shared | None = None
+) -> list[Outcome]:
     """Run the same benchmarks on several models, one after the other.
 
-    The questions are built once. If one model cannot be run, the others are.
+    The questions are built once, and encoded once for models with equal tokenizers. If one model
+    cannot be run, the others are.
 
     Args:
         each: the settings of each run; they differ in the model and its name only.
         talk: receives progress and messages.
+        shared: what the runs share; filled.
 
     Returns:
-        The folders of the finished runs, and the settings of the others with their errors.
+        What came of each run, in their order; at least one is finished.
 
     Raises:
         MistralEvalError: no model could be run, or the run cannot start or was stopped.
     """
+    if len(each) == 1:
+        return [Outcome(each[0], run_suite(each[0], talk))]
     errors = (*MODEL_ERRORS, *((RepliesError,) if each[0].no_compute else ()))
-    folders: list[Path] = []
-    failures: list[tuple[RunSettings, MistralEvalError]] = []
-    questions: list[LoadedBenchmark] = []
+    shared = shared or Shared()
+    found: list[Outcome] = []
     for settings in each:
         try:
-            folders.append(run_suite(settings, talk, questions))
+            found.append(Outcome(settings, run_suite(settings, talk, shared)))
         except errors as error:
-            if len(each) == 1:
-                raise
-            failures.append((settings, error))
-    if not folders:
-        raise failures[0][1]
-    return folders, failures
+            found.append(Outcome(settings, error=error))
+    failures = [one.error for one in found if one.error is not None]
+    if len(failures) == len(found):
+        raise failures[0]
+    return found
 
 
-def run_suite(
-    settings: RunSettings, talk: Talk, questions: list[LoadedBenchmark] | None = None
-) -> Path:
+def run_suite(settings: RunSettings, talk: Talk, shared: Shared | None = None) -> Path:
     """Run the benchmarks of `settings`, or return at once if the run is finished.
 
     Args:
         settings: the run's settings.
         talk: receives progress and messages.
-        questions: the questions that an earlier run of the same benchmarks built; filled if empty.
+        shared: what runs of the same benchmarks on other models have built; filled.
 
     Returns:
         The run's folder; its scores are in run.json, if the settings name no part of it.
@@ -108,11 +119,16 @@ def run_suite(
     for name in settings.left_out:
         talk.say(f"{lacking(name)}.")
     source = make_source(settings.data)
+    copy = Copy.of(settings, talk.say)
+    if copy:
+        copy.fetch(settings.model_folder)
     folder = run_folder(settings, source)
     earlier = read_run(folder) if is_finished(folder) else None
     if earlier and is_verified(earlier, settings.verify):
         if settings.name:
             rename(folder, settings.name)
+        if copy:
+            copy.upload(folder)
         talk.say(f"This run is finished; its record is in {folder}. --fresh runs it again.")
         return folder
     if earlier and not settings.name:
@@ -124,7 +140,8 @@ def run_suite(
     else:
         check_engine(settings)
     make_folder(folder)
-    complete(folder, settings, talk, isolation, earlier=earlier, questions=questions)
+    with copy.keeping(folder) if copy else nullcontext():
+        complete(folder, settings, talk, isolation, earlier=earlier, shared=shared)
     return folder
 
 
@@ -150,7 +167,9 @@ def rescore(folder: Path, talk: Talk, *, unsafe_code: bool, sandbox: str = "auto
     info = {key: value for key, value in run["model"].items() if key != "fingerprint"}
     identity = EngineIdentity(**run["identity"], info=info, notes=tuple(run["notes"]))
     isolation = isolation_for(settings)
-    complete(folder, settings, talk, isolation, earlier=run, rescored=identity)
+    copy = Copy.around(folder, talk.say)
+    with copy.keeping(folder) if copy else nullcontext():
+        complete(folder, settings, talk, isolation, earlier=run, rescored=identity)
 
 
 def settings_of(run: Mapping[str, Any], *, unsafe_code: bool, sandbox: str) -> RunSettings:
@@ -167,7 +186,7 @@ def complete(
     *,
     earlier: Mapping[str, Any] | None = None,
     rescored: EngineIdentity | None = None,
-    questions: list[LoadedBenchmark] | None = None,
+    shared: Shared | None = None,
 ) -> None:
     """Complete a run: compute missing replies, judge all replies and write the results.
 
@@ -181,7 +200,7 @@ def complete(
         earlier: the run.json of a finished run that is rescored or verified.
         rescored: the identity of the engine that computed the logged replies, for rescoring; None
             opens the engine that `settings` names.
-        questions: see `run_suite`.
+        shared: see `run_suite`.
 
     Raises:
         MistralEvalError: anything the user can fix; logged replies are kept.
@@ -196,7 +215,7 @@ def complete(
     ):
         _say_known(log, folder, talk)
         with clock.phase("build"):
-            loaded = _load(settings, make_source(settings.data), talk, questions)
+            loaded = _load(settings, make_source(settings.data), talk, shared)
             stock_tasks = load_stock(settings) if settings.stock_tasks else None
         with clock.phase("load"):
             answers: Answers
@@ -209,7 +228,12 @@ def complete(
                 opened.callback(engine.close)
                 _check_fit(engine, loaded, stock_tasks)
                 answers = Answering(
-                    engine, log, others, stopper, part.begin(folder, engine) if part else None
+                    engine,
+                    log,
+                    others,
+                    stopper,
+                    shared.encodings if shared else None,
+                    part.begin(folder, engine) if part else None,
                 )
         with clock.phase("answer"):
             replies = _answer(answers, loaded, talk)
@@ -280,19 +304,19 @@ class Clock:
 
 
 def _load(
-    settings: RunSettings, source: Source, talk: Talk, questions: list[LoadedBenchmark] | None
+    settings: RunSettings, source: Source, talk: Talk, shared: Shared | None
 ) -> list[LoadedBenchmark]:
     """Build the questions, or return those that are built; see `run_suite`."""
-    if questions:
-        return questions
+    if shared and shared.questions:
+        return shared.questions
     asking = Asking.of(settings, source)
     loaded = []
     for benchmark in load_benchmarks(settings.own_tasks, asking):
         count = counted(len(benchmark.questions), "question")
         talk.say(f"{benchmark.benchmark.column}: {count}")
         loaded.append(benchmark)
-    if questions is not None:
-        questions += loaded
+    if shared is not None:
+        shared.questions.extend(loaded)
     return loaded
 
 

@@ -45,6 +45,7 @@ judge_url: null
 judge_model: null
 judge_only: null
 part: null
+workers: null
 no-compute: false
 """
 
@@ -59,7 +60,7 @@ def asked(monkeypatch, cli):
     def call(*arguments: object) -> RunSettings:
         found: list[RunSettings] = []
 
-        def stop(settings: RunSettings, talk: Talk, questions: object) -> Path:
+        def stop(settings: RunSettings, talk: Talk, shared: object = None) -> Path:
             found.append(settings)
             raise EnoughError
 

@@ -188,8 +188,11 @@ def test_a_finished_run_takes_another_name(cli, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("-m", "tiny", "-m", "tiny"), "-m tiny is given twice"),
-        (("-m", ".", "-m", "tests/..", "--name", "x", "--name", "y"), "-m tests/.. is given twice"),
+        (("-m", "tiny", "-m", "tiny"), "The model tiny is given twice"),
+        (
+            ("-m", ".", "-m", "tests/..", "--name", "x", "--name", "y"),
+            "The model tests/.. is given twice",
+        ),
         (("-m", "tiny", "-m", ".", "--name", "x", "--name", "x"), "--name x is given twice"),
         (("-m", "tiny", "-m", "b", "--name", "x"), "one --name for each of 2 models, found 1"),
     ],

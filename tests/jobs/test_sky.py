@@ -129,7 +129,20 @@ def test_one_machine_runs_the_command_alone():
     assert found["file_mounts"] == {"/bucket": {"source": "s3://my-runs", "mode": "MOUNT"}}
     words = shlex.split(found["run"].replace("\\\n", " ").partition("mistral-eval run")[2])
     assert words == [*OPTIONS, "--output-path=s3://my-runs/results"]
-    assert f"'mistral-eval=={__version__}'" in found["setup"]
+    assert f"'mistral-eval[s3]=={__version__}'" in found["setup"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "installed"),
+    [
+        ({"bucket": None}, f"'mistral-eval=={__version__}'\n"),
+        ({"bucket": "gs://my-runs"}, f"'mistral-eval=={__version__}' gcsfs\n"),
+        ({"nodes": 2, "extras": ["vllm"]}, f"'mistral-eval[vllm,ray,s3]=={__version__}'\n"),
+        ({"workdir": Path(__file__).resolve().parents[2]}, "'.[s3]'\n"),
+    ],
+)
+def test_setup_installs_what_the_run_needs(changed, installed):
+    assert f"uv pip install {installed}" in config(**changed)["setup"]
 
 
 def test_the_first_of_several_machines_runs_the_command():
@@ -206,7 +219,7 @@ def test_options_of_run_go_into_the_task(tmp_path, cli):
     assert found["resources"]["use_spot"] is True
     assert "--engine=vllm" in found["run"]
     assert "--output-path=s3://my-runs/a/b" in found["run"]
-    assert f"'mistral-eval[vllm,ray]=={__version__}'" in found["setup"]
+    assert f"'mistral-eval[vllm,ray,s3]=={__version__}'" in found["setup"]
 
 
 @pytest.mark.parametrize(

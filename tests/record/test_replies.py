@@ -86,6 +86,29 @@ def test_what_was_put_is_found_by_the_next_process(tmp_path):
         assert (log.count(), log.skipped, log.notice) == (1, 0, None)
 
 
+def test_a_file_that_has_reached_its_size_is_closed_and_another_begun(tmp_path, monkeypatch):
+    monkeypatch.setattr(replies, "SEGMENT_BYTES", 500)
+    with RepliesLog(tmp_path) as log:
+        for number, key in enumerate(KEYS):
+            log.put(key, reply(number))
+            log.flush()
+            assert log.lookup([key]) == {key: reply(number)}
+        found = log.lookup(KEYS)
+        assert log.count() == COUNT
+    assert found == {key: reply(number) for number, key in enumerate(KEYS)}
+    assert known(tmp_path) == everything(range(COUNT))
+    *closed, last = sorted((tmp_path / "replies").iterdir())
+    assert len(closed) > 3
+    assert all(500 <= file.stat().st_size < 500 + 300 for file in closed)
+    assert last.stat().st_size < 500 + 300
+    assert not open_files(tmp_path)
+
+
+def open_files(folder: Path) -> list[Path]:
+    links = [link for link in Path("/proc/self/fd").iterdir() if link.exists()]
+    return [place for link in links if (place := link.readlink()).is_relative_to(folder)]
+
+
 def test_a_reply_that_waits_for_its_batch_is_durable_after_flush(tmp_path):
     with RepliesLog(tmp_path) as log:
         log.put(KEYS[0], REPLY)

@@ -80,6 +80,21 @@ def test_the_known_ratings_give_the_known_mean(tmp_path, file):
     assert row_of(judged, "vicuna")[0] == "6.50"
 
 
+def test_ratings_in_a_store_are_not_asked_for_again_on_another_machine(tmp_path, file, monkeypatch):
+    url = f"file://{tmp_path}/store"
+    found = []
+    with JudgeServer(by_question) as judge:
+        for machine in ("first", "second"):
+            monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / machine))
+            judged = judge_file(file, settings_in(tmp_path, judge, output_path=url), QUIET)
+            assert judged.is_relative_to(tmp_path / machine)
+            found.append(row_of(judged, "vicuna"))
+        assert len(judge.asked) == 4
+    assert found[0] == found[1]
+    (stored,) = (tmp_path / "store").rglob(judged.name)
+    assert row_of(stored, "vicuna") == found[0]
+
+
 def test_published_judgments_stand_beside_the_papers_table(tmp_path, shared):
     """Stored judgments of a real model, as FastChat writes them, have their stored mean."""
     table = pd.read_parquet(shared / "transcripts" / "chat" / "mt_bench_judgments.parquet")

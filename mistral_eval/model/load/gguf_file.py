@@ -77,23 +77,32 @@ def find_gguf(path: Path) -> Path | None:
     """
     if path.is_file():
         return path if path.suffix == SUFFIX else None
+    models = gguf_models(path)
+    if len(models) > 1:
+        names = ", ".join(file.name for file in models)
+        raise CheckpointError(
+            f"{path} should hold one model and holds {len(models)} in GGUF format ({names}): "
+            "give the path of one of these files."
+        )
+    return models[0] if models else None
+
+
+def gguf_models(folder: Path) -> list[Path]:
+    """Return the models in GGUF format of a folder without other weights, by name.
+
+    Of a split model the first part that is there stands for all.
+    """
     others = (HF_SINGLE, HF_INDEX, RAW_SAFETENSORS, RAW_PICKLE)
-    if not path.is_dir() or any((path / name).is_file() for name in others):
-        return None
+    if not folder.is_dir() or any((folder / name).is_file() for name in others):
+        return []
     found = [
-        file for file in sorted(path.glob(f"*{SUFFIX}")) if not file.name.startswith(_PROJECTOR)
+        file for file in sorted(folder.glob(f"*{SUFFIX}")) if not file.name.startswith(_PROJECTOR)
     ]
     models = {
         file if (split := _SPLIT.fullmatch(file.name)) is None else split["stem"]: file
         for file in reversed(found)
     }
-    if len(models) > 1:
-        names = ", ".join(sorted(file.name for file in models.values()))
-        raise CheckpointError(
-            f"{path} should hold one model and holds {len(models)} in GGUF format ({names}): "
-            "give the path of one of these files."
-        )
-    return next(iter(models.values()), None)
+    return sorted(models.values())
 
 
 def part_files(file: Path) -> tuple[Path, ...]:

@@ -4,10 +4,12 @@ A checkpoint states BOS, end tokens and even the vocabulary in several files. Th
 they count is transformers' where it has one; docs/adding-a-model.md has the table.
 """
 
+import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from mistral_eval.errors import TokenizerError
 from mistral_eval.lfs import pointer_sentence
@@ -30,6 +32,11 @@ if TYPE_CHECKING:
     Kind: TypeAlias = JsonTokenizer | SentencePieceTokenizer | TekkenTokenizer
 
 NO_ARGS = TokenizerArgs()
+# The files of a folder that decide about its tokenizer.
+READ: Final = re.compile(
+    r"tokenizer.*|tekken.*|(special_tokens_map|added_tokens|config|generation_config)\.json"
+)
+_last: dict[bytes, "Kind"] = {}  # the last folder's tokenizer, by a digest of these files
 ANY_VOCAB = 1 << 30  # rows of an embedding that is not known
 
 
@@ -127,10 +134,30 @@ def load_tokenizer(path: Path, *, expected_vocab: int, args: TokenizerArgs = NO_
     Raises:
         TokenizerError: there is no file, it is broken, or its ids exceed the embedding's rows.
     """
-    tokenizer = _with_bos(_choose(args.file or path), args, path)
+    tokenizer = _with_bos(_choose_once(args.file or path), args, path)
     if find_gguf(path) is None:  # a GGUF file names its own
         tokenizer = _with_end_tokens(tokenizer, path if path.is_dir() else path.parent)
     return _fitted(tokenizer, expected_vocab, args.file or path)
+
+
+def _choose_once(path: Path) -> "Kind":
+    """Return what `_choose` does; a folder with the last one's files is not read again.
+
+    So the checkpoints of a training, whose tokenizers are copies, share one.
+    """
+    if not path.is_dir() or find_gguf(path) is not None:
+        return _choose(path)
+    files = sorted(file for file in path.iterdir() if READ.fullmatch(file.name) and file.is_file())
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
+        digest.update(file.read_bytes())
+    key = digest.digest()
+    if key not in _last:
+        found = _choose(path)
+        _last.clear()
+        _last[key] = found
+    return _last[key]
 
 
 def _choose(path: Path) -> "Kind":

@@ -2,10 +2,12 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from typing import Any, Final
 
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from mistral_eval.record.comparison import Comparison
 from mistral_eval.record.run_record import one_line
@@ -25,6 +27,7 @@ from mistral_eval.suite.benchmark import Benchmark, Group
 from mistral_eval.suite.registry import FIGURE_4
 
 WIDTH: Final = 4.7  # inches: text stays readable on a phone
+SIZE: Final = (WIDTH, 2.6)  # of a curve over training steps
 LABEL: Final = 30  # characters
 LABEL_GAP: Final = 0.075  # of a chart's height, which is one line of its labels
 
@@ -184,6 +187,36 @@ def subjects_chart(
     height = 0.7 + len(order) * (0.17 + 0.05 * (len(strata) - 1))
     title = f"{column_of(task)} by subject: {', '.join(names)}"
     return draw(f"subjects-{task}", title, (WIDTH + 0.8, height), paint)
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """One training's scores on a benchmark by step: the curve's name, colour and points."""
+
+    name: str
+    color: str
+    points: Sequence[tuple[int, Interval]]
+
+
+def training_chart(trainings: Sequence[Training], task: str) -> str:
+    """Draw scores on a benchmark over training steps, with the band of their 95 % intervals."""
+
+    def paint(axes: Axes) -> None:
+        for one in trainings:
+            steps = [step for step, _ in one.points]
+            lows, highs = ([getattr(i, end) for _, i in one.points] for end in ("low", "high"))
+            axes.fill_between(steps, lows, highs, color=one.color, alpha=0.18, linewidth=0)
+            values = [interval.value for _, interval in one.points]
+            axes.plot(steps, values, color=one.color, marker="o", markersize=3.6, linewidth=1.2)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
+        axes.tick_params(axis="y", colors=QUIET)
+        axes.grid(visible=True, axis="both")
+        axes.set_xlabel("training step", fontsize=9)
+        axes.set_ylabel("score, %", fontsize=9)
+
+    names = ", ".join(one_line(one.name) for one in trainings)
+    return draw(f"training-{task}", f"{column_of(task)} by training step: {names}", SIZE, paint)
 
 
 def difference_chart(comparison: Comparison, number: int) -> str:

@@ -2,7 +2,7 @@
 
 import hashlib
 from base64 import b64encode
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from importlib import resources
@@ -12,7 +12,7 @@ from mistral_eval import __version__
 from mistral_eval.console import counted
 from mistral_eval.record.comparison import Comparison
 from mistral_eval.record.run_record import RunRecord
-from mistral_eval.report.html import charts, provenance
+from mistral_eval.report.html import charts, provenance, training
 from mistral_eval.report.html.bundle import Bundle, packed
 from mistral_eval.report.table import published_rows
 from mistral_eval.report.table.compared import METHOD, comparison_sections
@@ -37,6 +37,7 @@ SCRIPTS: Final = ("text.js", "store.js", "filter.js", "list.js", "detail.js", "a
 CONTENTS: Final = {
     "scores": "Scores",
     "figures": "Figures",
+    "training": "Training",
     "comparison": "Comparison",
     "subjects": "Subjects",
     "questions": "Questions",
@@ -115,6 +116,8 @@ def _sections(content: Content) -> Iterator[tuple[str, str]]:
     """Yield name and HTML of each section that is not empty."""
     yield "scores", _section("scores", html_fragment(content.view), *_reproduced(content.view))
     yield "figures", _section("figures", *_figures(content.view))
+    if curves := training.curves(content.runs):
+        yield "training", _section("training", *_training(curves))
     if content.comparisons or content.refusal:
         yield "comparison", _section("comparison", *_comparison(content))
     subjects = [_subjects(content, task) for task in BY_ID]
@@ -168,6 +171,24 @@ def _figures(view: TableView) -> Iterator[str]:
         yield f'<div class="figures">{"".join(_captioned(size) for size in sizes)}</div>'
         yield from (f'<p class="about">{escape(note)}</p>' for note in unplaced_notes(rows))
         yield _folded(figure_5(rows, BENCHMARKS), "Figure 5 as a table")
+
+
+def _training(curves: Mapping[str, Sequence[charts.Training]]) -> Iterator[str]:
+    """Yield each benchmark's scores over training steps, and their numbers as a table."""
+    yield "<h3>Scores over training steps, with 95 % intervals</h3>"
+    drawn = [
+        _figure(column_of(task), charts.training_chart(lines, task) + _legend(lines))
+        for task, lines in curves.items()
+    ]
+    yield f'<div class="figures">{"".join(drawn)}</div>'
+    yield _folded(training.table(curves))
+
+
+def _legend(lines: Sequence[charts.Training]) -> str:
+    """Return the curves' colours; "" for a single curve."""
+    if len(lines) == 1:
+        return ""
+    return charts.legend([one.name for one in lines], [one.color for one in lines])
 
 
 def _comparison(content: Content) -> Iterator[str]:

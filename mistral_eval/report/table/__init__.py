@@ -152,19 +152,21 @@ def render_figure(folders: Sequence[Path], layout: str, fmt: str) -> Any:
 
 
 def render_runs(
-    folders: Sequence[Path],
+    runs: Sequence[Path | RunScores],
     baselines: Sequence[str],
     fmt: str,
     options: TableOptions | None = None,
 ) -> Any:
-    """Return the table of finished runs below published rows, as `render_table` does.
+    """Return the table of runs below published rows, as `render_table` does.
+
+    Of a finished run its folder is enough.
 
     Raises:
         OutputError: A folder holds no finished run.
         UsageError: A baseline or format is unknown.
     """
-    runs = [load_scores(folder) for folder in folders]
-    return render_table(published_rows(baselines), runs, fmt, options)
+    rows = [run if isinstance(run, RunScores) else load_scores(run) for run in runs]
+    return render_table(published_rows(baselines), rows, fmt, options)
 
 
 def markdown_of(run: RunRecord, folder: Path) -> str:

@@ -47,12 +47,15 @@ def _json_row(row: RowView, view: TableView) -> dict[str, Any]:
     cells = {
         benchmark.id: _cell(cell) for benchmark, cell in zip(view.columns, row.cells, strict=True)
     }
-    about = {"id": row.id, "name": row.label, "kind": row.kind}
+    about: dict[str, Any] = {"id": row.id, "name": row.label, "kind": row.kind}
     if row.run is not None:
         run = row.run
-        about |= {"path": run.path, "model": run.model, "engine": run.engine, "date": run.date}
+        path = None if run.error else run.path
+        about |= {"path": path, "model": run.model, "engine": run.engine, "date": run.date}
         numbers = {"seed": run.seed, "is_model": row.is_model, "limited": row.limited}
-        return about | numbers | {"cells": cells}
+        step = {"step": run.step.model_dump()} if run.step else {}
+        failed = {"error": run.error} if run.error else {}
+        return about | numbers | step | failed | {"cells": cells}
     assert row.published is not None, row  # a row is one or the other
     apart = {
         name: _published(cell)

@@ -62,6 +62,7 @@ def build_notes(
     about = {
         label: _about_run(run, options.benchmarks)
         for run, label in zip(runs, run_labels(runs), strict=True)
+        if not run.error
     }
     return (*notes, *_by_run(about))
 
@@ -179,6 +180,9 @@ def _about_run(run: RunScores, columns: Sequence[Benchmark]) -> list[str]:
     late = {name: cell.timeout / cell.n for name, cell in cells.items()}
     notes += [_shares("no readable answer", unread), _shares("checker timed out", late)]
     notes += [_secondary(cells), _data(cells)]
+    if run.step is not None:
+        number = "" if str(run.step.number) in run.name else f" {run.step.number}"
+        notes.append(f"training step{number} by {run.step.source}")
     said = [note.rstrip(".") for cell in cells.values() for note in cell.notes]
     return [note for note in dict.fromkeys((*notes, *said)) if note]
 

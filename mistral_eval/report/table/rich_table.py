@@ -103,6 +103,8 @@ def _label(row: RowView) -> Text:
     lines = "\n".join(_label_lines(row))
     if row.kind == "published":
         return Text(lines)
+    if "failed" in row.remarks:
+        return Text(lines, "bold cyan")
     return Text.assemble((lines, "bold cyan"), ("\n" + "\n".join(EVIDENCE), "dim"))
 
 

@@ -114,7 +114,8 @@ class RowView:
     @property
     def remarks(self) -> tuple[str, ...]:
         """Words that are printed beside the label."""
-        found = {"not a model": not self.is_model, "limited": self.limited}
+        failed = self.run is not None and bool(self.run.error)
+        found = {"not a model": not self.is_model, "limited": self.limited, "failed": failed}
         return tuple(words for words, holds in found.items() if holds)
 
     @property

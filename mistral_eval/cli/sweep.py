@@ -1,0 +1,56 @@
+"""`mistral-eval sweep`: benchmarks on the checkpoints of a training, and one table of them."""
+
+import inspect
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from mistral_eval.cli.run import end_with_table, run, settings_of_each
+
+OF_ONE_MODEL: Final = ("model", "name", "adapter", "judge_only")  # options of `run` only
+Checkpoints = Annotated[
+    list[str],
+    typer.Argument(
+        help="Checkpoints: folders, GGUF files or hub names (NAME@REVISION for one of its "
+        "revisions), or a folder that contains checkpoints"
+    ),
+]
+Report = Annotated[
+    Path | None,
+    typer.Option(help="Also write the HTML report, with curves over training steps, to this file"),
+]
+
+
+def sweep(checkpoints: Checkpoints, *, report: Report = None, **options: Any) -> None:
+    """Run benchmarks on checkpoints, one after the other, and print a table with a row for each.
+
+    Questions are built once, and encoded once for checkpoints with equal tokenizers. Rows are in
+    order of training step, read from a checkpoint's name or its trainer_state.json. A checkpoint
+    that fails is a row that says so. All options are those of `run`.
+    """
+    from mistral_eval.console import Talk
+    from mistral_eval.report.html import write_report
+    from mistral_eval.run.sweep import checkpoints_of, run_sweep
+
+    each = settings_of_each(options, checkpoints_of(checkpoints))
+    outcomes = run_sweep(each, Talk(quiet=options["quiet"]))
+    if report is not None:
+        write_report([one.folder for one in outcomes if one.folder is not None], report)
+    end_with_table(outcomes, as_json=options["as_json"])
+
+
+def _with_options_of_run() -> inspect.Signature:
+    """Return the command's parameters: its own, then the options of `run` but `OF_ONE_MODEL`."""
+    own = [
+        one
+        for one in inspect.signature(sweep).parameters.values()
+        if one.kind is not inspect.Parameter.VAR_KEYWORD
+    ]
+    shared = inspect.signature(run).parameters
+    return inspect.Signature(
+        [*own, *(one for name, one in shared.items() if name not in OF_ONE_MODEL)]
+    )
+
+
+vars(sweep)["__signature__"] = _with_options_of_run()  # which Typer reads

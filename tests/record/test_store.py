@@ -1,0 +1,74 @@
+"""A store of files: what is written can be listed and read, and each fault is one sentence."""
+
+import re
+import sys
+
+import pytest
+
+from mistral_eval.errors import StoreError
+from mistral_eval.record.store import Store
+
+
+@pytest.fixture(params=["memory", "file"])
+def store(request, tmp_path) -> Store:
+    place = tmp_path / "store" if request.param == "file" else f"/{tmp_path.name}-{id(tmp_path)}"
+    return Store(f"{request.param}://{place}/runs/")
+
+
+def test_files_are_written_listed_fetched_and_replaced(store, tmp_path):
+    (tmp_path / "local").write_bytes(b"two")
+    assert store.sizes() == {}
+    store.write("a/b/one", b"1")
+    store.write("a/two", tmp_path / "local")
+    assert store.sizes() == {"a/b/one": 1, "a/two": 3}
+    assert store.sizes("a/b") == {"a/b/one": 1}
+    assert store.sizes("b") == {}
+    assert (store.is_file("a/two"), store.is_file("a"), store.is_file("b")) == (True, False, False)
+    store.write("a/two", b"other")
+    assert store.read("a/two") == b"other"
+    store.fetch(["a/b/one", "a/two"], tmp_path / "out")
+    assert (tmp_path / "out/a/b/one").read_bytes() == b"1"
+    assert {p.name for p in (tmp_path / "out/a").iterdir()} == {"b", "two"}
+    store.prove_writable("a/.probe")
+    assert set(store.sizes()) == {"a/b/one", "a/two"}
+
+
+def test_another_process_s_files_are_seen(store):
+    assert store.sizes() == {}
+    Store(store.url).write("x", b"1")
+    assert store.sizes() == {"x": 1}
+
+
+def one_sentence(error: StoreError) -> str:
+    text = str(error)
+    assert "\n" not in text
+    assert text.endswith(".")
+    return text
+
+
+@pytest.mark.parametrize("act", ["write", "read", "fetch"])
+def test_a_fault_is_one_sentence(act, tmp_path):
+    (tmp_path / "file").touch()
+    store = Store(f"file://{tmp_path}/file/runs")  # below a file there is no folder
+    acts = {
+        "write": lambda: store.write("a", b"1"),
+        "read": lambda: store.read("a"),
+        "fetch": lambda: store.fetch(["a"], tmp_path / "out"),
+    }
+    with pytest.raises(StoreError) as raised:
+        acts[act]()
+    assert re.match(rf"file://{tmp_path}/file/runs could not be \w+ \(", one_sentence(raised.value))
+    assert "Check the URL, the credentials and the network." in str(raised.value)
+
+
+def test_an_unknown_protocol_is_named():
+    with pytest.raises(StoreError, match=r"gopher://x should be the URL of a store") as raised:
+        Store("gopher://x")
+    one_sentence(raised.value)
+
+
+def test_a_missing_package_is_named_with_how_to_install_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(StoreError, match=r"pip install 'mistral-eval\[s3\]'") as raised:
+        Store("s3://bucket/runs")
+    one_sentence(raised.value)
