@@ -27,7 +27,8 @@ from pathlib import Path
 from machine import machine
 
 from mistral_eval.engines.cluster.engine import ClusterEngine
-from mistral_eval.engines.cluster.messages import (
+from mistral_eval.engines.cluster.team import Team
+from mistral_eval.engines.cluster.worker_messages import (
     Answered,
     Died,
     Done,
@@ -36,7 +37,6 @@ from mistral_eval.engines.cluster.messages import (
     Opened,
     Question,
 )
-from mistral_eval.engines.cluster.team import Team
 from mistral_eval.engines.interface import (
     Capabilities,
     EngineIdentity,

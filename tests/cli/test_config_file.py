@@ -36,6 +36,7 @@ quiet: true
 name: full
 batch_size: 4
 stream-layers: false
+workers: null
 apply_chat_template: false
 chat_template: auto
 fewshot_as_multiturn: null

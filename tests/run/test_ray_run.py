@@ -79,7 +79,12 @@ def test_tiny_while_workers_and_a_node_are_killed(cluster, tmp_path):
     kills = []
 
     def kill():
-        while not ended.wait(rng.uniform(1.0, 3.0)):
+        killed_at = 0  # bytes of replies: each life gets something done
+        while not ended.wait(rng.uniform(0.1, 0.5)):
+            logged = sum(file.stat().st_size for file in (tmp_path / "spread").rglob("*.jsonl"))
+            if logged == killed_at:
+                continue
+            killed_at = logged
             pids = actors()
             if len(kills) == 3:
                 cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)

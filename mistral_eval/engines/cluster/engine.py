@@ -4,10 +4,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 
 from mistral_eval.engines.cluster.cutting import FEWEST_REPLIES, path_of, recut, reply_cost
-from mistral_eval.engines.cluster.messages import Opened
 from mistral_eval.engines.cluster.pools import make_pool
 from mistral_eval.engines.cluster.scheduler import Scheduler
 from mistral_eval.engines.cluster.team import Patience, Team
+from mistral_eval.engines.cluster.worker_messages import Opened
 from mistral_eval.engines.interface import (
     Check,
     Encoded,

@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Final
 
 from mistral_eval.engines.cluster.local_worker import STOP, Ended, Fork, Forked, Start
-from mistral_eval.engines.cluster.messages import Died, Event, Job, Question, Refused, Said
+from mistral_eval.engines.cluster.worker_messages import Died, Event, Job, Question, Refused, Said
 from mistral_eval.settings import RunSettings
 
 END_SECONDS: Final = 5.0

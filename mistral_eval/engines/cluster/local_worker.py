@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Final, NoReturn
 
-from mistral_eval.engines.cluster.messages import Job, Question, Refused, Said
+from mistral_eval.engines.cluster.worker_messages import Job, Question, Refused, Said
 from mistral_eval.errors import MistralEvalError
 from mistral_eval.settings import RunSettings
 

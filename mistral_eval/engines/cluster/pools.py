@@ -3,7 +3,7 @@
 import os
 from typing import Final
 
-from mistral_eval.engines.cluster.messages import Pool
+from mistral_eval.engines.cluster.worker_messages import Pool
 from mistral_eval.engines.devices import choose_device
 from mistral_eval.engines.interface import Say
 from mistral_eval.errors import UsageError

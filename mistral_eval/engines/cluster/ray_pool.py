@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from queue import SimpleQueue
 from typing import Any, Final
 
-from mistral_eval.engines.cluster.messages import (
+from mistral_eval.engines.cluster.worker_messages import (
     Checked,
     Died,
     Done,

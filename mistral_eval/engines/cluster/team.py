@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Final
 
-from mistral_eval.engines.cluster.messages import (
+from mistral_eval.engines.cluster.scheduler import Piece, Scheduler
+from mistral_eval.engines.cluster.worker_messages import (
     Answered,
     Checked,
     Died,
@@ -18,7 +19,6 @@ from mistral_eval.engines.cluster.messages import (
     Refused,
     Said,
 )
-from mistral_eval.engines.cluster.scheduler import Piece, Scheduler
 from mistral_eval.engines.interface import Check, Reply, Request, Say, Stop
 from mistral_eval.errors import EngineError, MistralEvalError, RequestError
 from mistral_eval.native.requests import Counters
@@ -57,12 +57,14 @@ class Seat:
         state: "empty" before a worker is started; "opening"; "idle"; "busy"; "refused" once its
             engine could not be opened, which ends it for good.
         piece: what the worker answers.
+        dealer: the scheduler that the piece is from.
         heard: when its last event came, by time.monotonic().
         counted: what the worker has computed, as it last said.
     """
 
     state: str = "empty"
     piece: Piece | None = None
+    dealer: Scheduler | None = None
     heard: float = 0.0
     counted: Counters = field(default_factory=Counters)
 
@@ -116,7 +118,7 @@ class Team:
                         )
                     self._start(number)
                 else:
-                    list(self._handle(number, event, None))
+                    list(self._handle(number, event))
         return self._first
 
     def answer(
@@ -128,13 +130,12 @@ class Team:
             RequestError: one request cannot be answered.
             EngineError: no worker can go on.
         """
+        self._stop_busy()  # a call that was given up
         stopping = False
         while True:
             if not stopping and stop():
                 stopping = True
-                for number, seat in enumerate(self._seats):
-                    if seat.state == "busy":
-                        self.pool.stop(number)
+                self._stop_busy()
             if not stopping:
                 self._deal(scheduler, requests)
             busy = any(seat.piece is not None for seat in self._seats)
@@ -142,7 +143,7 @@ class Team:
                 return
             for number, event in self.pool.poll(POLL_SECONDS):
                 yield from self._handle(number, event, scheduler)
-            self._end_hanging(scheduler)
+            self._end_hanging()
 
     def check(self, request: Request, reply: Reply) -> Check:
         """Have a worker compare a reply with its engine's plain path.
@@ -161,28 +162,35 @@ class Team:
                 self._start_one()
             for number, event in self.pool.poll(POLL_SECONDS):
                 asked = asked and not isinstance(event, Died)
-                list(self._handle(number, event, None))
+                list(self._handle(number, event))
         return self._checks.pop()
 
     def close(self) -> None:
         """End all workers."""
         self.pool.close()
 
+    def _stop_busy(self) -> None:
+        for number, seat in enumerate(self._seats):
+            if seat.piece is not None:
+                self.pool.stop(number)
+
     def _deal(self, scheduler: Scheduler, requests: Sequence[Request]) -> None:
         """Give every idle worker a piece, and start workers where pieces are left."""
         for number, seat in enumerate(self._seats):
             if seat.state == "idle" and (piece := scheduler.take()):
-                self._give(number, piece, requests)
+                self._give(number, piece, scheduler, requests)
         opening = sum(seat.state == "opening" for seat in self._seats)
         for _ in range(scheduler.waiting - opening):
             if not self._start_one():
                 break
 
-    def _give(self, number: int, piece: Piece, requests: Sequence[Request]) -> None:
+    def _give(
+        self, number: int, piece: Piece, dealer: Scheduler, requests: Sequence[Request]
+    ) -> None:
         seat = self._seats[number]
         known = frozenset(n for n, index in enumerate(piece.indices) if index in piece.known)
         asked = tuple(requests[index] for index in piece.indices)
-        seat.state, seat.piece, seat.heard = "busy", piece, time.monotonic()
+        seat.state, seat.piece, seat.dealer, seat.heard = "busy", piece, dealer, time.monotonic()
         self.pool.give(number, Job(piece.number, asked, known))
 
     def _start_one(self) -> bool:
@@ -207,9 +215,12 @@ class Team:
         self.pool.start(number, self._settings)
 
     def _handle(
-        self, number: int, event: Event, scheduler: Scheduler | None
+        self, number: int, event: Event, scheduler: Scheduler | None = None
     ) -> Iterator[tuple[int, Reply]]:
-        """Act on one event; yield the replies that it brings."""
+        """Act on one event; yield the replies that it brings to a scheduler's requests.
+
+        Replies to requests of an earlier scheduler, whose call was given up, are dropped.
+        """
         seat = self._seats[number]
         now = time.monotonic()
         if seat.piece is not None:
@@ -223,14 +234,14 @@ class Team:
         elif isinstance(event, Answered):
             yield from self._answered(seat, event, scheduler)
         elif isinstance(event, Done):
-            self._done(seat, event, scheduler)
+            self._done(seat, event)
         elif isinstance(event, Checked):
             seat.state = "idle"
             self._checks.append(event.check)
         elif isinstance(event, Refused):
             self._refused(number, event)
         elif isinstance(event, Died):
-            self._lost(number, event.why, scheduler)
+            self._lost(number, event.why)
 
     def _opened(self, number: int, event: Opened) -> None:
         """Admit a worker whose engine gives the same replies as the first one's.
@@ -257,7 +268,7 @@ class Team:
         if event.counters is not None:
             self._count(seat, event.counters)
         piece = seat.piece
-        if piece is None or scheduler is None or event.job != piece.number:
+        if piece is None or scheduler is None or seat.dealer is not scheduler:
             return
         for position, reply in event.replies:
             index = piece.indices[position]
@@ -265,12 +276,12 @@ class Team:
                 self._fruitless = 0
                 yield index, reply
 
-    def _done(self, seat: Seat, event: Done, scheduler: Scheduler | None) -> None:
-        piece = seat.piece
-        seat.state, seat.piece = "idle", None
-        if piece is not None and scheduler is not None:
+    def _done(self, seat: Seat, event: Done) -> None:
+        piece, dealer = seat.piece, seat.dealer
+        seat.state, seat.piece, seat.dealer = "idle", None, None
+        if piece is not None and dealer is not None:
             for position, why in event.failures:
-                scheduler.failed(piece.indices[position], why)
+                dealer.failed(piece.indices[position], why)
 
     def _refused(self, number: int, event: Refused) -> None:
         """Raise a worker's error, unless it is one of several that cannot open their engine.
@@ -289,7 +300,7 @@ class Team:
         error: MistralEvalError = event.error(event.what)
         raise error
 
-    def _lost(self, number: int, why: str, scheduler: Scheduler | None) -> None:
+    def _lost(self, number: int, why: str) -> None:
         """Empty the seat of a worker that died, and put its unanswered requests back.
 
         Raises:
@@ -298,8 +309,8 @@ class Team:
         seat = self._seats[number]
         if seat.state == "refused":
             return
-        if seat.piece is not None and scheduler is not None:
-            scheduler.lost(seat.piece, why)
+        if seat.piece is not None and seat.dealer is not None:
+            seat.dealer.lost(seat.piece, why)
         self._seats[number] = Seat()
         self.replaced += 1
         self._fruitless += 1
@@ -311,13 +322,13 @@ class Team:
             )
         self._say(f"Worker {number + 1} died {why}; another one takes its place.")
 
-    def _end_hanging(self, scheduler: Scheduler) -> None:
+    def _end_hanging(self) -> None:
         """Replace workers that have been silent for too long while they had a job."""
         limit, now = self._patience.limit(self._longest), time.monotonic()
         for number, seat in enumerate(self._seats):
             if seat.piece is not None and now - seat.heard > limit:
                 self.pool.kill(number)
-                self._lost(number, f"silent for {now - seat.heard:.0f} seconds", scheduler)
+                self._lost(number, f"after {now - seat.heard:.0f} seconds of silence")
 
     def _count(self, seat: Seat, now: Counters) -> None:
         """Add what a worker has computed since it last said."""

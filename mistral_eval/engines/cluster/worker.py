@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from mistral_eval.engines.auto import open_by_name
-from mistral_eval.engines.cluster.messages import (
+from mistral_eval.engines.cluster.worker_messages import (
     Alive,
     Answered,
     Checked,

@@ -208,7 +208,7 @@ def test_a_worker_that_hangs_is_replaced(monkeypatch, tmp_path, alone):
         same(answers(engine, score_requests()), alone["score"])
     finally:
         engine.close()
-    assert any("silent for" in line for line in said)
+    assert any("seconds of silence" in line for line in said)
 
 
 def test_workers_that_all_die_end_the_run_with_a_sentence(monkeypatch):
@@ -247,6 +247,14 @@ def test_stopping_ends_after_the_pass_in_flight(engine, alone):
         seen.append(n)
     assert len(seen) < len(asked)
     same(answers(engine, score_requests()), alone["score"])  # it goes on afterwards
+
+
+def test_replies_of_a_call_that_was_given_up_are_not_those_of_the_next(engine, alone):
+    requests = sampled_requests(40, 4)
+    given_up = engine.answer([engine.encode(request) for request in requests])
+    next(given_up)
+    given_up.close()
+    same(answers(engine, score_requests()), alone["score"])
 
 
 def test_a_model_that_cannot_be_opened_is_said_once(tmp_path):
