@@ -399,4 +399,24 @@ CATALOGUE = [
         lambda folder: ("report", folder / "x", "-o", folder / "y.html"),
         "should be a run's folder",
     ),
+    Bad(
+        "table: a URL without a run",
+        lambda folder: ("table", f"file://{folder}/m/run"),
+        "should be a run's folder with a run.json in it, and holds nothing",
+    ),
+    Bad(
+        "compare: a URL of no store",
+        lambda _: ("compare", "gopher://a/b/c", "gopher://a/b/d"),
+        "gopher://a should be the URL of a store that fsspec reaches",
+    ),
+    Bad(
+        "rescore: a URL below a file",
+        lambda folder: ("rescore", f"file://{_file(folder)}/m/run"),
+        "Give the URL that `mistral-eval run` printed",
+    ),
 ]
+
+
+def _file(folder: Path) -> Path:
+    (folder / "file").touch()
+    return folder / "file"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mistral_eval.console import Talk
-from mistral_eval.errors import StoreError
+from mistral_eval.errors import StoppedError, StoreError
 from mistral_eval.record import remote
 from mistral_eval.record.remote import Copy, local_folder
 from mistral_eval.record.replies import Replies
@@ -119,6 +119,32 @@ def test_a_store_that_cannot_be_written_ends_the_run_before_it_begins(store, mac
     assert not list(local_folder(f"file://{store}").rglob("*.jsonl"))
 
 
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("gopher://x/runs", "gopher://x/runs should be the URL of a store that fsspec reaches"),
+        ("file:///proc/nothing/runs", "file:///proc/nothing/runs could not be written"),
+    ],
+)
+def test_a_store_that_is_none_ends_the_command_in_one_sentence(machine, cli, url, said):
+    code, out, err = cli("run", *OPTIONS, "-q", "-o", url)
+    assert (code, out) == (1, "")
+    assert err.startswith(f"mistral-eval: {said}")
+    assert err.count("\n") == 1
+
+
+def test_a_cache_folder_that_cannot_be_written_is_one_sentence(store, tmp_path, monkeypatch, cli):
+    (tmp_path / "cache").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    code, out, err = cli("run", *OPTIONS, "-q", "-o", f"file://{store}")
+    assert (code, out) == (1, "")
+    assert err.startswith(
+        f"mistral-eval: Runs in file://{store} are copied to {tmp_path / 'cache'}"
+    )
+    assert "Set XDG_CACHE_HOME" in err
+    assert err.count("\n") == 1
+
+
 @pytest.fixture
 def broken_store(store, machine, monkeypatch):
     """Break the store when the first replies are uploaded, and repair it when asked to."""
@@ -170,6 +196,25 @@ def test_uploads_that_fail_meanwhile_are_said_once_and_tried_again(store, machin
     upload.try_replies()
     assert files(store) == {"m/run/replies/a.jsonl": log.read_bytes()}
     assert len(talk.lines) == 2
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, StoppedError("stopped", signal.SIGTERM)])
+def test_a_run_that_is_stopped_uploads_its_replies_first(store, machine, stop):
+    """Between two uploads; the rest of the run, which is not complete, stays here."""
+    copy = Copy(f"file://{store}", Heard().say)
+    run = copy.folder / "m" / "run"
+    (run / "replies").mkdir(parents=True)
+
+    def stopped() -> None:
+        with copy.keeping(run):
+            (run / "replies" / "a.jsonl").write_bytes(b"1\n")
+            (run / "table.md").touch()
+            raise stop
+
+    with pytest.raises(BaseException) as raised:
+        stopped()
+    assert raised.value is stop or raised.type is stop
+    assert files(store) == {"m/run/replies/a.jsonl": b"1\n"}
 
 
 def test_replies_that_only_this_machine_has_are_kept_and_uploaded(store, machine):
