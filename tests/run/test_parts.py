@@ -116,17 +116,6 @@ def test_every_request_is_in_one_part_with_the_samples_of_its_question(kinds, co
             assert {len(numbers) for numbers in owners.values()} == {1}
 
 
-@pytest.mark.parametrize("count", [2, 4])
-def test_parts_of_an_engine_without_token_ids_are_neighbouring_questions(kinds, count):
-    """How well parts with token ids share and balance is in tests/native/test_shards.py."""
-    for keys, encoded in kinds:
-        if encoded[0].work is not None:
-            continue
-        chosen = [Part(number, count).chosen(keys, encoded) for number in range(1, count + 1)]
-        assert [index for part in chosen for index in part] == list(range(len(keys)))
-        assert max(map(len, chosen)) <= 2 * len(keys) / count
-
-
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=40), st.integers(1, 6))
 def test_equal_requests_are_in_one_part(names, count):
     """A request that two benchmarks share is computed once, by one part."""
