@@ -189,6 +189,16 @@ def _prompt(asked: object) -> object:
     return asked if asked in NAMED_PROMPTS else _absolute(asked)
 
 
+def is_url(place: str) -> bool:
+    """Return whether a folder of runs is in a store that fsspec reaches, e.g. s3://bucket/runs."""
+    return URL.match(place) is not None
+
+
+def _folder_or_url(place: object) -> object:
+    """Return a folder as a path, and a URL, which a path would spoil, as text."""
+    return Path(place) if isinstance(place, str) and not is_url(place) else place
+
+
 def _workers(asked: object) -> object:
     """Return how many workers are asked for, as text.
 
@@ -200,16 +210,6 @@ def _workers(asked: object) -> object:
     if is_count or text == AUTO or (text.startswith(RAY_PREFIX) and text != RAY_PREFIX):
         return text
     raise ValueError(f"expected a number from 1 up, auto or ray://ADDRESS, found {asked!r}")
-
-
-def is_url(place: str) -> bool:
-    """Return whether a folder of runs is in a store that fsspec reaches, e.g. s3://bucket/runs."""
-    return URL.match(place) is not None
-
-
-def _folder_or_url(place: object) -> object:
-    """Return a folder as a path, and a URL, which a path would spoil, as text."""
-    return Path(place) if isinstance(place, str) and not is_url(place) else place
 
 
 def _limit_as_json(limit: int | Fraction) -> int | str:

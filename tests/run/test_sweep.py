@@ -78,6 +78,18 @@ def replies_of(folder: Path | None) -> dict[bytes, Any]:
     return found.lookup(list(found._places))
 
 
+@pytest.mark.slow
+def test_checkpoints_spread_over_workers_share_the_encoding_too(training, tmp_path):
+    shared = Shared()
+    each = [settings(m, tmp_path, tasks=("winogrande",), workers="2") for m in training[:2]]
+    outcomes = run_models(each, Talk(quiet=True), shared)
+    assert (shared.encodings.encoded, shared.encodings.reused) == (2, 2)
+    for model, outcome in zip(training, outcomes, strict=False):
+        alone = run_suite(settings(model, tmp_path / "x", tasks=("winogrande",)), Talk(quiet=True))
+        assert outcome.folder is not None
+        assert read_record(outcome.folder).scores == read_record(alone).scores
+
+
 @pytest.mark.parametrize("more", [{"add_bos_token": "false"}, None])
 def test_another_tokenizer_or_context_is_encoded_again(training, tmp_path, counted, more):
     """One checkpoint of three has another context length, or all are told to leave BOS out."""

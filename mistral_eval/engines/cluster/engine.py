@@ -1,6 +1,6 @@
 """The engine of a run with workers: it encodes and deals out; the workers compute."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from functools import partial
 
 from mistral_eval.engines.cluster.cutting import FEWEST_REPLIES, path_of, recut, reply_cost
@@ -21,6 +21,7 @@ from mistral_eval.engines.interface import (
     engine_class,
     never,
 )
+from mistral_eval.engines.native_encoder import NativeEncoder
 from mistral_eval.engines.native_twin import is_comparable
 from mistral_eval.errors import UnansweredError
 from mistral_eval.native.shards import Cut, cut_for_workers, cut_shards
@@ -66,6 +67,11 @@ class ClusterEngine(Engine):
             pool.close()
             raise
         return cls(team, opened, encoder)
+
+    @property
+    def encoding(self) -> Hashable | None:
+        """What token ids depend on, where the workers' engine takes such; see `Engine`."""
+        return self._encoder.encoding if isinstance(self._encoder, NativeEncoder) else None
 
     def encode(self, request: Request) -> Encoded:
         """Encode a request as the workers do."""
