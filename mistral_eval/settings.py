@@ -48,6 +48,7 @@ OWN_OPTIONS = {
     "stream_layers": "--stream-layers",
     "base_url": "--base-url",
 }
+PART = re.compile(r"(\d{1,6})/(\d{1,6})")
 URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 LIMIT = re.compile(r"\d{1,12}|\d{0,12}\.\d{1,12}|\d{1,12}/\d{1,12}")
 NOT_IN_RUN_ID = frozenset(
@@ -61,6 +62,8 @@ NOT_IN_RUN_ID = frozenset(
         "name",
         "choices",
         "judge_url",
+        "part",
+        "no_compute",
         "workers",
     }
 )
@@ -108,6 +111,20 @@ def parse_limit(given: object) -> object:
         "expected a whole number of questions from 1 up, or a fraction between 0 and 1, "
         f"found {given!r}"
     )
+
+
+def parse_part(given: object) -> object:
+    """Read a part of a run, as `2/4`; None where none was given.
+
+    Raises:
+        ValueError: it is not written so, or there is no such part.
+    """
+    if given is None:
+        return None
+    match = PART.fullmatch(str(given).strip())
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise ValueError(f"expected a part and the number of parts, like 2/4, found {given!r}")
+    return f"{int(match[1])}/{int(match[2])}"
 
 
 def parse_pairs(given: object) -> object:
@@ -247,6 +264,8 @@ class RunSettings(BaseModel):
         data_unpinned: Accept rows whose fingerprint is not known.
         output_path: The folder of runs, or its URL in a store that fsspec reaches.
         fresh: Run again in a folder of its own.
+        part: Which part of the run's requests this process answers, e.g. `2/4`; None: all.
+        no_compute: Judge the replies that are logged, and refuse to compute what is missing.
         verify: How many requests are answered again on the native engine's plain path.
         choices: What the engine chose when the run began (see `Engine.choices`); no option.
     """
@@ -292,6 +311,8 @@ class RunSettings(BaseModel):
     data_unpinned: StrictBool = False
     output_path: Annotated[Path | str, BeforeValidator(_folder_or_url)] = Path("results")
     fresh: StrictBool = False
+    part: Annotated[str | None, BeforeValidator(parse_part)] = None
+    no_compute: StrictBool = False
     verify: Count = 0
     choices: Pairs = Field(default_factory=dict)
 
@@ -387,6 +408,37 @@ class RunSettings(BaseModel):
                 "A judge has a model and a server's URL or an engine, and only one of them is "
                 f"given. Give {lacking} too, or leave both out."
             )
+
+    @model_validator(mode="after")
+    def _check_part(self) -> Self:
+        """Check that nothing is asked of a part or of a merge that only a whole run can do.
+
+        Raises:
+            UsageError: two options contradict each other; names both.
+        """
+        if self.part is not None and self.no_compute:
+            raise UsageError(
+                "--part computes replies, and --no-compute refuses to. Leave out one of the two."
+            )
+        option = f"--part {self.part}" if self.part is not None else "--no-compute"
+        if self.part is None and not self.no_compute:
+            return self
+        if self.fresh:
+            raise UsageError(
+                f"--fresh starts another folder, and {option} shares one with other processes. "
+                "Leave out --fresh, and give another --output-path to run again from the start."
+            )
+        if self.verify:
+            raise UsageError(
+                f"--verify needs the whole run and its model. Run the command without {option} and "
+                "with --verify after the parts are merged."
+            )
+        if self.stock_tasks:
+            raise UsageError(
+                f"{option} divides our own benchmarks, and {STOCK_PREFIX}{self.stock_tasks[0]} is "
+                "a stock task. Run stock tasks by a command of their own."
+            )
+        return self
 
     def _check_streaming(self) -> None:
         """Check that there are files whose layers the native engine can read.

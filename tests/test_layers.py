@@ -42,7 +42,8 @@ ROOMS = {
         "report",
     },
     "bench": {"report", "native", "model"},
-    "cli": {"run", "report", "bench", "record", "engines", "suite", "data", "sandbox"},
+    "jobs": set(),
+    "cli": {"jobs", "run", "report", "bench", "record", "engines", "suite", "data", "sandbox"},
 }
 TOP = {"__init__", "__main__", *SHARED}
 HEAVY = {"torch", "transformers", "lm_eval", "datasets"}

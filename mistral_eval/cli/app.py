@@ -16,6 +16,7 @@ import typer
 
 from mistral_eval import __version__
 from mistral_eval.cli.bench import bench
+from mistral_eval.cli.cluster import app as cluster
 from mistral_eval.cli.compare import compare
 from mistral_eval.cli.doctor import doctor
 from mistral_eval.cli.lm_eval_habits import translated
@@ -58,6 +59,7 @@ COMMANDS: dict[Callable[..., None], str] = {
 }
 for command, summary in COMMANDS.items():
     app.command(short_help=summary)(command)
+app.add_typer(cluster, name="cluster", short_help="Write jobs for Slurm or SkyPilot")
 
 
 def _print_version(*, wanted: bool) -> None:

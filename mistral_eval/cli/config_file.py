@@ -8,8 +8,9 @@ from typing import Any
 from mistral_eval.errors import UsageError, as_found, complaint, nearest
 
 # A run.json does not start its run again from the start, and does not decide for another user
-# that generated programs may run without isolation. What an engine chose belongs to that run.
-NOT_REPEATED = ("fresh", "unsafe_code", "choices")
+# that generated programs may run without isolation. What an engine chose belongs to that run, and
+# so does how its parts were merged.
+NOT_REPEATED = ("fresh", "unsafe_code", "choices", "part", "no_compute")
 # Options that are no settings and no flags, with the kinds of their values.
 OTHERS: Mapping[str, type] = {
     "batch_size": str,

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from mistral_eval.errors import UsageError
 
-COMMANDS: Final = ("run", "plan")
+COMMANDS: Final = ("run", "plan", "cluster")
 # lm-eval's names of model classes, and the engine that runs the same checkpoint.
 MODEL_CLASSES: Final = {
     "hf": "hf",

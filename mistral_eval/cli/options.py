@@ -1,6 +1,6 @@
 """Options that several commands take: one spelling and one help text each."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -241,6 +241,21 @@ RunsFolder = Annotated[
         help="Folder for runs, or its URL in a store that fsspec reaches: s3://BUCKET/PREFIX",
     ),
 ]
+Part = Annotated[
+    str | None,
+    typer.Option(
+        help="Answer one part of the requests, e.g. 2/4, and stop before judging; other parts may "
+        "run at the same time, on this machine or others"
+    ),
+]
+NoCompute = Annotated[
+    bool,
+    typer.Option(
+        "--no-compute",
+        help="Judge what the parts of the run have answered; if replies are missing, name them and "
+        "compute nothing",
+    ),
+]
 Verify = Annotated[
     int,
     typer.Option(
@@ -275,8 +290,16 @@ Quiet = Annotated[
 ]
 
 
-def _use_config(ctx: typer.Context, path: Path | None) -> Path | None:
-    """Make the file's options the defaults of the command line."""
+def use_config(
+    ctx: typer.Context, path: Path | None, only: Collection[str] | None = None
+) -> Path | None:
+    """Make the file's options the defaults of the command line.
+
+    Args:
+        ctx: The command's context.
+        path: The file; None for none.
+        only: Names of the parameters that a file may set; None: all.
+    """
     if path is None:
         return None
     from mistral_eval.cli.config_file import read_config
@@ -286,10 +309,15 @@ def _use_config(ctx: typer.Context, path: Path | None) -> Path | None:
         for param in ctx.command.params
         for name in param.opts
         if name.startswith("--") and param.name not in ("config", "help")
+        if only is None or param.name in only
     }
     repeated = {str(p.name) for p in ctx.command.params if getattr(p, "multiple", False)}
     ctx.default_map = read_config(path, spellings, repeated)
     return path
+
+
+def _use_config(ctx: typer.Context, path: Path | None) -> Path | None:
+    return use_config(ctx, path)
 
 
 Config = Annotated[

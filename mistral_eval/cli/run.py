@@ -49,6 +49,8 @@ def run(  # noqa: PLR0913 - one parameter per option of the command line
     model_args: opt.ModelArgs = None,
     output_path: opt.RunsFolder = "results",
     name: opt.Names = None,
+    part: opt.Part = None,
+    no_compute: opt.NoCompute = False,
     verify: opt.Verify = 0,
     unsafe_code: opt.UnsafeCode = False,
     sandbox: opt.Sandbox = "auto",
@@ -61,7 +63,8 @@ def run(  # noqa: PLR0913 - one parameter per option of the command line
 ) -> None:
     """Run benchmarks under the paper's protocol and print the table with this model's row.
 
-    The same command resumes a stopped run, and prints the table of a finished one.
+    The same command resumes a stopped run, and prints the table of a finished one. With --part it
+    ends without a table, which the same command with --no-compute in its place prints.
     """
     options = dict(locals())
     from mistral_eval.settings import DEFAULT_MODEL
@@ -91,11 +94,13 @@ def run(  # noqa: PLR0913 - one parameter per option of the command line
         _print_chat([folder for folder, _ in finished], fmt)
         _end_with_failures(outcomes)
     else:
-        end_with_table(outcomes, fmt)
+        end_with_table(outcomes, fmt, is_part=part is not None)
 
 
-def end_with_table(outcomes: Sequence["Outcome"], fmt: Format) -> None:
+def end_with_table(outcomes: Sequence["Outcome"], fmt: Format, *, is_part: bool = False) -> None:
     """Print a table with a row for each run, then a sentence for each that failed.
+
+    Parts of runs have no table.
 
     Raises:
         typer.Exit: one failed; the exit code is the first one's.
@@ -106,7 +111,8 @@ def end_with_table(outcomes: Sequence["Outcome"], fmt: Format) -> None:
         one.folder if one.error is None else failed_scores(one.settings, one.error)
         for one in outcomes
     ]
-    print_table([row for row in rows if row], fmt=fmt)
+    if not is_part:
+        print_table([row for row in rows if row], fmt=fmt)
     _end_with_failures(outcomes)
 
 

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from mistral_eval.errors import StoreError
-from mistral_eval.record.run_folder import REPLIES_FOLDER, TABLE_FILE
+from mistral_eval.record.run_folder import PARTS_FOLDER, REPLIES_FOLDER, TABLE_FILE
 from mistral_eval.record.run_record import RUN_FILE
 from mistral_eval.record.store import Store
 from mistral_eval.settings import RunSettings, is_url
@@ -28,7 +28,7 @@ PAUSES: Final = (2.0, 8.0)  # seconds between attempts to upload a run that has 
 URL_FILE: Final = "url.txt"
 LOG_FILES: Final = (f"*/{REPLIES_FOLDER}/*.jsonl",)  # judgments have such a folder too
 # What a run needs of its own folder and of its neighbours'.
-TO_RESUME: Final = (*LOG_FILES, "*/engine.json", f"*/{RUN_FILE}")
+TO_RESUME: Final = (*LOG_FILES, "*/engine.json", f"*/{PARTS_FOLDER}/*.json", f"*/{RUN_FILE}")
 _CHANGING: Final = (RUN_FILE, TABLE_FILE)  # written again by a rescoring
 _LEFT_OUT: Final = ("*.lock", ".*", URL_FILE)
 
@@ -271,7 +271,7 @@ class Upload:
             if file.is_file() and not any(fnmatch(file.name, one) for one in _LEFT_OUT)
         ]
         if logs:
-            return [file for file in found if _is_log(file) or file.name == "engine.json"]
+            return [file for file in found if _is_log(file) or _is_small(file)]
         last = [self._run / one for one in reversed(_CHANGING)]
         return [*(one for one in found if one not in last), *(one for one in last if one in found)]
 
@@ -305,6 +305,11 @@ class Upload:
 
 def _is_log(file: Path) -> bool:
     return file.parent.name == REPLIES_FOLDER and file.suffix == ".jsonl"
+
+
+def _is_small(file: Path) -> bool:
+    """Return whether a file says how a run or a part of it began."""
+    return file.name == "engine.json" or file.parent.name == PARTS_FOLDER
 
 
 def _whole_lines(file: Path) -> bytes:

@@ -1,6 +1,7 @@
 """The replies log: append-only files from which a run resumes and is rescored.
 
-A run's folder has a folder `replies/` of files `<UTC time>-<host>-<pid>.jsonl`. Each process that
+A run's folder has a folder `replies/` of files `<UTC time>-<host>-<pid>.jsonl`, or
+`<UTC time>-<host>-<pid>-part2of4-attempt1.jsonl` of a part of a run. Each process that
 writes starts a file of its own, so correctness needs no lock and no shared memory, and the files of
 several processes or machines merge by lying in one folder. A file that has reached `SEGMENT_BYTES`
 is closed, and another one is begun. One line is one reply:
@@ -29,7 +30,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from mistral_eval.errors import RepliesError
-from mistral_eval.record.run_folder import REPLIES_FOLDER
+from mistral_eval.record.run_folder import PARTS_FOLDER, REPLIES_FOLDER
 
 LOCK_FILE = "replies.lock"
 OLD_JOURNAL = "journal.sqlite"  # where version 0.1.0 kept replies
@@ -173,14 +174,20 @@ class RepliesLog(Replies):
     Replies are appended and synced to disk in batches. The process's file is made when the first
     batch is written; the run's folder must exist.
 
+    Args:
+        folder: the run's folder.
+        share: the name of this process's share of the run, where others work on theirs at the same
+            time, e.g. part2of4-attempt1; the name of its file has it. Empty: the whole run.
+
     Raises:
-        RepliesError: another process of this machine works on the run, or the folder holds the
+        RepliesError: another process works on the run or on the same share, or the folder holds the
             journal of version 0.1.0.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, share: str = "") -> None:
         _refuse_old_journal(folder)
-        self._lock = _take_lock(folder / LOCK_FILE)
+        self._share = share
+        self._locks = _take_locks(folder, share)
         self._output: int | None = None
         self._size = 0  # bytes of this process's latest file that are durable
         self._pending: list[tuple[bytes, bytes]] = []
@@ -240,7 +247,8 @@ class RepliesLog(Replies):
         """Start this process's file under a name that no other process has."""
         self.folder.mkdir(exist_ok=True)
         host = re.sub(r"[^A-Za-z0-9.-]", "_", os.uname().nodename)
-        path = self.folder / f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}-{host}-{os.getpid()}.jsonl"
+        parts = [f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}", host, str(os.getpid()), self._share]
+        path = self.folder / f"{'-'.join(filter(None, parts))}.jsonl"
         self._files.append(path)
         self._size = 0
         self._output = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
@@ -272,9 +280,8 @@ class RepliesLog(Replies):
 
     def _release(self) -> None:
         self._close_file()
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        while self._locks:
+            os.close(self._locks.pop())
 
     def __enter__(self) -> Self:
         return self
@@ -356,27 +363,75 @@ def _plain_errors(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _take_lock(path: Path) -> int | None:
-    """Lock a run against a second process of this machine; released when this process ends.
+def _take_locks(folder: Path, share: str) -> list[int]:
+    """Lock a run against a second process, or one share of it; released when this process ends.
+
+    Processes with different shares work beside each other. The whole run excludes them all, since
+    it would compute what they are computing. On a network file system that has locks, this holds
+    between machines too.
 
     Returns:
-        The lock file's descriptor; None where the file system has no locks. Two writers waste
+        The lock files' descriptors; none where the file system has no locks. Two writers waste
         work, but do no harm.
 
     Raises:
-        RepliesError: another process holds the lock.
+        RepliesError: another process holds a lock.
+    """
+    whole = folder / LOCK_FILE
+    if not share:
+        try:
+            return _lock(whole, fcntl.LOCK_EX)
+        except BlockingIOError:
+            raise RepliesError(_who_works(folder)) from None
+    held: list[int] = []
+    own = folder / PARTS_FOLDER / f"{share}.lock"
+    with _plain_errors(folder / REPLIES_FOLDER):
+        own.parent.mkdir(exist_ok=True)
+    try:
+        held += _lock(whole, fcntl.LOCK_SH)
+        held += _lock(own, fcntl.LOCK_EX)
+    except BlockingIOError:
+        which = f"as {share} on the run" if held else "on the whole run"
+        for handle in held:
+            os.close(handle)
+        raise RepliesError(
+            f"Another process is working {which} in {folder}. Wait for it, or stop it."
+        ) from None
+    return held
+
+
+def _who_works(folder: Path) -> str:
+    """Return a sentence about who holds the lock of the whole run."""
+    try:
+        handles = _lock(folder / LOCK_FILE, fcntl.LOCK_SH)
+    except BlockingIOError:
+        return (
+            f"Another process is working on the run in {folder}. Wait for it, stop it, or "
+            "give this run another folder with --output-path."
+        )
+    for handle in handles:
+        os.close(handle)
+    return (
+        f"Other processes are working on parts of the run in {folder}. Wait for them; --no-compute "
+        "says what is still missing."
+    )
+
+
+def _lock(path: Path, kind: int) -> list[int]:
+    """Lock a file, shared or exclusively; return its descriptor, or none if there are no locks.
+
+    Raises:
+        BlockingIOError: another process holds it.
+        RepliesError: it cannot be opened.
     """
     with _plain_errors(path.parent / REPLIES_FOLDER):
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(handle)
-        raise RepliesError(
-            f"Another process is working on the run in {path.parent}. Wait for it, stop it, or "
-            "give this run another folder with --output-path."
-        ) from None
+        raise
     except OSError:
         os.close(handle)
-        return None
-    return handle
+        return []
+    return [handle]

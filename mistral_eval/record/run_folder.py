@@ -18,6 +18,7 @@ from mistral_eval.answers.verdict import QuestionVerdict
 from mistral_eval.errors import OutputError
 
 REPLIES_FOLDER = "replies"
+PARTS_FOLDER = "parts"  # records and locks of the parts of a run
 TABLE_FILE = "table.md"
 
 

@@ -6,7 +6,7 @@ Each distinct request is computed once. A reply counts once it is in the replies
 import math
 import time
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any, Final, TypeAlias
@@ -34,6 +34,8 @@ from mistral_eval.run.shared import Encodings
 from mistral_eval.run.stopping import Stopper
 from mistral_eval.run.watching import AnswerWatch
 
+# Chooses among requests, by their keys and encoded forms; returns their places, in order.
+Chosen: TypeAlias = Callable[[Sequence[bytes], Sequence[Encoded]], Sequence[int]]
 SHOWN_FAILURES: Final = 3  # causes that the sentence about failed requests names
 POSITIVE_NATS: Final = 1e-2  # what rounding may add to the log-likelihood of a certain text
 
@@ -90,6 +92,8 @@ class Answering:
         others: other runs of the same model, whose replies are reused before any is computed.
         stopper: tells whether the user has asked the run to stop.
         encodings: what runs of other models have encoded; None encodes everything.
+        chosen: returns the places of the requests to answer, given the keys and the encoded
+            requests; None: all. The others have no reply.
 
     Attributes:
         watch: the progress display; None while nothing is displayed.
@@ -108,9 +112,11 @@ class Answering:
         others: OtherRuns | None = None,
         stopper: Stopper | None = None,
         encodings: Encodings | None = None,
+        chosen: Chosen | None = None,
     ) -> None:
         self.engine = engine
         self._encodings = encodings
+        self._chosen = chosen
         self.log = log
         self.watch: AnswerWatch | None = None
         self._others = others
@@ -163,15 +169,32 @@ class Answering:
         )
 
     def answer_most(self, requests: Sequence[Request]) -> list[Reply | None]:
-        """Return one reply per request, in order; None for each that is in `failed` afterwards.
+        """Return one reply per request, in order.
+
+        It is None for each that is in `failed` afterwards, and for each that is not chosen.
 
         Raises:
             EndedEarlyError, EngineError: as of `answer`, for all other reasons.
         """
         encoded = self._encode(requests)
-        self.truncated += sum(item.truncated for item in encoded)
-        self._keep_remarks(encoded)
         keys = [reply_key(self.identity, item) for item in encoded]
+        if self._chosen is None:
+            return self._answer(requests, encoded, keys)
+        places = self._chosen(keys, encoded)
+        found = self._answer(
+            [requests[n] for n in places], [encoded[n] for n in places], [keys[n] for n in places]
+        )
+        replies: list[Reply | None] = [None] * len(requests)
+        for place, reply in zip(places, found, strict=True):
+            replies[place] = reply
+        return replies
+
+    def _answer(
+        self, requests: Sequence[Request], encoded: Sequence[Encoded], keys: Sequence[bytes]
+    ) -> list[Reply | None]:
+        """Return one reply per request, in order; None for each that is in `failed` afterwards."""
+        self.truncated += sum(item.truncated for item in encoded)
+        keep_remarks(self.remarks, encoded)
         known = self._known(keys)
         unique: dict[bytes, Encoded] = {}  # equal requests are computed once
         for key, item in zip(keys, encoded, strict=True):
@@ -182,23 +205,13 @@ class Answering:
         with self._stopper.deferred() if self._stopper else nullcontext():
             self._compute(unique, known)
         replies = [known.get(key) for key in keys]
-        for request, reply in zip(requests, replies, strict=True):
-            if reply is not None and reply.ids is not None:
-                count = self.replies[request.benchmark]
-                count[0] += 1
-                count[1] += len(reply.ids)
+        count_tokens(self.replies, requests, replies)
         return replies
 
     def _encode(self, requests: Sequence[Request]) -> list[Encoded]:
         if self._encodings is None:
             return [self.engine.encode(request) for request in requests]
         return self._encodings.encode(self.engine, requests)
-
-    def _keep_remarks(self, encoded: Sequence[Encoded]) -> None:
-        found = {(item.remark, item.request.benchmark): None for item in encoded if item.remark}
-        for remark, benchmark in found:
-            if benchmark not in self.remarks[remark]:
-                self.remarks[remark].append(benchmark)
 
     def lookup(self, encoded: Encoded) -> Reply:
         """Return the logged reply to a request that was answered."""
@@ -218,9 +231,7 @@ class Answering:
         return {
             **counts,
             "generated_tokens": self.generated_tokens,
-            "reply_tokens": {
-                name: round(tokens / count, 1) for name, (count, tokens) in self.replies.items()
-            },
+            "reply_tokens": mean_tokens(self.replies),
             "engine": asdict(self.engine.counters),
         }
 
@@ -304,6 +315,32 @@ class Answering:
                 "Earlier replies are kept: run the same command again to resume, with --debug for "
                 "the traceback."
             ) from error
+
+
+def keep_remarks(remarks: MutableMapping[str, list[str]], encoded: Sequence[Encoded]) -> None:
+    """Add the remarks of encoded requests, and the benchmarks that each one is about."""
+    found = {(item.remark, item.request.benchmark): None for item in encoded if item.remark}
+    for remark, benchmark in found:
+        if benchmark not in remarks[remark]:
+            remarks[remark].append(benchmark)
+
+
+def mean_tokens(counts: Mapping[str, Sequence[int]]) -> dict[str, float]:
+    """Return the mean number of tokens of a reply, by benchmark."""
+    return {name: round(tokens / count, 1) for name, (count, tokens) in counts.items()}
+
+
+def count_tokens(
+    counts: MutableMapping[str, list[int]],
+    requests: Sequence[Request],
+    replies: Sequence[Reply | None],
+) -> None:
+    """Add the number of generated replies and of their tokens to each benchmark's counts."""
+    for request, reply in zip(requests, replies, strict=True):
+        if reply is not None and reply.ids is not None:
+            count = counts[request.benchmark]
+            count[0] += 1
+            count[1] += len(reply.ids)
 
 
 Answers: TypeAlias = Answering | Recorded

@@ -120,7 +120,7 @@ def check_engine(settings: RunSettings) -> None:
     can = engine.can
     check_can(name, can, settings)
     _check_chat(settings, name, takes_chat=can.chat)
-    _check_judge(settings)
+    check_judging(settings)
     if settings.stock_tasks and not can.any_text:
         raise UsageError(
             f"--engine {name} knows the answers to our own benchmarks, not to "
@@ -230,7 +230,7 @@ def _check_takes_chat(settings: RunSettings, engine: str, *, takes_chat: bool) -
     return chats
 
 
-def _check_judge(settings: RunSettings) -> None:
+def check_judging(settings: RunSettings) -> None:
     """Check that a judge has something to rate and a URL, before anything is computed.
 
     Raises:
@@ -261,7 +261,7 @@ def open_engine(
         UsageError: layers are to be streamed of a model that native cannot run, or the engine
             found out that it lacks what the run needs.
     """
-    settings = settings.model_copy(update={"choices": _read_choices(folder)})
+    settings = settings.model_copy(update={"choices": read_choices(folder)})
     open_ = ClusterEngine.open if has_workers(settings) else open_by_name
     engine = open_(settings, Golds(loaded), talk.say)
     name = engine.identity.engine
@@ -272,7 +272,7 @@ def open_engine(
     return engine, settings.model_copy(update={"choices": dict(engine.choices)})
 
 
-def _read_choices(folder: Path) -> dict[str, str]:
+def read_choices(folder: Path) -> dict[str, str]:
     """Return what the engine chose when this run began (see `Engine.choices`).
 
     It is empty when the run begins, and where the file is damaged: the engine chooses again.

@@ -18,6 +18,7 @@ from mistral_eval.errors import (
     HubError,
     MistralEvalError,
     OutputError,
+    RepliesError,
     ResourceError,
     TokenizerError,
 )
@@ -28,15 +29,18 @@ from mistral_eval.record.run_record import RUN_FILE, read_run
 from mistral_eval.run.absent import lacking
 from mistral_eval.run.answering import Answering, Answers, Recorded
 from mistral_eval.run.judging import Judged, judge_benchmark
+from mistral_eval.run.merging import MERGE, check_parts, merged
 from mistral_eval.run.opening import (
     check_engine,
     check_iterations,
+    check_judging,
     is_another_attempt,
     is_finished,
     isolation_for,
     open_engine,
     run_folder,
 )
+from mistral_eval.run.parts import Part
 from mistral_eval.run.questions import Asking, LoadedBenchmark, load_benchmarks
 from mistral_eval.run.rating import rate_run, rated_turns
 from mistral_eval.run.results import Finished, rename, write_run
@@ -85,12 +89,13 @@ def run_models(
     check_iterations(each)
     if len(each) == 1:
         return [Outcome(each[0], run_suite(each[0], talk))]
+    errors = (*MODEL_ERRORS, *((RepliesError,) if each[0].no_compute else ()))
     shared = shared or Shared()
     found: list[Outcome] = []
     for settings in each:
         try:
             found.append(Outcome(settings, run_suite(settings, talk, shared)))
-        except MODEL_ERRORS as error:
+        except errors as error:
             found.append(Outcome(settings, error=error))
     failures = [one.error for one in found if one.error is not None]
     if len(failures) == len(found):
@@ -107,7 +112,7 @@ def run_suite(settings: RunSettings, talk: Talk, shared: Shared | None = None) -
         shared: what runs of the same benchmarks on other models have built; filled.
 
     Returns:
-        The run's folder, with its scores in run.json.
+        The run's folder; its scores are in run.json, if the settings name no part of it.
 
     Raises:
         MistralEvalError: anything the user can fix; logged replies are kept.
@@ -130,8 +135,12 @@ def run_suite(settings: RunSettings, talk: Talk, shared: Shared | None = None) -
         return folder
     if earlier and not settings.name:
         settings = settings.model_copy(update={"name": earlier["settings"].get("name")})
-    isolation = isolation_for(settings)
-    check_engine(settings)
+    isolation = None if settings.part else isolation_for(settings)  # a part judges nothing
+    if settings.no_compute:
+        check_judging(settings)
+        check_parts(folder)
+    else:
+        check_engine(settings)
     make_folder(folder)
     with copy.keeping(folder) if copy else nullcontext():
         complete(folder, settings, talk, isolation, earlier=earlier, shared=shared)
@@ -183,6 +192,8 @@ def complete(
 ) -> None:
     """Complete a run: compute missing replies, judge all replies and write the results.
 
+    A part of a run ends after its replies are computed.
+
     Args:
         folder: the run's folder.
         settings: the run's settings.
@@ -196,35 +207,41 @@ def complete(
     Raises:
         MistralEvalError: anything the user can fix; logged replies are kept.
     """
-    source = make_source(settings.data)
     clock = Clock()
     others = None if earlier or is_another_attempt(folder) else OtherRuns(folder, talk.say)
+    part = Part.of(settings)
     with (
         stoppable(folder, talk.say) as stopper,
-        RepliesLog(folder) as log,
+        RepliesLog(folder, part.name if part else MERGE if settings.no_compute else "") as log,
         ExitStack() as opened,
     ):
-        if log.notice:
-            talk.say(log.notice)
-        if known := log.count():
-            talk.say(f"Resuming with {counted(known, 'reply')} of {folder}.")
+        _say_known(log, folder, talk)
         with clock.phase("build"):
-            loaded = _load(settings, source, talk, shared)
+            loaded = _load(settings, make_source(settings.data), talk, shared)
             stock_tasks = load_stock(settings) if settings.stock_tasks else None
         with clock.phase("load"):
             answers: Answers
             if rescored:
-                encoder = engine_class(rescored.engine).encoder(settings, rescored)
-                answers = Recorded(encoder, log)
+                answers = Recorded(engine_class(rescored.engine).encoder(settings, rescored), log)
+            elif settings.no_compute:
+                answers, settings = merged(folder, settings, loaded, log)
             else:
                 engine, settings = open_engine(folder, settings, loaded, talk)
                 opened.callback(engine.close)
                 _check_fit(engine, loaded, stock_tasks)
                 answers = Answering(
-                    engine, log, others, stopper, shared.encodings if shared else None
+                    engine,
+                    log,
+                    others,
+                    stopper,
+                    shared.encodings if shared else None,
+                    part.begin(folder, engine) if part else None,
                 )
         with clock.phase("answer"):
             replies = _answer(answers, loaded, talk)
+        if part and isinstance(answers, Answering):
+            talk.say(part.end(folder, answers, clock.seconds))
+            return
         with clock.phase("stock"):
             lm = MistralLM(answers.answer)
             stock = run_stock(stock_tasks, lm, settings) if stock_tasks else None
@@ -233,18 +250,31 @@ def complete(
             speed = answers.engine.speed()
             verified = _verify(answers, settings, clock, talk)
             opened.close()  # judging needs the memory, not the engine
-        context = JudgeContext(isolation=isolation, unsafe=settings.unsafe_code)
         with clock.phase("judge"):
-            judged = _judge(loaded, replies, context, talk)
+            context = JudgeContext(isolation=isolation, unsafe=settings.unsafe_code)
+            judged = _judge(loaded, _judged_parts(replies), context, talk)
         log.flush()
         rated = _rate(folder, settings, judged, talk, None if rescored else stopper, clock)
         write_run(
             folder,
             Finished(settings, answers, rated, stock, clock.seconds, earlier, verified, speed),
         )
+    _say_stock(stock, talk)
+    talk.say(f"The run's record is in {folder}.")
+
+
+def _say_stock(stock: Mapping[str, Any] | None, talk: Talk) -> None:
+    """Say what stock tasks came to, if there were any."""
     for line in stock_lines(stock) if stock else ():
         talk.say(line)
-    talk.say(f"The run's record is in {folder}.")
+
+
+def _say_known(log: RepliesLog, folder: Path, talk: Talk) -> None:
+    """Say what of the replies log cannot be read, and how many replies are in it."""
+    if log.notice:
+        talk.say(log.notice)
+    if known := log.count():
+        talk.say(f"Resuming with {counted(known, 'reply')} of {folder}.")
 
 
 def _check_fit(
@@ -292,8 +322,10 @@ def _load(
     return [one.of_iteration(settings.iteration) for one in loaded]
 
 
-def _answer(answers: Answers, loaded: Sequence[LoadedBenchmark], talk: Talk) -> list[list[Any]]:
-    """Return the replies of all benchmarks, per question, in the form that judges read.
+def _answer(
+    answers: Answers, loaded: Sequence[LoadedBenchmark], talk: Talk
+) -> list[list[list[Reply | None]]]:
+    """Return the replies of all benchmarks, per question; those of a part of a run lack others'.
 
     Requests of the same kind from all benchmarks go to the engine in one call, so that they share
     prefixes.
@@ -319,10 +351,7 @@ def _answer(answers: Answers, loaded: Sequence[LoadedBenchmark], talk: Talk) -> 
     while _answer_next_turns(answers, loaded, replies, talk):
         pass
     answers.check_complete()
-    return [
-        [[_judged_part(reply) for reply in question] for question in benchmark]
-        for benchmark in replies
-    ]
+    return replies
 
 
 def _answer_next_turns(
@@ -353,6 +382,14 @@ def _answer_next_turns(
             for known, reply in zip(open_questions, answers.answer_most(requests), strict=True):
                 known.append(reply)
     return bool(requests)
+
+
+def _judged_parts(replies: Sequence[list[list[Reply | None]]]) -> list[list[Any]]:
+    """Return the replies of a whole run in the form that judges read."""
+    return [
+        [[_judged_part(reply) for reply in question] for question in benchmark]
+        for benchmark in replies
+    ]
 
 
 def _judged_part(reply: Reply | None) -> str | tuple[float, bool]:

@@ -5,7 +5,7 @@ subject by subject, so the first ones are not a random sample and their score wo
 """
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -178,6 +178,9 @@ class AnswerWatch:
         self, keys: Sequence[bytes], requests: Sequence[Request], known: Mapping[bytes, Reply]
     ) -> None:
         """Open the display for `requests` with their `keys`; count the replies in `known`."""
+        asked = Counter(request.benchmark for request in requests)
+        for name, row in self._rows.items():  # a part of a run has some of the requests
+            row.total = asked[name]
         for key, request in zip(keys, requests, strict=True):
             row = self._rows[request.benchmark]
             if key not in self._askers:

@@ -48,6 +48,8 @@ judge_engine: null
 judge_only: null
 judge_pairwise: null
 iterations: 1
+part: null
+no-compute: false
 """
 
 
