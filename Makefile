@@ -46,7 +46,7 @@ demo: $(VENV)/.installed
 	$(BIN)/mistral-eval run --tasks mmlu,gsm8k --model tiny --data sample
 
 test: $(VENV)/.installed-dev
-	$(PYTEST) -m "not trained and not vllm and not ray" $(PYTEST_ARGS)
+	$(PYTEST) -m "not trained and not vllm and not ray and not slurm" $(PYTEST_ARGS)
 
 quick: $(VENV)/.installed-dev
 	$(PYTEST) -m "not slow" $(PYTEST_ARGS)

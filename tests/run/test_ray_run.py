@@ -54,13 +54,13 @@ def replies_of(folder):
     return log.lookup(list(log._places))
 
 
-def check(one, many):
+def check(one, many, tolerance=1e-5):
     assert one.keys() == many.keys()
     for key, reply in one.items():
         if "text" in reply:
             assert many[key] == reply
         else:
-            assert many[key]["logprob"] == pytest.approx(reply["logprob"], abs=1e-5)
+            assert many[key]["logprob"] == pytest.approx(reply["logprob"], abs=tolerance)
             assert many[key]["is_greedy"] == reply["is_greedy"]
 
 
@@ -124,4 +124,5 @@ def test_trained(cluster, trained, tmp_path):
     alone = run_suite(settings(tmp_path / "alone", trained, 1), QUIET)
     address = f"ray://{cluster.address}"
     spread = run_suite(settings(tmp_path / "spread", trained, 1, workers=address), QUIET)
-    check(replies_of(alone), replies_of(spread))
+    # sums of up to some hundred nats in float32, computed in other batches
+    check(replies_of(alone), replies_of(spread), 1e-4)
