@@ -139,6 +139,10 @@ class Counters:
     peak_device_bytes: int = 0
 
 
+# The counters that are peaks: of several processes the largest counts, not the sum.
+PEAKS: Final = ("decode_rows", "peak_bytes", "peak_device_bytes")
+
+
 @dataclass(frozen=True, slots=True)
 class Flops:
     """FLOP of one model: useful arithmetic; a multiplication with its addition counts 2.

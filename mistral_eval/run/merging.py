@@ -9,6 +9,7 @@ from mistral_eval.console import counted
 from mistral_eval.engines.interface import Encoder, EngineIdentity, Reply, Request, engine_class
 from mistral_eval.engines.keys import reply_key
 from mistral_eval.errors import RepliesError
+from mistral_eval.native.requests import PEAKS
 from mistral_eval.record.part_records import PartRecord, read_parts
 from mistral_eval.record.replies import RepliesLog
 from mistral_eval.run.answering import Recorded, count_tokens, keep_remarks, mean_tokens
@@ -17,7 +18,6 @@ from mistral_eval.run.questions import LoadedBenchmark
 from mistral_eval.settings import RunSettings
 
 MERGE: Final = "merge"  # this process's share of a run: it computes nothing
-LARGEST: Final = ("decode_rows", "peak_bytes", "peak_device_bytes")  # not sums over processes
 
 
 class Merged(Recorded):
@@ -107,7 +107,7 @@ def sum_counters(counters: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Return the sums of several engines' counters; of peaks, the largest."""
     names = dict.fromkeys(name for one in counters for name in one)
     return {
-        name: (max if name in LARGEST else sum)(one.get(name, 0) for one in counters)
+        name: (max if name in PEAKS else sum)(one.get(name, 0) for one in counters)
         for name in names
     }
 

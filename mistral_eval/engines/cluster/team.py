@@ -21,7 +21,7 @@ from mistral_eval.engines.cluster.worker_messages import (
 )
 from mistral_eval.engines.interface import Check, Reply, Request, Say, Stop
 from mistral_eval.errors import EngineError, MistralEvalError, RequestError
-from mistral_eval.native.requests import Counters
+from mistral_eval.native.requests import PEAKS, Counters
 from mistral_eval.settings import RunSettings
 
 POLL_SECONDS: Final = 0.2
@@ -29,7 +29,6 @@ OPENING_DEATHS: Final = 3  # of the first worker, before the run ends
 FRUITLESS_DEATHS: Final = 3  # per seat, without any reply in between, before the run ends
 # What the driver counts for all workers together.
 _COUNTED_BY_DRIVER: Final = ("score_unique", "prompt_unique")
-_PEAKS: Final = ("decode_rows", "peak_bytes", "peak_device_bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,7 +335,7 @@ class Team:
             name = one.name
             before, after = getattr(seat.counted, name), getattr(now, name)
             ours = getattr(self.counters, name)
-            if name in _PEAKS:
+            if name in PEAKS:
                 setattr(self.counters, name, max(ours, after))
             elif name not in _COUNTED_BY_DRIVER:
                 setattr(self.counters, name, ours + after - before)
