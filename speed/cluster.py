@@ -19,10 +19,12 @@ import json
 import multiprocessing
 import random
 import tempfile
+import threading
 import time
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
+from queue import SimpleQueue
 
 from machine import machine
 
@@ -82,6 +84,9 @@ class World:
 
     def run(self) -> None:
         """Take (seat, message) from the driver and send events when their time has come."""
+        outgoing: SimpleQueue[object] = SimpleQueue()
+        # in a thread, since the driver may be sending too, and neither would read
+        threading.Thread(target=self._send, args=(outgoing,), daemon=True).start()
         rng = random.Random(self.seed)
         expected = 60.0
         seats = [
@@ -102,7 +107,9 @@ class World:
                     first = min(start for start, _ in jobs)
                     busy = sum(max(0.0, min(end, last_taken) - start) for start, end in jobs)
                     share = busy / (self.workers * (last_taken - first))
-                    self.wire.send((share, sum(seat.speed for seat in seats)))
+                    outgoing.put((share, sum(seat.speed for seat in seats)))
+                    outgoing.put(None)
+                    self.wire.recv()  # the driver has read it
                     return
                 seat, job = message
                 if job is None:
@@ -122,7 +129,11 @@ class World:
                     if isinstance(event, Died):
                         seats[seat].life += 1
             if ready:
-                self.wire.send(ready)
+                outgoing.put(ready)
+
+    def _send(self, outgoing: "SimpleQueue[object]") -> None:
+        while (message := outgoing.get()) is not None:
+            self.wire.send(message)
 
     def at(self, when: float, seat: int, life: int, event: Event) -> None:
         """Plan an event of a worker's present life."""
@@ -234,6 +245,7 @@ def main() -> None:
         found = answering.answer(asked)
         pool.wire.send(None)
         busy, speed = pool.wire.recv()
+        pool.wire.send(None)
         engine.close()
     assert len(found) == given.replies
     (first, cpu_first, rss_first), (last, cpu_last, rss_last) = marks[0], marks[-1]

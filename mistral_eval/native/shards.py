@@ -83,6 +83,11 @@ class Cutter:
         else:
             self._ends = np.cumsum(own.astype(np.float64))
 
+    @property
+    def cost(self) -> float:
+        """The cost of all requests in one shard."""
+        return float(self._ends[-1]) if self._groups else 0.0
+
     def cut(self, parts: int) -> Cut:
         """Cut into at most `parts` shards of about equal cost.
 
@@ -97,7 +102,7 @@ class Cutter:
             before = self._ends[first - 1] if first else 0.0
             cost = float(self._ends[last - 1] - before + self._shared[first])
             shards.append(Shard(tuple(indices), cost))
-        return Cut(tuple(shards), float(self._ends[-1]), self._unique)
+        return Cut(tuple(shards), self.cost, self._unique)
 
 
 def cut_shards(paths: Sequence[Sequence[int]], parts: int, extra: Sequence[float] = ()) -> Cut:
@@ -132,23 +137,40 @@ def _borders(ends: NDArray[np.float64], shared: Ints, parts: int) -> list[int]:
     return [*borders, len(ends)]
 
 
+@dataclass(frozen=True, slots=True)
+class Fewest:
+    """What a shard should have on average, where that leaves one for each worker.
+
+    Attributes:
+        requests: number of requests.
+        cost: cost in tokens of a prompt.
+    """
+
+    requests: int = 1
+    cost: float = 0.0
+
+
 def cut_for_workers(
-    paths: Sequence[Sequence[int]], workers: int, extra: Sequence[float] = (), fewest: int = 1
+    paths: Sequence[Sequence[int]],
+    workers: int,
+    extra: Sequence[float] = (),
+    fewest: Fewest = Fewest(),
 ) -> Cut:
     """Cut requests into several shards per worker, as many as cost little.
 
     Many shards keep all workers busy to the end; each costs the prefix that it computes again.
 
     Args:
-        paths: the token ids that each request feeds (see `cut_shards`).
+        paths: the token ids that each request feeds (see `Cutter`).
         workers: number of workers.
         extra: cost of each request beside its path, in tokens.
-        fewest: requests that a shard should have on average, where that leaves one per worker.
+        fewest: what a shard should have.
     """
     cutter = Cutter(paths, extra)
     for per_worker in _SHARDS_A_WORKER:
         parts = per_worker * workers
-        if per_worker > 1 and parts * fewest > len(paths):
+        is_small = parts * fewest.requests > len(paths) or parts * fewest.cost > cutter.cost
+        if per_worker > 1 and is_small:
             continue
         cut = cutter.cut(parts)
         if cut.excess <= _EXCESS:

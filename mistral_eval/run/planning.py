@@ -9,7 +9,7 @@ from typing import Any
 
 from mistral_eval.console import Talk, counted
 from mistral_eval.data import make_source
-from mistral_eval.engines.cluster.cutting import DECODE_PRICE, FEWEST_REPLIES, path_of
+from mistral_eval.engines.cluster.cutting import DECODE_PRICE, fewest_of, path_of
 from mistral_eval.engines.cluster.pools import local_workers
 from mistral_eval.engines.interface import Encoder, Request, engine_class
 from mistral_eval.errors import OutputError, UsageError
@@ -209,10 +209,12 @@ def _spread(
     """
     price = rates.decode / rates.score if rates and rates.score else DECODE_PRICE
     extra = [price * tokens for tokens in replies]
-    fewest = FEWEST_REPLIES.get(place.device.type, 1)
+    device = place.device.type
+    scores = [path_of(one) for one in whole.scores]
+    prompts = [path_of(one) for one in whole.generations]
     cuts = (
-        cut_for_workers([path_of(one) for one in whole.scores], workers),
-        cut_for_workers([path_of(one) for one in whole.generations], workers, extra, fewest),
+        cut_for_workers(scores, workers, (), fewest_of("score", device)),
+        cut_for_workers(prompts, workers, extra, fewest_of("generate", device)),
     )
     unique = sum(cut.unique for cut in cuts)
     more = sum(sum(shard.cost for shard in cut.shards) - cut.whole for cut in cuts)

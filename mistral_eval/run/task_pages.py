@@ -33,7 +33,11 @@ def suite_listing() -> RenderableType:
     table = Table(title="Benchmarks", box=None, pad_edge=False, collapse_padding=True)
     for name in ("task", "column", "N", "shots", "metric", "suites"):
         is_number = name in ("N", "shots")
-        table.add_column(name, justify="right" if is_number else "left", no_wrap=True)
+        table.add_column(
+            name,
+            justify="right" if is_number else "left",
+            no_wrap=name not in ("column", "suites"),
+        )
     for benchmark in BENCHMARKS:
         table.add_row(
             benchmark.id,

@@ -117,8 +117,9 @@ def test_tasks_lists_the_twelve(cli):
     lines = out.splitlines()
     for benchmark in BENCHMARKS:
         (line,) = [line for line in lines if line.split()[:1] == [benchmark.id]]
-        shown = (benchmark.id, benchmark.column, benchmark.n, benchmark.shots, benchmark.cell)
-        assert " ".join(line.split()).startswith(" ".join(map(str, shown)))
+        assert f" {benchmark.n} {benchmark.shots} {benchmark.cell}" in " ".join(line.split())
+        assert benchmark.column.split()[0] in line
+    assert "…" not in out
 
 
 @pytest.mark.parametrize("name", list(BY_ID))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mistral_eval.native.requests import ScoreRequest
-from mistral_eval.native.shards import cut_for_workers, cut_shards
+from mistral_eval.native.shards import Fewest, cut_for_workers, cut_shards
 from mistral_eval.native.tree import build_tree
 
 
@@ -75,3 +75,10 @@ def test_many_shards_per_worker_unless_they_cost_much():
     assert len(cut_for_workers([(n, 1, 2) for n in range(1000)], 4).shards) == 64
     one_block = [(*range(500), n) for n in range(64)]
     assert len(cut_for_workers(one_block, 4).shards) == 4
+
+
+def test_a_shard_has_enough_to_do_where_that_leaves_one_per_worker():
+    paths = [(n, 1, 2) for n in range(1000)]
+    assert len(cut_for_workers(paths, 4, (), Fewest(requests=100)).shards) == 8
+    assert len(cut_for_workers(paths, 4, (), Fewest(cost=200.0)).shards) == 8
+    assert len(cut_for_workers(paths, 4, (), Fewest(cost=1e6)).shards) == 4

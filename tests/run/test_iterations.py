@@ -42,13 +42,13 @@ def by_arrival(number, body):
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     with JudgeServer(by_arrival) as judge:
-        folders, failures = run_models(settings_in(folder, judge), QUIET)
-        again, _ = run_models(settings_in(folder, judge), QUIET)
+        outcomes = run_models(settings_in(folder, judge), QUIET)
+        again = run_models(settings_in(folder, judge), QUIET)
         asked = len(judge.asked)
-    assert not failures
-    assert again == folders
+    assert not any(one.error for one in outcomes)
+    assert again == outcomes
     assert asked == RUNS * 16  # each run is judged by itself, and nothing twice
-    return folders
+    return [one.folder for one in outcomes]
 
 
 def test_each_run_has_draws_of_its_own(runs):

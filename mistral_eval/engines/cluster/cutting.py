@@ -7,15 +7,28 @@ from typing import Any, Final
 
 from mistral_eval.engines.interface import GenerationSettings, Request
 from mistral_eval.native.requests import GenerateRequest, ScoreRequest
-from mistral_eval.native.shards import Shard, cut_shards
+from mistral_eval.native.shards import Fewest, Shard, cut_shards
 
 # What a generated token costs in tokens of a prompt, and how much of its limit a reply takes. Both
 # only balance shards of different benchmarks: idle workers take what is left.
 DECODE_PRICE: Final = 2.0
 REPLY_SHARE: Final = 0.25
-# Replies that a generating worker should get at once, by device: several times what it decodes in
-# one step, since the last long replies of a shard are decoded alone.
-FEWEST_REPLIES: Final = MappingProxyType({"cpu": 512, "cuda": 4096})
+# What a shard should have, by kind of request and device. A scoring one: the tokens of several
+# forward passes. A generating one: several times the replies that are decoded in one step, since
+# the last long replies of a shard are decoded alone.
+_FEWEST: Final = MappingProxyType(
+    {
+        ("score", "cpu"): Fewest(cost=4 * 1024),
+        ("score", "cuda"): Fewest(cost=4 * 8192),
+        ("generate", "cpu"): Fewest(requests=512),
+        ("generate", "cuda"): Fewest(requests=4096),
+    }
+)
+
+
+def fewest_of(kind: str, device: str) -> Fewest:
+    """Return what a shard of requests of this kind should have on this kind of device."""
+    return _FEWEST.get((kind, device), Fewest())
 
 
 def recut(

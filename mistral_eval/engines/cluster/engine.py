@@ -3,7 +3,7 @@
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from functools import partial
 
-from mistral_eval.engines.cluster.cutting import FEWEST_REPLIES, path_of, recut, reply_cost
+from mistral_eval.engines.cluster.cutting import fewest_of, path_of, recut, reply_cost
 from mistral_eval.engines.cluster.pools import make_pool
 from mistral_eval.engines.cluster.scheduler import Scheduler
 from mistral_eval.engines.cluster.team import Patience, Team
@@ -87,8 +87,8 @@ class ClusterEngine(Engine):
         """
         paths = [path_of(item.work, item.request) for item in encoded]
         extra = [reply_cost(item.request.settings) for item in encoded]
-        generates = bool(encoded) and encoded[0].request.kind == "generate"
-        fewest = FEWEST_REPLIES.get(self.identity.device, 1) if generates else 1
+        kind = encoded[0].request.kind if encoded else "score"
+        fewest = fewest_of(kind, self.identity.device)
         cut = cut_for_workers(paths, self._team.pool.size, extra, fewest)
         self._count_unique(encoded, paths, cut, known)
         scheduler = Scheduler(cut.shards, known, partial(recut, paths, extra))
