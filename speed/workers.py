@@ -1,6 +1,6 @@
 """Two workers of one thread against one process of two threads, by turns.
 
-    python speed/workers.py --model FILE [--rounds 2] [--questions 60] [--workers 2]
+    python speed/workers.py --model FILE [--rounds 2] [--questions 16] [--workers 2] [--tasks gsm8k]
 
 Scores ARC-Challenge's choices and generates GSM8K's votes on a real checkpoint, both through the
 engine that a run would use, after it has been opened and has answered a question. FILE is a
@@ -54,7 +54,7 @@ def of_children(pids: list[int]) -> float:
 def measure(given: argparse.Namespace) -> None:
     """Answer in this process, or with workers, and print wall time and CPU seconds by task."""
     settings = RunSettings(
-        tasks=tuple(TASKS),
+        tasks=tuple(given.tasks.split(",")),
         model=given.model,
         engine="native",
         device="cpu",
@@ -65,8 +65,10 @@ def measure(given: argparse.Namespace) -> None:
     open_ = ClusterEngine.open if settings.workers else open_by_name
     engine = open_(settings, no_gold, lambda _: None)
     found = {}
-    for task, weight in TASKS.items():
-        asking = Asking(make_source(given.data), given.questions * weight, None, unpinned=False)
+    for task in settings.tasks:
+        asking = Asking(
+            make_source(given.data), given.questions * TASKS[task], None, unpinned=False
+        )
         (loaded,) = load_benchmarks([task], asking)
         requests = loaded.requests
         encoded = [engine.encode(request) for request in requests]
@@ -90,6 +92,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--questions", type=int, default=16)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.here:
@@ -101,6 +104,7 @@ def main() -> None:
         for side, (workers, threads) in sides.items():
             command = [sys.executable, __file__, "--here", "--model", given.model]
             command += ["--data", given.data, "--questions", str(given.questions)]
+            command += ["--tasks", given.tasks]
             done = subprocess.run(
                 [*command, "--workers", str(workers)],
                 env={**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"},
