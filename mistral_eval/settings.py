@@ -31,6 +31,7 @@ STOCK_PREFIX = "lm_eval:"
 TINY = "tiny"
 AUTO = "auto"
 RAY_PREFIX = "ray://"
+WORKERS = re.compile(r"auto|[1-9]\d{0,5}|ray://[^/\s]+(/[1-9]\d{0,5})?")
 CHAT_TEMPLATES = (AUTO, "mistral", "folder")  # or a file
 NO_SYSTEM_PROMPT = "none"
 NAMED_PROMPTS = (NO_SYSTEM_PROMPT, "mistral", "llama2")  # or a file
@@ -208,8 +209,7 @@ def _workers(asked: object) -> object:
         ValueError: it is no number, `auto` or `ray://ADDRESS`.
     """
     text = str(asked)
-    is_count = text.isdecimal() and int(text) > 0 and not isinstance(asked, bool)
-    if is_count or text == AUTO or (text.startswith(RAY_PREFIX) and text != RAY_PREFIX):
+    if WORKERS.fullmatch(text) and not isinstance(asked, bool):
         return text
     raise ValueError(f"expected a number from 1 up, auto or ray://ADDRESS, found {asked!r}")
 

@@ -74,6 +74,7 @@ def run(  # noqa: PLR0913 - one parameter per option of the command line
     from mistral_eval.console import Talk
 
     talk, fmt = Talk(quiet=quiet), Format.JSON if as_json else Format.RICH
+    _check_part(part, {"--judge-only": judge_only, "--judge-pairwise": judge_pairwise})
     if judge_only is not None:
         _judge_only(judge_only, judge_pairwise, each, talk, fmt)
         return
@@ -90,14 +91,28 @@ def run(  # noqa: PLR0913 - one parameter per option of the command line
 
         for folder, settings in finished:
             compare_answers(folder, judge_pairwise, settings, talk)
-    if judge_pairwise is not None or (iterations > 1 and each[0].judge_model):
+    if judge_pairwise is not None or (iterations > 1 and each[0].judge_model and part is None):
         _print_chat([folder for folder, _ in finished], fmt)
         _end_with_failures(outcomes)
     else:
-        end_with_table(outcomes, fmt, is_part=part is not None)
+        end_with_table(outcomes, fmt)
 
 
-def end_with_table(outcomes: Sequence["Outcome"], fmt: Format, *, is_part: bool = False) -> None:
+def _check_part(part: str | None, judging: Mapping[str, Path | None]) -> None:
+    """Check that a part of a run, which judges nothing, is not asked to.
+
+    Raises:
+        UsageError: it is.
+    """
+    for option, value in judging.items():
+        if part is not None and value is not None:
+            raise UsageError(
+                f"--part {part} answers a share of the requests, and {option} judges whole runs. "
+                "Leave out one of the two."
+            )
+
+
+def end_with_table(outcomes: Sequence["Outcome"], fmt: Format) -> None:
     """Print a table with a row for each run, then a sentence for each that failed.
 
     Parts of runs have no table.
@@ -111,7 +126,7 @@ def end_with_table(outcomes: Sequence["Outcome"], fmt: Format, *, is_part: bool 
         one.folder if one.error is None else failed_scores(one.settings, one.error)
         for one in outcomes
     ]
-    if not is_part:
+    if outcomes[0].settings.part is None:
         print_table([row for row in rows if row], fmt=fmt)
     _end_with_failures(outcomes)
 

@@ -8,6 +8,7 @@ import typer
 
 from mistral_eval.cli.output import Format
 from mistral_eval.cli.run import end_with_table, run, settings_of_each
+from mistral_eval.errors import UsageError
 
 OF_ONE_MODEL: Final = (
     "model",
@@ -42,6 +43,11 @@ def sweep(checkpoints: Checkpoints, *, report: Report = None, **options: Any) ->
     from mistral_eval.run.sweep import checkpoints_of, run_sweep
 
     each = settings_of_each(options, checkpoints_of(checkpoints))
+    if report is not None and each[0].part is not None:
+        raise UsageError(
+            "--report shows whole runs, and --part answers a share of one. Write the report after "
+            "the merge, with `mistral-eval report`."
+        )
     outcomes = run_sweep(each, Talk(quiet=options["quiet"]))
     if report is not None:
         write_report([one.folder for one in outcomes if one.folder is not None], report)

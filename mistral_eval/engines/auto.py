@@ -1,6 +1,6 @@
-"""Open the engine that a run's settings name."""
+"""Open the engine that settings name."""
 
-from mistral_eval.engines.interface import Engine, Gold, Say, engine_class
+from mistral_eval.engines.interface import Engine, Gold, Request, Say, engine_class
 from mistral_eval.errors import UnsupportedError, UsageError
 from mistral_eval.settings import RunSettings
 
@@ -23,3 +23,12 @@ def open_by_name(settings: RunSettings, gold: Gold, say: Say) -> Engine:
             ) from error
         say(f"{error} Continuing with lm-eval's hf model.")
         return engine_class("hf").open(settings, gold, say)
+
+
+def no_gold(request: Request, right: bool) -> str | int:  # noqa: FBT001 - as `Gold` has it
+    """Fail: the `Gold` of an engine that is no oracle.
+
+    Raises:
+        AssertionError: always.
+    """
+    raise AssertionError(f"{request}: only an oracle asks for the gold ({right=})")

@@ -47,8 +47,8 @@ class Judge(Protocol):
 
 
 @dataclass
-class Asking:
-    """Asks one judge.
+class JudgeQueue:
+    """What one judge is still to be asked.
 
     Attributes:
         judge: The judge.

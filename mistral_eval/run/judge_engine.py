@@ -12,6 +12,7 @@ from mistral_eval.answers.mt_bench.judge_prompts import (
     JUDGE_TOKENS,
     JudgePrompt,
 )
+from mistral_eval.engines.auto import no_gold, open_by_name
 from mistral_eval.engines.interface import (
     Encoded,
     Engine,
@@ -126,7 +127,7 @@ class EngineJudge:
     @cached_property
     def _engine(self) -> Engine:
         self._say(f"Loading the judge {self._settings.model_label}.")
-        return engine_class(self._settings.engine).open(self._settings, _no_gold, self._say)
+        return open_by_name(self._settings, no_gold, self._say)
 
     def _request(self, engine: Engine, place: int, prompt: JudgePrompt) -> Request:
         most = min(JUDGE_TOKENS, int(engine.identity.info["max_length"]) // 2)
@@ -182,7 +183,3 @@ def _name_in(file: Path, judge: RunSettings | None = None) -> str | None:
     if judge and (found.get("model"), found.get("engine")) != (judge.model, judge.engine):
         return None
     return str(found["name"])
-
-
-def _no_gold(request: Request, right: bool) -> str | int:  # noqa: FBT001 - the oracle's question
-    raise EngineError(f"{request}: a judge is no oracle (asked for a {right} answer).")

@@ -13,7 +13,7 @@ from mistral_eval.errors import UsageError
 from mistral_eval.record.fastchat import PairJudgment, write_lines
 from mistral_eval.record.judgments import FOLDER, Judgments
 from mistral_eval.report.table.pair_tables import PAIR_FILES, pair_notes
-from mistral_eval.run.asking_judge import Asking, chosen
+from mistral_eval.run.asking_judge import JudgeQueue, chosen
 from mistral_eval.run.judge_only import judged_benchmark, judging_folder
 from mistral_eval.run.judges import opened_judge
 from mistral_eval.run.stopping import stoppable
@@ -72,7 +72,7 @@ def compare_answers(path: Path, other: Path, settings: RunSettings, talk: Talk) 
         opened_judge(settings, folder, talk) as judge,
         Judgments.writing(folder, judge.name, reuses=True) as kept,
     ):
-        asking = Asking(judge, kept, talk, is_decided, stopper.is_wanted)
+        asking = JudgeQueue(judge, kept, talk, is_decided, stopper.is_wanted)
         asking.ask([prompt for pair in pairs for prompt in pair.prompts])
         lines = [_line(pair, names, kept) for pair in pairs]
     digest = hashlib.sha256(f"{judge.name}\0{second.digest}".encode()).hexdigest()

@@ -14,7 +14,7 @@ from mistral_eval.errors import EngineError
 from mistral_eval.record.fastchat import JUDGMENTS_FILE, SingleJudgment, write_lines
 from mistral_eval.record.judgments import Judgments
 from mistral_eval.record.run_record import RatingRow, RatingsRecord
-from mistral_eval.run.asking_judge import Asking, chosen
+from mistral_eval.run.asking_judge import JudgeQueue, chosen
 from mistral_eval.run.judges import judge_name, opened_judge
 from mistral_eval.settings import RunSettings
 from mistral_eval.suite.benchmark import Doc
@@ -134,7 +134,7 @@ def rate_run(
             opened_judge(settings, folder, talk) as judge,
             Judgments.writing(folder, judge.name, reuses=reuses, iteration=iteration) as kept,
         ):
-            asking = Asking(judge, kept, talk, is_rated, stop)
+            asking = JudgeQueue(judge, kept, talk, is_rated, stop)
             asking.ask([turn.prompt for turn in turns])
             record = read_judgments(turns, judge.name, kept)
     lines = in_fastchats_form(turns, settings.name or settings.model_label, kept)

@@ -74,6 +74,10 @@ def test_answers_that_are_not_there_are_said_before_anything_is_computed(cli, tm
     ("options", "sentence"),
     [
         (("-t", "mt_bench", "--judge-pairwise", "x"), "--judge-pairwise needs a judge"),
+        (
+            ("-t", "mt_bench", "--judge-pairwise", "x", "--part", "1/2"),
+            "--part 1/2 answers a share of the requests, and --judge-pairwise judges whole runs",
+        ),
         (("-t", "piqa", "--judge-pairwise", "x"), "and --tasks is piqa"),
         (("-t", "piqa", "--iterations", 2), "--tasks has piqa"),
     ],

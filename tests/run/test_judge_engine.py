@@ -11,7 +11,7 @@ from mistral_eval.errors import UsageError
 from mistral_eval.record.judgments import Judgments
 from mistral_eval.record.run_record import read_run
 from mistral_eval.report.table import render_figure
-from mistral_eval.run.asking_judge import Asking
+from mistral_eval.run.asking_judge import JudgeQueue
 from mistral_eval.run.judge_engine import TOO_LONG
 from mistral_eval.run.judges import judge_name, opened_judge
 from mistral_eval.run.rating import is_rated
@@ -94,7 +94,7 @@ def test_a_prompt_that_does_not_fit_is_refused_and_counted(tmp_path):
         opened_judge(settings_in(tmp_path), tmp_path, QUIET) as judge,
         Judgments.writing(tmp_path, judge.name, reuses=False) as kept,
     ):
-        Asking(judge, kept, QUIET, is_rated).ask([long, fits])
+        JudgeQueue(judge, kept, QUIET, is_rated).ask([long, fits])
         (refused,), (answered,) = kept.attempts(long), kept.attempts(fits)
     assert (refused.text, refused.refused) == ("", TOO_LONG)
     assert answered.refused == ""

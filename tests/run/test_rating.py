@@ -15,7 +15,7 @@ from mistral_eval.record.judgments import Judgments
 from mistral_eval.record.run_record import read_run
 from mistral_eval.report.table import render_figure
 from mistral_eval.report.table.view import MISSING
-from mistral_eval.run.asking_judge import ATTEMPTS, HOPELESS, Asking
+from mistral_eval.run.asking_judge import ATTEMPTS, HOPELESS, JudgeQueue
 from mistral_eval.run.judge_endpoint import EndpointJudge
 from mistral_eval.run.rating import RatedTurn, is_rated, read_judgments
 from mistral_eval.run.run import rescore, run_suite
@@ -226,7 +226,7 @@ def ask(folder, url, turns, **endpoint):
     fields = {"retries": 0, "timeout": 20.0, "in_flight": 1, "option": "--judge-url"}
     with Judgments.writing(folder, "judge-1", reuses=False) as kept:
         judge = EndpointJudge(Endpoint(url, **{**fields, **endpoint}), "judge-1")
-        Asking(judge, kept, QUIET, is_rated).ask([turn.prompt for turn in turns])
+        JudgeQueue(judge, kept, QUIET, is_rated).ask([turn.prompt for turn in turns])
         return read_judgments(turns, "judge-1", kept)
 
 

@@ -131,6 +131,8 @@ def leftovers():
         ({"workers": "0"}, "--workers: expected a number from 1 up, auto or ray://ADDRESS"),
         ({"workers": "many"}, "found 'many'"),
         ({"workers": "ray://"}, "found 'ray://'"),
+        ({"workers": "ray://auto/many"}, "found 'ray://auto/many'"),
+        ({"workers": "ray://auto/0"}, "found 'ray://auto/0'"),
     ],
 )
 def test_workers_that_cannot_be_are_refused(tmp_path, more, said):

@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,7 @@ from mistral_eval.engines.cluster.worker_messages import Died, Event, Job, Quest
 from mistral_eval.settings import RunSettings
 
 END_SECONDS: Final = 5.0
+SEND_SECONDS: Final = 30  # after which a worker that reads nothing counts as gone
 _STATUS_SECONDS: Final = 1.0  # to wait for the status of a process whose socket has closed
 _TAIL_BYTES: Final = 2000
 
@@ -57,6 +59,7 @@ class LocalPool:
         assert self._parent is not None
         assert self._control is not None
         ours, theirs = socket.socketpair()
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_SECONDS, 0))
         device = self._devices[seat % len(self._devices)] if self._devices else None
         self._pids.pop(seat, None)
         try:
@@ -71,7 +74,10 @@ class LocalPool:
             theirs.close()
 
     def give(self, seat: int, asked: Job | Question) -> None:
-        """Send a worker its next job; if it has died, `poll` says so."""
+        """Send a worker its next job.
+
+        If it has died, `poll` says so. If it hangs, it stays silent, as the driver notices.
+        """
         with suppress(OSError):
             self._wires[seat].send(asked)
 

@@ -3,6 +3,7 @@
 import os
 from typing import Final
 
+from mistral_eval.console import counted
 from mistral_eval.engines.cluster.worker_messages import Pool
 from mistral_eval.engines.devices import choose_device
 from mistral_eval.engines.interface import Say
@@ -80,7 +81,7 @@ def make_pool(settings: RunSettings, say: Say) -> Pool:
         say(f"Starting {size} workers, each with a CUDA device.")
         return LocalPool(size, threads_each(size), devices=cuda_devices()[:size], shares=False)
     threads = threads_each(size)
-    say(f"Starting {size} workers with {threads} thread{'s' * (threads > 1)} each.")
+    say(f"Starting {size} workers with {counted(threads, 'thread')} each.")
     return LocalPool(size, threads, shares=settings.engine in _IN_MEMORY)
 
 

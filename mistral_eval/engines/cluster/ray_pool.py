@@ -5,6 +5,7 @@ driver starts another one, which opens the engine again. A job's call is not ret
 the driver knows which of its requests were answered.
 """
 
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -28,6 +29,12 @@ from mistral_eval.errors import EngineError, MistralEvalError
 from mistral_eval.settings import AUTO, RAY_PREFIX, RunSettings
 
 CONNECT_SECONDS: Final = 10.0
+# Where the cause stands in Ray 2.60's messages, the more telling first.
+_CAUSES: Final = (
+    re.compile(r"(The actor died because its node has died)"),
+    re.compile(r"Worker exit detail: (.*?)(?: Some common causes|\. There are|$)"),
+    re.compile(r"(The actor is dead because .*?)(?:\. |$)"),
+)
 
 
 def check_ray() -> None:
@@ -50,11 +57,11 @@ class RayWorker:
         self._worker: Any = None
         self._is_told = False
 
-    def open(self, settings: RunSettings, threads: int) -> Iterator[Event]:
+    def open(self, settings: RunSettings) -> Iterator[Event]:
         """Open the engine; yield what it says, and at last `Opened` or `Refused`."""
         import torch
 
-        torch.set_num_threads(threads)
+        torch.set_num_threads(1)  # an actor has one core
         from mistral_eval.engines.cluster.worker import Worker
 
         said: list[str] = []
@@ -129,8 +136,7 @@ class RayPool:
         resources = ray.cluster_resources()
         gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
         uses_gpus = bool(gpus) and settings.device != "cpu"
-        self._threads = 1
-        self.size = gpus if uses_gpus else cpus // self._threads
+        self.size = gpus if uses_gpus else cpus
         if limit:
             self.size = min(self.size, int(limit))
         if self.size < 1:
@@ -141,7 +147,7 @@ class RayPool:
         nodes = sum(node["Alive"] for node in ray.nodes())
         what = "GPU" if uses_gpus else "CPU"
         say(f"Ray cluster of {nodes} nodes: starting {self.size} workers, each with one {what}.")
-        needs = {"num_gpus": 1, "num_cpus": 0} if uses_gpus else {"num_cpus": self._threads}
+        needs = {"num_gpus": 1, "num_cpus": 0} if uses_gpus else {"num_cpus": 1}
         self._actor = ray.remote(max_restarts=0, max_task_retries=0, max_concurrency=2, **needs)(
             RayWorker
         )
@@ -153,7 +159,7 @@ class RayPool:
         actor = self._actor.remote()
         self._actors[seat] = actor
         stream = actor.open.options(num_returns="streaming")
-        self._streams[seat] = stream.remote(settings, self._threads)
+        self._streams[seat] = stream.remote(settings)
 
     def give(self, seat: int, asked: Job | Question) -> None:
         """Send a worker its next job."""
@@ -202,7 +208,7 @@ class RayPool:
         except (errors.RayActorError, errors.RayTaskError, errors.ObjectLostError) as error:
             self._streams.pop(seat, None)
             self._actors.pop(seat, None)
-            return [(seat, Died(f"({_first_sentence(error)})"))]
+            return [(seat, Died(f"({cause_of(str(error))})"))]
         if isinstance(event, Done | Opened | Checked | Died | Refused):  # the call's last event
             del self._streams[seat]
         if isinstance(event, Died | Refused):
@@ -225,8 +231,10 @@ def _connect(address: str) -> None:
     socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
 
 
-def _first_sentence(error: Exception) -> str:
-    """Return the cause of an actor's death in one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    wanted = next((line for line in lines if "cause" in line.lower()), lines[-1] if lines else "")
-    return wanted.rstrip(".")[:200]
+def cause_of(said: str) -> str:
+    """Return the cause in Ray's message about a dead actor, in one line."""
+    text = " ".join(said.split())
+    for pattern in _CAUSES:
+        if match := pattern.search(text):
+            return match[1].rstrip(".")
+    return text[:200]

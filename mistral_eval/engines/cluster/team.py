@@ -48,7 +48,7 @@ class Patience:
         return min(max(self.factor * longest, self.least), self.most) if longest else self.most
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Seat:
     """One worker's place.
 
@@ -150,18 +150,18 @@ class Team:
         Raises:
             EngineError: no worker can.
         """
-        asked = False
+        asked: Seat | None = None
         while not self._checks:
-            idle = [number for number, seat in enumerate(self._seats) if seat.state == "idle"]
-            if idle and not asked:
-                self._seats[idle[0]].state = "busy"
-                self.pool.give(idle[0], Question(request, reply))
-                asked = True
-            elif not asked:
-                self._start_one()
+            if asked not in self._seats:  # nobody was asked, or that worker has died
+                asked = next((seat for seat in self._seats if seat.state == "idle"), None)
+                if asked is None:
+                    self._start_one()
+                else:
+                    asked.state, asked.heard = "busy", time.monotonic()
+                    self.pool.give(self._seats.index(asked), Question(request, reply))
             for number, event in self.pool.poll(POLL_SECONDS):
-                asked = asked and not isinstance(event, Died)
                 list(self._handle(number, event))
+            self._end_hanging()
         return self._checks.pop()
 
     def close(self) -> None:
@@ -322,10 +322,10 @@ class Team:
         self._say(f"Worker {number + 1} died {why}; another one takes its place.")
 
     def _end_hanging(self) -> None:
-        """Replace workers that have been silent for too long while they had a job."""
+        """Replace workers that have been silent for too long while they had something to do."""
         limit, now = self._patience.limit(self._longest), time.monotonic()
         for number, seat in enumerate(self._seats):
-            if seat.piece is not None and now - seat.heard > limit:
+            if seat.state == "busy" and now - seat.heard > limit:
                 self.pool.kill(number)
                 self._lost(number, f"after {now - seat.heard:.0f} seconds of silence")
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
-from mistral_eval.engines.auto import open_by_name
+from mistral_eval.engines.auto import no_gold, open_by_name
 from mistral_eval.engines.cluster.worker_messages import (
     Alive,
     Answered,
@@ -19,7 +19,7 @@ from mistral_eval.engines.cluster.worker_messages import (
     Question,
     Refused,
 )
-from mistral_eval.engines.interface import Reply, Request, Say, Stop
+from mistral_eval.engines.interface import Reply, Say, Stop
 from mistral_eval.errors import MistralEvalError, RequestError, UnansweredError
 from mistral_eval.settings import RunSettings
 
@@ -37,7 +37,7 @@ class Worker:
     """
 
     def __init__(self, settings: RunSettings, say: Say) -> None:
-        self.engine = open_by_name(settings, _no_gold, say)
+        self.engine = open_by_name(settings, no_gold, say)
 
     def opened(self) -> Opened:
         """Return what the driver has to know of the engine."""
@@ -100,8 +100,3 @@ class Worker:
             failures = error.failures
         deliver()
         send(Done(job.number, failures))
-
-
-def _no_gold(request: Request, right: bool) -> str | int:  # noqa: FBT001 - as `Gold` has it
-    del right
-    raise AssertionError(f"{request}: an engine that needs the gold has no workers")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mistral_eval.engines.cluster import pools
+from mistral_eval.engines.cluster import local_pool, pools
 from mistral_eval.engines.cluster.engine import ClusterEngine
 from mistral_eval.engines.cluster.local_pool import LocalPool
 from mistral_eval.engines.cluster.team import Patience
@@ -115,6 +115,35 @@ def test_a_check_is_done_by_a_worker(engine, alone):
     assert not found.fault
     wrong = alone["score"][8]
     assert engine.check(engine.encode(request), wrong).fault
+
+
+@pytest.mark.slow
+def test_an_idle_worker_that_hangs_does_not_hold_up_the_others(monkeypatch, alone):
+    """Its socket takes a small message but not a shard: what is sent must not wait for ever."""
+    monkeypatch.setattr(local_pool, "SEND_SECONDS", 1)
+    said = []
+    engine = ClusterEngine.open(TINY, no_gold, said.append, Patience(least=2.0, most=4.0))
+    try:
+        same(answers(engine, score_requests()), alone["score"])
+        os.kill(next(iter(engine._team.pool._pids.values())), signal.SIGSTOP)
+        long = [
+            Request("piqa", n, 0, 0, "score", f"{'word ' * 400} {n}", f" answer {n}")
+            for n in range(600)
+        ]
+        found = answers(engine, long)
+    finally:
+        engine.close()
+    assert found.keys() == set(range(600))
+    assert any("seconds of silence" in line for line in said)
+
+
+def test_a_check_whose_worker_dies_is_asked_of_another(engine, alone):
+    replies = alone["score"]
+    for n in range(4):
+        os.kill(random.Random(n).choice(workers()), signal.SIGKILL)
+        item = engine.encode(score_requests()[n])
+        assert not engine.check(item, replies[n]).fault
+        assert engine.check(item, replies[n + 10]).fault  # no answer to an earlier question
 
 
 def test_twenty_kills_change_nothing(alone):
