@@ -16,7 +16,6 @@ of them is right.
 """
 
 import contextlib
-import fcntl
 import itertools
 import json
 import os
@@ -24,15 +23,15 @@ import re
 import time
 import zlib
 from binascii import unhexlify
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
 from mistral_eval.errors import RepliesError
-from mistral_eval.record.run_folder import PARTS_FOLDER, REPLIES_FOLDER
+from mistral_eval.record.run_folder import REPLIES_FOLDER
+from mistral_eval.record.run_locks import plain_errors, take_locks
 
-LOCK_FILE = "replies.lock"
 OLD_JOURNAL = "journal.sqlite"  # where version 0.1.0 kept replies
 BATCH_REPLIES = 4096
 BATCH_SECONDS = 0.5
@@ -87,7 +86,7 @@ class Replies:
         self.ignored: list[str] = []
         self._files: list[Path] = []
         self._places: dict[bytes, int] = {}
-        with _plain_errors(self.folder):
+        with plain_errors(self.folder):
             entries = sorted(self.folder.iterdir()) if self.folder.is_dir() else []
         for path in entries:
             if path.suffix == ".jsonl" and path.is_file():
@@ -127,7 +126,7 @@ class Replies:
         places = sorted((self._places[key], key) for key in set(keys) if key in self._places)
         found: dict[bytes, Any] = {}
         for number, group in itertools.groupby(places, lambda item: item[0] >> OFFSET_BITS):
-            with _plain_errors(self.folder), self._files[number].open("rb") as file:
+            with plain_errors(self.folder), self._files[number].open("rb") as file:
                 for place, key in group:
                     file.seek(place & ((1 << OFFSET_BITS) - 1))
                     line = _parse(file.readline(LONGEST_LINE))
@@ -187,7 +186,7 @@ class RepliesLog(Replies):
     def __init__(self, folder: Path, share: str = "") -> None:
         _refuse_old_journal(folder)
         self._share = share
-        self._locks = _take_locks(folder, share)
+        self._locks = take_locks(folder, share)
         self._output: int | None = None
         self._size = 0  # bytes of this process's latest file that are durable
         self._pending: list[tuple[bytes, bytes]] = []
@@ -219,7 +218,7 @@ class RepliesLog(Replies):
         """
         if self._pending:
             lines = [_line(key, reply) for key, reply in self._pending]
-            with _plain_errors(self.folder):
+            with plain_errors(self.folder):
                 if self._output is None:
                     self._create()
                 self._append(b"".join(lines))
@@ -348,90 +347,3 @@ def _parse(line: bytes) -> tuple[bytes, bytes] | None:
     if zlib.crc32(reply, zlib.crc32(name)) != int(crc, 16):
         return None
     return unhexlify(name), reply
-
-
-@contextlib.contextmanager
-def _plain_errors(folder: Path) -> Iterator[None]:
-    """Turn operating system errors into a sentence that says where the replies are."""
-    try:
-        yield
-    except OSError as error:
-        raise RepliesError(
-            f"The replies log {folder} cannot be read or written ({error.strerror or error}). "
-            "Replies written before are safe in it. Make room or check the disk, then run the same "
-            "command again."
-        ) from error
-
-
-def _take_locks(folder: Path, share: str) -> list[int]:
-    """Lock a run against a second process, or one share of it; released when this process ends.
-
-    Processes with different shares work beside each other. The whole run excludes them all, since
-    it would compute what they are computing. On a network file system that has locks, this holds
-    between machines too.
-
-    Returns:
-        The lock files' descriptors; none where the file system has no locks. Two writers waste
-        work, but do no harm.
-
-    Raises:
-        RepliesError: another process holds a lock.
-    """
-    whole = folder / LOCK_FILE
-    if not share:
-        try:
-            return _lock(whole, fcntl.LOCK_EX)
-        except BlockingIOError:
-            raise RepliesError(_who_works(folder)) from None
-    held: list[int] = []
-    own = folder / PARTS_FOLDER / f"{share}.lock"
-    with _plain_errors(folder / REPLIES_FOLDER):
-        own.parent.mkdir(exist_ok=True)
-    try:
-        held += _lock(whole, fcntl.LOCK_SH)
-        held += _lock(own, fcntl.LOCK_EX)
-    except BlockingIOError:
-        which = f"as {share} on the run" if held else "on the whole run"
-        for handle in held:
-            os.close(handle)
-        raise RepliesError(
-            f"Another process is working {which} in {folder}. Wait for it, or stop it."
-        ) from None
-    return held
-
-
-def _who_works(folder: Path) -> str:
-    """Return a sentence about who holds the lock of the whole run."""
-    try:
-        handles = _lock(folder / LOCK_FILE, fcntl.LOCK_SH)
-    except BlockingIOError:
-        return (
-            f"Another process is working on the run in {folder}. Wait for it, stop it, or "
-            "give this run another folder with --output-path."
-        )
-    for handle in handles:
-        os.close(handle)
-    return (
-        f"Other processes are working on parts of the run in {folder}. Wait for them; --no-compute "
-        "says what is still missing."
-    )
-
-
-def _lock(path: Path, kind: int) -> list[int]:
-    """Lock a file, shared or exclusively; return its descriptor, or none if there are no locks.
-
-    Raises:
-        BlockingIOError: another process holds it.
-        RepliesError: it cannot be opened.
-    """
-    with _plain_errors(path.parent / REPLIES_FOLDER):
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(handle, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        raise
-    except OSError:
-        os.close(handle)
-        return []
-    return [handle]

@@ -1,5 +1,6 @@
 """The replies log: a reply that was put is found again, under its own key only."""
 
+import fcntl
 import json
 import os
 import random
@@ -310,7 +311,7 @@ def test_a_file_system_without_locks_is_no_obstacle(tmp_path, monkeypatch):
     def no_locks(handle: int, operation: int) -> None:
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr(replies.fcntl, "flock", no_locks)
+    monkeypatch.setattr(fcntl, "flock", no_locks)
     with RepliesLog(tmp_path) as one, RepliesLog(tmp_path) as two:
         for number in range(10):
             (one, two)[number % 2].put(KEYS[number], reply(number))
