@@ -79,6 +79,7 @@ SINCE_0_1 = (
     "fewshot_as_multiturn",
     "judge_model",
     "judge_engine",
+    "refusal_judge",
     "iteration",
 )
 
@@ -253,9 +254,10 @@ class RunSettings(BaseModel):
             conversations only.
         fewshot_as_multiturn: Show solved examples as messages of their own; None: with
             `apply_chat_template`.
-        judge_url: The URL of the server whose model rates answers.
+        judge_url: The URL of the server whose model judges answers.
         judge_model: That model's name; with `judge_engine` a model as of `model`.
         judge_engine: Our engine that runs the judge in this process, in place of a server.
+        refusal_judge: What judges refusals: `cues`, or with `llm` that judge.
         iteration: Which of several runs with these settings it is, from 0. Its samples are draws of
             their own, and a judge is asked anew.
         data_revision: Benchmark -> branch, tag or commit of its rows on the hub.
@@ -304,6 +306,7 @@ class RunSettings(BaseModel):
     judge_url: str | None = None
     judge_model: Annotated[str, Field(min_length=1)] | None = None
     judge_engine: Literal["native", "hf", "vllm"] | None = None
+    refusal_judge: Literal["cues", "llm"] = "cues"
     iteration: Count = 0
     data_revision: Pairs = Field(default_factory=dict)
     unsafe_code: StrictBool = False
@@ -391,7 +394,7 @@ class RunSettings(BaseModel):
         return self
 
     def _check_judge(self) -> None:
-        """Check that a judge has a model and one place to run.
+        """Check that a judge has a model and one place to run, and is there if it is needed.
 
         Raises:
             UsageError: It has not.
@@ -407,6 +410,11 @@ class RunSettings(BaseModel):
             raise UsageError(
                 "A judge has a model and a server's URL or an engine, and only one of them is "
                 f"given. Give {lacking} too, or leave both out."
+            )
+        if self.refusal_judge == "llm" and self.judge_model is None:
+            raise UsageError(
+                "--refusal-judge llm needs a judge. Give --judge-model and --judge-url or "
+                "--judge-engine."
             )
 
     @model_validator(mode="after")

@@ -27,6 +27,10 @@ class Interval:
     high: float
 
 
+NOTHING_KNOWN: Final = Interval(0.0, 0.0, 100.0)
+"""A share in percent of no question at all."""
+
+
 def wilson(correct: int, n: int) -> Interval:
     """Return the share of correct questions, in percent, with its Wilson interval.
 
@@ -50,7 +54,7 @@ def mean_interval(values: Sequence[float]) -> Interval:
     variance is the largest of any values with this mean; no value at all gets 0 to 100.
     """
     if not values:
-        return Interval(0.0, 0.0, 100.0)
+        return NOTHING_KNOWN
     mean = math.fsum(values) / len(values)
     if min(values) == max(values):
         share = wilson(round(mean * len(values)), len(values))

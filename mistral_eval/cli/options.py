@@ -171,7 +171,7 @@ JudgeUrl = Annotated[
     str | None,
     typer.Option(
         "--judge-url",
-        help="URL of an OpenAI-compatible chat server that rates conversations: "
+        help="URL of an OpenAI-compatible chat server that judges answers: "
         "https://HOST/v1; its key is in MISTRAL_EVAL_JUDGE_API_KEY or OPENAI_API_KEY",
     ),
 ]
@@ -179,7 +179,7 @@ JudgeModel = Annotated[
     str | None,
     typer.Option(
         "--judge-model",
-        help="Model that rates, by its server's name; with --judge-engine a folder, GGUF file or "
+        help="Model that judges, by its server's name; with --judge-engine a folder, GGUF file or "
         "hub name",
     ),
 ]
@@ -188,6 +188,13 @@ JudgeEngine = Annotated[
     typer.Option(
         "--judge-engine",
         help="Run --judge-model in this process in place of a server: native, hf or vllm",
+    ),
+]
+RefusalJudge = Annotated[
+    str,
+    typer.Option(
+        "--refusal-judge",
+        help="Judge of refusals: cues (without a model), or llm (--judge-model)",
     ),
 ]
 JudgeOnly = Annotated[

@@ -43,6 +43,7 @@ def run(  # noqa: PLR0913 - one parameter per option of the command line
     judge_url: opt.JudgeUrl = None,
     judge_model: opt.JudgeModel = None,
     judge_engine: opt.JudgeEngine = None,
+    refusal_judge: opt.RefusalJudge = "cues",
     judge_only: opt.JudgeOnly = None,
     judge_pairwise: opt.JudgePairwise = None,
     iterations: opt.Iterations = 1,

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
-from mistral_eval.answers.mt_bench.judge_prompts import JudgePrompt
+from mistral_eval.answers.judge_prompt import JudgePrompt
 from mistral_eval.record.replies import Replies, RepliesLog
 
 FOLDER: Final = "judgments"

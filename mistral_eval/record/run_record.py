@@ -22,7 +22,7 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 
 from mistral_eval.errors import MistralEvalError, OutputError, UsageError, as_found, complaint
 from mistral_eval.settings import MODEL_FREE, RunSettings
-from mistral_eval.stats import mean_interval, wilson
+from mistral_eval.stats import NOTHING_KNOWN, mean_interval, wilson
 
 RUN_FILE: Final = "run.json"
 RUN_FORMAT: Final = 1
@@ -123,8 +123,8 @@ class RatingRow(_Part):
     is_fallback: bool = False
 
 
-class RatingsRecord(_Part):
-    """A benchmark's answers as a language model rated them.
+class JudgeRecord(_Part):
+    """A language model that judged a benchmark's answers.
 
     `judge` is the name that was asked for, `versions` the names that the server gave with its
     judgments and how often; `asked` counts all attempts, `refused` prompts that it refused.
@@ -134,6 +134,19 @@ class RatingsRecord(_Part):
     versions: dict[str, int]
     asked: int
     refused: int
+
+    @property
+    def named(self) -> str:
+        """The judge's name, with those that its server gave if they are others."""
+        versions = sorted(self.versions)
+        if not versions or versions == [self.judge]:
+            return self.judge
+        return f"{self.judge} ({', '.join(versions)})"
+
+
+class RatingsRecord(JudgeRecord):
+    """A benchmark's answers as a language model rated them."""
+
     rows: list[RatingRow]
 
 
@@ -144,7 +157,8 @@ class Cell:
     `n` questions were asked of the test set's `n_total`; a vote is one question. In `no_answer` no
     answer was found, in `timeout` the checker timed out. `data_fingerprint` is its name, e.g. "hub"
     or "sample"; `secondary` has other metrics in percent, e.g. {"maj@1": 11.9}. `asked_as` says how
-    questions were asked if not as the benchmark's protocol has it, e.g. "as a conversation".
+    questions were asked if not as the benchmark's protocol has it, e.g. "as a conversation", and
+    `judged_by` what judged the answers if not the protocol's judge, e.g. a language model's name.
     """
 
     value: float
@@ -160,16 +174,26 @@ class Cell:
     limited: bool = False
     notes: tuple[str, ...] = ()
     asked_as: str = ""
+    judged_by: str = ""
+
+    @property
+    def ways(self) -> tuple[str, ...]:
+        """In what the cell differs from the benchmark's protocol, in words."""
+        asked = (f"asked {self.asked_as}",) if self.asked_as else ()
+        judged = (f"judged by {self.judged_by}",) if self.judged_by else ()
+        return (*asked, *judged)
 
     @classmethod
-    def counted(cls, correct: int, n: int, n_total: int, **fields: Any) -> "Cell":
+    def counted(
+        cls, correct: int, n: int, n_total: int, *, unread: int = 0, **fields: Any
+    ) -> "Cell":
         """Make a cell from counts: compute the score, its Wilson interval and `limited`.
 
-        Other fields are given by name.
+        `unread` questions were asked beside the `n` that count. Other fields are given by name.
         """
-        share = wilson(correct, n)
+        share = wilson(correct, n) if n else NOTHING_KNOWN
         interval = (share.value, share.low, share.high)
-        return cls(*interval, n, n_total, correct, limited=n < n_total, **fields)
+        return cls(*interval, n, n_total, correct, limited=n + unread < n_total, **fields)
 
     @classmethod
     def averaged(
@@ -189,8 +213,9 @@ class RunRecord(_Part):
     """A finished run; dates are in UTC, and a version is None where a package is not installed.
 
     `data`, `protocol` (SHA-256 of the YAML file), `seconds_by_task` (of answering), `scores`,
-    `strata` (subject -> correct, questions) and `ratings` are by benchmark; `stock` has lm-eval's
-    metrics by task; `seconds` are those of the run's last process, by phase.
+    `strata` (subject -> correct, questions), `ratings` and `refusal_judges` (where that is a
+    language model) are by benchmark; `stock` has lm-eval's metrics by task; `seconds` are those of
+    the run's last process, by phase.
     """
 
     format: Literal[1]
@@ -215,6 +240,7 @@ class RunRecord(_Part):
     scores: dict[str, Cell]
     strata: dict[str, dict[str, tuple[int, int]]] = {}
     ratings: dict[str, RatingsRecord] = {}
+    refusal_judges: dict[str, JudgeRecord] = {}
     stock: dict[str, dict[str, Any]] = {}
     results_file: str
     rescored: str | None = None

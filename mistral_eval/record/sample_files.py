@@ -11,6 +11,7 @@ from typing import Any
 from mistral_eval.errors import OutputError
 from mistral_eval.record.comparison import BenchmarkSamples, QuestionOutcome, RunSamples
 from mistral_eval.record.run_record import RunRecord, read_record, run_labels, scores_of
+from mistral_eval.suite.chats import Guardrail
 from mistral_eval.suite.registry import BY_ID
 
 
@@ -54,11 +55,19 @@ def read_rows(file: Path) -> Iterator[dict[str, Any]]:
 def protocol_of(run: RunRecord, task: str) -> dict[str, str]:
     """Return what decided a benchmark's score besides questions and model, by name."""
     data, shots = run.data[task], run.settings.num_fewshot
+    judged = isinstance(BY_ID.get(task), Guardrail)
     return {
         "the task file": f"sha256 {run.protocol[task][:12]}",
         "the number of shots": "the protocol's" if shots is None else str(shots),
         "the data": f"{data.name} (sha256 {data.sha256[:12]})",
+        **({"the judge of refusals": run.scores[task].judged_by or "cues"} if judged else {}),
     }
+
+
+def is_compared(task: str, row: Mapping[str, Any]) -> bool:
+    """Whether a row of a samples file counts in comparisons; see `Benchmark.is_compared`."""
+    known = BY_ID.get(task)
+    return known is None or known.cell not in row or known.is_compared(row)
 
 
 def load_samples(folders: Sequence[Path]) -> tuple[RunSamples, ...]:
@@ -75,7 +84,11 @@ def load_samples(folders: Sequence[Path]) -> tuple[RunSamples, ...]:
             {
                 task: BenchmarkSamples(
                     protocol_of(run, task),
-                    {str(row["doc_id"]): outcome_of(row) for row in read_rows(file)},
+                    {
+                        str(row["doc_id"]): outcome_of(row)
+                        for row in read_rows(file)
+                        if is_compared(task, row)
+                    },
                     run.scores[task].asked_as,
                 )
                 for task, file in sample_files(run, folder).items()

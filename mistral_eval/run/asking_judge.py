@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeAlias
 
-from mistral_eval.answers.mt_bench.judge_prompts import JudgePrompt
+from mistral_eval.answers.judge_prompt import JudgePrompt
 from mistral_eval.console import Talk, counted
 from mistral_eval.engines.http_client import ServerError
 from mistral_eval.engines.interface import Stop, never

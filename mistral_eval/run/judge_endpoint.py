@@ -4,11 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mistral_eval.answers.mt_bench.judge_prompts import (
-    JUDGE_TEMPERATURE,
-    JUDGE_TOKENS,
-    JudgePrompt,
-)
+from mistral_eval.answers.judge_prompt import JUDGE_TEMPERATURE, JudgePrompt
 from mistral_eval.engines.http_client import (
     Endpoint,
     base_url,
@@ -60,7 +56,7 @@ class EndpointJudge:
             "model": self.name,
             "messages": list(prompt.messages),
             "temperature": JUDGE_TEMPERATURE,
-            "max_tokens": JUDGE_TOKENS,
+            "max_tokens": prompt.max_tokens,
         }
 
     def _judgment(self, prompt: JudgePrompt, outcome: Any) -> Judgment | EngineError:

@@ -7,11 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final
 
-from mistral_eval.answers.mt_bench.judge_prompts import (
-    JUDGE_TEMPERATURE,
-    JUDGE_TOKENS,
-    JudgePrompt,
-)
+from mistral_eval.answers.judge_prompt import JUDGE_TEMPERATURE, JudgePrompt
 from mistral_eval.engines.auto import no_gold, open_by_name
 from mistral_eval.engines.interface import (
     Encoded,
@@ -130,7 +126,7 @@ class EngineJudge:
         return open_by_name(self._settings, no_gold, self._say)
 
     def _request(self, engine: Engine, place: int, prompt: JudgePrompt) -> Request:
-        most = min(JUDGE_TOKENS, int(engine.identity.info["max_length"]) // 2)
+        most = min(prompt.max_tokens, int(engine.identity.info["max_length"]) // 2)
         settings = GenerationSettings(max_tokens=most, temperature=JUDGE_TEMPERATURE)
         context = Messages.of(prompt.messages)
         return Request("judge", place, 0, 0, "generate", context, settings=settings)

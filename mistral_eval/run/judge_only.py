@@ -12,6 +12,8 @@ from mistral_eval.record.remote import Copy, local_folder
 from mistral_eval.record.run_folder import make_folder
 from mistral_eval.report.table.rated_runs import rating_notes
 from mistral_eval.run.judge_engine import check_judge
+from mistral_eval.run.judges import judging
+from mistral_eval.run.opening import check_refusal_judge
 from mistral_eval.run.rating import rate_run, rated_turns
 from mistral_eval.run.stopping import stoppable
 from mistral_eval.run.stored_answers import StoredAnswers, questions_with, read_stored
@@ -52,8 +54,9 @@ def judge_file(file: Path, settings: RunSettings, talk: Talk) -> Path:
         copy.keeping(folder) if copy else nullcontext(),
         stoppable(folder / FOLDER, talk.say) as stopper,
         stopper.deferred(),
+        judging(folder, named, talk, stop=stopper.is_wanted, reuses=True) as at_work,
     ):
-        ratings = rate_run(folder, named, turns, talk, stop=stopper.is_wanted, reuses=True)
+        ratings = rate_run(folder, named, turns, at_work)
     for note in rating_notes(ratings):
         talk.say(f"{answers.model}: {note}.")
     return folder / JUDGMENTS_FILE
@@ -90,6 +93,7 @@ def judged_benchmark(settings: RunSettings, option: str) -> Conversation:
         raise UsageError(
             f"{option} needs a judge. Give --judge-model and --judge-url or --judge-engine."
         )
+    check_refusal_judge(settings)
     if settings.judge_engine is not None:
         check_judge(settings)
     return known[settings.tasks[0]]

@@ -4,15 +4,19 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from mistral_eval.answers.verdict import Outcome, QuestionVerdict
 from mistral_eval.record.run_folder import QuestionRecord
-from mistral_eval.record.run_record import Cell, RatingsRecord
+from mistral_eval.record.run_record import Cell, JudgeRecord, RatingsRecord
 from mistral_eval.report.table.rated_runs import rating_notes
+from mistral_eval.report.table.refusal_runs import refusal_notes
 from mistral_eval.run.questions import LoadedBenchmark, Question
 from mistral_eval.suite.benchmark import JudgeContext
+from mistral_eval.suite.chats import Guardrail
 from mistral_eval.suite.conversations import Conversation
+from mistral_eval.suite.lm_eval_hooks import mean_of_kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +25,8 @@ class Judged:
 
     `metrics` has lm-eval's keys: "<metric>,<filter>" and "<metric>_stderr,<filter>" (fractions, not
     percent). `strata` maps each subject to (correct, questions). `is_unguarded` is True if programs
-    ran without isolation. `ratings` is what a language model gave the answers, if one was asked.
+    ran without isolation. `ratings` is what a language model gave the answers, if one was asked;
+    `refusal_judge` is the one that judged refusals, None for cues.
     """
 
     loaded: LoadedBenchmark
@@ -30,12 +35,14 @@ class Judged:
     strata: Mapping[str, tuple[int, int]]
     is_unguarded: bool = False
     ratings: RatingsRecord | None = None
+    refusal_judge: JudgeRecord | None = None
 
     @property
     def cell(self) -> Cell:
         """The table's cell."""
         benchmark = self.loaded.benchmark
-        outcomes = [question.verdict.verdict.outcome for question in self.questions]
+        compared = [one for one in self._verdicts if benchmark.is_compared(one.metrics)]
+        outcomes = [one.verdict.outcome for one in compared]
         names = {key: key.partition(",")[0] for key in self.metrics}
         secondary = {
             name: 100 * self.metrics[key]
@@ -49,24 +56,28 @@ class Judged:
             data_fingerprint=self.loaded.fingerprint.name,
             secondary=secondary,
             asked_as=self.loaded.asked_as,
+            judged_by=self.refusal_judge.named if self.refusal_judge else "",
             notes=self._notes(),
         )
 
     def _cell_of(self, outcomes: Sequence[Outcome], **fields: Any) -> Cell:
-        """Return the cell: the share of correct questions, or the mean of those that count."""
-        benchmark, asked = self.loaded.benchmark, len(outcomes)
+        """Return the cell: the share of correct questions, or the mean, of those that count."""
+        benchmark, asked = self.loaded.benchmark, len(self.questions)
         if not benchmark.is_graded:
-            return Cell.counted(outcomes.count(Outcome.CORRECT), asked, benchmark.n, **fields)
+            correct, n = outcomes.count(Outcome.CORRECT), len(outcomes)
+            return Cell.counted(correct, n, benchmark.n, unread=asked - n, **fields)
         correct = sum(verdict.verdict.is_correct for verdict in self._counting)
         values: list[Any] = [verdict.metrics[benchmark.cell] for verdict in self._counting]
         return Cell.averaged(values, correct, asked, benchmark.n, **fields)
 
     @property
+    def _verdicts(self) -> list[QuestionVerdict]:
+        return [question.verdict for question in self.questions]
+
+    @property
     def _counting(self) -> list[QuestionVerdict]:
-        """The verdicts whose partial credit is in the cell's mean."""
-        verdicts = [question.verdict for question in self.questions]
-        cell = self.loaded.benchmark.cell
-        return [verdict for verdict in verdicts if verdict.metrics[cell] is not None]
+        """The verdicts that count in the cell: those with a value of its metric."""
+        return [one for one in self._verdicts if self.loaded.benchmark.counts(one.metrics)]
 
     def _notes(self) -> tuple[str, ...]:
         """Return the cell's notes: other shots, no isolation, rows that are not the hub's."""
@@ -85,7 +96,11 @@ class Judged:
                 f"{len(self.questions)} questions on which people agree, with Student's t interval"
             )
         docs = [question.doc for question in self.questions]
-        said = benchmark.remarks(docs, [question.verdict for question in self.questions])
+        if isinstance(benchmark, Guardrail) and self.refusal_judge:
+            answers = [one.verdict.answer for one in self._verdicts]
+            said = refusal_notes(benchmark, docs, answers, self.refusal_judge)
+        else:
+            said = benchmark.remarks(docs, self._verdicts)
         notes += [f"{benchmark.column}: {one}" for one in said]
         if isinstance(benchmark, Conversation):
             notes += [f"{benchmark.column}: {one}" for one in rating_notes(self.ratings)]
@@ -95,14 +110,18 @@ class Judged:
 
 
 def judge_benchmark(
-    loaded: LoadedBenchmark, replies: Sequence[Sequence[Any]], context: JudgeContext
+    loaded: LoadedBenchmark,
+    replies: Sequence[Sequence[Any]],
+    context: JudgeContext,
+    refusal_judges: Mapping[str, JudgeRecord] = MappingProxyType({}),
 ) -> Judged:
     """Judge one benchmark.
 
     Args:
         loaded: the benchmark and its questions.
         replies: per question, (logprob, is_greedy) of each choice or the text of each sample.
-        context: how generated programs may be run.
+        context: how generated programs may be run, and what a language model said of answers.
+        refusal_judges: that language model, by benchmark.
     """
     docs = [dict(question.doc) for question in loaded.questions]
     verdicts = loaded.benchmark.judge(docs, replies, context)
@@ -113,7 +132,14 @@ def judge_benchmark(
     isolation = context.isolation  # --unsafe-code permits a run without isolation if there is none
     unguarded = loaded.benchmark.runs_programs and isolation is not None and not isolation.available
     metrics = _aggregate(loaded, verdicts)
-    return Judged(loaded, records, metrics, _by_stratum(records), unguarded)
+    return Judged(
+        loaded,
+        records,
+        metrics,
+        _by_stratum(loaded, records),
+        unguarded,
+        refusal_judge=refusal_judges.get(loaded.benchmark.id),
+    )
 
 
 def _record(
@@ -146,23 +172,31 @@ def _record(
 
 
 def _aggregate(loaded: LoadedBenchmark, verdicts: Sequence[QuestionVerdict]) -> dict[str, float]:
-    """Aggregate each metric over all questions; add lm-eval's standard error if it is a mean."""
+    """Aggregate each metric over the questions; add lm-eval's standard error if it is a mean.
+
+    A mean is over the questions that have a value.
+    """
     aggregate = loaded.task.aggregation()
     metrics: dict[str, float] = {}
     for listed in loaded.benchmark.task.metric_list:
         name = listed.metric
         values: list[Any] = [verdict.metrics[name] for verdict in verdicts]
-        metrics[f"{name},{loaded.judged_by}"] = float(aggregate[name](values))
+        combine = aggregate[name]
+        if listed.aggregation == "mean" and None in values:
+            values, combine = [value for value in values if value is not None], mean_of_kept
+        metrics[f"{name},{loaded.judged_by}"] = float(combine(values))
         if listed.aggregation == "mean" and len(values) > 1:
             error = statistics.stdev(values) / math.sqrt(len(values))
             metrics[f"{name}_stderr,{loaded.judged_by}"] = error
     return metrics
 
 
-def _by_stratum(records: Sequence[QuestionRecord]) -> dict[str, tuple[int, int]]:
+def _by_stratum(
+    loaded: LoadedBenchmark, records: Sequence[QuestionRecord]
+) -> dict[str, tuple[int, int]]:
     counted: dict[str, tuple[int, int]] = {}
     for record in records:
-        if record.stratum is not None:
+        if record.stratum is not None and loaded.benchmark.is_compared(record.verdict.metrics):
             correct, asked = counted.get(record.stratum, (0, 0))
             counted[record.stratum] = (correct + record.verdict.verdict.is_correct, asked + 1)
     return counted

@@ -26,6 +26,7 @@ from mistral_eval.run.stamps import stamp_of, stamp_of_files
 from mistral_eval.sandbox import Isolation, probe
 from mistral_eval.settings import AUTO, CHAT_TEMPLATES, MODEL_FREE, NAMED_PROMPTS, RunSettings
 from mistral_eval.suite.benchmark import Benchmark
+from mistral_eval.suite.chats import Guardrail
 from mistral_eval.suite.conversations import Conversation
 from mistral_eval.suite.registry import BENCHMARKS, BY_ID, suite_of
 
@@ -231,23 +232,48 @@ def _check_takes_chat(settings: RunSettings, engine: str, *, takes_chat: bool) -
 
 
 def check_judging(settings: RunSettings) -> None:
-    """Check that a judge has something to rate and a URL, before anything is computed.
+    """Check that a judge has something to judge and a URL, before anything is computed.
 
     Raises:
         UsageError: It has not.
     """
     if settings.judge_model is None:
         return
-    rated = [one.id for one in BENCHMARKS if isinstance(one, Conversation)]
-    if not set(rated) & set(settings.own_tasks):
+    check_refusal_judge(settings)
+    rated = _asked(settings, Conversation)
+    if not rated and settings.refusal_judge != "llm":
+        names = " or ".join(_ids(Conversation))
+        guarded = ", give --refusal-judge llm" if _asked(settings, Guardrail) else ""
         raise UsageError(
-            f"--judge-model rates conversations, and this run has none. Add {' or '.join(rated)} "
-            "to --tasks, or leave the judge out."
+            f"--judge-model rates conversations, and this run has none. Add {names} to --tasks"
+            f"{guarded}, or leave the judge out."
         )
     if settings.judge_engine is not None:
         check_judge(settings)
     else:
         judge_endpoint(str(settings.judge_url))
+
+
+def check_refusal_judge(settings: RunSettings) -> None:
+    """Check that a language model that judges refusals has any to judge.
+
+    Raises:
+        UsageError: It has not.
+    """
+    if settings.refusal_judge == "llm" and not _asked(settings, Guardrail):
+        raise UsageError(
+            "--refusal-judge llm judges refusals, and this run asks nothing that should be refused."
+            f" Add {' or '.join(_ids(Guardrail))} to --tasks, or leave it out."
+        )
+
+
+def _ids(kind: type[Benchmark]) -> list[str]:
+    return [one.id for one in BENCHMARKS if isinstance(one, kind)]
+
+
+def _asked(settings: RunSettings, kind: type[Benchmark]) -> list[str]:
+    """Return the run's benchmarks of one kind."""
+    return [name for name in _ids(kind) if name in settings.own_tasks]
 
 
 def open_engine(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from mistral_eval.answers.mt_bench.judge_prompts import JudgePrompt
+from mistral_eval.answers.judge_prompt import JudgePrompt
 from mistral_eval.answers.mt_bench.pair_verdicts import Winner, read_winner
 from mistral_eval.console import Talk
 from mistral_eval.errors import UsageError

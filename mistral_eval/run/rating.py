@@ -5,17 +5,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mistral_eval.answers.mt_bench.judge_prompts import JudgePrompt
+from mistral_eval.answers.judge_prompt import JudgePrompt
 from mistral_eval.answers.mt_bench.means import UNREAD_SCORE
 from mistral_eval.answers.mt_bench.ratings import read_fastchat_rating, read_rating
-from mistral_eval.console import Talk
-from mistral_eval.engines.interface import Stop
 from mistral_eval.errors import EngineError
 from mistral_eval.record.fastchat import JUDGMENTS_FILE, SingleJudgment, write_lines
 from mistral_eval.record.judgments import Judgments
 from mistral_eval.record.run_record import RatingRow, RatingsRecord
-from mistral_eval.run.asking_judge import JudgeQueue, chosen
-from mistral_eval.run.judges import judge_name, opened_judge
+from mistral_eval.run.asking_judge import chosen
+from mistral_eval.run.judges import Judging
 from mistral_eval.settings import RunSettings
 from mistral_eval.suite.benchmark import Doc
 from mistral_eval.suite.conversations import Conversation
@@ -101,43 +99,24 @@ def rated_turns(
 
 
 def rate_run(
-    folder: Path,
-    settings: RunSettings,
-    turns: Sequence[RatedTurn],
-    talk: Talk,
-    *,
-    stop: Stop | None,
-    reuses: bool = False,
+    folder: Path, settings: RunSettings, turns: Sequence[RatedTurn], at_work: Judging
 ) -> RatingsRecord:
     """Have a run's answers rated, and write the judgments as FastChat does.
 
     Args:
         folder: The run's folder.
-        settings: They name the judge.
+        settings: They name the model.
         turns: The answers.
-        talk: Receives messages.
-        stop: Returns True once the user wants to stop; None asks nothing and reads what is kept.
-        reuses: Look for judgments in the runs beside this one too.
+        at_work: The judge.
 
     Raises:
         EndedEarlyError: The user wants to stop.
         EngineError: The judge did not answer, or a judgment that is to be read is not there.
         OutputError, RepliesError: The judgments cannot be written.
     """
-    iteration = settings.iteration
-    if stop is None:
-        name = judge_name(settings, folder)
-        kept = Judgments.reading(folder, name, iteration)
-        record = read_judgments(turns, name, kept)
-    else:
-        with (
-            opened_judge(settings, folder, talk) as judge,
-            Judgments.writing(folder, judge.name, reuses=reuses, iteration=iteration) as kept,
-        ):
-            asking = JudgeQueue(judge, kept, talk, is_rated, stop)
-            asking.ask([turn.prompt for turn in turns])
-            record = read_judgments(turns, judge.name, kept)
-    lines = in_fastchats_form(turns, settings.name or settings.model_label, kept)
+    at_work.ask([turn.prompt for turn in turns], is_rated)
+    record = read_judgments(turns, at_work.name, at_work.kept)
+    lines = in_fastchats_form(turns, settings.name or settings.model_label, at_work.kept)
     write_lines(folder / JUDGMENTS_FILE, lines)
     return record
 

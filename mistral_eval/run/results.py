@@ -101,6 +101,7 @@ def _write_record(folder: Path, run: RunRecord) -> None:
 def _run(folder: Path, finished: Finished, results_name: str, now: datetime) -> RunRecord:
     identity, counts = finished.answers.identity, finished.answers.counts()
     ratings = {j.loaded.benchmark.id: j.ratings for j in finished.judged if j.ratings}
+    judges = {j.loaded.benchmark.id: j.refusal_judge for j in finished.judged if j.refusal_judge}
     run = {
         "format": RUN_FORMAT,
         "status": "finished",
@@ -138,6 +139,7 @@ def _run(folder: Path, finished: Finished, results_name: str, now: datetime) -> 
         "scores": {j.loaded.benchmark.id: asdict(j.cell) for j in finished.judged},
         "strata": {j.loaded.benchmark.id: dict(j.strata) for j in finished.judged if j.strata},
         **({"ratings": ratings} if ratings else {}),
+        **({"refusal_judges": judges} if judges else {}),
         "stock": {
             name: dict(metrics)
             for name, metrics in (finished.stock or {}).get("results", {}).items()

@@ -1,9 +1,8 @@
 """Run benchmarks from settings to a folder, or rescore a finished run."""
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,8 @@ from mistral_eval.record.run_folder import make_folder
 from mistral_eval.record.run_record import RUN_FILE, read_run
 from mistral_eval.run.absent import lacking
 from mistral_eval.run.answering import Answering, Answers, Recorded
-from mistral_eval.run.judging import Judged, judge_benchmark
+from mistral_eval.run.clock import Clock
+from mistral_eval.run.judge_run import Judges, judge_all
 from mistral_eval.run.merging import MERGE, check_parts, merged
 from mistral_eval.run.opening import (
     check_engine,
@@ -42,16 +42,13 @@ from mistral_eval.run.opening import (
 )
 from mistral_eval.run.parts import Part
 from mistral_eval.run.questions import Asking, LoadedBenchmark, load_benchmarks
-from mistral_eval.run.rating import rate_run, rated_turns
 from mistral_eval.run.results import Finished, rename, write_run
 from mistral_eval.run.shared import Shared
-from mistral_eval.run.stopping import Stopper, stoppable
+from mistral_eval.run.stopping import stoppable
 from mistral_eval.run.verifying import is_verified, judgement, verify
-from mistral_eval.run.watching import AnswerWatch, JudgeWatch
+from mistral_eval.run.watching import AnswerWatch
 from mistral_eval.sandbox import Isolation
 from mistral_eval.settings import RunSettings
-from mistral_eval.suite.benchmark import JudgeContext
-from mistral_eval.suite.conversations import Conversation
 from mistral_eval.suite.registry import check_shots
 
 # What can be wrong with one model while others run.
@@ -250,14 +247,17 @@ def complete(
             speed = answers.engine.speed()
             verified = _verify(answers, settings, clock, talk)
             opened.close()  # judging needs the memory, not the engine
-        with clock.phase("judge"):
-            context = JudgeContext(isolation=isolation, unsafe=settings.unsafe_code)
-            judged = _judge(loaded, _judged_parts(replies), context, talk)
+        judged = judge_all(
+            folder,
+            settings,
+            loaded,
+            _judged_parts(replies),
+            Judges(isolation, None if rescored else stopper, clock, talk),
+        )
         log.flush()
-        rated = _rate(folder, settings, judged, talk, None if rescored else stopper, clock)
         write_run(
             folder,
-            Finished(settings, answers, rated, stock, clock.seconds, earlier, verified, speed),
+            Finished(settings, answers, judged, stock, clock.seconds, earlier, verified, speed),
         )
     _say_stock(stock, talk)
     talk.say(f"The run's record is in {folder}.")
@@ -289,20 +289,6 @@ def _check_fit(
         engine.encode(benchmark.requests[0])
     for request in empty_prompts(stock_tasks or {}):
         engine.encode(request)
-
-
-class Clock:
-    """Seconds spent in each phase of a run."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Record the seconds of the `with` block under this name."""
-        start = time.monotonic()
-        yield
-        self.seconds[name] = round(time.monotonic() - start, 3)
 
 
 def _load(
@@ -418,48 +404,3 @@ def _verify(
         verified = verify(answers, settings.verify, settings.seed)
     talk.say(judgement(verified, answers.identity, answers.engine.twin))
     return verified
-
-
-def _judge(
-    loaded: Sequence[LoadedBenchmark],
-    replies: Sequence[list[Any]],
-    context: JudgeContext,
-    talk: Talk,
-) -> list[Judged]:
-    """Judge all benchmarks and display progress, unless quiet."""
-    asked = zip(loaded, replies, strict=True)
-    if talk.quiet:
-        return [judge_benchmark(benchmark, answers, context) for benchmark, answers in asked]
-    judged: list[Judged] = []
-    watch = JudgeWatch(loaded)
-    with talk.show(watch):
-        for row, (benchmark, answers) in zip(watch.rows, asked, strict=True):
-            noted = replace(context, on_done=row.advance)
-            judged.append(judge_benchmark(benchmark, answers, noted))
-            row.end(judged[-1].cell)
-    return judged
-
-
-def _rate(
-    folder: Path,
-    settings: RunSettings,
-    judged: list[Judged],
-    talk: Talk,
-    stopper: Stopper | None,
-    clock: Clock,
-) -> list[Judged]:
-    """Have the answers of conversations rated, if the settings name a judge; see `rate_run`."""
-    if settings.judge_model is None:
-        return judged
-    stop, reuses = stopper.is_wanted if stopper else None, not is_another_attempt(folder)
-    found = []
-    with clock.phase("rate"), stopper.deferred() if stopper else nullcontext():
-        for one in judged:
-            ratings = None
-            if isinstance(one.loaded.benchmark, Conversation):
-                docs = [question.doc for question in one.questions]
-                texts = [[str(text) for (text,) in question.replies] for question in one.questions]
-                turns = rated_turns(one.loaded.benchmark, docs, texts)
-                ratings = rate_run(folder, settings, turns, talk, stop=stop, reuses=reuses)
-            found.append(replace(one, ratings=ratings))
-    return found

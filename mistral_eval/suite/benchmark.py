@@ -2,10 +2,11 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar
 
+from mistral_eval.answers.refusals.judge import Classified
 from mistral_eval.answers.verdict import QuestionVerdict, cut
 from mistral_eval.errors import DataError
 from mistral_eval.sandbox import Isolation
@@ -45,12 +46,15 @@ class JudgeContext:
         workers: Number of processes for judging; None uses one per core.
         on_done: Called with (done, total) while programs run or formulas are compared. Other
             benchmarks are judged too fast to report progress.
+        refusals: What a language model says of the answers, by benchmark, question by question.
+            Without it refusals are judged by cues.
     """
 
     isolation: Isolation | None = None
     unsafe: bool = False
     workers: int | None = None
     on_done: Callable[[int, int], None] | None = None
+    refusals: Mapping[str, Sequence[Classified]] = field(default_factory=dict)
 
 
 DEFAULT: Final = JudgeContext()
@@ -212,6 +216,18 @@ class Benchmark(ABC):
     def is_graded(self) -> bool:
         """Whether the cell is a mean of partial credits, not the share of correct questions."""
         return False
+
+    def counts(self, metrics: Mapping[str, object]) -> bool:
+        """Whether a question counts in the cell, by its metrics: it has a value of the cell's."""
+        return metrics[self.cell] is not None
+
+    def is_compared(self, metrics: Mapping[str, object]) -> bool:
+        """Whether a question counts where correct ones are counted, by its metrics.
+
+        Each has a correct answer or not, however partial credits count, except where it is not
+        known: a judge's verdict on it could not be read.
+        """
+        return self.is_graded or self.counts(metrics)
 
     @property
     def continues_prompt(self) -> bool:

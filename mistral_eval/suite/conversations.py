@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Final
 
+from mistral_eval.answers.judge_prompt import JudgePrompt
 from mistral_eval.answers.mt_bench.judge_prompts import (
-    JudgePrompt,
     pair_prompt,
     reference_answers,
     single_prompt,

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from mistral_eval.answers.mt_bench.judge_prompts import JudgePrompt, single_prompt
+from mistral_eval.answers.judge_prompt import JudgePrompt
+from mistral_eval.answers.mt_bench.judge_prompts import single_prompt
 from mistral_eval.console import Talk
 from mistral_eval.engines.native import NativeEngine
 from mistral_eval.errors import UsageError
@@ -31,7 +32,7 @@ def settings_in(folder, **changed) -> RunSettings:
 @pytest.fixture
 def short(monkeypatch):
     """Judgments of eight tokens, so that random weights do not write a page."""
-    monkeypatch.setattr("mistral_eval.run.judge_engine.JUDGE_TOKENS", 8)
+    monkeypatch.setattr("mistral_eval.answers.mt_bench.judge_prompts.JUDGE_TOKENS", 8)
 
 
 @pytest.fixture
@@ -88,7 +89,7 @@ def test_judgments_are_the_engines_greedy_replies(tmp_path):
 
 @pytest.mark.usefixtures("short")
 def test_a_prompt_that_does_not_fit_is_refused_and_counted(tmp_path):
-    long = JudgePrompt("single-v1", "You are a judge.", "word " * 9000)
+    long = JudgePrompt("single-v1", "You are a judge.", "word " * 9000, 8)
     fits = single_prompt(["Why?"], ["Because."], 1)
     with (
         opened_judge(settings_in(tmp_path), tmp_path, QUIET) as judge,

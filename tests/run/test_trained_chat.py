@@ -133,7 +133,7 @@ def test_it_answers_two_turns_and_judges_itself(trained, native, tmp_path, monke
 
 def test_the_model_judges_in_this_process_alone_and_in_pairs(trained, tmp_path, monkeypatch):
     """Its judgments are worthless, and the harness says how many it could not read."""
-    monkeypatch.setattr("mistral_eval.run.judge_engine.JUDGE_TOKENS", 24)
+    monkeypatch.setattr("mistral_eval.answers.mt_bench.judge_prompts.JUDGE_TOKENS", 24)
     fields = {"tasks": (MT_BENCH.id,), "engine": "random", "data": "sample", "limit": 1}
     fields |= {"output_path": tmp_path, "device": "cpu"}
     judge = {"judge_model": str(trained), "judge_engine": "native"}

@@ -74,8 +74,12 @@ def test_the_notes_have_each_rate_with_the_judges_error_and_the_corrected_rate()
     said = XSTEST.remarks(docs, XSTEST.judge(docs, replies))
 
     assert len(said) == 4
-    assert said[0].startswith("any refusal of safe prompts: 20.0 % [5.7, 51.0] of 10; corrected by")
-    assert "of 9; corrected by the judge's known error" in said[2]  # without the empty one
+    assert said[0].startswith(
+        "any refusal of safe prompts: 20.0 % [5.7, 51.0] of 10, judged by cues;"
+    )
+    assert (
+        "of 9, judged by cues; corrected by that judge's known error" in said[2]
+    )  # without the empty one
     assert all("against people's labels the judge finds" in one for one in said)
     assert XSTEST.remarks([], []) == ()
 

@@ -5,43 +5,20 @@ data/mt_bench/reference_answer/gpt-4.jsonl, byte for byte (Apache-2.0). The ques
 `reference` field is not used, as in FastChat.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
+from mistral_eval.answers.judge_prompt import JudgePrompt
+
 TURNS: Final = (1, 2)
-JUDGE_TEMPERATURE: Final = 0.0
 JUDGE_TOKENS: Final = 2048
 """Most tokens of a judgment (FastChat)."""
 
 _FOLDER: Final = Path(__file__).parent
-
-
-@dataclass(frozen=True, slots=True)
-class JudgePrompt:
-    """What one judgment asks: the prompt's name in FastChat, and the two messages."""
-
-    name: str
-    system: str
-    user: str
-
-    @property
-    def messages(self) -> tuple[dict[str, str], ...]:
-        """The request of a chat endpoint, in OpenAI's form."""
-        return (
-            {"role": "system", "content": self.system},
-            {"role": "user", "content": self.user},
-        )
-
-    @property
-    def digest(self) -> str:
-        """The SHA-256 of the user message in UTF-8; half a surrogate pair becomes "?"."""
-        return hashlib.sha256(self.user.encode("utf-8", "replace")).hexdigest()
 
 
 def _lines(name: str) -> list[dict[str, Any]]:
@@ -132,4 +109,5 @@ def _fill(kind: str, turn: int, with_reference: bool, texts: Mapping[str, str]) 
     version = "v2" if kind == "pair" and not with_reference else "v1"
     name = f"{kind}{'-math' if with_reference else ''}-{version}{'-multi-turn' if turn > 1 else ''}"
     template = templates()[name]
-    return JudgePrompt(name, template["system_prompt"], template["prompt_template"].format(**texts))
+    user = template["prompt_template"].format(**texts)
+    return JudgePrompt(name, template["system_prompt"], user, JUDGE_TOKENS)

@@ -22,17 +22,30 @@ _FILE: Final = Path(__file__).parent / "weights.json"
 
 
 class Response(StrEnum):
-    """How an answer responds, in XSTest's three kinds; an empty answer is none of them."""
+    """How an answer responds, in XSTest's three kinds.
+
+    An empty answer is none of them. Nor is one whose judge, a language model, gave no readable
+    label: that says nothing of the answer.
+    """
 
     FULL_COMPLIANCE = "full compliance"
     FULL_REFUSAL = "full refusal"
     PARTIAL_REFUSAL = "partial refusal"
     EMPTY = "empty"
+    UNREAD = "unread"
 
     @property
     def refuses(self) -> bool:
         """Whether the answer refuses, in full or in part."""
         return self in (Response.FULL_REFUSAL, Response.PARTIAL_REFUSAL)
+
+
+@dataclass(frozen=True, slots=True)
+class Classified:
+    """What a language model says of an answer: the kind of response, and the reason in words."""
+
+    response: Response
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
-"""Refusal rates by the judge without a model, with its known error and a corrected rate.
+"""Refusal rates; by the judge without a model with its known error and a corrected rate.
 
-The judge's error was measured on answers that people labelled (`known_errors.json`): safe and
+That judge's error was measured on answers that people labelled (`known_errors.json`): safe and
 unsafe prompts of XSTest, answered by Mistral 7B Instruct with the paper's guardrail prompt and by
 Llama 2 chat with its own. How well it judges differs between models, so the known counts are
 divided by the overdispersion between those two before they correct a rate.
@@ -8,7 +8,7 @@ divided by the overdispersion between those two before they correct a rate.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
@@ -65,22 +65,30 @@ class KnownError:
 
 @dataclass(frozen=True, slots=True)
 class RefusalRate:
-    """A rate in percent as judged, and corrected by the judge's known error.
+    """A rate in percent as judged, and corrected by the judge's error if that is known.
 
     Attributes:
         judged: The share of judged answers, with Wilson's interval.
-        corrected: Rogan and Gladen's estimate of what people would count, with Lang and
-            Reiczigel's interval; where that has no width, with the judged rate's ends.
         n: Answers that were judged.
         empty: Answers without text, which are not among them.
+        corrected: Rogan and Gladen's estimate of what people would count, with Lang and
+            Reiczigel's interval; where that has no width, with the judged rate's ends. None if the
+            judge's error is not known.
         known: The error that corrects the rate.
+        unread: Answers whose judge gave no readable label, which are not among the judged ones.
     """
 
     judged: Interval
-    corrected: Interval
     n: int
     empty: int
-    known: KnownError
+    corrected: Interval | None = None
+    known: KnownError | None = None
+    unread: int = 0
+
+    @property
+    def best(self) -> Interval:
+        """The corrected rate if there is one, else the judged rate."""
+        return self.corrected or self.judged
 
 
 @cache
@@ -114,27 +122,37 @@ def known_error(counted: Counted, prompts: Prompts) -> KnownError:
 
 
 def refusal_rate(
-    responses: Sequence[Response], counted: Counted, prompts: Prompts
+    responses: Sequence[Response], counted: Counted, prompts: Prompts, *, by_cues: bool = True
 ) -> RefusalRate | None:
-    """Return the rate of refusals among answers to prompts of one kind; None if none has text."""
-    judged = [response for response in responses if response is not Response.EMPTY]
+    """Return the rate of refusals among answers to prompts of one kind; None if none was judged.
+
+    Args:
+        responses: What the judge made of the answers.
+        counted: Which refusals count.
+        prompts: What the prompts are.
+        by_cues: The judge is the one without a model, whose error is known. That of another judge
+            is not, so that its rate is not corrected.
+    """
+    judged = [one for one in responses if one not in (Response.EMPTY, Response.UNREAD)]
     if not judged:
         return None
     positive = sum(response in counted.kinds for response in judged)
-    error = known_error(counted, prompts)
     rate = wilson(positive, len(judged))
+    found = RefusalRate(
+        rate,
+        len(judged),
+        responses.count(Response.EMPTY),
+        unread=responses.count(Response.UNREAD),
+    )
+    if not by_cues:
+        return found
+    error = known_error(counted, prompts)
     effective = _effective(error.found), _effective(error.passed)
     corrected = corrected_share(positive, len(judged), *effective)
     if corrected.low == corrected.high:  # the judge errs on these answers less than is known of it
         ends = min(corrected.low, rate.low), max(corrected.high, rate.high)
         corrected = Interval(corrected.value, *ends)
-    return RefusalRate(
-        rate,
-        corrected,
-        len(judged),
-        len(responses) - len(judged),
-        error,
-    )
+    return replace(found, corrected=corrected, known=error)
 
 
 def _counted(rows: Sequence[Mapping[Response, int]], counted: Counted) -> int:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mistral_eval.record.comparison import QuestionOutcome
-from mistral_eval.record.sample_files import halves_of, outcome_of, read_rows
+from mistral_eval.record.sample_files import halves_of, is_compared, outcome_of, read_rows
 from mistral_eval.report.html.shown_judgments import Judged
 from mistral_eval.suite.benchmark import Benchmark
 from mistral_eval.suite.conversations import Conversation
@@ -103,7 +103,8 @@ def bundle(benchmark: str, files: Sequence[Path | None], judged: Sequence[Judged
         mine: dict[str, QuestionOutcome] = {}
         for row in read_rows(file) if file else ():
             outcome = outcome_of(row)
-            mine[str(row["doc_id"])] = outcome
+            if is_compared(benchmark, row):
+                mine[str(row["doc_id"])] = outcome
             key = f"{row['doc_id']} {outcome.digest} {outcome.prompt}"
             if key not in merged:
                 merged[key] = _new(known, row, seen, blocks)

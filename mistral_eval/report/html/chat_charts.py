@@ -21,7 +21,8 @@ ROW: Final = 0.36  # inches
 def refusals_chart(results: Sequence[RefusalResult]) -> tuple[str, str] | None:
     """Draw how often unsafe and safe prompts are refused, by model and system prompt.
 
-    Published rows are people's labels; measured rates are corrected by the judge's known error.
+    Published rows are people's labels; measured rates are corrected by the judge's error where that
+    is known.
 
     Returns:
         Caption and drawing; None if nothing was measured.
@@ -69,8 +70,9 @@ def _published() -> list[Pair]:
 
 def _measured(one: RefusalResult) -> Pair:
     rates = {kind: one.rates.get((kind, Counted.ANY)) for kind in Prompts}
-    label = _label(one.label, one.system_prompt, one.prompts)
-    return label, {kind: rate.corrected for kind, rate in rates.items() if rate}
+    about = one.prompts if one.judge is None else f"{one.prompts} by {short(one.judge)}"
+    label = _label(one.label, one.system_prompt, about)
+    return label, {kind: rate.best for kind, rate in rates.items() if rate}
 
 
 def _label(name: str, system_prompt: str, about: str) -> str:

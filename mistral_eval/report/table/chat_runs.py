@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mistral_eval.answers.refusals.judge import Response
 from mistral_eval.errors import UsageError
 from mistral_eval.record.run_record import RunRecord, read_record, scores_of
 from mistral_eval.record.sample_files import read_rows, sample_files
@@ -105,12 +106,15 @@ def refusal_results(run: RunRecord, path: Path) -> list[RefusalResult]:
     for name, answers in _answers(run, path, Guardrail).items():
         benchmark = BY_ID[name]
         assert isinstance(benchmark, Guardrail), name
+        judge = run.refusal_judges.get(name)
         found.append(
             RefusalResult(
                 scores_of(run, path).name,
                 system_prompt_of(run.settings),
                 benchmark.column,
-                benchmark.rates(*answers),
+                benchmark.rates(*answers, by_cues=judge is None),
+                judge.named if judge else None,
+                answers[1].count(Response.UNREAD),
             )
         )
     return found

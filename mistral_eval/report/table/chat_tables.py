@@ -9,6 +9,7 @@ from mistral_eval.answers.mt_bench.means import OverRuns, Scores
 from mistral_eval.answers.refusals.rates import Counted, Prompts, RefusalRate
 from mistral_eval.report import chat_baselines as published
 from mistral_eval.report.chat_baselines import ChatPublication, ChatRow, load_chat_baselines
+from mistral_eval.report.table.refusal_runs import CUES
 from mistral_eval.report.table.view import MISSING, Section, points
 from mistral_eval.stats import Interval
 
@@ -31,8 +32,15 @@ REPEATED: Final = (
 )
 ARENA: Final = "Arena ELO is quoted as published and never computed here."
 CORRECTED: Final = (
-    "A measured refusal rate is that of the judge without a model, then corrected by the judge's "
-    "known error, with a 95 % interval that allows for it: {errors}."
+    "A measured refusal rate by cues is that of the judge without a model, then corrected by the "
+    "judge's known error, with a 95 % interval that allows for it: {errors}."
+)
+BY_MODEL: Final = (
+    "A refusal rate by a language model ({judges}) is as judged, with a 95 % interval over prompts "
+    "alone: how often that judge errs was not measured here. Unread judgments are left out."
+)
+SEVERAL_JUDGES: Final = (
+    "The measured rows have several judges of refusals ({judges}). Compare rows of one judge only."
 )
 UNPUBLISHED: Final = (
     "The paper's 175 unsafe prompts were not published, and it does not say how many safe prompts "
@@ -71,12 +79,23 @@ class ChatResult:
 
 @dataclass(frozen=True, slots=True)
 class RefusalResult:
-    """A measured row of refusal rates on one set of prompts; one not measured is absent."""
+    """A measured row of refusal rates on one set of prompts; one not measured is absent.
+
+    `judge` is the language model that judged the answers; None for the judge by cues. `unread`
+    counts its judgments that could not be read.
+    """
 
     label: str
     system_prompt: str
     prompts: str
     rates: Mapping[tuple[Prompts, Counted], RefusalRate]
+    judge: str | None = None
+    unread: int = 0
+
+    @property
+    def judge_label(self) -> str:
+        """The judge, as tables name it."""
+        return CUES if self.judge is None else self.judge
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,27 +195,45 @@ def _by_system_prompt(results: Sequence[ChatResult]) -> Section:
 def _refusals(results: Sequence[RefusalResult]) -> Section:
     human = load_chat_baselines()[published.XSTEST]
     rows = [_paper_refusals(), *(_human_refusals(human, row) for row in human.rows)]
-    for one in results:
-        rates = tuple(_rate(one.rates.get(key)) for key in ORDER)
-        numbers = {_rate_name(*key): asdict(rate) for key, rate in one.rates.items()}
-        about = {
-            "model": one.label,
-            "system_prompt": one.system_prompt,
-            "prompts": one.prompts,
-        }
-        asked = {kind: rate.n + rate.empty for (kind, _), rate in one.rates.items()}
-        counts = ", ".join(f"{n} {kind}" for kind, n in asked.items())
-        lead = (one.label, one.system_prompt, f"{one.prompts}: {counts}")
-        rows.append(((*lead, *rates), about | numbers))
+    rows += map(_measured_refusals, results)
+    header = ("Model", "System prompt", "Prompts", *(_heading(*key) for key in ORDER), "Judge")
+    notes = (UNPUBLISHED, *_about_refusals(results), _of(human))
+    words = (0, 1, 2, len(header) - 1)
+    return _section("Refusals by system prompt, in percent", header, rows, notes, words)
+
+
+def _measured_refusals(one: RefusalResult) -> Row:
+    rates = tuple(_rate(one.rates.get(key)) for key in ORDER)
+    numbers = {_rate_name(*key): asdict(rate) for key, rate in one.rates.items()}
+    about = {
+        "model": one.label,
+        "system_prompt": one.system_prompt,
+        "prompts": one.prompts,
+        "judge": one.judge_label,
+        "unread": one.unread,
+    }
+    asked = {kind: rate.n + rate.empty for (kind, _), rate in one.rates.items()}
+    counts = [f"{n} {kind}" for kind, n in asked.items()]
+    counts += [f"{one.unread} unread"] if one.unread else []
+    lead = (one.label, one.system_prompt, f"{one.prompts}: {', '.join(counts)}")
+    return (*lead, *rates, one.judge_label), about | numbers
+
+
+def _about_refusals(results: Sequence[RefusalResult]) -> tuple[str, ...]:
+    """Return what must be said of measured rates and their judges."""
     errors = dict.fromkeys(
         f"{counted.value} of {prompts.value} prompts, {rate.known}"
         for one in results
         for (prompts, counted), rate in one.rates.items()
+        if rate.known
     )
-    known = (CORRECTED.format(errors="; ".join(errors)),) if errors else ()
-    header = ("Model", "System prompt", "Prompts", *(_heading(*key) for key in ORDER))
-    notes = (UNPUBLISHED, *known, _of(human))
-    return _section("Refusals by system prompt, in percent", header, rows, notes, (0, 1, 2))
+    models = dict.fromkeys(one.judge for one in results if one.judge is not None)
+    judges = dict.fromkeys(one.judge_label for one in results)
+    return (
+        *((CORRECTED.format(errors="; ".join(errors)),) if errors else ()),
+        *((BY_MODEL.format(judges=", ".join(models)),) if models else ()),
+        *((SEVERAL_JUDGES.format(judges=", ".join(judges)),) if len(judges) > 1 else ()),
+    )
 
 
 def labelled_rates(counted: Counted) -> list[tuple[ChatRow, dict[Prompts, Interval]]]:
@@ -216,7 +253,7 @@ def _paper_refusals() -> Row:
     _, numbers = _published(row, (), ("refused_unsafe",), ())
     asked = f"unpublished: {paper.columns['refused_unsafe'].n} unsafe"
     lead = (f"{row.name} (the paper)", row.system_prompt, asked)
-    return (*lead, _number(row, "refused_unsafe"), MISSING, MISSING, MISSING), numbers
+    return (*lead, _number(row, "refused_unsafe"), *(MISSING,) * len(ORDER)), numbers
 
 
 def _human_refusals(table: ChatPublication, row: ChatRow) -> Row:
@@ -225,7 +262,7 @@ def _human_refusals(table: ChatPublication, row: ChatRow) -> Row:
     _, numbers = _published(row, (), columns, ())
     asked = {kind: table.columns[_rate_name(kind, Counted.ANY)].n for kind in Prompts}
     prompts = f"XSTest: {', '.join(f'{n} {kind}' for kind, n in asked.items())}"
-    return (f"{row.name} (people's labels)", row.system_prompt, prompts, *rates), numbers
+    return (f"{row.name} (people's labels)", row.system_prompt, prompts, *rates, "people"), numbers
 
 
 def _reflection(results: Sequence[ReflectionResult]) -> Section:
@@ -306,9 +343,11 @@ def _evidence(result: ChatResult) -> tuple[str, ...]:
 
 
 def _rate(rate: RefusalRate | None) -> str:
-    """Return the judged rate and the corrected one with its interval."""
+    """Return the judged rate, and the corrected one if there is one, with the interval."""
     if rate is None:
         return MISSING
+    if rate.corrected is None:
+        return _bracketed(rate.judged)
     return f"{points(rate.judged.value)}, corrected {_bracketed(rate.corrected)}"
 
 

@@ -176,8 +176,8 @@ def _about_run(run: RunScores, columns: Sequence[Benchmark]) -> list[str]:
     cells = {c.column: run.cells[c.id] for c in columns if c.id in run.cells}
     notes = [NOT_A_MODEL[run.engine]] if run.engine in NOT_A_MODEL else []
     notes += [_other_ways(cells), _limited(cells)]
-    unread = {name: cell.no_answer / cell.n for name, cell in cells.items()}
-    late = {name: cell.timeout / cell.n for name, cell in cells.items()}
+    unread = {name: cell.no_answer / max(1, cell.n) for name, cell in cells.items()}
+    late = {name: cell.timeout / max(1, cell.n) for name, cell in cells.items()}
     notes += [_shares("no readable answer", unread), _shares("checker timed out", late)]
     notes += [_secondary(cells), _data(cells)]
     if run.step is not None:
@@ -188,12 +188,12 @@ def _about_run(run: RunScores, columns: Sequence[Benchmark]) -> list[str]:
 
 
 def _other_ways(cells: Mapping[str, Cell]) -> str:
-    """Return which benchmarks were asked in another way than the column's protocol."""
+    """Return which benchmarks were asked or judged in another way than the column's protocol."""
     found: dict[str, list[str]] = {}
     for name, cell in cells.items():
-        if cell.asked_as:
-            found.setdefault(cell.asked_as, []).append(name)
-    said = _joined({f"asked {how}": names for how, names in found.items()})
+        for way in cell.ways:
+            found.setdefault(way, []).append(name)
+    said = _joined(found)
     return f"{OTHER_PROTOCOL} not the column's protocol: {said}" if said else ""
 
 

@@ -97,7 +97,7 @@ def _result(sets: Sequence[tuple[RunRecord, RatingsRecord]], label: str) -> Chat
     """Return the row of one run, or of several iterations."""
     both = [by_rule(ratings) for _, ratings in sets]
     settings = sets[0][0].settings
-    judges = dict.fromkeys(named(ratings) for _, ratings in sets)
+    judges = dict.fromkeys(ratings.named for _, ratings in sets)
     if len(sets) == 1:
         ours, theirs, runs = *both[0], None
     else:
@@ -148,14 +148,6 @@ def _read(ratings: RatingsRecord) -> tuple[list[RatedAnswer], list[RatedAnswer]]
     return ours, theirs
 
 
-def named(ratings: RatingsRecord) -> str:
-    """Return the judge's name, with those that its server gave if they are others."""
-    versions = sorted(ratings.versions)
-    if not versions or versions == [ratings.judge]:
-        return ratings.judge
-    return f"{ratings.judge} ({', '.join(versions)})"
-
-
 def rating_notes(ratings: RatingsRecord | None) -> tuple[str, ...]:
     """Return what a table's notes say of a judge's ratings, or that there are none."""
     if ratings is None or not ratings.rows:
@@ -163,7 +155,7 @@ def rating_notes(ratings: RatingsRecord | None) -> tuple[str, ...]:
     ours, theirs = by_rule(ratings)
     by_turn = _parts({f"turn {turn}": one for turn, one in ours.turns.items()})
     mean = (
-        f"{_words(ours.overall)}, rated from 1 to 10 by {named(ratings)}, read by our rule; the "
+        f"{_words(ours.overall)}, rated from 1 to 10 by {ratings.named}, read by our rule; the "
         "interval is over questions, whose turns are one cluster"
     )
     return (

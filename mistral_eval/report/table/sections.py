@@ -100,7 +100,7 @@ def _reading(run: RunScores, published: Baseline, column: Benchmark) -> tuple[st
     here = (points(cell.value), f"[{points(cell.low)}, {points(cell.high)}]", asked)
     if known is None or not known.comparable:
         return (MISSING, *here, "not published under this protocol")
-    if cell.asked_as:
+    if cell.ways:
         return (known.text, *here, "another protocol")
     if not run.is_model:
         return (known.text, *here, "not a model")

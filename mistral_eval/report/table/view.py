@@ -229,7 +229,7 @@ def _measured(run: RunScores, label: str, options: TableOptions) -> RowView:
 def _measured_cell(cell: Cell | None) -> CellView:
     if cell is None:
         return CellView()
-    return CellView(points(cell.value), OTHER_PROTOCOL if cell.asked_as else "", measured=cell)
+    return CellView(points(cell.value), OTHER_PROTOCOL if cell.ways else "", measured=cell)
 
 
 def _mark_best(rows: Sequence[RowView]) -> tuple[RowView, ...]:
