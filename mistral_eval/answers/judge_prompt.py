@@ -33,5 +33,10 @@ class JudgePrompt:
 
     @property
     def digest(self) -> str:
-        """The SHA-256 of the user message in UTF-8; half a surrogate pair becomes "?"."""
-        return hashlib.sha256(self.user.encode("utf-8", "replace")).hexdigest()
+        """The digest of the user's message; see `digest_of`."""
+        return digest_of(self.user)
+
+
+def digest_of(user: str) -> str:
+    """Return the SHA-256 of a user's message in UTF-8; half a surrogate pair becomes "?"."""
+    return hashlib.sha256(user.encode("utf-8", "replace")).hexdigest()

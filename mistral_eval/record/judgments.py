@@ -87,8 +87,12 @@ class Judgments:
 
     def attempts(self, prompt: JudgePrompt) -> list[Judgment]:
         """Return the judgments of one prompt, in the order in which they were asked for."""
+        return self.attempts_at(prompt.name, prompt.digest)
+
+    def attempts_at(self, name: str, digest: str) -> list[Judgment]:
+        """Return the judgments of the prompt with this name and digest; see `attempts`."""
         found: list[Judgment] = []
-        while fields := self._lookup(self._key(prompt, len(found))):
+        while fields := self._lookup(self._key(name, digest, len(found))):
             found.append(Judgment(**fields))
         return found
 
@@ -99,11 +103,11 @@ class Judgments:
             RepliesError: It could not be written.
         """
         assert isinstance(self._log, RepliesLog), "opened for reading"
-        self._log.put(self._key(prompt, attempt), asdict(judgment))
+        self._log.put(self._key(prompt.name, prompt.digest, attempt), asdict(judgment))
         self._log.flush()
 
-    def _key(self, prompt: JudgePrompt, attempt: int) -> bytes:
-        parts = [self._judge, prompt.name, prompt.digest, attempt]
+    def _key(self, name: str, digest: str, attempt: int) -> bytes:
+        parts = [self._judge, name, digest, attempt]
         if self._iteration:  # the first run's keys are those of a single one
             parts.append(self._iteration)
         return hashlib.sha256(json.dumps(parts).encode()).digest()

@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from mistral_eval.errors import StoreError
+from mistral_eval.record.fastchat import JUDGMENTS_FILE
 from mistral_eval.record.run_folder import PARTS_FOLDER, REPLIES_FOLDER, TABLE_FILE
 from mistral_eval.record.run_record import RUN_FILE
 from mistral_eval.record.store import Store
@@ -30,6 +31,7 @@ LOG_FILES: Final = (f"*/{REPLIES_FOLDER}/*.jsonl",)  # judgments have such a fol
 # What a run needs of its own folder and of its neighbours'.
 TO_RESUME: Final = (*LOG_FILES, "*/engine.json", f"*/{PARTS_FOLDER}/*.json", f"*/{RUN_FILE}")
 _CHANGING: Final = (RUN_FILE, TABLE_FILE)  # written again by a rescoring
+_REREAD: Final = JUDGMENTS_FILE.replace(".", "*.")  # so are these, of pairs too
 _LEFT_OUT: Final = ("*.lock", ".*", URL_FILE)
 
 Say = Callable[[str], None]
@@ -297,10 +299,11 @@ class Upload:
         return count
 
     def _is_there(self, name: str, file: Path, size: int) -> bool:
-        """Return whether the store had the file before: of a run.json, with the same content."""
+        """Return whether the store had the file before, with the same content if it may change."""
         if self._known.get(name) != size:
             return False
-        return file.name not in _CHANGING or self._store.read(name) == file.read_bytes()
+        may_change = file.name in _CHANGING or fnmatch(file.name, _REREAD)
+        return not may_change or self._store.read(name) == file.read_bytes()
 
 
 def _is_log(file: Path) -> bool:

@@ -2,16 +2,18 @@
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from mistral_eval.answers.judge_prompt import JudgePrompt
+from mistral_eval.answers.judge_prompt import JudgePrompt, digest_of
 from mistral_eval.answers.mt_bench.pair_verdicts import Winner, read_winner
 from mistral_eval.console import Talk
 from mistral_eval.errors import UsageError
-from mistral_eval.record.fastchat import PairJudgment, write_lines
+from mistral_eval.record.fastchat import PairJudgment, read_pair_judgments, write_lines
 from mistral_eval.record.judgments import FOLDER, Judgments
+from mistral_eval.record.remote import Copy
 from mistral_eval.report.table.pair_tables import PAIR_FILES, pair_notes
 from mistral_eval.run.asking_judge import JudgeQueue, chosen
 from mistral_eval.run.judge_only import judged_benchmark, judging_folder
@@ -66,7 +68,9 @@ def compare_answers(path: Path, other: Path, settings: RunSettings, talk: Talk) 
     pairs = judged_pairs(benchmark, docs, first, second)
     folder = first.path if first.is_run else judging_folder(first, settings)
     names = _told_apart(first, second)
+    copy = Copy.around(folder, talk.say)
     with (
+        copy.keeping(folder) if copy else nullcontext(),
         stoppable(folder / FOLDER, talk.say) as stopper,
         stopper.deferred(),
         opened_judge(settings, folder, talk) as judge,
@@ -75,9 +79,9 @@ def compare_answers(path: Path, other: Path, settings: RunSettings, talk: Talk) 
         asking = JudgeQueue(judge, kept, talk, is_decided, stopper.is_wanted)
         asking.ask([prompt for pair in pairs for prompt in pair.prompts])
         lines = [_line(pair, names, kept) for pair in pairs]
-    digest = hashlib.sha256(f"{judge.name}\0{second.digest}".encode()).hexdigest()
-    file = folder / PAIR_FILES.replace("*", digest[:8])
-    write_lines(file, lines)
+        digest = hashlib.sha256(f"{judge.name}\0{second.digest}".encode()).hexdigest()
+        file = folder / PAIR_FILES.replace("*", digest[:8])
+        write_lines(file, lines)
     for note in pair_notes(file):
         talk.say(note)
     return file
@@ -104,6 +108,41 @@ def judged_pairs(
         asked = enumerate(benchmark.pair_prompts(doc, *both), 1)
         pairs += [JudgedPair(number, turn, prompts) for turn, prompts in asked]
     return pairs
+
+
+def rescore_pairs(folder: Path, talk: Talk) -> None:
+    """Read the winners again from the judgments in a run's folder, without the judge.
+
+    Of a judgment that the folder's log lacks, the text in the file is read.
+
+    Raises:
+        DataError: A file is not FastChat's.
+        OutputError: A file cannot be written.
+    """
+    for file in sorted(folder.glob(PAIR_FILES)):
+        lines = read_pair_judgments(file)
+        kept = {judge: Judgments.reading(folder, judge) for judge in {x.judge[0] for x in lines}}
+        write_lines(file, [_read_again(line, kept[line.judge[0]]) for line in lines])
+        for note in pair_notes(file):
+            talk.say(note)
+
+
+def _read_again(line: PairJudgment, kept: Judgments) -> PairJudgment:
+    """Return a pair with the winners that its judgments name today."""
+
+    def text_of(user: str, text: str) -> str:
+        attempts = kept.attempts_at(line.judge[1], digest_of(user))
+        return chosen(attempts, is_decided).text if attempts else text
+
+    first = text_of(line.g1_user_prompt, line.g1_judgment)
+    second = text_of(line.g2_user_prompt, line.g2_judgment)
+    read = {
+        "g1_winner": read_winner(first),
+        "g1_judgment": first,
+        "g2_winner": read_winner(second, exchanged=True),
+        "g2_judgment": second,
+    }
+    return line.model_copy(update=read)
 
 
 def is_decided(text: str) -> bool:

@@ -40,6 +40,7 @@ from mistral_eval.run.opening import (
     open_engine,
     run_folder,
 )
+from mistral_eval.run.pairing import rescore_pairs
 from mistral_eval.run.parts import Part
 from mistral_eval.run.questions import Asking, LoadedBenchmark, load_benchmarks
 from mistral_eval.run.results import Finished, rename, write_run
@@ -148,7 +149,8 @@ def rescore(folder: Path, talk: Talk, *, unsafe_code: bool, sandbox: str = "auto
     """Judge a finished run's logged replies again, without its model; keep the old files.
 
     The questions are rebuilt and their replies looked up in the replies log. Only the engine's
-    encoder is loaded, to compute the keys.
+    encoder is loaded, to compute the keys. A language model that judged, pairs too, is not asked:
+    its judgments are read again.
 
     Raises:
         OutputError: the folder holds no finished run.
@@ -169,6 +171,7 @@ def rescore(folder: Path, talk: Talk, *, unsafe_code: bool, sandbox: str = "auto
     copy = Copy.around(folder, talk.say)
     with copy.keeping(folder) if copy else nullcontext():
         complete(folder, settings, talk, isolation, earlier=run, rescored=identity)
+        rescore_pairs(folder, talk)
 
 
 def settings_of(run: Mapping[str, Any], *, unsafe_code: bool, sandbox: str) -> RunSettings:

@@ -45,6 +45,7 @@ system_prompt: null
 judge_url: null
 judge_model: null
 judge_engine: null
+refusal_judge: cues
 judge_only: null
 judge_pairwise: null
 iterations: 1

@@ -5,16 +5,17 @@ import json
 import pytest
 
 from mistral_eval.answers.mt_bench.judge_prompts import pair_prompt, reference_answers
-from mistral_eval.answers.mt_bench.pair_verdicts import Orders
+from mistral_eval.answers.mt_bench.pair_verdicts import Orders, Winner
 from mistral_eval.console import Talk
 from mistral_eval.data import load_benchmark_data, make_source
 from mistral_eval.errors import DataError, EngineError, UsageError
 from mistral_eval.record.fastchat import Choice, ModelAnswer, read_pair_judgments, write_lines
+from mistral_eval.record.run_record import read_run
 from mistral_eval.report.table import render_figure
 from mistral_eval.report.table.pair_tables import pair_results
 from mistral_eval.run.asking_judge import ATTEMPTS
 from mistral_eval.run.pairing import compare_answers
-from mistral_eval.run.run import run_suite
+from mistral_eval.run.run import rescore, run_suite
 from mistral_eval.settings import RunSettings
 from mistral_eval.suite.conversations import MT_BENCH
 from tests.judge_server import JudgeServer, said
@@ -179,6 +180,91 @@ def test_a_run_without_ratings_still_shows_its_pairs(tmp_path, files):
         compare_answers(folder, files[0], settings_in(tmp_path, judge), QUIET)
     table = render_figure([folder], "chat", "md")
     assert ["random", "good", "0", "0"] in [cells[:4] for cells in cells_of(table)]
+
+
+@pytest.fixture
+def compared(tmp_path, files):
+    """A run and its file of pairs, of which one judgment was readable at the third attempt only."""
+    late: list[str] = []
+
+    def answer(number, body):
+        user = user_of(body)
+        if f"Assistant A's Answer]\ngood on {NUMBERS[0]}" in user:
+            late.append(user)
+            return said("[[B]]" if len(late) == ATTEMPTS else "Hm.")
+        return said("[[A]]" if len(user) % 2 else "[[C]]")
+
+    with JudgeServer(answer) as judge:
+        settings = settings_in(tmp_path, judge, engine="random")
+        bare = settings.model_copy(update={"judge_url": None, "judge_model": None})
+        folder = run_suite(bare, QUIET)
+        file = compare_answers(folder, files[0], settings, QUIET)
+        assert len(judge.asked) == 4 * 2 * 2 + ATTEMPTS - 1  # 4 questions are in the file
+    return folder, file
+
+
+def as_an_older_rule_read(file, **changed):
+    """Write the file as if another rule had read all judgments."""
+    lines = [line.model_copy(update=changed) for line in read_pair_judgments(file)]
+    write_lines(file, lines)
+
+
+def test_a_rescoring_reads_the_pairs_again_without_the_judge(compared):
+    folder, file = compared
+    before = file.read_text(encoding="utf-8")
+    as_an_older_rule_read(file, g1_winner=Winner.ERROR, g2_winner=Winner.FIRST, g2_judgment="")
+    assert file.read_text(encoding="utf-8") != before
+
+    rescore(folder, QUIET, unsafe_code=False)
+    assert file.read_text(encoding="utf-8") == before
+    assert "ratings" not in read_run(folder)
+
+
+def test_a_rescoring_of_pairs_takes_the_attempt_that_can_be_read(compared):
+    """Also where the file has another one, as if an older rule could not read it."""
+    folder, file = compared
+    as_an_older_rule_read(file, g1_judgment="Hm.", g1_winner=Winner.ERROR)
+    rescore(folder, QUIET, unsafe_code=False)
+    found = read_pair_judgments(file)
+    assert found[0].g2_winner == "model_1"  # the third attempt's B, where A was the file's
+    assert all("[[" in one.g1_judgment and one.g1_winner != "error" for one in found)
+
+
+def test_pairs_without_their_log_are_read_from_the_file(compared):
+    folder, file = compared
+    before = file.read_text(encoding="utf-8")
+    for log in (folder / "judgments" / "replies").iterdir():
+        log.unlink()
+    as_an_older_rule_read(file, g1_winner=Winner.TIE, g2_winner=Winner.TIE)
+    rescore(folder, QUIET, unsafe_code=False)
+    assert file.read_text(encoding="utf-8") == before
+
+
+def test_pairs_of_a_run_in_a_store_are_there_and_change_there(tmp_path, files, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    store = tmp_path / "store"
+    with JudgeServer(lambda number, body: said("[[A]]")) as judge:
+        settings = settings_in(tmp_path, judge, engine="random", output_path=f"file://{store}")
+        bare = settings.model_copy(update={"judge_url": None, "judge_model": None})
+        folder = run_suite(bare, QUIET)
+        file = compare_answers(folder, files[0], settings, QUIET)
+    (there,) = store.rglob(file.name)
+    before = file.read_bytes()
+    assert there.read_bytes() == before
+
+    swapped = {"g1_winner": Winner.SECOND, "g2_winner": Winner.FIRST}  # as long as what is right
+    as_an_older_rule_read(file, **swapped)
+    there.write_bytes(file.read_bytes())
+    assert len(there.read_bytes()) == len(before)
+    rescore(folder, QUIET, unsafe_code=False)
+    assert there.read_bytes() == before
+
+
+def test_a_damaged_file_of_pairs_is_named(compared):
+    folder, file = compared
+    file.write_text("{", encoding="utf-8")
+    with pytest.raises(DataError, match=f"{file.name}, line 1: expected a JSON object"):
+        rescore(folder, QUIET, unsafe_code=False)
 
 
 def test_two_runs_of_one_model_are_told_apart(tmp_path):

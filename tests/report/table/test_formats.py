@@ -160,7 +160,7 @@ class TestJson:
         } == set(published["cells"]["mmlu"])  # fmt: skip
         assert {
             "value", "text", "low", "high", "n", "n_total", "correct", "no_answer", "timeout",
-            "data_fingerprint", "secondary", "limited", "notes", "asked_as", "best",
+            "data_fingerprint", "secondary", "limited", "notes", "asked_as", "judged_by", "best",
         } == set(run["cells"]["mmlu"])  # fmt: skip
 
     def test_numbers_apart_are_there_with_their_protocol(self):
