@@ -35,6 +35,7 @@ def plan(  # noqa: PLR0913 - one parameter per option of the command line
     system_instruction: opt.SystemInstruction = None,
     system_prompt: opt.SystemPrompt = None,
     fewshot_as_multiturn: opt.FewshotAsMultiturn = None,
+    iterations: opt.Iterations = 1,
     model_args: opt.ModelArgs = None,
     data_revision: opt.DataRevision = None,
     data_unpinned: opt.DataUnpinned = False,
@@ -53,7 +54,8 @@ def plan(  # noqa: PLR0913 - one parameter per option of the command line
     from mistral_eval.console import Talk, show
     from mistral_eval.run.planning import plan_run
 
-    found = plan_run(settings, Talk(quiet=quiet), calibrated=calibrate)
+    talk = Talk(quiet=quiet)
+    found = plan_run(settings, talk, calibrated=calibrate, iterations=iterations)
     if as_json:
         print_json(found.as_json())
         return
@@ -111,6 +113,13 @@ def foot_of(found: "Plan") -> str:
     ways = sorted({way.words for pair in place.ways.values() for way in pair})
     if ways:
         text += f"\nMatrix products: {', '.join(ways)}, by what is fastest here for each shape."
+    if found.iterations > 1:
+        text += (
+            f"\nAll figures are of {found.iterations} runs together. A greedy reply is equal in "
+            "all of them and is computed once."
+        )
+    if found.judgments:
+        text += f"\nA judge, if one is given, is asked for {found.judgments:,} ratings."
     if found.spread is not None:
         text += f"\n{_workers_of(found.spread)}"
     text += "".join(f"\n{sentence}" for sentence in found.left_out)

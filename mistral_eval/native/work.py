@@ -1,7 +1,7 @@
 """Count what requests would cost, without a model: tokens, sharing, and memory of caches."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import torch
 
@@ -77,6 +77,14 @@ class Work:
     def unique(self) -> int:
         """Tokens when each shared one is computed once, without generated ones."""
         return self.score_unique + self.prompt_unique
+
+    def repeated(self, again: "Work", times: int) -> "Work":
+        """Return the cost of this work and then, `times` times, of other work; nothing is kept."""
+        most = ("cache_bytes", "states_bytes")
+        both = asdict(self)
+        for name, value in asdict(again).items() if times else ():
+            both[name] = max(both[name], value) if name in most else both[name] + times * value
+        return Work(**both)
 
 
 def count_work(

@@ -1,29 +1,27 @@
 """Estimate the cost of a run from its requests and the model's configuration."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from time import monotonic
 from typing import Any
 
-from mistral_eval.console import Talk, counted
-from mistral_eval.data import make_source
+from mistral_eval.console import Talk
 from mistral_eval.engines.cluster.cutting import DECODE_PRICE, fewest_of, path_of
 from mistral_eval.engines.cluster.pools import local_workers
-from mistral_eval.engines.interface import Encoder, Request, engine_class
-from mistral_eval.errors import OutputError, UsageError
+from mistral_eval.engines.interface import engine_class
+from mistral_eval.errors import UsageError
 from mistral_eval.model.memory import resident_bytes
 from mistral_eval.native.calibrate import Rates, calibrate
 from mistral_eval.native.choose_products import as_text
-from mistral_eval.native.requests import GenerateRequest, ScoreRequest
 from mistral_eval.native.runner import pass_bytes
 from mistral_eval.native.shards import cut_for_workers, makespan
 from mistral_eval.native.work import Place, Work, count_work
-from mistral_eval.record.remote import Copy, local_folder
-from mistral_eval.record.run_record import RUN_FILE, read_record
+from mistral_eval.record.remote import Copy
+from mistral_eval.record.run_record import RUN_FILE
 from mistral_eval.run.absent import lacking
-from mistral_eval.run.questions import Asking, LoadedBenchmark, load_benchmarks
+from mistral_eval.run.opening import check_iterations
+from mistral_eval.run.planned_requests import Requests, planned_requests, reply_tokens_of
 from mistral_eval.settings import RAY_PREFIX, RunSettings
 
 
@@ -38,6 +36,8 @@ class Plan:
         reply_tokens: mean tokens of a reply in the model's earlier runs, by benchmark.
         left_out: a sentence for each benchmark whose rows the data folder lacks.
         spread: what several workers would cost; None for one process.
+        iterations: how often conversations are answered; all figures are of these runs together.
+        judgments: what a judge would be asked at least, if it rates the conversations.
     """
 
     benchmarks: Mapping[str, Work]
@@ -49,6 +49,8 @@ class Plan:
     reply_tokens: Mapping[str, float]
     left_out: Sequence[str]
     spread: "Spread | None" = None
+    iterations: int = 1
+    judgments: int = 0
 
     def decoded(self, name: str) -> float:
         """Return the tokens that a benchmark ("together": all) is expected to generate.
@@ -93,6 +95,8 @@ class Plan:
             "reply_tokens": dict(self.reply_tokens),
             "left_out": list(self.left_out),
             "truncated": self.truncated,
+            "iterations": self.iterations,
+            "judgments": self.judgments,
             "device": str(self.place.device),
             "dtype": str(self.place.dtype).removeprefix("torch."),
             "batch_tokens": self.place.budget.tokens,
@@ -136,22 +140,24 @@ class Spread:
     seconds: float | None
 
 
-@dataclass(slots=True)
-class Requests:
-    """All requests of a run, in token ids."""
-
-    scores: list[ScoreRequest]
-    generations: list[GenerateRequest]
-    truncated: int = 0
-
-
-def plan_run(settings: RunSettings, talk: Talk, *, calibrated: bool = True) -> Plan:
+def plan_run(
+    settings: RunSettings, talk: Talk, *, calibrated: bool = True, iterations: int = 1
+) -> Plan:
     """Count the tokens that a run computes, and estimate its time.
 
+    Args:
+        settings: the run's settings.
+        talk: receives messages.
+        calibrated: time some of the requests, for the estimate.
+        iterations: how often conversations are answered, as runs of their own. A reply that
+            several of them share, because it is greedy, is computed once.
+
     Raises:
-        UsageError: the settings name stock tasks, or a Ray cluster.
+        UsageError: the settings name stock tasks, or a Ray cluster, or several iterations of what
+            is no conversation.
         MistralEvalError: data, configuration or tokenizer cannot be read.
     """
+    check_iterations([settings.model_copy(update={"iteration": iterations - 1})])
     if settings.stock_tasks:
         raise UsageError(
             f"plan counts the paper's benchmarks, not stock tasks such as {settings.stock_tasks[0]}"
@@ -167,32 +173,82 @@ def plan_run(settings: RunSettings, talk: Talk, *, calibrated: bool = True) -> P
     clock = {"start": monotonic()}
     found = engine_class(settings.engine).plan_inputs(settings, talk.say)
     place = found.place
-    parts = _encode(found.encoder, settings, talk)
+    parts = planned_requests(found.encoder, settings, talk, repeats=iterations > 1)
     clock["requests"] = monotonic()
-    works = {name: count_work(part.scores, part.generations, place) for name, part in parts.items()}
-    whole = Requests(
-        [request for part in parts.values() for request in part.scores],
-        [request for part in parts.values() for request in part.generations],
-    )
-    together = count_work(whole.scores, whole.generations, place)
+    more = iterations - 1
+    works = {
+        name: _work(part.first, place).repeated(_work(part.again, place), more)
+        for name, part in parts.items()
+    }
+    whole, again = Requests(), Requests()
+    for part in parts.values():
+        whole.add(part.first)
+        again.add(part.again)
+    together = _work(whole, place).repeated(_work(again, place), more)
     clock["count"] = monotonic()
     rates = None
     if calibrated:
         talk.say("Timing one and two layers of random weights of this shape.")
         rates = calibrate(whole.scores, whole.generations, place, found.n_words)
     clock["calibrate"] = monotonic()
-    seconds = dict(zip(list(clock)[1:], _differences(list(clock.values())), strict=True))
-    truncated = sum(part.truncated for part in parts.values())
-    tokens, absent = reply_tokens_of(settings), [f"{lacking(one)}." for one in settings.left_out]
+    tokens = reply_tokens_of(settings)
     spread = None
     if settings.workers is not None and (workers := local_workers(settings)) > 1:
-        replies = [
-            tokens.get(name, float(request.max_tokens))
-            for name, part in parts.items()
-            for request in part.generations
-        ]
-        spread = _spread(whole, replies, workers, place, rates)
-    return Plan(works, together, truncated, place, rates, seconds, tokens, absent, spread)
+        runs = [(1, [(name, part.first) for name, part in parts.items()])]
+        if more:
+            runs.append((more, [(name, part.again) for name, part in parts.items()]))
+        spread = _spread_over_runs(runs, tokens, workers, place, rates)
+    return Plan(
+        works,
+        together,
+        whole.truncated + more * again.truncated,
+        place,
+        rates,
+        dict(zip(list(clock)[1:], _differences(list(clock.values())), strict=True)),
+        tokens,
+        [f"{lacking(one)}." for one in settings.left_out],
+        spread,
+        iterations,
+        iterations * sum(part.judgments for part in parts.values()),
+    )
+
+
+def _work(requests: Requests, place: Place) -> Work:
+    return count_work(requests.scores, requests.generations, place)
+
+
+def _spread_over_runs(
+    runs: Sequence[tuple[int, Sequence[tuple[str, Requests]]]],
+    reply_tokens: Mapping[str, float],
+    workers: int,
+    place: Place,
+    rates: Rates | None,
+) -> Spread:
+    """Return what workers cost in several runs, one after the other.
+
+    Args:
+        runs: how often a run is repeated, and its requests by benchmark.
+        reply_tokens: mean tokens of a reply by benchmark, where they are known.
+        workers: number of workers.
+        place: where the requests are computed.
+        rates: None if nothing was timed.
+    """
+    shards, computed, unique, seconds = (0, 0), 0, 0.0, 0.0
+    for times, parts in runs:
+        whole = Requests()
+        replies: list[float] = []
+        for name, part in parts:
+            whole.add(part)
+            replies += [reply_tokens.get(name, float(one.max_tokens)) for one in part.generations]
+        if not (whole.scores or whole.generations):
+            continue
+        one = _spread(whole, replies, workers, place, rates)
+        shards = (shards[0] + times * one.shards[0], shards[1] + times * one.shards[1])
+        computed += times * one.computed
+        unique += times * one.computed / (1 + one.excess)
+        seconds += times * (one.seconds or 0.0)
+    excess = computed / unique - 1 if unique else 0.0
+    return Spread(workers, shards, computed, excess, seconds if rates else None)
 
 
 def _spread(
@@ -226,60 +282,5 @@ def _spread(
     return Spread(workers, shards, round(unique + more), excess, seconds)
 
 
-def reply_tokens_of(settings: RunSettings) -> dict[str, float]:
-    """Return the mean tokens of a reply by benchmark, from the model's latest finished runs."""
-    folder = local_folder(settings.output_path) / settings.model_folder
-    runs = []
-    for file in folder.glob(f"*/{RUN_FILE}"):
-        with suppress(OutputError):  # unfinished, or of another version
-            runs.append(read_record(file.parent))
-    found: dict[str, float] = {}
-    for run in sorted(runs, key=lambda run: run.date):
-        found |= {k: v for k, v in run.counts.reply_tokens.items() if k in settings.own_tasks}
-    return found
-
-
 def _differences(times: Sequence[float]) -> list[float]:
     return [round(later - earlier, 3) for earlier, later in pairwise(times)]
-
-
-def _encode(encoder: Encoder, settings: RunSettings, talk: Talk) -> dict[str, Requests]:
-    """Encode one benchmark at a time, so that only one benchmark's texts are in memory."""
-    source, expected = make_source(settings.data), reply_tokens_of(settings)
-    parts = {}
-    for benchmark in load_benchmarks(settings.own_tasks, Asking.of(settings, source)):
-        talk.say(f"{benchmark.benchmark.column}: {counted(len(benchmark.questions), 'question')}")
-        name = benchmark.benchmark.id
-        parts[name] = requests_of(benchmark, encoder, expected.get(name))
-    return parts
-
-
-def requests_of(
-    benchmark: LoadedBenchmark, encoder: Encoder, reply_tokens: float | None = None
-) -> Requests:
-    """Encode a benchmark's requests as the run would.
-
-    A turn after the first one follows a reply that is not known yet. A text of about as many tokens
-    as earlier runs have measured, or as the limit allows, stands in its place.
-    """
-    asked = [*benchmark.requests, *_later_turns(benchmark, reply_tokens)]
-    encoded = [encoder.encode(request) for request in asked]
-    work = [item.work for item in encoded]
-    truncated = sum(item.truncated for item in encoded)
-    is_score = benchmark.kind == "score"
-    return Requests(work if is_score else [], [] if is_score else work, truncated)
-
-
-def _later_turns(benchmark: LoadedBenchmark, reply_tokens: float | None) -> list[Request]:
-    """Return the requests of all turns but the first, after replies of the expected length."""
-    if benchmark.settings is None:
-        return []
-    words = round(benchmark.settings.max_tokens if reply_tokens is None else reply_tokens)
-    stand_in = " ".join(["the"] * words)  # a token each in the vocabularies of all models
-    found: list[Request] = []
-    for question in benchmark.questions:
-        replies = [stand_in] * len(question.requests)
-        while request := benchmark.next_turn(question, replies):
-            found.append(request)
-            replies.append(stand_in)
-    return found

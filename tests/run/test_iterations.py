@@ -11,6 +11,7 @@ from mistral_eval.errors import UsageError
 from mistral_eval.record.run_record import read_run
 from mistral_eval.report.table import render_figure
 from mistral_eval.run.opening import check_can
+from mistral_eval.run.planning import plan_run
 from mistral_eval.run.run import rescore, run_models, run_suite
 from mistral_eval.settings import RunSettings
 from mistral_eval.suite.conversations import MT_BENCH
@@ -107,12 +108,17 @@ def test_an_engine_without_independent_samples_is_refused(tmp_path):
 
 @pytest.mark.slow
 def test_greedy_categories_have_equal_answers_in_all_runs(tmp_path):
-    """FastChat's temperature is 0 there; the native engine computes such an answer once."""
+    """FastChat's temperature is 0 there; the native engine computes such an answer once.
+
+    `plan` says how many are computed.
+    """
     fields = {"tasks": (MT_BENCH.id,), "model": "tiny", "data": "sample", "limit": 8}
     fields |= {"output_path": tmp_path, "device": "cpu"}
-    first, second = (
-        samples_of(run_suite(RunSettings(**fields, iteration=place), QUIET)) for place in (0, 1)
-    )
+    folders = [run_suite(RunSettings(**fields, iteration=place), QUIET) for place in (0, 1)]
+    computed = sum(read_run(folder)["counts"]["computed"] for folder in folders)
+    plan = plan_run(RunSettings(**fields), QUIET, calibrated=False, iterations=2)
+    assert plan.together.generate_requests == computed
+    first, second = map(samples_of, folders)
     sampled = {"writing", "roleplay", "stem", "humanities"}
     for one, other in zip(first, second, strict=True):
         is_sampled = one["doc"]["category"] in sampled

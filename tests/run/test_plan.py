@@ -137,6 +137,52 @@ def test_the_command_prints_a_table_or_json(cli):
     assert found["together"]["estimated_seconds"] is None
 
 
+def planned(iterations, **more):
+    asked = settings("mt_bench", limit=8, **more)
+    return plan_run(asked, QUIET, calibrated=False, iterations=iterations)
+
+
+def test_several_runs_count_a_greedy_reply_once():
+    """8 questions of two turns, of which four are sampled (FastChat's temperatures)."""
+    one, two, ten = (planned(iterations).together for iterations in (1, 2, 10))
+    assert (one.generate_requests, two.generate_requests) == (16, 16 + 8)
+    assert ten.generate_requests == 16 + 9 * 8
+    assert (one.decode_most, ten.decode_most) == (16 * 1024, (16 + 9 * 8) * 1024)
+    for name in ("prompt_naive", "prompt_unique"):
+        step = getattr(two, name) - getattr(one, name)
+        assert 0 < step < getattr(one, name)
+        assert getattr(ten, name) == getattr(one, name) + 9 * step
+    assert ten.cache_bytes == one.cache_bytes  # one run after the other
+
+
+def test_several_runs_are_judged_anew():
+    plans = [planned(iterations) for iterations in (1, 10)]
+    assert [plan.judgments for plan in plans] == [16, 160]
+    assert plans[1].benchmarks["mt_bench"] == plans[1].together
+    assert plan_run(settings("nq", limit=2), QUIET, calibrated=False).judgments == 0
+
+
+def test_workers_cost_what_each_of_several_runs_costs():
+    one, two, three = (planned(iterations, workers="2").spread for iterations in (1, 2, 3))
+    assert one.computed < two.computed < 2 * one.computed
+    assert three.computed - two.computed == two.computed - one.computed
+    assert three.seconds is None
+
+
+def test_only_conversations_are_planned_several_times(cli):
+    with pytest.raises(UsageError, match="--iterations repeats conversations"):
+        plan_run(settings("mt_bench", "xstest"), QUIET, calibrated=False, iterations=2)
+    common = ("-m", "tiny", "--data", "sample", "--no-calibrate", "--iterations", 10)
+    assert cli("plan", "-t", "xstest", *common)[0] == 2
+    code, out, _ = cli("plan", "-t", "mt_bench", "-L", 8, *common)
+    assert code == 0
+    text = " ".join(out.split())
+    assert "All figures are of 10 runs together." in text
+    assert "A judge, if one is given, is asked for 160 ratings." in text
+    found = json.loads(cli("plan", "-t", "mt_bench", "-L", 8, *common, "--json")[1])
+    assert (found["iterations"], found["judgments"]) == (10, 160)
+
+
 PEAK = """
 import sys
 from pathlib import Path

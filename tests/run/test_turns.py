@@ -16,7 +16,7 @@ from mistral_eval.record.run_record import read_run
 from mistral_eval.report.frames import load_run
 from mistral_eval.report.html.bundle import bundle
 from mistral_eval.report.sample_pages import Wanted, chosen
-from mistral_eval.run.planning import requests_of
+from mistral_eval.run.planned_requests import requests_of
 from mistral_eval.run.questions import Asking, load_benchmarks
 from mistral_eval.run.run import rescore, run_suite
 from mistral_eval.settings import RunSettings
