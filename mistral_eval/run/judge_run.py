@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mistral_eval.console import Talk
+from mistral_eval.record.run_record import RatingsRecord
 from mistral_eval.run.clock import Clock
 from mistral_eval.run.judges import Judging, judging
 from mistral_eval.run.judging import Judged, judge_benchmark
@@ -48,22 +49,26 @@ def judge_all(
     replies: Sequence[list[Any]],
     by: Judges,
 ) -> list[Judged]:
-    """Judge all benchmarks, also by the language model that the settings name, if they do."""
+    """Judge all benchmarks, also by the language model that the settings name, if they do.
+
+    That model is asked first and freed, because programs need the memory when they are judged.
+    """
+    refusals, ratings = NO_REFUSALS, dict[str, RatingsRecord]()
+    if settings.judge_model is not None:
+        stopper = by.stopper
+        stop, reuses = stopper.is_wanted if stopper else None, not is_another_attempt(folder)
+        with (
+            by.clock.phase("rate"),
+            judging(folder, settings, by.talk, stop=stop, reuses=reuses) as at_work,
+            stopper.deferred() if stopper else nullcontext(),
+        ):
+            if settings.refusal_judge == "llm":
+                refusals = judge_refusals(loaded, replies, at_work)
+            ratings = _ratings(folder, settings, loaded, replies, at_work)
     context = JudgeContext(isolation=by.isolation, unsafe=settings.unsafe_code)
-    if settings.judge_model is None:
-        with by.clock.phase("judge"):
-            return _judge(loaded, replies, context, by.talk)
-    stopper = by.stopper
-    stop, reuses = stopper.is_wanted if stopper else None, not is_another_attempt(folder)
-    with judging(folder, settings, by.talk, stop=stop, reuses=reuses) as at_work:
-        found = NO_REFUSALS
-        if settings.refusal_judge == "llm":
-            with by.clock.phase("refusals"), stopper.deferred() if stopper else nullcontext():
-                found = judge_refusals(loaded, replies, at_work)
-        with by.clock.phase("judge"):
-            judged = _judge(loaded, replies, context, by.talk, found)
-        with by.clock.phase("rate"), stopper.deferred() if stopper else nullcontext():
-            return [_rated(folder, settings, one, at_work) for one in judged]
+    with by.clock.phase("judge"):
+        judged = _judge(loaded, replies, context, by.talk, refusals)
+    return [replace(one, ratings=ratings.get(one.loaded.benchmark.id)) for one in judged]
 
 
 def _judge(
@@ -71,7 +76,7 @@ def _judge(
     replies: Sequence[list[Any]],
     context: JudgeContext,
     talk: Talk,
-    refusals: Mapping[str, JudgedRefusals] = NO_REFUSALS,
+    refusals: Mapping[str, JudgedRefusals],
 ) -> list[Judged]:
     """Judge all benchmarks and display progress, unless quiet.
 
@@ -92,12 +97,18 @@ def _judge(
     return judged
 
 
-def _rated(folder: Path, settings: RunSettings, judged: Judged, at_work: Judging) -> Judged:
-    """Have the answers of a conversation rated; see `rate_run`."""
-    benchmark = judged.loaded.benchmark
-    if not isinstance(benchmark, Conversation):
-        return judged
-    docs = [question.doc for question in judged.questions]
-    texts = [[str(text) for (text,) in question.replies] for question in judged.questions]
-    turns = rated_turns(benchmark, docs, texts)
-    return replace(judged, ratings=rate_run(folder, settings, turns, at_work))
+def _ratings(
+    folder: Path,
+    settings: RunSettings,
+    loaded: Sequence[LoadedBenchmark],
+    replies: Sequence[list[Any]],
+    at_work: Judging,
+) -> dict[str, RatingsRecord]:
+    """Have the answers of conversations rated, by benchmark; see `rate_run`."""
+    found = {}
+    for one, texts in zip(loaded, replies, strict=True):
+        if isinstance(one.benchmark, Conversation):
+            docs = [question.doc for question in one.questions]
+            turns = rated_turns(one.benchmark, docs, texts)
+            found[one.benchmark.id] = rate_run(folder, settings, turns, at_work)
+    return found
