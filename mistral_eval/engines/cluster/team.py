@@ -140,9 +140,8 @@ class Team:
             busy = any(seat.piece is not None for seat in self._seats)
             if not busy and (stopping or not scheduler.waiting):
                 return
-            for number, event in self.pool.poll(POLL_SECONDS):
+            for number, event in self._poll():
                 yield from self._handle(number, event, scheduler)
-            self._end_hanging()
 
     def check(self, request: Request, reply: Reply) -> Check:
         """Have a worker compare a reply with its engine's plain path.
@@ -159,9 +158,8 @@ class Team:
                 else:
                     asked.state, asked.heard = "busy", time.monotonic()
                     self.pool.give(self._seats.index(asked), Question(request, reply))
-            for number, event in self.pool.poll(POLL_SECONDS):
+            for number, event in self._poll():
                 list(self._handle(number, event))
-            self._end_hanging()
         return self._checks.pop()
 
     def close(self) -> None:
@@ -321,13 +319,20 @@ class Team:
             )
         self._say(f"Worker {number + 1} died {why}; another one takes its place.")
 
-    def _end_hanging(self) -> None:
-        """Replace workers that have been silent for too long while they had something to do."""
+    def _poll(self) -> list[tuple[int, Event]]:
+        """Return what workers have said, after replacing those that hang.
+
+        The driver itself may have been held up, e.g. by a slow disk: a worker whose words were
+        waiting meanwhile was not silent.
+        """
+        events = self.pool.poll(POLL_SECONDS)
+        heard = {number for number, _ in events}
         limit, now = self._patience.limit(self._longest), time.monotonic()
         for number, seat in enumerate(self._seats):
-            if seat.state == "busy" and now - seat.heard > limit:
+            if seat.state == "busy" and number not in heard and now - seat.heard > limit:
                 self.pool.kill(number)
                 self._lost(number, f"after {now - seat.heard:.0f} seconds of silence")
+        return events
 
     def _count(self, seat: Seat, now: Counters) -> None:
         """Add what a worker has computed since it last said."""
