@@ -9,7 +9,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -132,6 +132,7 @@ class Quirks:
     names: tuple[str, ...] = ("tiny",)
     root: str | None = None
     lists: bool = True  # else /models fails
+    pages: Mapping[str, Any] = field(default_factory=dict)  # further ones, by path
     any_name: bool = False
     answers_as: str | None = None
     max_model_len: int | None = 2048
@@ -149,7 +150,7 @@ class Quirks:
     drops_bos: bool = False
     drops_generated: bool = False
     choices: bool = True
-    ids: str = "token_ids"  # or "names" or "none"
+    ids: str = "token_ids"  # or "names", "content" (llama.cpp's form) or "none"
     max_stops: int = 4
     stops: str = "honoured"  # or "kept" or "ignored"
     temperature: bool = True
@@ -231,7 +232,9 @@ class Stub:
             row: dict[str, Any] = {"id": name, "object": "model", "created": int(time.time())}
             if self.quirks.root:
                 row["root"] = self.quirks.root
-            if self.quirks.max_model_len:
+            if self.quirks.max_model_len and self.quirks.ids == "content":
+                row["meta"] = {"n_ctx": self.quirks.max_model_len}
+            elif self.quirks.max_model_len:
                 row["max_model_len"] = self.quirks.max_model_len
             rows.append(row)
         return {"object": "list", "data": rows}
@@ -297,7 +300,9 @@ class Stub:
         }
         if body.get("return_token_ids") and quirks.ids == "token_ids":
             choice["token_ids"] = drawn
-        if body.get("logprobs") is not None:
+        if body.get("logprobs") is not None and (text or quirks.ids != "content"):
+            if quirks.ids == "content":  # without the tokens of the stop string
+                drawn = _within(tokenizer, ids, drawn, text)
             choice["logprobs"] = self._logprobs(body, ids, drawn)
         if quirks.prompt_logprobs and body.get("prompt_logprobs") is not None:
             choice["prompt_logprobs"] = self._prompt_logprobs(ids)
@@ -312,7 +317,7 @@ class Stub:
         return reply
 
     def _name(self, token: int, body: dict[str, Any]) -> str:
-        as_id = body.get("return_tokens_as_token_ids") and self.quirks.ids != "none"
+        as_id = body.get("return_tokens_as_token_ids") and self.quirks.ids in {"token_ids", "names"}
         return f"token_id:{token}" if as_id else self.model.tokenizer.decode([token])
 
     def _logprobs(self, body, ids, drawn) -> dict[str, Any]:
@@ -340,6 +345,9 @@ class Stub:
         if echoes and quirks.shift:
             values = _shifted(values, quirks.shift)
             tops = _shifted(tops, quirks.shift)
+        if quirks.ids == "content":
+            found = zip(whole[first:last], tokens, values, strict=True)
+            return {"content": [{"id": a, "token": b, "logprob": c} for a, b, c in found]}
         skip = 1 if echoes and quirks.drops_bos and ids[0] == self.model.tokenizer.bos_id else 0
         return {
             "tokens": tokens[skip:],
@@ -356,6 +364,15 @@ class Stub:
             wanted = {ids[place], int(row.argmax())}
             entries.append({str(one): {"logprob": float(row[one]), "rank": 1} for one in wanted})
         return entries
+
+
+def _within(tokenizer: Tokenizer, ids: Sequence[int], drawn: list[int], text: str) -> list[int]:
+    """The tokens of a reply that lie in its text, and an EOS after all of it."""
+    while drawn and len(continuation_text(tokenizer, ids, drawn[:-1])) >= len(text):
+        if drawn[-1] == tokenizer.eos_id:
+            break
+        drawn = drawn[:-1]
+    return drawn
 
 
 def _shifted(values: list[Any], by: int) -> list[Any]:
@@ -401,6 +418,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if self.path == "/v1/models" and self.stub.quirks.lists:
             self._send(200, json.dumps(self.stub.models()).encode())
+        elif self.path in self.stub.quirks.pages:
+            self._send(200, json.dumps(self.stub.quirks.pages[self.path]).encode())
         else:
             self._send(404 if self.stub.quirks.lists else 500, b'{"detail":"Not Found"}')
 

@@ -457,9 +457,11 @@ class Check:
         tolerance: the largest accepted difference, in nats.
         is_tie: whether the texts differ only after a token that either path could have drawn.
         fault: the fault, as the predicate of a sentence about the request; empty if none.
+        is_compared: whether the reply has what is compared: a generated one its token ids.
     """
 
     difference: float = 0.0
     tolerance: float = 0.0
     is_tie: bool = False
     fault: str = ""
+    is_compared: bool = True

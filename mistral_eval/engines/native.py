@@ -36,6 +36,7 @@ from mistral_eval.model.load.outline import read_outline
 from mistral_eval.model.memory import trim_heap
 from mistral_eval.model.products import limit_kernels
 from mistral_eval.model.tiny import tiny_model, tiny_tokenizer_file
+from mistral_eval.model.tokenizers.incremental import continuation_text
 from mistral_eval.model.tokenizers.special import split_tokenizer_args
 from mistral_eval.model.tokenizers.tokenizer import (
     ANY_VOCAB,
@@ -218,6 +219,8 @@ class NativeEngine(NativeEncoder, Engine):
             parting = twin.parting(work, GenerateReply(reply.ids or (), finish), is_other=is_other)
             if parting is None or parting.is_tie:
                 return Check(is_tie=parting is not None)
+            if is_other and self._stops_before(encoded, reply, parting.rest):
+                return Check()
             said, plain = parting.ours, parting.plain
             return Check(fault=f"has the token {said} at step {parting.step} in this run, {plain}")
         windows = (work,) if encoded.request.kind == "score" else work
@@ -236,6 +239,15 @@ class NativeEngine(NativeEncoder, Engine):
         if not fault and is_exact and reply.is_greedy != replies[0].is_greedy:
             fault = f"{'is' if reply.is_greedy else 'is not'} greedy in this run, the opposite"
         return Check(difference, tolerance, fault=fault)
+
+    def _stops_before(self, encoded: Encoded, reply: Reply, rest: Sequence[int]) -> bool:
+        """Return whether a reply lacks only the tokens from its stop string on (llama.cpp)."""
+        if reply.finish != "stop" or not rest:
+            return False
+        ids = (*(reply.ids or ()), *rest)
+        whole = continuation_text(self.tokenizer, encoded.work.prompt, ids)
+        cut = encoded.request.generation.cut(whole)
+        return cut == reply.text != whole
 
     def speed(self) -> Mapping[str, Any]:
         """Return the speed of scoring and generation in this process.

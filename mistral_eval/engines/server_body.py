@@ -16,7 +16,7 @@ from mistral_eval.model.tokenizers.tokenizer import Tokenizer
 from mistral_eval.native.requests import ScoreReply
 
 Bos: TypeAlias = Literal["none", "sent", "added"]
-Ids: TypeAlias = Literal["none", "token_ids", "names"]
+Ids: TypeAlias = Literal["none", "token_ids", "names", "content"]
 Scoring: TypeAlias = Literal["none", "prompt_logprobs", "echo"]
 Prompt: TypeAlias = str | list[int]
 
@@ -42,7 +42,8 @@ class Traits:
         bos: how BOS comes before a prompt: "sent" by us, "added" by the server, or "none".
         bos_text: BOS as text, for prompts that are text.
         extras: the fields of `NEUTRAL` and `WANT_IDS` are accepted.
-        ids: how a reply holds its token ids: in `token_ids`, as `names` of tokens, or "none".
+        ids: how a reply holds its token ids: in `token_ids`, as `names` of tokens, in the `content`
+            of its log-probabilities (llama.cpp, where some replies lack ids), or "none".
         stops: maximum number of stop strings.
         scoring: where prompt log-probabilities are; "none" if they cannot be had exactly.
         offset: the value of token i is at entry i - offset of those that are returned.
@@ -117,6 +118,8 @@ def generation_body(
         body |= WANT_IDS
     elif traits.ids == "names":
         body |= {"logprobs": 1, "return_tokens_as_token_ids": True}
+    elif traits.ids == "content":
+        body["logprobs"] = 1
     return body
 
 
@@ -181,11 +184,31 @@ def reply_ids(choice: Mapping[str, Any], traits: Traits) -> tuple[int, ...] | No
         found = choice.get("token_ids")
         if isinstance(found, list) and set(map(type, found)) <= {int}:
             return tuple(found)
+    elif traits.ids == "content":
+        # without any where a stop string began in the first token
+        tokens = _content(choice) if choice.get("logprobs") else []
+        if tokens is not None and all(type(one.get("id")) is int for one in tokens):
+            return tuple(one["id"] for one in tokens)
     else:
         names = (choice.get("logprobs") or {}).get("tokens")
         if isinstance(names, list) and all(str(one).startswith(NAMED) for one in names):
             return tuple(int(str(one).removeprefix(NAMED)) for one in names)
     raise EngineError("the server's reply lacks the token ids that its earlier replies had.")
+
+
+def reply_logprobs(choice: Mapping[str, Any]) -> list[Any]:
+    """Return the log-probabilities of a reply's tokens as the server gives them; maybe empty."""
+    tokens = _content(choice)
+    if tokens is not None:
+        return [one.get("logprob") for one in tokens]
+    return (choice.get("logprobs") or {}).get("token_logprobs") or []
+
+
+def _content(choice: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
+    """Return the tokens in the form of chat completions, which llama.cpp uses for both."""
+    found = (choice.get("logprobs") or {}).get("content")
+    is_list = isinstance(found, list) and all(isinstance(one, dict) for one in found)
+    return found if is_list else None
 
 
 def read_generation(
@@ -207,16 +230,18 @@ def read_generation(
     choice = only_choice(reply, traits)
     ids = reply_ids(choice, traits)
     ended = choice.get("finish_reason")
-    if ids is None:
-        text = choice.get("text")
-        if not isinstance(text, str):
-            raise EngineError("the server's reply holds no text.")
-        is_eos = False
-    else:
+    is_eos, text = False, choice.get("text")
+    if ids is not None:
         ends = [ids.index(one) for one in tokenizer.eos_ids if one in ids]
         is_eos = bool(ends)
         ids = ids[: min(ends)] if ends else ids
-        text = continuation_text(tokenizer, prompt, ids)
+        decoded = continuation_text(tokenizer, prompt, ids)
+        if traits.ids == "content" and not _has_all_ids(reply, text, decoded, len(ids)):
+            ids = None
+        else:
+            text = decoded
+    if not isinstance(text, str):
+        raise EngineError("the server's reply holds no text.")
     cut = settings.cut(text)
     if len(cut) < len(text):
         finish = "stop"
@@ -225,8 +250,19 @@ def read_generation(
     elif ended == "length":
         finish = "length"
     else:  # a stop string that the server cut away, or an EOS that it does not return
-        finish = "stop" if isinstance(choice.get("stop_reason"), str) else "eos"
+        is_string = traits.ids == "content" or isinstance(choice.get("stop_reason"), str)
+        finish = "stop" if is_string else "eos"
     return Reply(text=cut, ids=ids, finish=finish)
+
+
+def _has_all_ids(reply: Any, text: Any, decoded: str, count: int) -> bool:
+    """Return whether a reply in llama.cpp's form has the ids of all its tokens.
+
+    Tokens that end within a character are left out there (llama.cpp, 2026).
+    """
+    choice, usage = reply["choices"][0], reply.get("usage") or {}
+    is_short = choice.get("finish_reason") == "length" and usage.get("completion_tokens") != count
+    return decoded == text and not is_short
 
 
 def read_values(reply: Any, traits: Traits, ids: Sequence[int]) -> list[tuple[float, bool] | None]:

@@ -28,6 +28,7 @@ from mistral_eval.engines.server_body import (
     read_generation,
     read_values,
     reply_ids,
+    reply_logprobs,
     scoring_body,
 )
 from mistral_eval.errors import EngineError
@@ -58,7 +59,7 @@ class Found:
 
     Attributes:
         traits: how the server is asked and read.
-        version: the server's own words about its version; empty if it says nothing.
+        version: program and version, if the server tells them; else empty.
         context_len: its context in tokens; None if it does not say.
         info: further findings for run.json.
         notes: what is worked around, for the table.
@@ -172,10 +173,9 @@ class _Prober:
                 "model."
             )
         self._learn(model=str(row["id"]))
-        length = row.get("max_model_len")
-        self.found.context_len = length if isinstance(length, int) and length > 0 else None
+        self.found.context_len = _context_of(row)
         self.found.info["listed"] = {
-            name: row[name] for name in ("root", "owned_by", "max_model_len") if name in row
+            name: row[name] for name in ("root", "owned_by", "max_model_len", "meta") if name in row
         }
         self.found.version = await self._version()
 
@@ -196,13 +196,17 @@ class _Prober:
         return True
 
     async def _version(self) -> str:
-        """Return what the server says at vLLM's `/version`; empty where there is no such page."""
+        """Return the program and its version, if it is vLLM or llama.cpp; else ""."""
         root = self._client.endpoint.url.removesuffix("/v1")
-        try:
-            said = await self._client.get(f"{root}/version", retries=0)
-        except EngineError:
-            return ""
-        return str(said.get("version", "")) if isinstance(said, dict) else ""
+        pages = {"version": ("vLLM", "version"), "props": ("llama.cpp", "build_info")}
+        for page, (program, name) in pages.items():
+            try:
+                said = await self._client.get(f"{root}/{page}", retries=0)
+            except EngineError:  # there is no such page
+                continue
+            if isinstance(said, dict) and said.get(name):
+                return f"{program} {said[name]}"
+        return ""
 
     # ---------------------------------------------------------------- prompts
 
@@ -333,8 +337,10 @@ class _Prober:
         if not self._holds_ids(reply, "token_ids", expected):
             named = {**body, "logprobs": 1, "return_tokens_as_token_ids": True}
             other = await self._try(named)
-            if other is not None:
-                self._holds_ids(other, "names", expected)
+            places: tuple[Ids, ...] = ("names", "content") if other is not None else ()
+            for place in places:
+                if self._holds_ids(other, place, expected):
+                    break
         if self._text(await self._generate(TEXTS[1]), TEXTS[1]) != self._text(
             await self._generate(TEXTS[1]), TEXTS[1]
         ):
@@ -455,7 +461,7 @@ class _Prober:
         if reply is None:
             return None
         choice = only_choice(reply, self._traits)
-        values = (choice.get("logprobs") or {}).get("token_logprobs") or []
+        values = reply_logprobs(choice)
         if not values or not isinstance(values[-1], float | int):
             return None
         found = reply_ids(choice, self._traits)
@@ -573,6 +579,16 @@ def _row_of(rows: Sequence[Mapping[str, Any]], model: str) -> Mapping[str, Any] 
     name = model.rstrip("/").rpartition("/")[2]
     folders = [row for row in rows if str(row["id"]).rpartition("/")[2] == name]
     return folders[0] if len(folders) == 1 and model.startswith("/") else None
+
+
+def _context_of(row: Mapping[str, Any]) -> int | None:
+    """Return the context in tokens that vLLM or llama.cpp lists; None if the server does not say.
+
+    llama.cpp's `n_ctx` is that of one slot, which is what a request may fill.
+    """
+    meta = row.get("meta")
+    length = row.get("max_model_len") or (meta.get("n_ctx") if isinstance(meta, dict) else None)
+    return length if isinstance(length, int) and length > 0 else None
 
 
 def _tokens_of(reply: Any) -> int | None:

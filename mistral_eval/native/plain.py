@@ -164,12 +164,17 @@ def tolerance(dtype: torch.dtype, tokens: int, *, is_other: bool = False) -> flo
 
 @dataclass(frozen=True, slots=True)
 class Parting:
-    """The first step at which two generations of one request differ; None is a reply's end."""
+    """The first step at which two generations of one request differ; None is a reply's end.
+
+    Attributes:
+        rest: what the plain reply has beyond ours, which is its beginning.
+    """
 
     step: int
     ours: int | None
     plain: int | None
     is_tie: bool
+    rest: tuple[int, ...] = ()
 
 
 class PlainTwin:
@@ -211,7 +216,7 @@ class PlainTwin:
         step = next((n for n in range(shared) if left[n] != right[n]), shared)
         if step == shared:  # one reply is a prefix of the other: ids alone decide the end
             ends = (*left, None)[step], (*right, None)[step]
-            return Parting(step, *ends, is_tie=False)
+            return Parting(step, *ends, is_tie=False, rest=right[step:])
         is_tie = (is_other or not self.is_exact) and self._is_tie(
             request, left[:step], left[step], right[step]
         )

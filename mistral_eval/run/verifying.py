@@ -20,6 +20,7 @@ def verify(answers: Answering, count: int, seed: int) -> dict[str, Any]:
     Args:
         answers: the run's requests, engine and replies log.
         count: number of requests, divided between scores and generations; at most all of them.
+            Those whose replies have nothing to compare (`Check.is_compared`) are left out.
         seed: random seed of the choice.
 
     Returns:
@@ -48,6 +49,8 @@ def verify(answers: Answering, count: int, seed: int) -> dict[str, Any]:
                 "run's numbers cannot be used: run again with --fresh, and report it if it "
                 "persists."
             )
+        if not found.is_compared:
+            continue
         kinds[request.kind] += 1
         largest, tolerance = max((largest, tolerance), (found.difference, found.tolerance))
         ties += found.is_tie

@@ -250,6 +250,59 @@ def _greedy(model: BigramModel, native: NativeEngine, prompt: str, limit: int) -
     return continuation_text(native.tokenizer, ids, new)
 
 
+def test_replies_in_llama_cpps_form_have_ids(made_up, tiny, ask):
+    quirks = Quirks(prompt_logprobs=False, echo=False, choices=False, ids="content")
+    with Stub(made_up, quirks) as stub:
+        engine = open_server(stub)
+        assert engine.context_len == quirks.max_model_len
+        assert engine.can.why["log-likelihoods"].endswith("no log-probabilities of the prompt")
+        asks = [ask(prompt, GREEDY, kind="generate") for prompt in PROMPTS]
+        replies = answers(engine, asks)
+        for one, reply in zip(asks, replies, strict=True):
+            text = _greedy(made_up, tiny, one.context, GREEDY["max_gen_toks"])
+            assert reply.text == one.generation.cut(text)
+            assert reply.ids
+            assert set(made_up.tokenizer.eos_ids).isdisjoint(reply.ids)
+        whole = replies[0].text
+        first = {**GREEDY, "until": [whole[:2]], "max_gen_toks": 24}  # the reply begins with it
+        later = {**GREEDY, "until": [whole[5:8]], "max_gen_toks": 24}
+        asks = [ask(PROMPTS[0], settings, kind="generate") for settings in (first, later)]
+        empty, cut = answers(engine, asks)
+        assert (empty.text, empty.ids, empty.finish) == ("", (), "stop")
+        assert (cut.text, cut.finish) == (whole[:5], "stop")
+
+
+@pytest.mark.parametrize(
+    ("pages", "told"),
+    [
+        ({"/version": {"version": "0.32.0"}}, "vLLM 0.32.0"),
+        ({"/props": {"build_info": "b7000-abc"}}, "llama.cpp b7000-abc"),
+        ({"/version": ["?"], "/props": {}}, ""),
+    ],
+)
+def test_the_servers_program_is_named(made_up, pages, told):
+    with Stub(made_up, Quirks(pages=pages)) as stub:
+        notes = " ".join(open_server(stub).identity.notes)
+        assert f"{stub.url}{told and f' ({told})'}, whose weights" in notes
+
+
+def test_a_reply_may_lack_the_tokens_of_its_stop_string_and_no_others(real, tiny, ask):
+    quirks = Quirks(prompt_logprobs=False, echo=False, choices=False, ids="content")
+    with Stub(real, quirks) as stub:
+        engine = open_server(stub)
+        settings = {**GREEDY, "until": []}
+        (whole,) = answers(tiny, [ask(PROMPTS[3], settings, kind="generate")])
+        stops = [whole.text[place : place + 2] for place in (0, 6, 12)]
+        asks = [ask(PROMPTS[3], {**GREEDY, "until": [one]}, kind="generate") for one in stops]
+        for one, reply in zip(asks, answers(engine, asks), strict=True):
+            assert reply.finish == "stop"
+            encoded = tiny.encode(one)
+            assert not tiny.compare(encoded, reply, is_other=True).fault
+            if reply.ids:
+                shorter = replace(reply, ids=reply.ids[:-1], text=reply.text[:-1])
+                assert "has the token None" in tiny.compare(encoded, shorter, is_other=True).fault
+
+
 INEXACT = {
     "no log-probabilities": Quirks(prompt_logprobs=False, echo=False),
     "values behind by a token": Quirks(prompt_logprobs=False, behind=True),
