@@ -98,7 +98,7 @@ def seconds(time: str) -> int:
     Raises:
         UsageError: it is not written so, or is no time.
     """
-    match = TIME.fullmatch(time.strip())
+    match = TIME.fullmatch(time)
     if match is not None:
         days, hours, first, second, third = (None if n is None else int(n) for n in match.groups())
         if days is not None:
@@ -141,6 +141,9 @@ array=$(sbatch --parsable <<'END_OF_PART'
 END_OF_PART
 )
 array=${{array%%;*}}  # sbatch adds the cluster's name where there are several
+# If Slurm does not accept the merge, the parts do not run either.
+trap 'echo "The merge was not accepted; its parts, job $array, are cancelled." >&2
+    scancel "$array"' ERR
 
 # With afterok in place of afterany, one task that fails would leave this job pending for ever.
 merge=$(sbatch --parsable --dependency="afterany:$array" <<'END_OF_MERGE'

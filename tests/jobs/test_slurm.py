@@ -108,6 +108,24 @@ def test_bash_can_read_what_is_written(write):
         assert "source 'my env/bin/activate'" in text
 
 
+def test_parts_are_cancelled_if_their_merge_is_not_accepted(tmp_path):
+    programs = {
+        "sbatch": 'cat > /dev/null; [ ! -e parts ] || exit 1; touch parts; echo "7;cluster"',
+        "scancel": 'echo "$@" > cancelled',
+    }
+    for name, text in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash"], input=array_script(job()), text=True, cwd=tmp_path, env=environment,
+        capture_output=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "The merge was not accepted; its parts, job 7, are cancelled.\n"
+    assert (tmp_path / "cancelled").read_text() == "7\n"
+
+
 def test_ray_starts_on_all_nodes_and_the_command_on_the_first():
     script = ray_script(job(cpus=8, gpus=2))
     assert {"--nodes=4", "--ntasks-per-node=1", "--no-kill", "--requeue"} <= {*directives(script)}
@@ -137,6 +155,7 @@ def test_a_run_is_told_to_stop_well_before_a_short_limit():
     [
         ({"time": "4h"}, "--time should be a time limit as Slurm writes it"),
         ({"time": "0"}, "--time should be"),
+        ({"time": " 90"}, "--time should be"),
         ({"time": "1:2:3:4"}, "--time should be"),
         ({"tasks": 0}, "--parts or --nodes should be 1 or more, and is 0"),
         ({"gpus": -1}, "--gpus-per-task should be 0 or more, and is -1"),
@@ -145,6 +164,7 @@ def test_a_run_is_told_to_stop_well_before_a_short_limit():
         ({"partition": "a b"}, "--partition should be made of letters"),
         ({"name": "a/b"}, "--job-name should be made of letters"),
         ({"more": ["account=p"]}, "--sbatch should be an option of sbatch"),
+        ({"more": ["--"]}, "--sbatch should be an option of sbatch"),
         ({"more": ["--account=p\ntouch pwned"]}, "--sbatch should be an option of sbatch"),
     ],
 )

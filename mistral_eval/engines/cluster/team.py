@@ -188,7 +188,7 @@ class Team:
         known = frozenset(n for n, index in enumerate(piece.indices) if index in piece.known)
         asked = tuple(requests[index] for index in piece.indices)
         seat.state, seat.piece, seat.dealer, seat.heard = "busy", piece, dealer, time.monotonic()
-        self.pool.give(number, Job(piece.number, asked, known))
+        self.pool.give(number, Job(asked, known))
 
     def _start_one(self) -> bool:
         """Start a worker in an empty seat, if there is one.
