@@ -16,6 +16,7 @@ from mistral_eval.errors import (
     CheckpointError,
     EngineError,
     HubError,
+    LockedError,
     MistralEvalError,
     OutputError,
     RepliesError,
@@ -55,7 +56,14 @@ from mistral_eval.suite.conversations import Conversation
 from mistral_eval.suite.registry import check_shots
 
 # What can be wrong with one model while others run.
-MODEL_ERRORS = (CheckpointError, TokenizerError, HubError, ResourceError, EngineError)
+MODEL_ERRORS = (
+    CheckpointError,
+    TokenizerError,
+    HubError,
+    ResourceError,
+    EngineError,
+    LockedError,
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from mistral_eval.settings import RunSettings
 
 POLL_SECONDS: Final = 0.2
 OPENING_DEATHS: Final = 3  # of the first worker, before the run ends
+OPENING_SECONDS: Final = 60.0  # of the first worker, before the user is told
 FRUITLESS_DEATHS: Final = 3  # per seat, without any reply in between, before the run ends
 # What the driver counts for all workers together.
 _COUNTED_BY_DRIVER: Final = ("score_unique", "prompt_unique")
@@ -105,7 +106,14 @@ class Team:
         """
         self._start(0)
         deaths = 0
+        began: float | None = time.monotonic()
         while self._first is None:
+            if began is not None and time.monotonic() - began > OPENING_SECONDS:
+                began = None
+                self._say(
+                    f"No worker has opened its engine within {OPENING_SECONDS:.0f} seconds. It "
+                    "still loads the model, or no core or GPU is free for it. Ctrl-C ends the wait."
+                )
             for number, event in self.pool.poll(POLL_SECONDS):
                 if isinstance(event, Died):
                     deaths += 1

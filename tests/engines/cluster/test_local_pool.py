@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mistral_eval.engines.cluster import local_pool, pools
+from mistral_eval.engines.cluster import local_pool, pools, team
 from mistral_eval.engines.cluster.engine import ClusterEngine
 from mistral_eval.engines.cluster.local_pool import LocalPool
 from mistral_eval.engines.cluster.team import Patience
@@ -356,6 +356,13 @@ def test_a_model_that_cannot_be_opened_is_said_once(tmp_path):
     settings = TINY.model_copy(update={"model": str(tmp_path)})
     with pytest.raises(CheckpointError, match="config"):
         ClusterEngine.open(settings, no_gold, lambda _: None)
+
+
+def test_a_wait_for_the_first_worker_is_said_once(monkeypatch):
+    monkeypatch.setattr(team, "OPENING_SECONDS", 0.0)
+    said = []
+    ClusterEngine.open(TINY, no_gold, said.append).close()
+    assert len([one for one in said if one.startswith("No worker has opened its engine")]) == 1
 
 
 def test_nothing_is_left_behind(alone):
