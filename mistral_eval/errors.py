@@ -97,6 +97,10 @@ class RepliesError(MistralEvalError):
     """A replies log is in use by another process, cannot be written, or lacks replies."""
 
 
+class LockedError(RepliesError):
+    """Another process works on the run."""
+
+
 class StoppedError(MistralEvalError):
     """A signal ended the run; what was answered is kept. `exit_code` is 128 and the signal."""
 

@@ -51,6 +51,7 @@ OWN_OPTIONS = {
 }
 PART = re.compile(r"(\d{1,6})/(\d{1,6})")
 URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+NEARLY_URL = re.compile(r"[a-z][a-z0-9+.-]*:/(?!/)", re.IGNORECASE)  # s3:/bucket
 LIMIT = re.compile(r"\d{1,12}|\d{0,12}\.\d{1,12}|\d{1,12}/\d{1,12}")
 NOT_IN_RUN_ID = frozenset(
     {
@@ -199,7 +200,13 @@ def is_url(place: str) -> bool:
 
 
 def _folder_or_url(place: object) -> object:
-    """Return a folder as a path, and a URL, which a path would spoil, as text."""
+    """Return a folder as a path, and a URL, which a path would spoil, as text.
+
+    Raises:
+        ValueError: it is a URL that lacks a slash, and would become a folder here.
+    """
+    if NEARLY_URL.match(str(place)):
+        raise ValueError(f"expected a folder or a URL like s3://BUCKET/FOLDER, found {place!r}")
     return Path(place) if isinstance(place, str) and not is_url(place) else place
 
 

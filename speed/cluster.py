@@ -159,11 +159,11 @@ class World:
                 return
             pending.append((index, Reply(logprob=-rng.random(), is_greedy=False)))
             if clock - sent > SEND:
-                self.at(clock, seat, one.life, Answered(job.number, tuple(pending), None))
+                self.at(clock, seat, one.life, Answered(tuple(pending), None))
                 pending, sent = [], clock
         one.jobs.append((now, clock))
-        self.at(clock, seat, one.life, Answered(job.number, tuple(pending), None))
-        self.at(clock, seat, one.life, Done(job.number))
+        self.at(clock, seat, one.life, Answered(tuple(pending), None))
+        self.at(clock, seat, one.life, Done())
 
 
 class SimulatedPool:
@@ -186,7 +186,7 @@ class SimulatedPool:
         """Send a worker its next job."""
         assert isinstance(asked, Job)
         # only the number of requests matters to the simulation
-        light = Job(asked.number, (None,) * len(asked.requests), asked.known)  # type: ignore[arg-type]
+        light = Job((None,) * len(asked.requests), asked.known)  # type: ignore[arg-type]
         self.wire.send((seat, light))
 
     def stop(self, seat: int) -> None:

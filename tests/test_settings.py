@@ -110,6 +110,7 @@ def test_a_data_revision_that_would_mean_nothing_is_refused(change, sentence):
         ({"model": ["tiny"]}, "--model: expected text, found a list."),
         ({"tasks": "mmlu"}, "--tasks: expected a list, found 'mmlu'."),
         ({"sead": 1}, "--sead: unknown field."),
+        ({"output_path": "s3:/b/runs"}, "--output-path: expected a folder or a URL like s3://"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(change, sentence):

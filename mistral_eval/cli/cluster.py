@@ -4,7 +4,7 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, cast
+from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
 import typer
 
@@ -12,6 +12,9 @@ from mistral_eval.cli import options as opt
 from mistral_eval.cli.output import put
 from mistral_eval.cli.run import run, settings_of_each
 from mistral_eval.errors import UsageError
+
+if TYPE_CHECKING:
+    from mistral_eval.settings import RunSettings
 
 # Options of `run` that a job decides itself, or that make no sense in one.
 LEFT_OUT: Final = ("part", "no_compute", "judge_only", "fresh")
@@ -138,7 +141,7 @@ def slurm(  # noqa: PLR0913 - one parameter per option of the command line
             f"--ray starts a worker for each GPU or core, and --workers is {workers}. Leave one of "
             "them out."
         )
-    _check(of_run, {} if ray else {"part": f"1/{tasks}"})
+    _checked(of_run, {} if ray else {"part": f"1/{tasks}"})
     job = SlurmJob(
         options=_given(ctx),
         tasks=tasks,
@@ -198,6 +201,7 @@ def sky(  # noqa: PLR0913 - one parameter per option of the command line
     Submit it with `sky jobs launch FILE`.
     """
     from mistral_eval.jobs.sky import SkyTask, task_yaml
+    from mistral_eval.settings import RAY_PREFIX
 
     without = []
     if bucket is not None:
@@ -217,7 +221,12 @@ def sky(  # noqa: PLR0913 - one parameter per option of the command line
             f"With --nodes {nodes} a worker starts for each GPU or core, and --workers is "
             f"{of_run['workers']}. Leave one of them out."
         )
-    _check(of_run, {})
+    if str(of_run.get("workers") or "").startswith(RAY_PREFIX):
+        raise UsageError(
+            f"--workers {of_run['workers']} is a Ray cluster, and the job's one machine is in "
+            "none. Give a number or auto, or several --nodes, which Ray connects."
+        )
+    each = _checked(of_run, {})
     task = SkyTask(
         options=_given(ctx, without),
         nodes=nodes,
@@ -228,12 +237,13 @@ def sky(  # noqa: PLR0913 - one parameter per option of the command line
         cpus=cpus,
         is_spot=spot,
         recovery=recovery.upper(),
-        extras=["vllm"] if of_run["engine"] == "vllm" else [],
+        extras=["vllm"] if "vllm" in (of_run["engine"], of_run["judge_engine"]) else [],
         workdir=None if workdir is None else workdir.expanduser().absolute(),
         setup=setup or (),
     )
-    if not (infra or "").startswith("slurm"):
-        _check_paths(of_run)
+    if task.cloud != "slurm":
+        for settings in each:
+            _check_paths(settings)
     _write(task_yaml(task), output, "sky jobs launch")
 
 
@@ -243,27 +253,19 @@ def _is_given(ctx: typer.Context, name: str) -> bool:
     return source is not None and source.name in GIVEN
 
 
-def _check_paths(options: Mapping[str, Any]) -> None:
+def _check_paths(settings: "RunSettings") -> None:
     """Check that the run names nothing that is only on this machine.
 
     Raises:
         UsageError: it does.
     """
     from mistral_eval.jobs.sky import MOUNT
-    from mistral_eval.settings import CHAT_TEMPLATES, NAMED_PROMPTS, TINY
+    from mistral_eval.run.stamps import named_files
 
-    words = {
-        "adapter": (),
-        "data": ("hub", "sample"),
-        "chat_template": CHAT_TEMPLATES,
-        "system_prompt": NAMED_PROMPTS,
-    }
-    named = {f"-m {model}": model for model in options["model"] or () if model != TINY}
-    for name, known in words.items():
-        if options[name] is not None and options[name] not in known:
-            named[f"--{name.replace('_', '-')} {options[name]}"] = options[name]
-    for option, value in named.items():
-        path = Path(value).expanduser()
+    named = [(option, path) for _, option, path in named_files(settings)]
+    if settings.data not in ("hub", "sample"):
+        named.append((f"--data {settings.data}", Path(settings.data).expanduser()))
+    for option, path in named:
         if path.exists() and not path.is_relative_to(MOUNT):
             raise UsageError(
                 f"{option} is on this machine, and the job runs on others. Copy it into the bucket "
@@ -292,8 +294,8 @@ def _tasks_of(parts: int | None, nodes: int | None, *, ray: bool) -> int:
     return found
 
 
-def _check(options: Mapping[str, Any], chosen: Mapping[str, str]) -> None:
-    """Check the run's settings as `run` does, where the job is written.
+def _checked(options: Mapping[str, Any], chosen: Mapping[str, str]) -> list["RunSettings"]:
+    """Return the settings of each model's run, checked as `run` does, where the job is written.
 
     Raises:
         UsageError: `run` would refuse them.
@@ -302,7 +304,7 @@ def _check(options: Mapping[str, Any], chosen: Mapping[str, str]) -> None:
 
     models = [(model, options["revision"]) for model in options["model"] or [DEFAULT_MODEL]]
     others = {**dict.fromkeys(LEFT_OUT), "fresh": False, "no_compute": False}
-    settings_of_each({**others, **options, **chosen}, models)
+    return settings_of_each({**others, **options, **chosen}, models)
 
 
 def _given(ctx: typer.Context, without: Sequence[str] = ()) -> list[str]:

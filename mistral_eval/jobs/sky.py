@@ -22,6 +22,7 @@ from mistral_eval.jobs.commands import (
 )
 
 MOUNT: Final = "/bucket"  # where the bucket is mounted
+OUTPUT: Final = "--output-path="
 RUNS: Final = "results"  # the folder for runs in a bucket that is given without one
 STRATEGIES: Final = ("EAGER_NEXT_REGION", "FAILOVER")
 CLOUDS: Final = (
@@ -99,13 +100,12 @@ class SkyTask:
                 f"--recovery {self.recovery} is no strategy of SkyPilot, which would find that out "
                 f"at the first preemption. {nearest(self.recovery, STRATEGIES)}"
             )
-        cloud = (self.infra or "").partition("/")[0].lower()
-        if self.infra is not None and cloud not in CLOUDS:
+        if self.infra is not None and self.cloud not in CLOUDS:
             raise UsageError(
                 f"--infra should begin with a cloud that SkyPilot knows, like aws or k8s/CONTEXT, "
-                f"and is {self.infra}. {nearest(cloud, CLOUDS)}"
+                f"and is {self.infra}. {nearest(self.cloud, CLOUDS)}"
             )
-        if self.is_spot and cloud == "slurm":
+        if self.is_spot and self.cloud == "slurm":
             raise UsageError(
                 "--spot is for clouds, and --infra is slurm. Leave out one of the two."
             )
@@ -126,6 +126,11 @@ class SkyTask:
             )
         if self.bucket is not None:
             self.places()
+
+    @property
+    def cloud(self) -> str:
+        """The kind of place where machines are started, e.g. aws; empty if that is left open."""
+        return (self.infra or "").partition("/")[0].lower()
 
     def places(self) -> tuple[str, str]:
         """Return the bucket's URL, and that of the folder for runs in it.
@@ -194,7 +199,8 @@ def task_config(task: SkyTask) -> dict[str, Any]:
 
 def _setup(task: SkyTask) -> str:
     """Return shell text that installs mistral-eval in an environment of its own."""
-    scheme = (task.bucket or "").partition(":")[0]
+    places = [one.removeprefix(OUTPUT) for one in task.options if one.startswith(OUTPUT)]
+    scheme = (task.bucket or "".join(places)).partition("://")[0]
     names = [
         *task.extras,
         *(["ray"] if task.nodes > 1 else []),
@@ -218,7 +224,7 @@ def _run(task: SkyTask) -> str:
     """Return shell text that runs the command, on several machines with Ray."""
     options = [*task.options]
     if task.runs is not None:
-        options.append(f"--output-path={task.runs}")
+        options.append(f"{OUTPUT}{task.runs}")
     if task.nodes == 1:
         return f"source {ENVIRONMENT}/bin/activate\n{written(options)}\n"
     return f"""\

@@ -4,6 +4,7 @@ Source: sbatch(1), and what a real Slurm 22.05 did (tests/jobs/test_slurm.py).
 """
 
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -21,6 +22,8 @@ from mistral_eval.jobs.commands import (
 # minutes, minutes:seconds, hours:minutes:seconds, days-hours, days-hours:minutes[:seconds]
 TIME: Final = re.compile(r"(?:(\d+)-(\d{1,2})|(\d+))(?::(\d{1,2}))?(?::(\d{1,2}))?")
 MEMORY: Final = re.compile(r"\d+[KMGTkmgt]?")
+# -A physics, -Aphysics, --account=physics, --account physics, --exclusive: the name, then its value
+OPTION: Final = re.compile(r"(-[A-Za-z] ?|--[A-Za-z][\w-]*(?:[= ]|$))(.*)")
 STOP_SECONDS: Final = 300  # how long before the time limit a run is told to stop, at most
 RESTARTS: Final = 5
 # The last task of an array has the array's number as its SLURM_JOB_ID, by which all are requeued.
@@ -82,7 +85,7 @@ class SlurmJob:
                 "Give it so."
             )
         for option in self.more:
-            if not option.startswith("-") or "\n" in option:
+            if not OPTION.fullmatch(option):
                 raise UsageError(
                     f"--sbatch should be an option of sbatch, like --account=physics, and is "
                     f"{option!r}. Give it with its dashes."
@@ -95,7 +98,7 @@ def seconds(time: str) -> int:
     Raises:
         UsageError: it is not written so, or is no time.
     """
-    match = TIME.fullmatch(time.strip())
+    match = TIME.fullmatch(time)
     if match is not None:
         days, hours, first, second, third = (None if n is None else int(n) for n in match.groups())
         if days is not None:
@@ -131,13 +134,16 @@ mkdir -p slurm-logs
 
 array=$(sbatch --parsable <<'END_OF_PART'
 #!/bin/bash
-{_directives(job, f"--array=1-{job.tasks}", "--output=slurm-logs/%x-%A_%a.log")}
+{_directives(job, f"--array=1-{job.tasks}", "--ntasks=1", "--output=slurm-logs/%x-%A_%a.log")}
 
 {_setup(job)}\
 {_restarting(written(job.options, f'--part "$SLURM_ARRAY_TASK_ID/{job.tasks}"'), ARRAY_TASK)}
 END_OF_PART
 )
 array=${{array%%;*}}  # sbatch adds the cluster's name where there are several
+# If Slurm does not accept the merge, the parts do not run either.
+trap 'echo "The merge was not accepted; its parts, job $array, are cancelled." >&2
+    scancel "$array"' ERR
 
 # With afterok in place of afterany, one task that fails would leave this job pending for ever.
 merge=$(sbatch --parsable --dependency="afterany:$array" <<'END_OF_MERGE'
@@ -156,10 +162,11 @@ echo "Their logs are in slurm-logs/. To see them wait and run: squeue --me"
 def ray_script(job: SlurmJob) -> str:
     """Return a script that submits a job which starts Ray on its nodes and runs the command."""
     first, count = PORTS
-    resources = [
-        *([] if job.cpus is None else [f"--num-cpus={job.cpus}"]),
-        f"--num-gpus={job.gpus}",
-    ]
+    # Ray itself would count the cores of the whole node, and srun gives a task one of the job's.
+    cpus, step = ('"$SLURM_CPUS_ON_NODE"', "")
+    if job.cpus is not None:
+        cpus, step = str(job.cpus), f" --cpus-per-task={job.cpus}"
+    resources = [f"--num-cpus={cpus}", f"--num-gpus={job.gpus}"]
     head = start_ray("head", "$head", "$port", resources)
     worker = start_ray("worker", "$head", "$port", resources, indent=" " * 8)
     return f"""\
@@ -186,7 +193,7 @@ export head=$(hostname -I | cut -d ' ' -f 1)
 export port=$(({first} + SLURM_JOB_ID % {count}))  # two jobs on one node do not meet
 
 # One task of this step on each node; the first one is Ray's head.
-srun --kill-on-bad-exit=0 --no-kill --output=slurm-logs/%x-%j-ray-%n.log bash -c '
+srun --kill-on-bad-exit=0 --no-kill{step} --output=slurm-logs/%x-%j-ray-%n.log bash -c '
     if [ "$SLURM_PROCID" = 0 ]; then
         {head}
     else
@@ -216,7 +223,7 @@ def _directives(job: SlurmJob, *own: str) -> str:
         *([] if job.cpus is None else [f"--cpus-per-task={job.cpus}"]),
         *([f"--gpus-per-task={job.gpus}"] if job.gpus else []),
         *([] if job.memory is None else [f"--mem={job.memory}"]),
-        *job.more,
+        *map(_as_given, job.more),
     ]
     limit = STOP_SECONDS if job.time is None else min(STOP_SECONDS, seconds(job.time) // 5)
     return "\n".join(
@@ -240,7 +247,7 @@ def _merge_directives(job: SlurmJob) -> str:
         *([] if job.time is None else [f"--time={job.time}"]),
         *([] if job.cpus is None else [f"--cpus-per-task={job.cpus}"]),
         *([] if job.memory is None else [f"--mem={job.memory}"]),
-        *job.more,
+        *map(_as_given, job.more),
         "--requeue",
         "--open-mode=append",
     ]
@@ -249,6 +256,14 @@ def _merge_directives(job: SlurmJob) -> str:
 
 def _sbatch(options: Sequence[str]) -> list[str]:
     return [f"#SBATCH {option}" for option in options]
+
+
+def _as_given(option: str) -> str:
+    """Return an option of sbatch for its line in a script, which sbatch splits as a shell does."""
+    match = OPTION.fullmatch(option)
+    assert match is not None, option
+    name, value = match.groups()
+    return f"{name}{shlex.quote(value)}" if value else name
 
 
 def _setup(job: SlurmJob) -> str:

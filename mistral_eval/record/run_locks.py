@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from mistral_eval.errors import RepliesError
+from mistral_eval.errors import LockedError, RepliesError
 from mistral_eval.record.run_folder import PARTS_FOLDER, REPLIES_FOLDER
 
 LOCK_FILE: Final = "replies.lock"
@@ -38,14 +38,14 @@ def take_locks(folder: Path, share: str) -> list[int]:
         work, but do no harm.
 
     Raises:
-        RepliesError: another process holds a lock.
+        LockedError: another process holds a lock.
     """
     whole = folder / LOCK_FILE
     if not share:
         try:
             return _lock(whole, fcntl.LOCK_EX)
         except BlockingIOError:
-            raise RepliesError(_who_works(folder)) from None
+            raise LockedError(_who_works(folder)) from None
     held: list[int] = []
     own = folder / PARTS_FOLDER / f"{share}.lock"
     with plain_errors(folder / REPLIES_FOLDER):
@@ -57,7 +57,7 @@ def take_locks(folder: Path, share: str) -> list[int]:
         which = f"as {share} on the run" if held else "on the whole run"
         for handle in held:
             os.close(handle)
-        raise RepliesError(
+        raise LockedError(
             f"Another process is working {which} in {folder}. Wait for it, or stop it."
         ) from None
     return held

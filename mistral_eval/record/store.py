@@ -6,6 +6,7 @@ used, and so is the store's own package: s3fs for s3://, gcsfs for gs://.
 
 import asyncio
 import sys
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,13 +26,14 @@ _FAULTS: Final = {
     "botocore.exceptions": "BotoCoreError ClientError",
     "gcsfs.retry": "HttpError",
     "google.auth.exceptions": "GoogleAuthError",
+    "httpx": "HTTPError",
     "paramiko.ssh_exception": "SSHException",
 }
 
 
 def _faults() -> tuple[type[BaseException], ...]:
     """Return the exceptions of the stores whose packages are loaded."""
-    found: list[type[BaseException]] = [OSError, asyncio.TimeoutError]
+    found: list[type[BaseException]] = [OSError, asyncio.TimeoutError, NotImplementedError]
     for module, names in _FAULTS.items():
         if module in sys.modules:
             found += [getattr(sys.modules[module], name) for name in names.split()]
@@ -45,7 +47,8 @@ class Store:
         url: the folder, e.g. s3://bucket/prefix.
 
     Raises:
-        StoreError: fsspec has no such protocol, or its package is not installed.
+        StoreError: fsspec has no such protocol, its package is not installed, or it cannot be
+            reached.
     """
 
     def __init__(self, url: str) -> None:
@@ -55,8 +58,11 @@ class Store:
         protocol = url.partition("://")[0]
         options = {"auto_mkdir": True} if protocol in ("file", "local") else {}
         self._replaces = protocol in OF_OBJECTS
+        # Several processes may copy one file at a time, each to a name of its own.
+        self._unfinished = f"{uuid.uuid4().hex[:12]}.part"
         try:
-            self._fs, root = url_to_fs(self.url, **options)
+            with self._plain_errors("reached"):
+                self._fs, root = url_to_fs(self.url, **options)
         except ImportError as error:
             need = EXTRAS.get(protocol, "the package that the message names")
             raise StoreError(
@@ -114,10 +120,14 @@ class Store:
         with self._plain_errors("read"):
             for parent in {place.parent for place in places}:
                 parent.mkdir(parents=True, exist_ok=True)
-            parts = [place.with_name(f".{place.name}.part") for place in places]
-            self._fs.get([self._at(name) for name in names], list(map(str, parts)))
-            for part, place in zip(parts, places, strict=True):
-                part.replace(place)
+            parts = [place.with_name(f".{place.name}.{self._unfinished}") for place in places]
+            try:
+                self._fs.get([self._at(name) for name in names], list(map(str, parts)))
+                for part, place in zip(parts, places, strict=True):
+                    part.replace(place)
+            finally:
+                for part in parts:
+                    part.unlink(missing_ok=True)
 
     def write(self, name: str, content: bytes | Path) -> None:
         """Write a file, whole or not at all.
@@ -131,7 +141,7 @@ class Store:
         """
         place = self._at(name)
         parent, _, last = place.rpartition("/")
-        target = place if self._replaces else f"{parent}/.{last}.part"
+        target = place if self._replaces else f"{parent}/.{last}.{self._unfinished}"
         with self._plain_errors("written"):
             if not self._replaces:
                 self._fs.makedirs(parent, exist_ok=True)
@@ -178,6 +188,8 @@ def _reason(error: BaseException) -> str:
         return f"no such bucket or folder: {said}"
     if isinstance(error, PermissionError):
         return f"no permission: {said}"
+    if isinstance(error, NotImplementedError):
+        return "this kind of store does not do that"
     return said
 
 

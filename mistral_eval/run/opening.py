@@ -22,9 +22,9 @@ from mistral_eval.run.judge_endpoint import judge_endpoint
 from mistral_eval.run.judge_engine import check_judge
 from mistral_eval.run.questions import LoadedBenchmark
 from mistral_eval.run.results import protocol_hash
-from mistral_eval.run.stamps import stamp_of, stamp_of_files
+from mistral_eval.run.stamps import named_files, stamp_of, stamp_of_files
 from mistral_eval.sandbox import Isolation, probe
-from mistral_eval.settings import AUTO, CHAT_TEMPLATES, MODEL_FREE, NAMED_PROMPTS, RunSettings
+from mistral_eval.settings import AUTO, CHAT_TEMPLATES, MODEL_FREE, RunSettings
 from mistral_eval.suite.benchmark import Benchmark
 from mistral_eval.suite.chats import Guardrail
 from mistral_eval.suite.conversations import Conversation
@@ -65,17 +65,8 @@ def _stamps(settings: RunSettings, source: Source) -> dict[str, object]:
         "version": __version__,
         "protocol": {name: protocol_hash(name) for name in settings.own_tasks},
     }
-    paths = {"model": settings.model, "adapter": settings.adapter or ""}
-    if settings.chat_template not in CHAT_TEMPLATES:
-        paths["chat_template"] = settings.chat_template
-    if settings.judge_engine is not None:
-        paths["judge"] = str(settings.judge_model)
-    if settings.system_prompt not in (None, *NAMED_PROMPTS):
-        paths["system_prompt"] = str(settings.system_prompt)
-    for name, value in (*paths.items(), *sorted(settings.model_args.items())):
-        path = Path(value).expanduser()
-        if value and path.exists():
-            stamps[name] = stamp_of(path)
+    for name, _, path in named_files(settings):
+        stamps[name] = stamp_of(path)
     if source.kind == "folder" and source.folder is not None:
         specs = [data_spec(name) for name in settings.own_tasks]
         stamps["data"] = stamp_of_files(

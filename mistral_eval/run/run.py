@@ -15,6 +15,7 @@ from mistral_eval.errors import (
     CheckpointError,
     EngineError,
     HubError,
+    LockedError,
     MistralEvalError,
     OutputError,
     RepliesError,
@@ -53,7 +54,14 @@ from mistral_eval.settings import RunSettings
 from mistral_eval.suite.registry import check_shots
 
 # What can be wrong with one model while others run.
-MODEL_ERRORS = (CheckpointError, TokenizerError, HubError, ResourceError, EngineError)
+MODEL_ERRORS = (
+    CheckpointError,
+    TokenizerError,
+    HubError,
+    ResourceError,
+    EngineError,
+    LockedError,
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,8 @@ SchedulerParameters=batch_sched_delay=0,sched_interval=2
 KillWait=5
 ReturnToService=2
 MpiDefault=none
-NodeName={host} NodeAddr=127.0.0.1 CPUs={cores} State=UNKNOWN
+GresTypes=gpu
+NodeName={host} NodeAddr=127.0.0.1 CPUs={cores} Gres=gpu:{gpus} State=UNKNOWN
 PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP
 """
 
@@ -97,9 +98,15 @@ class Slurm:
 
 @contextmanager
 def slurm(folder: Path, cores: int = 4) -> Iterator[Slurm]:
-    """Start a Slurm of one node with so many cores, real or not; end it with the context."""
+    """Start a Slurm of one node with so many cores, real or not; end it with the context.
+
+    It has as many GPUs, which are empty files.
+    """
     for name in ("state", "spool"):
         (folder / name).mkdir(parents=True)
+    for number in range(cores):
+        (folder / f"gpu{number}").touch()
+    (folder / "gres.conf").write_text(f"Name=gpu File={folder}/gpu[0-{cores - 1}]\n")
     key = folder / "munge.key"
     key.write_bytes(os.urandom(128))
     key.chmod(0o400)
@@ -110,6 +117,7 @@ def slurm(folder: Path, cores: int = 4) -> Iterator[Slurm]:
             folder=folder,
             host=host,
             cores=cores,
+            gpus=cores,
             controller_port=free_port(),
             daemon_port=free_port(),
             requeue_seconds=REQUEUE_SECONDS,

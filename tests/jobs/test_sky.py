@@ -139,6 +139,10 @@ def test_one_machine_runs_the_command_alone():
         ({"bucket": "gs://my-runs"}, f"'mistral-eval=={__version__}' gcsfs\n"),
         ({"nodes": 2, "extras": ["vllm"]}, f"'mistral-eval[vllm,ray,s3]=={__version__}'\n"),
         ({"workdir": Path(__file__).resolve().parents[2]}, "'.[s3]'\n"),
+        (
+            {"bucket": None, "options": (*OPTIONS, "--output-path=s3://my-runs/x")},
+            f"'mistral-eval[s3]=={__version__}'\n",
+        ),
     ],
 )
 def test_setup_installs_what_the_run_needs(changed, installed):
@@ -222,6 +226,24 @@ def test_options_of_run_go_into_the_task(tmp_path, cli):
     assert f"'mistral-eval[vllm,ray,s3]=={__version__}'" in found["setup"]
 
 
+def test_a_folder_that_a_slurm_cluster_shares_may_be_named(cli, tmp_path):
+    code, out, _ = cli(
+        *("cluster", "sky", "-t", "mmlu", "-m", tmp_path, "--output-path", "runs"),
+        *("--infra", "Slurm/ours"),
+    )
+    assert code == 0
+    assert str(tmp_path) in out
+
+
+def test_a_judge_s_engine_is_installed_too(cli):
+    code, out, _ = cli(
+        *("cluster", "sky", "-t", "mt_bench", "-m", "tiny", "--bucket", "s3://my-runs"),
+        *("--judge-engine", "vllm", "--judge-model", "org/judge"),
+    )
+    assert code == 0
+    assert "mistral-eval[vllm,s3]==" in out
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
@@ -231,6 +253,17 @@ def test_options_of_run_go_into_the_task(tmp_path, cli):
         (("--bucket", "s3://runs", "--infra", "azrue"), "Did you mean azure?"),
         (("--bucket", "s3://runs", "--recovery", "never"), "Known: EAGER_NEXT_REGION, FAILOVER."),
         (("--bucket", "s3://runs", "--chat-template", __file__), "is on this machine"),
+        (("--bucket", "s3://runs", "--data", str(Path(__file__).parent)), "is on this machine"),
+        (("--bucket", "s3://runs", "--model-args", f"tokenizer={__file__}"), "is on this machine"),
+        (
+            (
+                *("--bucket", "s3://runs", "-t", "mt_bench", "--engine", "hf"),
+                *("--judge-engine", "native", "--judge-model", __file__),
+            ),
+            f"--judge-model {__file__} is on this machine",
+        ),
+        (("--bucket", "s3://runs", "--workers", "ray://auto"), "the job's one machine is in none"),
+        (("--output-path", "s3:/runs"), "--output-path: expected a folder or a URL"),
     ],
 )
 def test_a_task_that_could_not_run_is_not_written(options, sentence, cli):

@@ -45,9 +45,10 @@ def test_the_array_has_a_task_per_part_and_a_merge_that_computes_nothing():
     part, merge = heredoc(script, "END_OF_PART"), heredoc(script, "END_OF_MERGE")
 
     assert directives(part) == [
-        "--job-name=mistral-eval", "--array=1-4", "--output=slurm-logs/%x-%A_%a.log",
-        "--partition=gpu", "--time=4:00:00", "--cpus-per-task=8", "--gpus-per-task=1",
-        "--mem=64G", "--account=p", "--requeue", "--open-mode=append", "--signal=B:USR1@300",
+        "--job-name=mistral-eval", "--array=1-4", "--ntasks=1",
+        "--output=slurm-logs/%x-%A_%a.log", "--partition=gpu", "--time=4:00:00",
+        "--cpus-per-task=8", "--gpus-per-task=1", "--mem=64G", "--account=p", "--requeue",
+        "--open-mode=append", "--signal=B:USR1@300",
     ]  # fmt: skip
     assert directives(merge) == [
         "--job-name=mistral-eval-merge", "--output=slurm-logs/%x-%j.log", "--partition=gpu",
@@ -107,11 +108,31 @@ def test_bash_can_read_what_is_written(write):
         assert "source 'my env/bin/activate'" in text
 
 
+def test_parts_are_cancelled_if_their_merge_is_not_accepted(tmp_path):
+    programs = {
+        "sbatch": 'cat > /dev/null; [ ! -e parts ] || exit 1; touch parts; echo "7;cluster"',
+        "scancel": 'echo "$@" > cancelled',
+    }
+    for name, text in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash"], input=array_script(job()), text=True, cwd=tmp_path, env=environment,
+        capture_output=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "The merge was not accepted; its parts, job 7, are cancelled.\n"
+    assert (tmp_path / "cancelled").read_text() == "7\n"
+
+
 def test_ray_starts_on_all_nodes_and_the_command_on_the_first():
     script = ray_script(job(cpus=8, gpus=2))
     assert {"--nodes=4", "--ntasks-per-node=1", "--no-kill", "--requeue"} <= {*directives(script)}
     assert '--workers "ray://$head:$port"' in script
     assert "--num-cpus=8 --num-gpus=2" in script
+    assert "--no-kill --cpus-per-task=8 " in script  # srun does not take it from the job
+    assert '--num-cpus="$SLURM_CPUS_ON_NODE" --num-gpus=0' in ray_script(job())
     assert "export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=$(" in script
     assert "--part" not in script.replace("--partition", "")
 
@@ -134,6 +155,7 @@ def test_a_run_is_told_to_stop_well_before_a_short_limit():
     [
         ({"time": "4h"}, "--time should be a time limit as Slurm writes it"),
         ({"time": "0"}, "--time should be"),
+        ({"time": " 90"}, "--time should be"),
         ({"time": "1:2:3:4"}, "--time should be"),
         ({"tasks": 0}, "--parts or --nodes should be 1 or more, and is 0"),
         ({"gpus": -1}, "--gpus-per-task should be 0 or more, and is -1"),
@@ -142,6 +164,7 @@ def test_a_run_is_told_to_stop_well_before_a_short_limit():
         ({"partition": "a b"}, "--partition should be made of letters"),
         ({"name": "a/b"}, "--job-name should be made of letters"),
         ({"more": ["account=p"]}, "--sbatch should be an option of sbatch"),
+        ({"more": ["--"]}, "--sbatch should be an option of sbatch"),
         ({"more": ["--account=p\ntouch pwned"]}, "--sbatch should be an option of sbatch"),
     ],
 )
@@ -238,6 +261,23 @@ def process_of(folder: Path, part: str) -> int:
         except OSError:  # it has ended
             continue
     raise AssertionError(f"no process answers part {part}")
+
+
+@pytest.mark.slurm
+@pytest.mark.parametrize("write", [array_script, ray_script])
+def test_slurm_takes_gpus_and_other_options_as_they_were_given(cluster, tmp_path, write):
+    (tmp_path / "my jobs" / "slurm-logs").mkdir(parents=True)
+    work = f"{tmp_path}/my jobs"
+    more = ["--comment=it's # two words", "--mail-user me@example.org", f"-D{work}", "--exclusive"]
+    written = write(job(tasks=1, gpus=2, cpus=1, more=more, setup=["exit 0"]))
+    script = tmp_path / "job.sh"
+    script.write_text(written)
+    for number in re.findall(r"job (\d+)", cluster.call("bash", str(script), cwd=tmp_path)):
+        said = cluster.call("scontrol", "--oneliner", "show", "job", number)
+        assert "Comment=it's # two words " in said
+        assert f"WorkDir={work} " in said
+        assert ("TresPerTask=gres:gpu:2" in said) == ("-merge" not in said)
+        assert cluster.wait(number, ("COMPLETED", "FAILED"), 60)["JobState"] == "COMPLETED"
 
 
 @pytest.mark.slow

@@ -2,6 +2,8 @@
 
 import re
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import pytest
 
@@ -39,6 +41,32 @@ def test_another_process_s_files_are_seen(store):
     assert store.sizes() == {"x": 1}
 
 
+@pytest.mark.parametrize("act", ["fetch", "write", "prove"])
+def test_several_at_a_time_copy_one_file(store, tmp_path, act):
+    """As tasks of an array do, which begin together and have one home folder."""
+    content, names = b"x" * 200_000, [f"a/replies/{n}.jsonl" for n in range(20)]
+    for name in names:
+        store.write(name, content)
+    acts = {
+        "fetch": lambda one: one.fetch(names, tmp_path / "copy"),
+        "write": lambda one: [one.write(name, content) for name in names],
+        "prove": lambda one: [one.prove_writable("a/.probe") for _ in names],
+    }
+    begin = Barrier(4)
+
+    def go(one: Store) -> None:
+        begin.wait()
+        for _ in range(3):
+            acts[act](one)
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(go, [Store(store.url) for _ in range(4)]))
+    assert set(store.sizes()) == set(names)
+    copied = [path for path in tmp_path.glob("copy/**/*") if path.is_file()]
+    assert len(copied) == (20 if act == "fetch" else 0)
+    assert all(path.read_bytes() == content for path in copied)
+
+
 def one_sentence(error: StoreError) -> str:
     text = str(error)
     assert "\n" not in text
@@ -64,6 +92,18 @@ def test_a_fault_is_one_sentence(act, tmp_path):
 def test_an_unknown_protocol_is_named():
     with pytest.raises(StoreError, match=r"gopher://x should be the URL of a store") as raised:
         Store("gopher://x")
+    one_sentence(raised.value)
+
+
+def test_a_store_that_cannot_be_reached_is_named():
+    with pytest.raises(StoreError, match=r"ftp://127.0.0.1:1/x could not be reached \(") as raised:
+        Store("ftp://127.0.0.1:1/x")
+    one_sentence(raised.value)
+
+
+def test_a_store_that_cannot_list_files_is_named():
+    with pytest.raises(StoreError, match=r"data://x could not be read \(this kind") as raised:
+        Store("data://x").sizes()
     one_sentence(raised.value)
 
 

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import os
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -13,10 +14,12 @@ from mistral_eval.cli.run import run
 from mistral_eval.cli.sweep import OF_ONE_MODEL, sweep
 from mistral_eval.console import Talk
 from mistral_eval.engines.native_encoder import NativeEncoder, watch_stops
+from mistral_eval.errors import LockedError
 from mistral_eval.model.tiny import tiny_tokenizer_file
 from mistral_eval.model.tokenizers.tokenizer import ANY_VOCAB, load_tokenizer
 from mistral_eval.record.replies import Replies
-from mistral_eval.record.run_record import read_record
+from mistral_eval.record.run_locks import take_locks
+from mistral_eval.record.run_record import RUN_FILE, read_record
 from mistral_eval.run import run as running
 from mistral_eval.run.run import run_models, run_suite
 from mistral_eval.run.shared import Shared
@@ -142,6 +145,20 @@ def test_rows_are_in_order_of_step_and_a_checkpoint_that_fails_is_one(cli, broke
     assert code == 1
     assert out.count("(failed)") == 1
     assert err.count("This run is finished") == 3
+
+
+def test_a_checkpoint_that_another_process_works_on_is_one(training, tmp_path):
+    each = [settings(model, tmp_path / "out", tasks=("nq",)) for model in training[:2]]
+    folder = run_suite(each[0], Talk(quiet=True))
+    (folder / RUN_FILE).unlink()
+    held = take_locks(folder, "")
+    try:
+        first, second = run_models(each, Talk(quiet=True))
+    finally:
+        for lock in held:
+            os.close(lock)
+    assert isinstance(first.error, LockedError)
+    assert second.folder is not None
 
 
 def test_all_that_fail_are_an_error(cli, tmp_path):

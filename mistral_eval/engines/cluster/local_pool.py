@@ -16,7 +16,7 @@ from mistral_eval.engines.cluster.worker_messages import Died, Event, Job, Quest
 from mistral_eval.settings import RunSettings
 
 END_SECONDS: Final = 5.0
-SEND_SECONDS: Final = 30  # after which a worker that reads nothing counts as gone
+STALL_SECONDS: Final = 30  # after which a worker that stops inside a message counts as gone
 _STATUS_SECONDS: Final = 1.0  # to wait for the status of a process whose socket has closed
 _TAIL_BYTES: Final = 2000
 
@@ -59,7 +59,8 @@ class LocalPool:
         assert self._parent is not None
         assert self._control is not None
         ours, theirs = socket.socketpair()
-        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_SECONDS, 0))
+        for way in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
+            ours.setsockopt(socket.SOL_SOCKET, way, struct.pack("ll", STALL_SECONDS, 0))
         device = self._devices[seat % len(self._devices)] if self._devices else None
         self._pids.pop(seat, None)
         try:
@@ -167,8 +168,13 @@ class LocalPool:
 
     def _of_worker(self, seat: int, wire: Connection) -> list[tuple[int, Event]]:
         event: Event | None = None
-        with suppress(EOFError, OSError):
+        try:
             event = wire.recv()
+        except BlockingIOError:  # it hangs
+            self.kill(seat)
+            return [(seat, Died(f"after {STALL_SECONDS} seconds in the middle of a message"))]
+        except (EOFError, OSError):
+            pass
         if event is None or isinstance(event, Died | Refused):  # its last word
             del self._wires[seat]
             wire.close()
@@ -181,12 +187,16 @@ class LocalPool:
                 break
             self._unread += self._of_parent()
         status = self._statuses.pop(self._pids.pop(seat, 0), None)
+        code = None if status is None else os.waitstatus_to_exitcode(status)
+        if code is None and self._parent is None and self._process is not None:
+            with suppress(subprocess.TimeoutExpired):  # it ended with the process that forks
+                code = self._process.wait(_STATUS_SECONDS)
+        if code is not None and code < 0:
+            return f"by signal {-code} ({_name(-code)})"
         last = self._last_line()
-        if status is None:
-            return f"without a status ({last})" if last else "without a status"
-        if os.WIFSIGNALED(status):
-            return f"by signal {os.WTERMSIG(status)} ({_name(os.WTERMSIG(status))})"
-        return f"with status {os.WEXITSTATUS(status)}" + (f" ({last})" if last else "")
+        return f"with{f' status {code}' if code is not None else 'out a status'}" + (
+            f" ({last})" if last else ""
+        )
 
     def _last_line(self) -> str:
         size = self._stderr.seek(0, os.SEEK_END)

@@ -16,6 +16,7 @@ import select
 import signal
 import socket
 import sys
+import traceback
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Final, NoReturn
@@ -155,6 +156,8 @@ def _serve(wire: Connection, worker: object, asked: Fork, start: Start, parent: 
     except (EOFError, BrokenPipeError, ConnectionResetError):
         code = 0  # the driver has ended or wants no more
     finally:
+        if sys.exc_info()[0] is not None:  # _exit comes before Python would print it
+            traceback.print_exc()
         sys.stderr.flush()
         os._exit(code)
 

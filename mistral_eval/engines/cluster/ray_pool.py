@@ -7,8 +7,8 @@ the driver knows which of its requests were answered.
 
 import re
 import socket
-import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from queue import SimpleQueue
 from typing import Any, Final
@@ -34,6 +34,7 @@ _CAUSES: Final = (
     re.compile(r"(The actor died because its node has died)"),
     re.compile(r"Worker exit detail: (.*?)(?: Some common causes|\. There are|$)"),
     re.compile(r"(The actor is dead because .*?)(?:\. |$)"),
+    re.compile(r"(killed due to the node running low on memory)"),
 )
 
 
@@ -77,25 +78,24 @@ class RayWorker:
     def do(self, asked: Job | Question) -> Iterator[Event]:
         """Answer a job or a question; yield the events as they come.
 
-        The worker computes in a thread of its own, so that each event leaves at once.
+        The worker computes in a thread of its own, so that each event leaves at once. An error that
+        it does not foresee is raised here, and Ray tells the driver.
         """
         self._is_told = False
         events: SimpleQueue[Event | None] = SimpleQueue()
-        goes_on = True
 
-        def work() -> None:
-            nonlocal goes_on
+        def work() -> bool:
             try:
-                goes_on = self._worker.do(asked, events.put, lambda: self._is_told)
+                goes_on: bool = self._worker.do(asked, events.put, lambda: self._is_told)
             finally:
                 events.put(None)
+            return goes_on
 
-        thread = threading.Thread(target=work)
-        thread.start()
-        while (event := events.get()) is not None:
-            yield event
-        thread.join()
-        if not goes_on:
+        with ThreadPoolExecutor(1) as threads:
+            goes_on = threads.submit(work)
+            while (event := events.get()) is not None:
+                yield event
+        if not goes_on.result():
             import ray
 
             ray.actor.exit_actor()
@@ -127,7 +127,7 @@ class RayPool:
             try:
                 _connect(address)
                 ray.init(address, log_to_driver=False, logging_level="error")
-            except (OSError, RuntimeError, ValueError) as error:
+            except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
                 first = str(error).partition("\n")[0]
                 raise EngineError(
                     f"The Ray cluster {address} cannot be reached ({first}). Start it with `ray "
@@ -198,14 +198,13 @@ class RayPool:
 
     def _next(self, seat: int, stream: Any) -> list[tuple[int, Event]]:
         """Return the next event of a call, if it is not at its end."""
-        errors = self._ray.exceptions
         try:
             event: Event = self._ray.get(next(stream))
         except StopIteration:
             if self._streams.get(seat) is stream:
                 del self._streams[seat]
             return []
-        except (errors.RayActorError, errors.RayTaskError, errors.ObjectLostError) as error:
+        except self._ray.exceptions.RayError as error:  # also where Ray is short of memory
             self._streams.pop(seat, None)
             self._actors.pop(seat, None)
             return [(seat, Died(f"({cause_of(str(error))})"))]
@@ -237,4 +236,4 @@ def cause_of(said: str) -> str:
     for pattern in _CAUSES:
         if match := pattern.search(text):
             return match[1].rstrip(".")
-    return text[:200]
+    return said.strip().rpartition("\n")[2][:200]  # of a traceback

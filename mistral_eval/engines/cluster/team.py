@@ -26,6 +26,7 @@ from mistral_eval.settings import RunSettings
 
 POLL_SECONDS: Final = 0.2
 OPENING_DEATHS: Final = 3  # of the first worker, before the run ends
+OPENING_SECONDS: Final = 60.0  # of the first worker, before the user is told
 FRUITLESS_DEATHS: Final = 3  # per seat, without any reply in between, before the run ends
 # What the driver counts for all workers together.
 _COUNTED_BY_DRIVER: Final = ("score_unique", "prompt_unique")
@@ -105,7 +106,14 @@ class Team:
         """
         self._start(0)
         deaths = 0
+        began: float | None = time.monotonic()
         while self._first is None:
+            if began is not None and time.monotonic() - began > OPENING_SECONDS:
+                began = None
+                self._say(
+                    f"No worker has opened its engine within {OPENING_SECONDS:.0f} seconds. It "
+                    "still loads the model, or no core or GPU is free for it. Ctrl-C ends the wait."
+                )
             for number, event in self.pool.poll(POLL_SECONDS):
                 if isinstance(event, Died):
                     deaths += 1
@@ -140,9 +148,8 @@ class Team:
             busy = any(seat.piece is not None for seat in self._seats)
             if not busy and (stopping or not scheduler.waiting):
                 return
-            for number, event in self.pool.poll(POLL_SECONDS):
+            for number, event in self._poll():
                 yield from self._handle(number, event, scheduler)
-            self._end_hanging()
 
     def check(self, request: Request, reply: Reply) -> Check:
         """Have a worker compare a reply with its engine's plain path.
@@ -159,9 +166,8 @@ class Team:
                 else:
                     asked.state, asked.heard = "busy", time.monotonic()
                     self.pool.give(self._seats.index(asked), Question(request, reply))
-            for number, event in self.pool.poll(POLL_SECONDS):
+            for number, event in self._poll():
                 list(self._handle(number, event))
-            self._end_hanging()
         return self._checks.pop()
 
     def close(self) -> None:
@@ -190,7 +196,7 @@ class Team:
         known = frozenset(n for n, index in enumerate(piece.indices) if index in piece.known)
         asked = tuple(requests[index] for index in piece.indices)
         seat.state, seat.piece, seat.dealer, seat.heard = "busy", piece, dealer, time.monotonic()
-        self.pool.give(number, Job(piece.number, asked, known))
+        self.pool.give(number, Job(asked, known))
 
     def _start_one(self) -> bool:
         """Start a worker in an empty seat, if there is one.
@@ -321,13 +327,20 @@ class Team:
             )
         self._say(f"Worker {number + 1} died {why}; another one takes its place.")
 
-    def _end_hanging(self) -> None:
-        """Replace workers that have been silent for too long while they had something to do."""
+    def _poll(self) -> list[tuple[int, Event]]:
+        """Return what workers have said, after replacing those that hang.
+
+        The driver itself may have been held up, e.g. by a slow disk: a worker whose words were
+        waiting meanwhile was not silent.
+        """
+        events = self.pool.poll(POLL_SECONDS)
+        heard = {number for number, _ in events}
         limit, now = self._patience.limit(self._longest), time.monotonic()
         for number, seat in enumerate(self._seats):
-            if seat.state == "busy" and now - seat.heard > limit:
+            if seat.state == "busy" and number not in heard and now - seat.heard > limit:
                 self.pool.kill(number)
                 self._lost(number, f"after {now - seat.heard:.0f} seconds of silence")
+        return events
 
     def _count(self, seat: Seat, now: Counters) -> None:
         """Add what a worker has computed since it last said."""

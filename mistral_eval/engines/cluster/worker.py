@@ -75,7 +75,7 @@ class Worker:
         def deliver() -> None:
             nonlocal sent
             counters = self.engine.counters
-            send(Answered(job.number, tuple(pending), counters and replace(counters)))
+            send(Answered(tuple(pending), counters and replace(counters)))
             pending.clear()
             sent = time.monotonic()
 
@@ -99,4 +99,4 @@ class Worker:
         except UnansweredError as error:
             failures = error.failures
         deliver()
-        send(Done(job.number, failures))
+        send(Done(failures))

@@ -19,12 +19,10 @@ class Job:
     """Requests for one worker.
 
     Attributes:
-        number: the job's name; replies to an earlier job of a seat are told apart by it.
         requests: what to answer, all of one kind.
         known: positions among `requests` that need no reply; they take part in batching.
     """
 
-    number: int
     requests: tuple[Request, ...]
     known: frozenset[int] = frozenset()
 
@@ -66,9 +64,11 @@ class Alive:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """Replies by their positions in the job, and all that the worker has computed so far."""
+    """Replies by their positions in the job, and all that the worker has computed so far.
 
-    job: int
+    They are about the worker's latest job: it has one at a time, and messages keep their order.
+    """
+
     replies: Sequence[tuple[int, Reply]]
     counters: Counters | None
 
@@ -81,7 +81,6 @@ class Done:
         failures: position and reason of each request that failed for good.
     """
 
-    job: int
     failures: Sequence[tuple[int, str]] = ()
 
 

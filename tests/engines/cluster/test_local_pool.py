@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mistral_eval.engines.cluster import local_pool, pools
+from mistral_eval.engines.cluster import local_pool, pools, team
 from mistral_eval.engines.cluster.engine import ClusterEngine
 from mistral_eval.engines.cluster.local_pool import LocalPool
 from mistral_eval.engines.cluster.team import Patience
@@ -120,7 +120,7 @@ def test_a_check_is_done_by_a_worker(engine, alone):
 @pytest.mark.slow
 def test_an_idle_worker_that_hangs_does_not_hold_up_the_others(monkeypatch, alone):
     """Its socket takes a small message but not a shard: what is sent must not wait for ever."""
-    monkeypatch.setattr(local_pool, "SEND_SECONDS", 1)
+    monkeypatch.setattr(local_pool, "STALL_SECONDS", 1)
     said = []
     engine = ClusterEngine.open(TINY, no_gold, said.append, Patience(least=2.0, most=4.0))
     try:
@@ -226,6 +226,17 @@ def test_an_error_of_the_device_ends_the_worker_and_its_cause_is_said(monkeypatc
     assert all("CUDA error" in line for line in deaths)  # each is said once, with its cause
 
 
+def test_a_fault_that_nobody_foresaw_is_said_with_its_cause(monkeypatch):
+    patched(monkeypatch, "raise KeyError('layers.7')")
+    engine = ClusterEngine.open(TINY, no_gold, lambda _: None)
+    try:
+        with pytest.raises(UnansweredError) as error:
+            answers(engine, score_requests())
+    finally:
+        engine.close()
+    assert "with status 1 (KeyError: 'layers.7')" in error.value.failures[0][1]
+
+
 def test_a_worker_that_hangs_is_replaced(monkeypatch, tmp_path, alone):
     flag = tmp_path / "hung"
     act = f"import pathlib, time; p = pathlib.Path({str(flag)!r}); n = p.exists(); p.touch(); n or time.sleep(999)"  # noqa: E501
@@ -238,6 +249,49 @@ def test_a_worker_that_hangs_is_replaced(monkeypatch, tmp_path, alone):
     finally:
         engine.close()
     assert any("seconds of silence" in line for line in said)
+
+
+STALLER = """
+import os, pathlib, signal, struct
+from multiprocessing.connection import Connection
+flag, send = pathlib.Path({flag!r}), Connection._send_bytes
+def stall(self, message):
+    data = bytes(message)
+    if b"Answered" in data and not flag.exists():
+        flag.touch()
+        os.write(self.fileno(), struct.pack("!i", len(data)) + data[: len(data) // 2])
+        os.kill(os.getpid(), signal.SIGSTOP)
+    send(self, message)
+Connection._send_bytes = stall
+from mistral_eval.engines.cluster.local_worker import main; main()
+"""
+
+
+def test_a_worker_that_hangs_inside_a_message_is_replaced(monkeypatch, tmp_path, alone):
+    monkeypatch.setattr(local_pool, "STALL_SECONDS", 1)
+    monkeypatch.setattr(LocalPool, "program", STALLER.format(flag=str(tmp_path / "stalled")))
+    said = []
+    engine = ClusterEngine.open(TINY, no_gold, said.append)
+    try:
+        same(answers(engine, score_requests()), alone["score"])
+    finally:
+        engine.close()
+    assert sum("in the middle of a message; another one" in line for line in said) == 1
+
+
+def test_workers_that_spoke_while_the_driver_was_held_up_are_not_replaced(alone):
+    said = []
+    engine = ClusterEngine.open(TINY, no_gold, said.append, Patience(least=4.0, most=4.0))
+    found = {}
+    try:
+        for n, reply in engine.answer([engine.encode(one) for one in score_requests()]):
+            if not found:
+                time.sleep(5)  # e.g. the replies log, on a slow disk
+            found[n] = reply
+    finally:
+        engine.close()
+    same(found, alone["score"])
+    assert not any("seconds of silence" in line for line in said)
 
 
 def test_workers_that_all_die_end_the_run_with_a_sentence(monkeypatch):
@@ -261,6 +315,18 @@ def test_a_first_worker_that_always_dies_is_said(monkeypatch):
     monkeypatch.setattr(LocalPool, "program", program)
     said = r"3 workers died while they opened the engine, the last one .*\(no such library\)"
     with pytest.raises(EngineError, match=said):
+        ClusterEngine.open(TINY, no_gold, lambda _: None)
+
+
+def test_a_process_that_is_killed_while_it_loads_the_model_is_said_with_the_signal(monkeypatch):
+    program = """
+import os, signal
+from mistral_eval.engines.native import NativeEngine
+NativeEngine.open = classmethod(lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+from mistral_eval.engines.cluster.local_worker import main; main()
+"""
+    monkeypatch.setattr(LocalPool, "program", program)
+    with pytest.raises(EngineError, match=r"the last one by signal 9 \(SIGKILL\)"):
         ClusterEngine.open(TINY, no_gold, lambda _: None)
 
 
@@ -290,6 +356,13 @@ def test_a_model_that_cannot_be_opened_is_said_once(tmp_path):
     settings = TINY.model_copy(update={"model": str(tmp_path)})
     with pytest.raises(CheckpointError, match="config"):
         ClusterEngine.open(settings, no_gold, lambda _: None)
+
+
+def test_a_wait_for_the_first_worker_is_said_once(monkeypatch):
+    monkeypatch.setattr(team, "OPENING_SECONDS", 0.0)
+    said = []
+    ClusterEngine.open(TINY, no_gold, said.append).close()
+    assert len([one for one in said if one.startswith("No worker has opened its engine")]) == 1
 
 
 def test_nothing_is_left_behind(alone):

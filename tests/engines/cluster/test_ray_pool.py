@@ -146,5 +146,19 @@ def test_a_cluster_that_is_not_there_is_said(address):
         ClusterEngine.open(settings, no_gold, lambda _: None)
 
 
+def test_actors_that_ray_kills_for_lack_of_memory_are_dead_ones(settings):
+    limits = {"memory_usage_threshold": 0.001, "memory_monitor_refresh_ms": 200}
+    full = cluster_utils.Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 1, "include_dashboard": False, "_system_config": limits},
+    )
+    try:
+        there = settings.model_copy(update={"workers": f"ray://{full.address}"})
+        with pytest.raises(EngineError, match="killed due to the node running low on memory"):
+            ClusterEngine.open(there, no_gold, lambda _: None)
+    finally:
+        full.shutdown()
+
+
 def test_ray_is_installed():
     check_ray()
