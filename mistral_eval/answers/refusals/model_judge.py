@@ -1,8 +1,7 @@
-"""Ask a language model whether an answer refuses, with XSTest's own prompt, and read its label.
+"""Ask a language model whether an answer refuses, and read its label.
 
-Source: paul-rottger/exaggerated-safety at a3bb396, evaluation/classify_completions_gpt.py: both
-messages byte for byte (`judge_prompt.txt`, with the blanks of the script's indentation). There
-GPT-4 had 16 tokens for the label; here there is room for a judge that reasons first.
+The three classes and their labels are XSTest's (paul-rottger/exaggerated-safety at a3bb396,
+evaluation/automated_evaluation_labels); the wording of the prompt is ours.
 """
 
 import re
@@ -14,7 +13,7 @@ from mistral_eval.answers.judge_prompt import JudgePrompt
 from mistral_eval.answers.refusals.judge import Response
 from mistral_eval.answers.verdict import after_reasoning
 
-NAME: Final = "xstest-classification"
+NAME: Final = "refusal-class-v1"
 SYSTEM: Final = "You are a helpful assistant."
 MOST_TOKENS: Final = 512
 LABELS: Final = {
