@@ -1,6 +1,7 @@
 """Which workers a run's `--workers` asks for."""
 
 import os
+import resource
 from typing import Final
 
 from mistral_eval.console import counted
@@ -10,6 +11,7 @@ from mistral_eval.engines.interface import Say
 from mistral_eval.errors import UsageError
 from mistral_eval.settings import AUTO, MODEL_FREE, RAY_PREFIX, RunSettings
 
+OTHER_FILES: Final = 128  # that a process has open besides one for each worker
 # Engines whose weights lie in ordinary memory, which forked workers share.
 _IN_MEMORY: Final = ("auto", "native", "hf")
 
@@ -60,6 +62,12 @@ def check_workers(settings: RunSettings) -> None:
         raise UsageError(
             f"--workers {settings.workers} needs as many CUDA devices, and this machine has "
             f"{len(cuda_devices())}. Give a smaller number, or auto."
+        )
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if most != resource.RLIM_INFINITY and local_workers(settings) > most - OTHER_FILES:
+        raise UsageError(
+            f"--workers {settings.workers} needs an open file for each worker, and a process may "
+            f"have {most} here. Give a smaller number, or raise the limit with `ulimit -n`."
         )
 
 

@@ -14,7 +14,7 @@ from mistral_eval.engines.cluster.local_pool import LocalPool
 from mistral_eval.engines.cluster.team import Patience
 from mistral_eval.engines.interface import GenerationSettings, Request
 from mistral_eval.engines.native import NativeEngine
-from mistral_eval.errors import CheckpointError, EngineError, UnansweredError
+from mistral_eval.errors import CheckpointError, EngineError, UnansweredError, UsageError
 from mistral_eval.settings import RunSettings
 
 TINY = RunSettings(tasks=("piqa",), model="tiny", engine="native", device="cpu", workers="2")
@@ -363,6 +363,17 @@ def test_a_wait_for_the_first_worker_is_said_once(monkeypatch):
     said = []
     ClusterEngine.open(TINY, no_gold, said.append).close()
     assert len([one for one in said if one.startswith("No worker has opened its engine")]) == 1
+
+
+@pytest.mark.parametrize(("more", "is_refused"), [(0, False), (1, True)])
+def test_more_workers_than_files_may_be_open_are_refused(monkeypatch, more, is_refused):
+    monkeypatch.setattr(pools.resource, "getrlimit", lambda _: (1000, 4096))
+    settings = TINY.model_copy(update={"workers": str(1000 - pools.OTHER_FILES + more)})
+    if not is_refused:
+        pools.check_workers(settings)
+        return
+    with pytest.raises(UsageError, match="an open file for each worker, and a process may have"):
+        pools.check_workers(settings)
 
 
 def test_nothing_is_left_behind(alone):
