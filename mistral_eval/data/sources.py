@@ -109,7 +109,10 @@ def split_files(spec: DataSpec, folder: Path, config: str | None, split: str) ->
 
 def sought(spec: DataSpec, config: str | None, split: str) -> str:
     """Return the files of one split that a folder should hold, in words: "A or B"."""
-    tried = [Path(pattern.format(config=config)) / f"{split}.parquet" for pattern in spec.folders]
+    tried = [
+        f"{Path(pattern.format(config=config)) / f'{split}.parquet'} (or .jsonl)"
+        for pattern in spec.folders
+    ]
     hub = Path(spec.path) / (config or "data") / f"{split}-00000-of-00001.parquet"
     return " or ".join(map(str, [*tried, hub]))
 

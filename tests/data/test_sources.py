@@ -183,7 +183,7 @@ def test_a_row_knows_its_configuration(data, tmp_path):
 
 def test_a_folder_needs_every_configuration_although_the_sample_does_not(tmp_path):
     source = write(tmp_path, "bbh/navigate/test.jsonl", [{"input": "Q", "target": "T"}])
-    assert "should hold bbh/boolean_expressions/test.parquet" in error_of("bbh", source)
+    assert "should hold bbh/boolean_expressions/test.parquet (or .jsonl)" in error_of("bbh", source)
 
 
 def test_shots_can_stand_in_the_yaml_file():

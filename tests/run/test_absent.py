@@ -12,7 +12,9 @@ from mistral_eval.settings import RunSettings
 from mistral_eval.suite.registry import BY_ID, SUITES, asked_as, only_in_suites, parse_tasks
 
 HERE = ("piqa", "winogrande", "boolq")
-NO_QUAC = "QuAC is left out: the data folder has no quac_helm/default/validation.parquet or"
+NO_QUAC = (
+    "QuAC is left out: the data folder has no quac_helm/default/validation.parquet (or .jsonl) or"
+)
 
 
 @pytest.fixture
@@ -125,7 +127,7 @@ def test_asked_for_by_its_name_it_is_an_error(cli, run, data, tmp_path, tasks):
     where = ("--engine", "oracle", "--data", data, "-o", tmp_path / "results")
     code, out, err = cli("run", "--tasks", tasks, *where)
     assert (code, out) == (1, "")
-    assert "should hold quac_helm/default/validation.parquet or" in err
+    assert "should hold quac_helm/default/validation.parquet (or .jsonl) or" in err
     assert "for quac, but there is no such file" in err
 
 
