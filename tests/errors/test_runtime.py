@@ -275,7 +275,7 @@ def test_a_sandbox_that_is_killed_costs_its_program_at_most_and_no_run(cli, tmp_
         start_job(self, *arguments)
 
     monkeypatch.setattr(GuestProcess, "start_job", deadly)
-    monkeypatch.setattr("mistral_eval.run.run.judge_benchmark", judge)
+    monkeypatch.setattr("mistral_eval.run.judge_run.judge_benchmark", judge)
     results = tmp_path / "results"
     code, _, err = cli("run", "-t", "mbpp", "--engine", "oracle", *SAMPLE, "-o", results)
     assert (code, err) == (0, "")

@@ -44,6 +44,8 @@ def test_another_process_s_files_are_seen(store):
 @pytest.mark.parametrize("act", ["fetch", "write", "prove"])
 def test_several_at_a_time_copy_one_file(store, tmp_path, act):
     """As tasks of an array do, which begin together and have one home folder."""
+    if act == "fetch" and store.url.startswith("memory:"):
+        pytest.skip("memory:// gives all readers one file object, with one position")
     content, names = b"x" * 200_000, [f"a/replies/{n}.jsonl" for n in range(20)]
     for name in names:
         store.write(name, content)

@@ -36,6 +36,7 @@ from mistral_eval.record import replies
 from mistral_eval.record.replies import RepliesLog
 from mistral_eval.report import table
 from mistral_eval.report.table import rich_table
+from mistral_eval.run import judge_run
 from mistral_eval.run.answering import Answering
 
 KILLS = 50
@@ -168,7 +169,8 @@ def watch(phases: Phases, log: int) -> None:
     NativeEngine.answer = answering
     for owner, name in (
         *((opening, name) for name in ("tiny_model", "load_tokenizer", "ModelRunner")),
-        *((running, name) for name in ("load_benchmarks", "judge_benchmark")),
+        (running, "load_benchmarks"),
+        (judge_run, "judge_benchmark"),
         (Transformer, "hidden"),
         *((RepliesLog, name) for name in ("_index", "_create", "_append")),
         *((os, name) for name in ("pwrite", "fsync", "replace")),
