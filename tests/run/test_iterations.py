@@ -113,7 +113,7 @@ def test_greedy_categories_have_equal_answers_in_all_runs(tmp_path):
     `plan` says how many are computed.
     """
     fields = {"tasks": (MT_BENCH.id,), "model": "tiny", "data": "sample", "limit": 8}
-    fields |= {"output_path": tmp_path, "device": "cpu"}
+    fields |= {"output_path": tmp_path, "device": "cpu", "engine": "native"}
     folders = [run_suite(RunSettings(**fields, iteration=place), QUIET) for place in (0, 1)]
     computed = sum(read_run(folder)["counts"]["computed"] for folder in folders)
     plan = plan_run(RunSettings(**fields), QUIET, calibrated=False, iterations=2)
