@@ -43,7 +43,7 @@ from mistral_eval.model.load.outline import read_outline
 from mistral_eval.native.pack import cut_packs
 from mistral_eval.native.requests import ScoreRequest
 from mistral_eval.native.tree import build_tree
-from mistral_eval.run.planning import requests_of
+from mistral_eval.run.planned_requests import requests_of
 from mistral_eval.run.questions import Asking, load_benchmarks
 
 BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -31,7 +31,7 @@ from mistral_eval.native.calibrate import random_weights
 from mistral_eval.native.choose_products import choose_ways
 from mistral_eval.native.requests import ScoreRequest
 from mistral_eval.native.runner import ModelRunner
-from mistral_eval.run.planning import requests_of
+from mistral_eval.run.planned_requests import requests_of
 from mistral_eval.run.questions import Asking, load_benchmarks
 
 LIMITS, SHORT = "100,1000,all", "20,60"

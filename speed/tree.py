@@ -29,7 +29,7 @@ from mistral_eval.native.clusters import unique_tokens
 from mistral_eval.native.requests import GenerateRequest, ScoreRequest
 from mistral_eval.native.runner import ModelRunner
 from mistral_eval.native.tree import build_tree
-from mistral_eval.run.planning import requests_of
+from mistral_eval.run.planned_requests import requests_of
 from mistral_eval.run.questions import Asking, load_benchmarks
 from mistral_eval.suite.registry import SUITES
 

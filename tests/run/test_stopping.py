@@ -20,6 +20,7 @@ from mistral_eval.console import Talk
 from mistral_eval.engines.native import NativeEngine
 from mistral_eval.errors import EndedEarlyError, StoppedError
 from mistral_eval.model.transformer import Transformer
+from mistral_eval.run import judge_run
 from mistral_eval.run import run as running
 from mistral_eval.run.run import run_suite
 from mistral_eval.run.stopping import NOTED, Stopper, stoppable
@@ -141,7 +142,7 @@ def test_a_second_signal_stops_at_once(passes, tmp_path, kinds):
 def test_a_signal_in_the_last_pass_stops_before_the_judging(passes, tmp_path, monkeypatch):
     seen = survey(passes, settings(tmp_path / "undisturbed"))
     passes.at, passes.signals = seen.done, KINDS[:1]
-    monkeypatch.setattr(running, "judge_benchmark", pytest.fail)
+    monkeypatch.setattr(judge_run, "judge_benchmark", pytest.fail)
     with pytest.raises(StoppedError):
         run_suite(settings(tmp_path / "stopped"), Talk(quiet=True))
     assert durable(tmp_path / "stopped") == len(seen.replies)
@@ -154,7 +155,8 @@ def test_outside_of_answering_the_first_signal_stops_at_once(tmp_path, monkeypat
         os.kill(os.getpid(), kind)
         pytest.fail("it went on")
 
-    monkeypatch.setattr(running, phase, signalled)
+    owner = judge_run if phase == "judge_benchmark" else running
+    monkeypatch.setattr(owner, phase, signalled)
     handlers = [signal.getsignal(number) for number in KINDS]
     with pytest.raises(StoppedError, match=f"^Stopped by {kind.name}"):
         run_suite(settings(tmp_path), Talk(quiet=True))
