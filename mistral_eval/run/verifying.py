@@ -71,6 +71,10 @@ def judgement(verified: Mapping[str, Any], identity: EngineIdentity, twin: str) 
         twin: where replies were computed again (`Engine.twin`).
     """
     count = sum(verified["requests"].values())
+    if not count:
+        return (
+            f"No reply could be verified {twin}: none has log-likelihoods or token ids to compare."
+        )
     generated = verified["requests"].get("generate", 0)
     dtype = identity.dtype.removeprefix("torch.")
     parts = []

@@ -151,3 +151,9 @@ def test_the_choice_is_spread_over_kinds_and_named_by_the_seed():
 def test_a_model_that_went_to_another_engine_is_refused_in_a_sentence(log):
     with pytest.raises(UsageError, match="on the engine random"):
         verify(Answering(Random(0), log), 1, seed=0)
+
+
+def test_nothing_to_compare_is_said():
+    none = {"requests": {}, "largest_difference": 0.0, "tolerance": 0.0, "ties": 0}
+    said = judgement(none, EngineIdentity("server"), "with the native engine")
+    assert said.startswith("No reply could be verified with the native engine: none has")

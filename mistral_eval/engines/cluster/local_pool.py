@@ -193,10 +193,9 @@ class LocalPool:
                 code = self._process.wait(_STATUS_SECONDS)
         if code is not None and code < 0:
             return f"by signal {-code} ({_name(-code)})"
+        how = "without a status" if code is None else f"with status {code}"
         last = self._last_line()
-        return f"with{f' status {code}' if code is not None else 'out a status'}" + (
-            f" ({last})" if last else ""
-        )
+        return f"{how} ({last})" if last else how
 
     def _last_line(self) -> str:
         size = self._stderr.seek(0, os.SEEK_END)
