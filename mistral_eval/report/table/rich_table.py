@@ -19,6 +19,7 @@ from mistral_eval.report.table.view import MISSING, CellView, RowView, Section, 
 
 EVIDENCE: Final = ("  95 % from", "       to", "  questions")
 LABEL_WIDTH: Final = 24  # longer labels wrap
+LINE_WIDTH: Final = 16  # of texts in a section that does not fit otherwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,18 +169,35 @@ def _section(section: Section, width: int) -> Iterator[Table]:
         for i, head in enumerate(section.header)
     ]
     if not section.turns:
-        gap = 2 if _total(columns, 2) <= width else 1
-        yield _table(columns, gap, width)
+        widest = max(column.width for column in columns)
+        if _total(columns, 1) - max(0, widest - LINE_WIDTH) <= width:
+            gap = 2 if _total(columns, 2) <= width else 1
+            yield _table(columns, gap, width)
+            return
+        broken = [_in_lines(column) for column in columns]
+        names = next((i for i in range(len(broken)) if i not in section.words), len(broken))
+        units: list[Unit] = [tuple(broken[:names]), *((column,) for column in broken[names:])]
+        yield from _fitted(broken, lambda: units, width)
         return
 
-    names = tuple(Text(head) for head in section.header[1:])
-    turned: list[Unit] = [(Column(Text(section.header[0], "bold"), names, right=False),)]
+    heads = tuple(Text(head) for head in section.header[1:])
+    turned: list[Unit] = [(Column(Text(section.header[0], "bold"), heads, right=False),)]
     turned += [
         (Column(Text("\n".join(_broken(row[0])), "bold"), tuple(Text(cell) for cell in row[1:])),)
         for row in section.rows
     ]
 
     yield from _fitted(columns, lambda: turned, width)
+
+
+def _in_lines(column: Column) -> Column:
+    """Return a column with its texts broken into lines of about `LINE_WIDTH` cells."""
+
+    def broken(text: Text) -> Text:
+        lines = [part for line in text.plain.split("\n") for part in _broken(line, LINE_WIDTH)]
+        return Text("\n".join(lines), text.style)
+
+    return Column(broken(column.head), tuple(map(broken, column.body)), column.right)
 
 
 def _fitted(

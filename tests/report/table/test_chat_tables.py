@@ -2,8 +2,10 @@
 
 import json
 from dataclasses import replace
+from io import StringIO
 
 import pytest
+from rich.console import Console
 
 from mistral_eval.answers.moderation.quality import ReflectedText, moderation_figures
 from mistral_eval.answers.moderation.self_reflection import Reading
@@ -19,6 +21,7 @@ from mistral_eval.report.table.chat_tables import (
     chat_sections,
     guardrail_sections,
 )
+from mistral_eval.report.table.rich_table import RichSections
 from mistral_eval.report.table.view import TableView
 
 
@@ -116,3 +119,21 @@ def test_a_hostile_label_breaks_no_format(fmt):
     assert "<script>|" not in text or fmt in ("csv", "json")
     if fmt == "json":
         assert json.loads(text)["sections"][0]["rows"][-1][0] == name
+
+
+@pytest.mark.parametrize("width", [80, 96, 110, 140, 200])
+def test_no_column_is_lost_on_a_narrow_terminal(width):
+    by_model = replace(refusals(), judge="gpt-4-0613")
+    sections = (
+        *chat_sections([result(7.0, 8.0)]),
+        *guardrail_sections([result(7.0)], [refusals(), by_model], [reflection()]),
+    )
+    for section in sections:
+        out = StringIO()
+        one = RichSections([replace(section, notes=())])
+        Console(file=out, width=width, color_system=None).print(one)
+        shown = out.getvalue()
+        assert max(map(len, shown.splitlines())) <= width
+        texts = (*section.header, *(cell for row in section.rows for cell in row))
+        words = {word for text in texts for word in text.split()}
+        assert words <= set(shown.split()), section.title
