@@ -123,6 +123,7 @@ class Fault:
     delay: float = 0.0
     drop: bool = False  # close the connection without a reply
     truncate: bool = False  # half of the JSON
+    change: Callable[[dict[str, Any]], Any] | None = None  # of the reply, with status 200
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,10 @@ class Quirks:
     temperature: bool = True
     seeds: bool = True
     first_space: bool = True
+    tops: str = "given"  # of an echo: or "missing", or "own" (each token beside itself alone)
+    reads: int | None = None  # the end of a prompt that is read; the rest is cut without a word
+    writes: int | None = None  # new tokens at most, whatever was asked
+    finish: str = ""  # how replies end, whatever ended them
 
 
 class Stub:
@@ -264,12 +269,13 @@ class Stub:
         if isinstance(prompt, list):
             if not quirks.takes_ids:
                 return None
-            return [tokenizer.bos_id, *prompt] if quirks.bos_before_ids else list(prompt)
+            ids = [tokenizer.bos_id, *prompt] if quirks.bos_before_ids else list(prompt)
+            return ids[-quirks.reads :] if quirks.reads else ids
         has_bos = quirks.reads_bos and prompt.startswith("<s>")
         ids = tokenizer.encode(prompt[3 * has_bos :], bos=has_bos)
         if quirks.bos_before_text and tokenizer.bos_id is not None:
             ids = [tokenizer.bos_id, *ids]
-        return ids
+        return ids[-quirks.reads :] if quirks.reads else ids
 
     def _answer(self, body, ids, limit, stop) -> dict[str, Any]:
         quirks, tokenizer = self.quirks, self.model.tokenizer
@@ -281,6 +287,7 @@ class Stub:
         seed = body.get("seed") if quirks.seeds else None
         if seed is None:
             seed = time.perf_counter_ns() % (1 << 31)
+        limit = min(limit, quirks.writes or limit)
         heeded = stop if quirks.stops != "ignored" else []
         new, finish = self.model.generate(ids, limit, sampling, seed, heeded)
         text = continuation_text(tokenizer, ids, new)
@@ -294,7 +301,7 @@ class Stub:
         choice: dict[str, Any] = {
             "index": 0,
             "text": text,
-            "finish_reason": "length" if finish == "length" else "stop",
+            "finish_reason": quirks.finish or ("length" if finish == "length" else "stop"),
             "stop_reason": heeded[0] if finish == "stop" else None,
             "logprobs": None,
         }
@@ -337,7 +344,7 @@ class Stub:
                 continue
             row = table[place if quirks.behind and place < len(ids) else place - 1]
             top = int(row.argmax())
-            wanted = {whole[place], top}
+            wanted = {whole[place]} if quirks.tops == "own" else {whole[place], top}
             if quirks.choices and place == len(ids):
                 wanted |= set(body.get("logprob_token_ids") or ())
             values.append(float(row[whole[place]]))
@@ -352,7 +359,7 @@ class Stub:
         return {
             "tokens": tokens[skip:],
             "token_logprobs": values[skip:],
-            "top_logprobs": tops[skip:],
+            "top_logprobs": None if quirks.tops == "missing" else tops[skip:],
             "text_offset": [0] * len(tokens[skip:]),
         }
 
@@ -450,6 +457,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(fault.status, said, fault.headers)
             return False
         status, reply = self.stub.complete(body)
+        if fault.change:
+            reply = fault.change(reply)
         content = json.dumps(reply).encode()
         self._send(status, content[: len(content) // 2] if fault.truncate else content)
         return status == 200 and not fault.truncate

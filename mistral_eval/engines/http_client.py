@@ -8,9 +8,12 @@ The API key comes from the environment only and appears in no message.
 """
 
 import asyncio
+import errno
 import json
+import math
 import os
 import random
+import re
 import ssl
 import threading
 import time
@@ -40,6 +43,8 @@ SHOWN: Final = 300  # characters of a server's own words
 _REPEATED: Final = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 _WAITS: Final = frozenset({429, 503})  # with Retry-After, a request to come again, not a failure
 _FATAL: Final = frozenset({401, 403, 404, 405})  # the next request would fail in the same way
+_NO_FILES: Final = frozenset({errno.EMFILE, errno.ENFILE})
+_KEY: Final = re.compile(r"[!-~]+")  # what a header takes, without spaces
 
 _encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 Outcome = TypeVar("Outcome")
@@ -98,8 +103,14 @@ def base_url(given: str, option: str = "--base-url") -> str:
     takes it) are the same server. `option` is the one that gave it.
 
     Raises:
-        UsageError: it is no URL of HTTP, or holds a password.
+        UsageError: it is no URL of HTTP, or holds a password or a query.
     """
+    kept = "it is kept in run.json. Put the key into the environment variable"
+    place = re.split(r"[/?#]", given.partition("//")[2] or given, maxsplit=1)[0]
+    if "@" in place:
+        raise UsageError(f"{option} should hold no password: {kept} {KEYS[0]}.")
+    if "?" in given:
+        raise UsageError(f"{option} should end before the question mark: {kept} {KEYS[0]}.")
     try:
         parts = urlsplit(given.strip())
         is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -110,11 +121,6 @@ def base_url(given: str, option: str = "--base-url") -> str:
             f"{option} should be like http://localhost:8000/v1 and is {given!r}. Give the "
             "server's URL."
         )
-    if parts.username or parts.password:
-        raise UsageError(
-            f"{option} should hold no password: it is kept in run.json. Put the key into the "
-            f"environment variable {KEYS[0]}."
-        )
     path = parts.path.rstrip("/")
     for ending in ("/chat/completions", "/completions", "/models"):
         path = path.removesuffix(ending)
@@ -122,9 +128,20 @@ def base_url(given: str, option: str = "--base-url") -> str:
 
 
 def key_from_environment(names: Sequence[str] = KEYS) -> str:
-    """Return the API key, from the first of these variables that holds one; "" for none."""
-    found = (os.environ.get(name, "").strip() for name in names)
-    return next(filter(None, found), "")
+    """Return the API key, from the first of these variables that holds one; "" for none.
+
+    Raises:
+        UsageError: it has characters that no request can carry.
+    """
+    for name in names:
+        if key := os.environ.get(name, "").strip():
+            if not _KEY.fullmatch(key):
+                raise UsageError(
+                    f"The environment variable {name} should hold one API key of ASCII characters "
+                    "and holds others, or white space. Set it again."
+                )
+            return key
+    return ""
 
 
 class Client:
@@ -172,7 +189,8 @@ class Client:
 
         Timeouts, broken connections, damaged JSON and the statuses 408, 409, 425, 429 and 5xx are
         repeated, with exponential back-off and jitter. Retry-After of 429 and 503 counts instead,
-        for all requests, and uses up no repetition.
+        for all requests, if it is longer, and uses up no repetition. A server that asks to wait
+        for more than `PATIENCE` is not asked again.
 
         Args:
             path: below the base URL, e.g. "/completions".
@@ -195,23 +213,25 @@ class Client:
             try:
                 return await self._once(method, path, data)
             except _TryAgainError as failed:
-                after = failed.after
-                if after is not None and waited + after <= PATIENCE:
+                pause = backoff * self._draw.uniform(0.5, 1.0)
+                backoff = min(2 * backoff, LONGEST_BACKOFF)
+                if failed.after is not None:
+                    after = max(failed.after, pause)  # servers say 0, or a time that is over
                     waited += after
+                    if waited > PATIENCE or self._stopped.is_set():
+                        raise failed.error from failed
                     self._not_before = max(self._not_before, time.monotonic() + after)
                     continue
                 if not left or self._stopped.is_set():
                     raise failed.error from failed
                 left -= 1
-                await self._sleep(backoff * self._draw.uniform(0.5, 1.0))
-                backoff = min(2 * backoff, LONGEST_BACKOFF)
+                await self._sleep(pause)
                 if self._stopped.is_set():
                     raise failed.error from failed
 
     async def _pause(self) -> None:
         """Wait until the server wants to be asked again; then not all requests at once."""
-        wait = self._not_before - time.monotonic()
-        if wait > 0:
+        while (wait := self._not_before - time.monotonic()) > 0:
             await self._sleep(wait + self._draw.uniform(0.0, min(1.0, wait / 4)))
             if self._stopped.is_set():
                 raise ServerError("The run was stopped while the server asked it to wait.")
@@ -223,19 +243,26 @@ class Client:
     async def _once(self, method: str, path: str, data: bytes | None) -> Any:
         self.sent += 1
         try:
+            # a redirected POST would become a GET, or go on without the key
             async with self._session.request(
-                method, self._whole(path), data=data, proxy=self._proxy
+                *(method, self._whole(path)),
+                data=data,
+                proxy=self._proxy,
+                allow_redirects=method == "GET",
             ) as reply:
                 content = await reply.read()
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise self._unsent(error) from error
         if reply.status != 200:
-            raise self._refused(reply, path, content)
+            raise self._refused(reply.status, reply, path, content)
         try:
-            return json.loads(content)
-        except ValueError as error:
-            sentence = f"The server at {self._url} answered with {_damage(content)}."
+            found = json.loads(content)
+        except (ValueError, RecursionError) as error:
+            sentence = f"The server at {self._url} answered with {self._damage(content)}."
             raise _TryAgainError(ServerError(sentence)) from error
+        if isinstance(found, dict) and found.get("error") and "choices" not in found:
+            raise self._refused(_status_within(found["error"]), reply, path, content)
+        return found
 
     def _whole(self, path: str) -> str:
         return self._url + path if path.startswith("/") else path
@@ -255,55 +282,85 @@ class Client:
             return ServerError(
                 f"{self._url} is no URL. Correct {self.endpoint.option}.", is_fatal=True
             )
-        if isinstance(error, aiohttp.ClientConnectorError):
+        if isinstance(error, aiohttp.ClientProxyConnectionError | aiohttp.ClientHttpProxyError):
+            what = f"{_proxy_fault(error)} Correct the environment's proxy, or set no_proxy."
+        elif isinstance(error, OSError) and error.errno in _NO_FILES:
             what = (
-                f"Nothing answers at {self._url} ({_reason(error.os_error)}). Start the server, or "
-                f"correct {self.endpoint.option}."
+                f"This process may open no more connections ({_reason(error)}). Lower the number "
+                "of requests in flight, or raise the limit with `ulimit -n`."
+            )
+        elif isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
+            is_late = isinstance(error, aiohttp.ConnectionTimeoutError)
+            why = f"no connection within {CONNECT_SECONDS:g} s" if is_late else _reason(error)
+            what = (
+                f"Nothing answers at {self._url} ({why}). Start the server, or correct "
+                f"{self.endpoint.option}."
             )
         elif isinstance(error, TimeoutError):
             what = (
                 f"The server at {self._url} did not answer within {self.endpoint.timeout:g} s. "
                 f"{self.endpoint.when_slow}"
             )
+        elif isinstance(error, aiohttp.ClientResponseError):
+            what = f"The server at {self._url} sent what is no reply ({_reason(error)})."
         else:
             what = f"The server at {self._url} broke the connection ({_reason(error)})."
         return _TryAgainError(ServerError(what))
 
-    def _refused(self, reply: aiohttp.ClientResponse, path: str, content: bytes) -> Exception:
-        """Return the error of a reply that is not 200."""
-        status, said = reply.status, self._words(content)
+    def _refused(
+        self, status: int, reply: aiohttp.ClientResponse, path: str, content: bytes
+    ) -> Exception:
+        """Return the error of a reply with this status, which is not 200."""
+        said = self._words(content)
+        after = _retry_after(reply.headers.get("Retry-After")) if status in _WAITS else None
+        names = " or ".join(self.endpoint.keys)
         if status in (401, 403):
             has = "refuses the API key" if self.endpoint.key else "wants an API key"
-            names = " or ".join(self.endpoint.keys)
+            why = _quoted(said) if status == 403 else ""  # 401 may quote a part of the key
             sentence = (
-                f"The server at {self._url} {has} (HTTP {status}). Set the environment variable "
-                f"{names}."
+                f"The server at {self._url} {has} (HTTP {status}{why}). Set the environment "
+                f"variable {names}."
             )
         elif status in (404, 405):
             sentence = (
                 f"There is no {self._whole(path)} (HTTP {status}{_quoted(said)}). Correct "
                 f"{self.endpoint.option} or the model's name."
             )
+        elif 300 <= status < 400:
+            sentence = (
+                f"{self._whole(path)} is elsewhere (HTTP {status}{_quoted(_target(reply))}). "
+                f"Correct {self.endpoint.option}."
+            )
         else:
-            sentence = f"The server at {self._url} answered HTTP {status}{_quoted(said)}."
-        error = ServerError(sentence, status=status, said=said, is_fatal=status in _FATAL)
-        if status not in _REPEATED:
-            return error
-        after = _retry_after(reply.headers.get("Retry-After")) if status in _WAITS else None
-        return _TryAgainError(error, after)
+            wish = f", and asks to wait {after:.0f} s" if after else ""
+            sentence = f"The server at {self._url} answered HTTP {status}{_quoted(said)}{wish}."
+        is_fatal = status in _FATAL or 300 <= status < 400
+        error = ServerError(sentence, status=status, said=said, is_fatal=is_fatal)
+        return _TryAgainError(error, after) if status in _REPEATED else error
 
     def _words(self, content: bytes) -> str:
         """Return what an error reply says, in one line and without the API key."""
         text = content.decode("utf-8", "replace")
-        with suppress(ValueError):
+        with suppress(ValueError, RecursionError):
             found = json.loads(text)
             for name in ("error", "message", "detail"):
                 found = found.get(name, found) if isinstance(found, dict) else found
             text = found if isinstance(found, str) else json.dumps(found)
+        text = self._plain(text)
+        return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+    def _damage(self, content: bytes) -> str:
+        """Return what a reply of status 200 is that is no JSON."""
+        if not content.strip():
+            return "nothing"
+        start = self._plain(content[:4096].decode("utf-8", "replace"))[:40]
+        return f"{len(content)} bytes that are no JSON ({start!r}...)"
+
+    def _plain(self, text: str) -> str:
+        """Return a server's text in one line, without the API key and control characters."""
         if self.endpoint.key:
             text = text.replace(self.endpoint.key, "***")
-        text = " ".join(text.split())
-        return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+        return " ".join("".join(one if one.isprintable() else " " for one in text).split())
 
 
 def replies_of(
@@ -320,20 +377,21 @@ def replies_of(
         endpoint: the server.
         jobs: an index and a coroutine function, which asks the client and returns the outcome;
             taken one by one, in the thread.
-        stop: asked before each job; once True, jobs in flight end and no other begins.
+        stop: asked in the caller's thread, at each outcome and several times a second; once True,
+            jobs in flight end, no request is repeated and no other begins.
 
     Yields:
         The job's index, and its outcome or the EngineError that it raised.
     """
-    thread = _Thread(endpoint, jobs, stop)
+    thread = _Thread(endpoint, jobs)
     thread.start()
     try:
         while True:
+            if stop():
+                thread.interrupt()
             try:
                 item = thread.done.get(timeout=POLL_SECONDS)
             except Empty:
-                if stop():
-                    thread.interrupt()
                 continue
             if item is None:
                 break
@@ -379,15 +437,13 @@ class _TryAgainError(Exception):
 class _Thread(threading.Thread):
     """Runs jobs in an event loop; their outcomes arrive in `done`, None at the end."""
 
-    def __init__(
-        self, endpoint: Endpoint, jobs: Iterable[tuple[int, Job[Any]]], stop: Stop
-    ) -> None:
+    def __init__(self, endpoint: Endpoint, jobs: Iterable[tuple[int, Job[Any]]]) -> None:
         super().__init__(name="requests", daemon=True)
         self.done: SimpleQueue[tuple[int, Any] | None] = SimpleQueue()
         self.fault: BaseException | None = None
         self._endpoint = endpoint
         self._jobs = iter(jobs)
-        self._stop = stop
+        self._interrupted = False
         self._loop = asyncio.new_event_loop()
         self._client: Client | None = None
         self._task: asyncio.Task[None] | None = None
@@ -408,7 +464,8 @@ class _Thread(threading.Thread):
             self.done.put(None)  # the caller waits for it
 
     def interrupt(self) -> None:
-        """Let no request be repeated any more."""
+        """Begin no further job, and let no request be repeated any more."""
+        self._interrupted = True
         if self._client is not None:
             with suppress(RuntimeError):  # the loop has ended meanwhile
                 self._loop.call_soon_threadsafe(self._client.interrupt)
@@ -431,7 +488,7 @@ class _Thread(threading.Thread):
 
     async def _work(self, client: Client) -> None:
         """Take jobs until there is none, or the caller wants to stop."""
-        while not self._stop():
+        while not self._interrupted:
             index, job = next(self._jobs, (0, None))
             if job is None:
                 return
@@ -448,11 +505,42 @@ class _Thread(threading.Thread):
 
 
 def _proxy_of(url: str) -> str | None:
-    """Return the proxy that the environment names for a URL."""
+    """Return the proxy that the environment names for a URL.
+
+    Raises:
+        UsageError: it is none that speaks HTTP.
+    """
     parts = urlsplit(url)
-    if proxy_bypass(parts.hostname or ""):
+    found = getproxies().get(parts.scheme)
+    if not found or proxy_bypass(parts.hostname or ""):
         return None
-    return getproxies().get(parts.scheme)
+    proxy = found if "://" in found else f"http://{found}"
+    if urlsplit(proxy).scheme not in ("http", "https"):
+        raise UsageError(
+            f"The environment variable {parts.scheme}_proxy should name a proxy like "
+            f"http://HOST:PORT and names one of {urlsplit(proxy).scheme}. Correct it, or put the "
+            "server's host into no_proxy."
+        )
+    return proxy
+
+
+def _proxy_fault(error: Exception) -> str:
+    """Return what is wrong with the proxy, without its URL, which may hold a password."""
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return f"The proxy refuses the connection (HTTP {error.status})."
+    return f"The proxy does not answer ({_reason(error)})."
+
+
+def _status_within(error: object) -> int:
+    """Return the HTTP status that an error within a reply of status 200 stands for."""
+    code = error.get("code") if isinstance(error, dict) else None
+    return code if isinstance(code, int) and 400 <= code < 600 else 500
+
+
+def _target(reply: aiohttp.ClientResponse) -> str:
+    """Return where a reply redirects to, without what may be secret: a password, and the query."""
+    place = reply.headers.get("Location", "").partition("?")[0]
+    return re.sub(r"//[^/@]*@", "//", " ".join(place.split()))
 
 
 def _retry_after(value: str | None) -> float | None:
@@ -460,20 +548,13 @@ def _retry_after(value: str | None) -> float | None:
     if value is None:
         return None
     with suppress(ValueError):
-        return max(0.0, float(value))
-    with suppress(ValueError):
+        seconds = float(value)
+        return max(0.0, seconds) if math.isfinite(seconds) else None
+    with suppress(ValueError, OverflowError):
         then = parsedate_to_datetime(value)
         then = then if then.tzinfo else then.replace(tzinfo=UTC)
         return max(0.0, (then - datetime.now(UTC)).total_seconds())
     return None
-
-
-def _damage(content: bytes) -> str:
-    """Return what a reply of status 200 is that is no JSON."""
-    if not content.strip():
-        return "nothing"
-    start = " ".join(content[:40].decode("utf-8", "replace").split())
-    return f"{len(content)} bytes that are no JSON ({start!r}...)"
 
 
 def _quoted(said: str) -> str:
@@ -482,5 +563,9 @@ def _quoted(said: str) -> str:
 
 def _reason(error: BaseException) -> str:
     """Return an error's cause in a few words."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        error = error.os_error
+    if isinstance(error, aiohttp.ClientResponseError):
+        return " ".join(error.message.split())  # without the URL
     text = getattr(error, "verify_message", "") or getattr(error, "strerror", "") or str(error)
     return " ".join(str(text).split()) or type(error).__name__

@@ -5,6 +5,7 @@
 a run can be planned or rescored with an `Encoder` alone.
 """
 
+import math
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -37,6 +38,14 @@ ENGINES: Final = MappingProxyType(
         "random": ("mistral_eval.engines.model_free", "Random"),
     }
 )
+
+
+POSITIVE_NATS: Final = 1e-2  # what rounding may add to the log-likelihood of a certain text
+
+
+def can_be_logprob(value: float) -> bool:
+    """Return whether a number can be a log-likelihood: finite, and at most 0 but for rounding."""
+    return -math.inf < value <= POSITIVE_NATS
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ from mistral_eval.engines.native_encoder import NativeEncoder
 from mistral_eval.engines.native_twin import NativeTwin, is_comparable
 from mistral_eval.engines.server_args import MAX_LENGTH, LocalModel, ServerArgs, read_local
 from mistral_eval.engines.server_body import (
+    check_prompt,
     choices_body,
     generation_body,
     prompt_of,
@@ -115,11 +116,12 @@ class ServerEngine(ServerEncoder, Engine):
 
     @classmethod
     def check_settings(cls, settings: RunSettings) -> None:
-        """Check that `--verify` has weights to compare with.
+        """Check the arguments, and that `--verify` has weights to compare with.
 
         Raises:
-            UsageError: it has none.
+            UsageError: an argument cannot be, the URL is none, or there are no weights.
         """
+        ServerArgs.of(settings)
         if settings.verify and not _has_weights(settings):
             raise UsageError(
                 "--verify compares the server's replies with the native engine, and --model "
@@ -187,26 +189,20 @@ class ServerEngine(ServerEncoder, Engine):
         """
         if not encoded:
             return
-        failures: list[tuple[int, str]] = []
         groups: list[tuple[int, ...]] = []
-        in_a_row = 0
         jobs = self._jobs(encoded, known, groups)
-        for number, outcome in replies_of(self._endpoint, jobs, stop):
-            if not isinstance(outcome, EngineError):
-                in_a_row = 0
+        failures = _Failures(max(FAILURES, self._endpoint.in_flight), stop)
+        # what is in flight at the end is still answered, and paid for
+        for number, outcome in replies_of(self._endpoint, jobs, failures.ends):
+            if isinstance(outcome, EngineError):
+                failures.add(groups[number], outcome)
+            else:
+                failures.in_a_row = 0
                 yield from outcome
-                continue
-            if isinstance(outcome, ServerError) and outcome.is_fatal:
-                raise outcome
-            failures += [(index, str(outcome)) for index in groups[number]]
-            in_a_row += not _is_of_one(outcome)
-            if in_a_row >= max(FAILURES, self._endpoint.in_flight) and not stop():
-                raise EngineError(
-                    f"The last {in_a_row} requests failed: {outcome} Earlier replies are kept: "
-                    "run the same command again to resume."
-                ) from outcome
-        if failures and not stop():
-            raise UnansweredError(failures)
+        if failures.ending is not None:
+            raise failures.ending
+        if failures.found and not stop():
+            raise UnansweredError(failures.found)
 
     def _jobs(
         self,
@@ -239,9 +235,14 @@ class ServerEngine(ServerEncoder, Engine):
         prompt = prompt_of(self._traits, self.tokenizer, work.prompt, text)
         seed = seed_of(self.seed, request.draw) if settings.is_sampled else None
         body = generation_body(self._traits, prompt, settings, seed)
+        is_whole = text is not None or self._traits.takes_ids
 
         async def job(client: Client) -> Answered:
+            if not settings.max_tokens:  # which llama.cpp takes for no limit
+                return [(index, Reply(ids=(), finish="length"))]
             reply = await client.post("/completions", body)
+            if is_whole:
+                check_prompt(reply, self._traits, work.prompt)
             before = () if begins_reply(request) else work.prompt
             read = read_generation(reply, self._traits, settings, self.tokenizer, before)
             if read.ids is None and begins_reply(request):
@@ -280,11 +281,14 @@ class ServerEngine(ServerEncoder, Engine):
             (index,) = part
             return self._score_whole(encoded[index], index)
         tokens = list(dict.fromkeys(work.continuation[0] for work in works))
-        prompt = prompt_of(self._traits, self.tokenizer, works[0].context, None)
+        context = works[0].context
+        prompt = prompt_of(self._traits, self.tokenizer, context, None)
         body = choices_body(self._traits, prompt, tokens)
 
         async def job(client: Client) -> Answered:
+            self._check_bos(context)
             reply = await client.post("/completions", body)
+            check_prompt(reply, self._traits, context)
             scores = dict(zip(tokens, read_choices(reply, self._traits, tokens), strict=True))
             found = [scores[work.continuation[0]] for work in works]
             return [
@@ -325,15 +329,69 @@ class ServerEngine(ServerEncoder, Engine):
                 "it is longer than the server's context, and the server takes no token ids, so "
                 "its end cannot be scored alone."
             )
+        self._check_bos(ids)
         prompt = prompt_of(self._traits, self.tokenizer, ids, text)
         reply = await client.post("/completions", scoring_body(self._traits, prompt))
+        check_prompt(reply, self._traits, ids)
         score = sum_values(read_values(reply, self._traits, ids), len(work.continuation))
         return score.logprob, score.is_greedy
+
+    def _check_bos(self, ids: Sequence[int]) -> None:
+        """Check that a prompt begins with BOS if the server puts one there in any case."""
+        if self._traits.bos == "added" and ids[0] != self.tokenizer.bos_id:
+            raise EngineError(
+                "it is longer than the server's context, and the server puts BOS before what is "
+                "left, so its end cannot be scored alone."
+            )
+
+
+class _Failures:
+    """What failed of the requests of one call, and whether others should still be asked.
+
+    Args:
+        most: how many may fail one after the other before the server counts as gone.
+        stop: tells whether the user wants to stop; then failures say nothing of the server.
+
+    Attributes:
+        found: index and reason of each request that failed.
+        in_a_row: how many failed since the last reply.
+        ending: why no other request is asked; None if they are.
+    """
+
+    def __init__(self, most: int, stop: Stop) -> None:
+        self.found: list[tuple[int, str]] = []
+        self.in_a_row = 0
+        self.ending: EngineError | None = None
+        self._most = most
+        self._stop = stop
+
+    def ends(self) -> bool:
+        """Return whether no other request should be asked."""
+        return self.ending is not None or self._stop()
+
+    def add(self, indices: Sequence[int], error: EngineError) -> None:
+        """Add requests that failed together."""
+        self.found += [(index, str(error)) for index in indices]
+        self.in_a_row += not _is_of_one(error)
+        if self.ends():
+            return
+        if _is_of_all(error):
+            self.ending = error
+        elif self.in_a_row >= self._most:
+            self.ending = EngineError(
+                f"The last {self.in_a_row} requests failed: {error} Earlier replies are kept: run "
+                "the same command again to resume."
+            )
 
 
 def _is_of_one(error: EngineError) -> bool:
     """Return whether a failure says nothing about other requests, e.g. one that is too long."""
     return isinstance(error, ServerError) and error.status in (400, 413, 422)
+
+
+def _is_of_all(error: EngineError) -> bool:
+    """Return whether every other request would fail too; 403 may be a filter's word on one text."""
+    return isinstance(error, ServerError) and error.is_fatal and error.status != 403
 
 
 def _is_chat(request: Request) -> bool:
@@ -379,4 +437,4 @@ def _identity(
 
 
 # Traits that change how a server is asked and not what it replies.
-_HARMLESS: Final = frozenset({"model", "answers_as", "stops", "choices"})
+_HARMLESS: Final = frozenset({"model", "answers_as", "stops", "choices", "surplus"})

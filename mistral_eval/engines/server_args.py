@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from mistral_eval.engines.chat_ids import ChatIds
-from mistral_eval.engines.http_client import Endpoint, base_url, key_from_environment
+from mistral_eval.engines.http_client import KEYS, Endpoint, base_url, key_from_environment
 from mistral_eval.errors import CheckpointError, HubError, UsageError, nearest
 from mistral_eval.model.load.gguf_file import find_gguf
 from mistral_eval.model.load.outline import read_config, small_parts
@@ -46,8 +46,13 @@ class ServerArgs:
             UsageError: an argument is unknown or no number, or the URL is none.
         """
         tokenizer, rest = split_tokenizer_args(settings.model_args)
-        found = {name: default for name, (default, _) in _NUMBERS.items()}
+        found = {name: default for name, (default, *_) in _NUMBERS.items()}
         for name, text in rest.items():
+            if "key" in name or "token" in name:
+                raise UsageError(
+                    f"--model-args sets {name!r}, and what it sets is kept in run.json. Put the "
+                    f"API key into the environment variable {KEYS[0]}."
+                )
             if name not in _NUMBERS:
                 known = (TOKENIZER, "add_bos_token", *_NUMBERS)
                 raise UsageError(
@@ -66,22 +71,25 @@ class ServerArgs:
         return cls(endpoint, max_length, tokenizer)
 
 
-# Arguments with lm-eval's names, with their default and least value.
-_NUMBERS: Final[Mapping[str, tuple[float, float]]] = {
-    "num_concurrent": (32, 1),
-    "max_retries": (5, 0),
-    "timeout": (600.0, 0.001),
-    MAX_LENGTH: (0, 1),
+# Arguments with lm-eval's names, with their default, least and greatest value.
+_NUMBERS: Final[Mapping[str, tuple[float, float, float]]] = {
+    "num_concurrent": (32, 1, 10_000),
+    "max_retries": (5, 0, 1_000_000),
+    "timeout": (600.0, 0.001, 1e6),
+    MAX_LENGTH: (0, 1, 1 << 40),
 }
 
 
 def _number(name: str, text: str) -> float:
     """Return the number that `--model-args` gives for a name."""
-    value, least = parse_value(text), _NUMBERS[name][1]
+    value, (_, least, most) = parse_value(text), _NUMBERS[name]
     kinds = (int, float) if name == "timeout" else (int,)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not value >= least:
-        kind = "a number of seconds" if name == "timeout" else f"a whole number from {least:g} up"
-        raise UsageError(f"--model-args {name} should be {kind} and is {text!r}.")
+    if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= most:
+        kind = "number of seconds" if name == "timeout" else "whole number"
+        raise UsageError(
+            f"--model-args {name} should be a {kind} from {least:.10g} to {most:.14g} and is "
+            f"{text!r}."
+        )
     return float(value)
 
 

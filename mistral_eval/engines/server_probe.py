@@ -9,7 +9,7 @@ named (see `Found.lacks`).
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from mistral_eval.engines.http_client import Client, ServerError
 from mistral_eval.engines.interface import GenerationSettings
@@ -21,6 +21,7 @@ from mistral_eval.engines.server_body import (
     Scoring,
     Traits,
     choices_body,
+    count_of,
     generation_body,
     only_choice,
     prompt_of,
@@ -51,6 +52,11 @@ TOLERANCE: Final = 0.1  # nats, by which one value may differ in bfloat16 betwee
 OFFSETS: Final = (0, 1, -1, 2, -2)
 # Statuses of a request that a server does not understand; llama.cpp's answers 500 to token ids.
 _NOT_UNDERSTOOD: Final = frozenset({400, 404, 422, 500, 501})
+_OWN_FAULT: Final = 500  # statuses from here on may have another cause than the request
+
+
+# A reply, the prompt's ids, the place of a token whose log-probability is known, and that value.
+_Scored: TypeAlias = tuple[Any, Sequence[int], int, float]
 
 
 @dataclass(slots=True)
@@ -118,13 +124,39 @@ class _Prober:
     # ---------------------------------------------------------------- asking
 
     async def _try(self, body: Mapping[str, Any]) -> Any:
-        """Return a reply, or None where the server does not understand the request."""
+        """Return a reply, or None where the server does not understand the request.
+
+        A server that fails for a plain request too is in trouble, and says nothing about this one.
+
+        Raises:
+            ServerError: it is in trouble.
+        """
         try:
             return await self._client.post("/completions", body, retries=2)
         except ServerError as error:
-            if error.status in _NOT_UNDERSTOOD:
+            if error.status not in _NOT_UNDERSTOOD:
+                raise
+            if error.status < _OWN_FAULT:
                 return None
-            raise
+            try:
+                await self._client.post("/completions", self._plain_body(TEXTS[0]), retries=0)
+            except ServerError:
+                raise error from None
+        try:
+            return await self._client.post("/completions", body, retries=0)
+        except ServerError as error:
+            if error.status not in _NOT_UNDERSTOOD:
+                raise
+            return None
+
+    def _plain_body(self, prompt: str) -> dict[str, Any]:
+        """Return a request that every server understands."""
+        return {
+            "model": self._traits.model,
+            "prompt": prompt,
+            "max_tokens": 1,
+            "temperature": 0.0,
+        }
 
     async def _ask(self, body: Mapping[str, Any]) -> Any:
         return await self._client.post("/completions", body, retries=2)
@@ -216,7 +248,7 @@ class _Prober:
         ids = self._ids(TEXTS[0])
         self._learn(takes_ids=True)
         reply = await self._try(generation_body(self._traits, list(ids), GREEDY, None))
-        used = _tokens_of(reply)
+        used = count_of(reply, "prompt_tokens")
         if reply is not None and used is not None and used - len(ids) in (0, 1):
             self._check_name(reply)
             if used == len(ids) + 1:
@@ -238,7 +270,7 @@ class _Prober:
         self._learn(bos="added")
         prompt = prompt_of(self._traits, self._tokenizer, ids, None)
         reply = await self._ask(generation_body(self._traits, prompt, GREEDY, None))
-        if _tokens_of(reply) != len(ids):
+        if count_of(reply, "prompt_tokens") != len(ids):
             raise EngineError(
                 "The server adds tokens to prompts of token ids, and not only BOS. Start the "
                 "server so that it leaves token ids as they are."
@@ -250,11 +282,9 @@ class _Prober:
     async def _find_text_bos(self) -> None:
         """Find out whether the server puts BOS before a text, or reads it where it is written."""
         bare = len(self._tokenizer.encode(TEXTS[0], bos=False))
-        reply = await self._ask(
-            {"model": self._traits.model, "prompt": TEXTS[0], "max_tokens": 1, "temperature": 0.0}
-        )
+        reply = await self._ask(self._plain_body(TEXTS[0]))
         self._check_name(reply)
-        used = _tokens_of(reply)
+        used = count_of(reply, "prompt_tokens")
         if used is None:
             self._learn(bos="added" if self._bos == "sent" else "none")
             self.found.notes.append(
@@ -275,9 +305,8 @@ class _Prober:
 
     async def _write_bos(self, bare: int) -> None:
         """Write BOS as text for a server that adds none, if it reads it as BOS."""
-        body = {"model": self._traits.model, "prompt": self._bos_text + TEXTS[0]}
-        reply = await self._ask({**body, "max_tokens": 1, "temperature": 0.0})
-        if _tokens_of(reply) == bare + 1:
+        reply = await self._ask(self._plain_body(self._bos_text + TEXTS[0]))
+        if count_of(reply, "prompt_tokens") == bare + 1:
             self._learn(bos_text=self._bos_text)
             self.found.notes.append(f"BOS is sent as the text {self._bos_text}")
             return
@@ -304,10 +333,8 @@ class _Prober:
         """Compare the numbers of tokens that the server makes of texts with our tokenizer's."""
         extra = set()
         for text in TEXTS:
-            reply = await self._ask(
-                {"model": self._traits.model, "prompt": text, "max_tokens": 1, "temperature": 0.0}
-            )
-            used = _tokens_of(reply)
+            reply = await self._ask(self._plain_body(text))
+            used = count_of(reply, "prompt_tokens")
             if used is None:
                 return
             extra.add(used - len(self._tokenizer.encode(text, bos=False)))
@@ -323,7 +350,9 @@ class _Prober:
     async def find_extras(self) -> None:
         """Find out whether fields beyond OpenAI's are accepted, and whether replies have ids."""
         plain = await self._generate(TEXTS[1])
-        expected = self._text(plain, TEXTS[1])
+        used = count_of(plain, "prompt_tokens")
+        if used is not None:
+            self._learn(surplus=used - len(self._ids(TEXTS[1])))
         self._learn(extras=True)
         body = generation_body(self._traits, self._prompt(TEXTS[1]), GREEDY, None)
         reply = await self._try({**body, **WANT_IDS})
@@ -334,23 +363,25 @@ class _Prober:
                 "penalty apply"
             )
             return
-        if not self._holds_ids(reply, "token_ids", expected):
+        if not self._holds_ids(reply, "token_ids"):
             named = {**body, "logprobs": 1, "return_tokens_as_token_ids": True}
             other = await self._try(named)
             places: tuple[Ids, ...] = ("names", "content") if other is not None else ()
             for place in places:
-                if self._holds_ids(other, place, expected):
+                if self._holds_ids(other, place):
                     break
         if self._text(await self._generate(TEXTS[1]), TEXTS[1]) != self._text(
             await self._generate(TEXTS[1]), TEXTS[1]
         ):
             self.found.notes.append("the server's greedy replies differ from call to call")
 
-    def _holds_ids(self, reply: Any, where: Ids, text: str) -> bool:
+    def _holds_ids(self, reply: Any, where: Ids) -> bool:
         """Learn where a reply has its ids, if our tokenizer makes its text of them."""
         told = replace(self._traits, ids=where)
+        choice = only_choice(reply, told)
+        text = str(choice.get("text"))
         try:
-            ids = reply_ids(only_choice(reply, told), told)
+            ids = reply_ids(choice, told)
         except EngineError:
             return False
         if not ids:
@@ -395,7 +426,12 @@ class _Prober:
     async def find_sampling(self) -> None:
         """Find out whether temperature and seed have an effect."""
         seeds = (1, 1, *range(2, DRAWS))
-        draws = [self._text(await self._generate(TEXTS[0], HOT, seed), TEXTS[0]) for seed in seeds]
+        replies = [await self._generate(TEXTS[0], HOT, seed) for seed in seeds]
+        draws = [self._text(reply, TEXTS[0], HOT) for reply in replies]
+        counts = {count_of(one, "prompt_tokens") for one in replies}
+        if counts != {(self._traits.surplus or 0) + len(self._ids(TEXTS[0]))}:
+            # e.g. it counts only what it has not cached
+            self._learn(surplus=None)
         varies = len(set(draws)) > 1
         repeats = draws[0] == draws[1]
         self.found.info |= {"temperature_honoured": varies, "seed_honoured": varies and repeats}
@@ -478,7 +514,9 @@ class _Prober:
     async def _try_scoring(self, scoring: Scoring, truth: Sequence[tuple[str, int, float]]) -> str:
         """Learn a way of scoring and return "", or return why it cannot be used."""
         self._learn(scoring=scoring, offset=0)
-        replies = []
+        if scoring == "echo" and not self._traits.takes_ids and self._traits.surplus is None:
+            return "it takes text only and does not count its tokens, so they may be others"
+        replies: list[_Scored] = []
         for ids, place, value in self._cases(truth):
             prompt = self._scored_prompt(ids)
             if prompt is None:
@@ -492,15 +530,12 @@ class _Prober:
         for offset in OFFSETS:
             told = replace(self._traits, offset=offset)
             if all(_agrees(told, *one) for one in replies):
+                if _is_all_greedy(told, replies):
+                    return "it calls every token of a prompt the most likely one"
                 self._learn(offset=offset)
                 self._note_offset(offset)
                 return ""
-        if all(_holds_nothing(self._traits, reply) for reply, *_ in replies):
-            return f"it accepts {scoring} and returns no log-probabilities of the prompt"
-        return (
-            f"its log-probabilities of a prompt (by {scoring}) are not those of the tokens that it "
-            "generates"
-        )
+        return _why_not(self._traits, [reply for reply, *_ in replies])
 
     def _cases(
         self, truth: Sequence[tuple[str, int, float]]
@@ -563,6 +598,34 @@ def _agrees(traits: Traits, reply: Any, ids: Sequence[int], place: int, value: f
     return found is not None and abs(found[0] - value) <= TOLERANCE and found[1]
 
 
+def _why_not(traits: Traits, replies: Sequence[Any]) -> str:
+    """Return why the log-probabilities of prompts that a server returns cannot be used."""
+    if all(_holds_no_tops(traits, reply) for reply in replies):
+        return "it does not tell the most likely token at each place of a prompt"
+    if all(_holds_nothing(traits, reply) for reply in replies):
+        return f"it accepts {traits.scoring} and returns no log-probabilities of the prompt"
+    return (
+        f"its log-probabilities of a prompt (by {traits.scoring}) are not those of the tokens that "
+        "it generates"
+    )
+
+
+def _is_all_greedy(traits: Traits, replies: Sequence[_Scored]) -> bool:
+    """Return whether each token of a fixed text counts as the most likely one."""
+    flags = [
+        is_top
+        for reply, ids, place, _ in replies
+        for _, is_top in filter(None, read_values(reply, traits, ids)[place + 1 :])
+    ]
+    return bool(flags) and all(flags)
+
+
+def _holds_no_tops(traits: Traits, reply: Any) -> bool:
+    logprobs = only_choice(reply, traits).get("logprobs") or {}
+    is_valued = traits.scoring == "echo" and len(logprobs.get("token_logprobs") or ()) > 1
+    return is_valued and not any(logprobs.get("top_logprobs") or ())
+
+
 def _holds_nothing(traits: Traits, reply: Any) -> bool:
     choice = only_choice(reply, traits)
     if traits.scoring == "prompt_logprobs":
@@ -589,10 +652,3 @@ def _context_of(row: Mapping[str, Any]) -> int | None:
     meta = row.get("meta")
     length = row.get("max_model_len") or (meta.get("n_ctx") if isinstance(meta, dict) else None)
     return length if isinstance(length, int) and length > 0 else None
-
-
-def _tokens_of(reply: Any) -> int | None:
-    """Return how many tokens the server counted in a prompt; None if it does not say."""
-    usage = reply.get("usage") if isinstance(reply, dict) else None
-    count = usage.get("prompt_tokens") if isinstance(usage, dict) else None
-    return count if isinstance(count, int) and count > 0 else None

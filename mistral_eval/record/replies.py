@@ -206,8 +206,18 @@ class RepliesLog(Replies):
         if len(key) != KEY_BYTES:
             raise ValueError(f"a key should have {KEY_BYTES} bytes, found {len(key)}")
         self._pending.append((key, _encode(reply).encode("ascii")))
-        is_due = time.monotonic() - self._last_flush > BATCH_SECONDS
-        if is_due or len(self._pending) >= BATCH_REPLIES:
+        if len(self._pending) >= BATCH_REPLIES:
+            self.flush()
+        else:
+            self.flush_if_due()
+
+    def flush_if_due(self) -> None:
+        """Flush if the last flush is long enough ago.
+
+        Raises:
+            RepliesError: the batch could not be written.
+        """
+        if self._pending and time.monotonic() - self._last_flush > BATCH_SECONDS:
             self.flush()
 
     def flush(self) -> None:

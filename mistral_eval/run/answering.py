@@ -3,7 +3,6 @@
 Each distinct request is computed once. A reply counts once it is in the replies log.
 """
 
-import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping, Sequence
@@ -19,6 +18,7 @@ from mistral_eval.engines.interface import (
     EngineIdentity,
     Reply,
     Request,
+    can_be_logprob,
     never,
 )
 from mistral_eval.engines.keys import reply_key
@@ -37,7 +37,6 @@ from mistral_eval.run.watching import AnswerWatch
 # Chooses among requests, by their keys and encoded forms; returns their places, in order.
 Chosen: TypeAlias = Callable[[Sequence[bytes], Sequence[Encoded]], Sequence[int]]
 SHOWN_FAILURES: Final = 3  # causes that the sentence about failed requests names
-POSITIVE_NATS: Final = 1e-2  # what rounding may add to the log-likelihood of a certain text
 
 
 class Recorded:
@@ -289,7 +288,7 @@ class Answering:
                     f"The engine {self.identity.engine} answered {request} without `finish`: "
                     "expected eos, stop or length."
                 )
-        elif not -math.inf < reply.logprob <= POSITIVE_NATS:
+        elif not can_be_logprob(reply.logprob):
             raise EngineError(
                 f"The engine {self.identity.engine} gave {request} the log-likelihood "
                 f"{reply.logprob}: expected a finite number of at most 0."
@@ -299,7 +298,13 @@ class Answering:
         self, encoded: Sequence[Encoded], known: Collection[int]
     ) -> Iterator[tuple[int, Reply]]:
         """Yield the engine's replies; add the benchmark and question to a request's error."""
-        stop = self._stopper.is_wanted if self._stopper else never
+        is_wanted = self._stopper.is_wanted if self._stopper else never
+
+        def stop() -> bool:
+            """Sync what has arrived, since the engine may take long to answer more."""
+            self.log.flush_if_due()
+            return is_wanted()
+
         try:
             yield from self.engine.answer(encoded, known, stop)
         except RequestError as error:

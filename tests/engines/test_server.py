@@ -416,10 +416,14 @@ def test_a_model_that_changes_during_the_run_is_a_failure(made_up, ask):
 @pytest.mark.parametrize(
     ("args", "sentence"),
     [
-        ({"num_concurrent": "many"}, "num_concurrent should be a whole number from 1 up"),
-        ({"num_concurrent": 0}, "num_concurrent should be a whole number from 1 up"),
-        ({"timeout": -1}, "timeout should be a number of seconds"),
+        ({"num_concurrent": "many"}, "num_concurrent should be a whole number from 1 to 10000"),
+        ({"num_concurrent": 0}, "num_concurrent should be a whole number from 1 to 10000"),
+        ({"timeout": -1}, "timeout should be a number of seconds from 0.001 to 1000000"),
         ({"max_retires": 3}, "Did you mean max_retries"),
+        ({"num_concurrent": 1_000_000_000}, "num_concurrent should be a whole number from 1 to"),
+        ({"timeout": "inf"}, "timeout should be a number of seconds"),
+        ({"timeout": "nan"}, "timeout should be a number of seconds"),
+        ({"api_key": "sk-1"}, "API key into the environment variable MISTRAL_EVAL_API_KEY"),
         ({"tokenizer": "/nowhere"}, "nothing is there"),
     ],
 )
@@ -467,24 +471,178 @@ def test_a_server_that_fails_every_request_ends_the_run_early(made_up, ask):
         assert len(stub.asked) - before < 30
 
 
-def test_values_that_are_no_numbers_are_a_failure(made_up, ask):
+def test_values_that_are_no_numbers_are_their_questions_failure(made_up, ask):
     with Stub(made_up) as stub:
         engine = open_server(stub)
-        made_up_logprobs = made_up.logprobs
-        stub.model = _Broken(made_up, made_up_logprobs)
-        asks = [ask("Question: why?\nAnswer:", " because it is so")]
-        (reply,) = answers(engine, asks)
-        assert math.isnan(reply.logprob)  # which the run refuses
+        asks = [ask(f"Question {n}:", " because it is so", doc_id=n) for n in range(6)]
+        bad = [*engine.encode(asks[2]).work.context, *engine.encode(asks[2]).work.continuation]
+        stub.model = _Broken(made_up, tuple(bad))
+        found, failures = partly(engine, asks)
+        assert sorted(found) == [0, 1, 3, 4, 5]
+        assert [index for index, _ in failures] == [2]
+        assert "finite log-probability" in failures[0][1]
+
+
+def partly(engine, asks) -> tuple[dict, tuple]:
+    """What is answered, and the failures of the others."""
+    found = {}
+
+    def collect() -> None:
+        found.update(engine.answer([engine.encode(one) for one in asks]))
+
+    with pytest.raises(UnansweredError) as told:
+        collect()
+    return found, told.value.failures
+
+
+def generations(ask, count: int) -> list:
+    return [ask(f"Question {n}:", GREEDY, doc_id=n, kind="generate") for n in range(count)]
+
+
+def test_a_text_that_a_filter_refuses_loses_no_other(made_up, ask):
+    """A firewall's 403 is about one prompt; the server's is about the key."""
+    with Stub(made_up) as stub:
+        engine = open_server(stub)
+        asks = generations(ask, 20)
+        bad = list(engine.encode(asks[3]).work.prompt)
+        stub.fault = lambda number, body: Fault(403) if body["prompt"] == bad else None
+        found, failures = partly(engine, asks)
+        assert len(found) == 19
+        assert [index for index, _ in failures] == [3]
+
+
+@pytest.mark.parametrize(
+    ("fault", "sentence"),
+    [
+        (Fault(401), "HTTP 401"),
+        (Fault(403), "The last 8 requests failed: .*HTTP 403"),
+        (Fault(500), "The last 8 requests failed: .*HTTP 500"),
+    ],
+)
+def test_what_is_in_flight_when_the_server_is_gone_is_kept(made_up, ask, fault, sentence):
+    """Replies that come after the last straw were paid for; nothing else is asked."""
+    with Stub(made_up) as stub:
+        engine = open_server(stub, max_retries=0, num_concurrent=8)
+        asks = generations(ask, 60)
+        slow = [list(engine.encode(one).work.prompt) for one in asks[:5]]
+        stub.fault = lambda number, body: Fault(delay=1.0) if body["prompt"] in slow else fault
+        before, found = len(stub.answered), {}
+
+        def collect() -> None:
+            found.update(engine.answer([engine.encode(one) for one in asks]))
+
+        with pytest.raises(EngineError, match=sentence):
+            collect()
+        assert sorted(found) == list(range(5))
+        assert len(stub.answered) - before == 5
+        assert len(stub.asked) < 60 + before
+
+
+def test_a_server_in_trouble_during_the_probe_is_not_taken_for_another(made_up):
+    """Else the run would have other keys, and ask again for all that it has paid for."""
+    with Stub(made_up) as stub:
+        usual = open_server(stub).identity.arguments
+        count = len(stub.asked)
+    for first in range(1, count, 5):
+        with Stub(made_up) as stub:
+
+            def fault(number: int, body: dict, first: int = first) -> Fault | None:
+                return Fault(500) if first <= number < first + 4 else None
+
+            stub.fault = fault
+            try:
+                found = open_server(stub, max_retries=0).identity.arguments
+            except EngineError as error:
+                found = str(error)
+            assert found == usual or "HTTP 500" in found
+
+
+@pytest.mark.parametrize(
+    ("tops", "reason"),
+    [("missing", "does not tell the most likely token"), ("own", "calls every token")],
+)
+def test_log_likelihoods_whose_greedy_tokens_are_unknown_are_refused(made_up, tops, reason):
+    with Stub(made_up, Quirks(prompt_logprobs=False, choices=False, tops=tops)) as stub:
+        assert reason in open_server(stub).can.why["log-likelihoods"]
+
+
+def test_an_echo_of_a_text_whose_tokens_are_not_counted_is_refused(made_up):
+    quirks = Quirks(takes_ids=False, prompt_logprobs=False, choices=False, counts=False)
+    with Stub(made_up, quirks) as stub:
+        assert "does not count its tokens" in open_server(stub).can.why["log-likelihoods"]
+
+
+@pytest.mark.parametrize("takes_ids", [True, False])
+def test_a_prompt_that_the_server_cuts_is_a_failure(made_up, ask, takes_ids):
+    """Some cut what is longer than their context, whatever they list, and answer all the same."""
+    with Stub(made_up, Quirks(takes_ids=takes_ids, reads=40)) as stub:
+        engine = open_server(stub)
+        asks = [ask("Short:", GREEDY, kind="generate")]
+        asks.append(ask("word " * 60, GREEDY, doc_id=1, kind="generate"))
+        found, failures = partly(engine, asks)
+        assert sorted(found) == [0]
+        assert "read 40 tokens of a prompt that has" in failures[0][1]
+        assert "max_length" in failures[0][1]
+        _, failures = partly(engine, [ask("word " * 60, " end")])
+        assert [index for index, _ in failures] == [0]
+
+
+@pytest.mark.parametrize("ids", ["token_ids", "none"])
+def test_a_server_with_a_limit_of_its_own_gives_no_reply(made_up, ask, ids):
+    with Stub(made_up, Quirks(ids=ids)) as stub:
+        engine = open_server(stub)
+        stub.quirks = replace(stub.quirks, writes=3)
+        _, failures = partly(engine, [ask(PROMPTS[0], {**GREEDY, "until": []}, kind="generate")])
+        assert "has 3 tokens, and its limit was 24" in failures[0][1]
+
+
+def test_a_truncated_prompt_gets_the_servers_bos_in_place_of_its_first_token(made_up, ask):
+    with Stub(made_up, Quirks(bos_before_ids=True, max_model_len=128)) as stub:
+        engine = open_server(stub)
+        encoded = engine.encode(ask("word " * 300, GREEDY, kind="generate"))
+        assert encoded.truncated
+        ((_, reply),) = engine.answer([encoded])
+        assert reply.finish
+        assert stub.asked[-1]["prompt"] == list(encoded.work.prompt[1:])
+        for continuation in (" end", " two ends"):
+            _, failures = partly(engine, [ask("word " * 300, continuation)])
+            assert "cannot be scored alone" in failures[0][1]
+
+
+def test_no_new_tokens_are_not_asked_for(made_up, ask):
+    """llama.cpp takes 0 for no limit at all."""
+    with Stub(made_up) as stub:
+        engine = open_server(stub)
+        before = len(stub.asked)
+        settings = {**GREEDY, "max_gen_toks": 0}
+        (reply,) = answers(engine, [ask(PROMPTS[0], settings, kind="generate")])
+        assert (reply.text, reply.finish) == ("", "length")
+        assert len(stub.asked) == before
+
+
+def test_greedy_replies_that_vary_are_not_taken_for_another_tokenizers(made_up):
+    """On a GPU a reply depends on its batch; each has to fit its own ids."""
+
+    def fault(number: int, body: dict) -> Fault | None:
+        noise = {"temperature": 2.0, "seed": number}
+        return Fault(change=lambda reply: stub.complete({**body, **noise})[1])
+
+    with Stub(made_up) as stub:
+        stub.fault = fault
+        assert "differ from call to call" in " ".join(open_server(stub).identity.notes)
 
 
 class _Broken:
-    def __init__(self, inner, logprobs) -> None:
+    """A model that has no numbers for one sequence."""
+
+    def __init__(self, inner: BigramModel, bad: tuple[int, ...]) -> None:
         self.tokenizer = inner.tokenizer
-        self._logprobs = logprobs
         self.generate = inner.generate
+        self._inner, self._bad = inner, bad
 
     def logprobs(self, ids):
-        return self._logprobs(ids) * math.nan
+        found = self._inner.logprobs(ids)
+        return found * math.nan if tuple(ids[: len(self._bad)]) == self._bad else found
 
 
 # ---------------------------------------------------------------- a trained model
