@@ -25,6 +25,7 @@ DECIDED: Final = {
     "config_format": "the folder's config.json is read",
     "hf_overrides": "the folder's config.json is read",
     "data_parallel_size": "one engine answers a run; tensor_parallel_size takes several devices",
+    "hf_token": "arguments are kept in run.json; the hub's token is in the variable HF_TOKEN",
     "enable_lora": "adapters are merged before",
     "enable_return_routed_experts": "replies are text and log-probabilities",
 }

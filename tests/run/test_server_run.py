@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from mistral_eval.engines.native import open_native
+from mistral_eval.record.replies import Replies
 from tests.stub_server import BigramModel, Fault, NativeModel, Quirks, Stub
 
 TASKS = "nq,gsm8k,mmlu"
@@ -309,7 +310,50 @@ def test_a_run_that_is_stopped_asks_only_for_the_rest(model, tmp_path, undisturb
         assert samples(tmp_path) == undisturbed[0]
 
 
+@pytest.mark.slow
+def test_what_came_before_a_long_silence_is_kept_through_a_sigkill(model, tmp_path):
+    """A reply is in the log within a second, not only when the next one comes."""
+    gate = threading.Event()
+    number = itertools.count()
+
+    def fault(_: int, body: dict) -> Fault | None:
+        return Gate(gate) if is_question(body) and next(number) >= 6 else None
+
+    with Stub(model, fault=fault) as stub:
+        process = started(stub, tmp_path, num_concurrent=12)
+        try:
+            wait_until(lambda: sum(map(is_question, stub.answered)) == 6 and stub.now >= 3)
+            time.sleep(2)
+            process.kill()
+            process.communicate(timeout=60)
+        finally:
+            gate.set()
+        (folder,) = {file.parent.parent for file in tmp_path.rglob("replies/*.jsonl")}
+        kept = [replies_to(body) for body in stub.answered if is_question(body)]
+        assert Replies(folder).count() == sum(kept)
+
+
 SECRET = "sk-not-to-be-seen-4711"
+
+
+@pytest.mark.parametrize(
+    ("url", "args"),
+    [
+        (f"http://127.0.0.1:1/v1?key={SECRET}", ""),
+        (f"http://me:{SECRET}@127.0.0.1:1/v1", ""),
+        (f"me:{SECRET}@127.0.0.1:1/v1", ""),
+        ("http://127.0.0.1:1/v1", f"api_key={SECRET}"),
+    ],
+)
+def test_a_secret_on_the_command_line_is_refused_before_it_is_written(cli, tmp_path, url, args):
+    given = ["run", "-t", "nq", "-m", "tiny", "--data", "sample", "-o", tmp_path]
+    given += ["--engine", "server", "--base-url", url]
+    found = cli(*given, *(["--model-args", args] if args else []))
+    said = one_sentence(found, 2)
+    assert "environment variable MISTRAL_EVAL_API_KEY" in said
+    assert SECRET not in found[1] + found[2]
+    files = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert [file for file in files if SECRET.encode() in file.read_bytes()] == []
 
 
 def test_the_api_key_is_in_no_file_and_no_message(cli, model, tmp_path, monkeypatch):
