@@ -48,7 +48,7 @@ class ServerArgs:
         tokenizer, rest = split_tokenizer_args(settings.model_args)
         found = {name: default for name, (default, *_) in _NUMBERS.items()}
         for name, text in rest.items():
-            if "key" in name or "token" in name:
+            if name.rpartition("_")[2] in _SECRETS:
                 raise UsageError(
                     f"--model-args sets {name!r}, and what it sets is kept in run.json. Put the "
                     f"API key into the environment variable {KEYS[0]}."
@@ -71,6 +71,7 @@ class ServerArgs:
         return cls(endpoint, max_length, tokenizer)
 
 
+_SECRETS: Final = frozenset({"key", "token", "secret", "password"})  # how names of such ones end
 # Arguments with lm-eval's names, with their default, least and greatest value.
 _NUMBERS: Final[Mapping[str, tuple[float, float, float]]] = {
     "num_concurrent": (32, 1, 10_000),
