@@ -24,7 +24,7 @@ from typing import Any
 
 from machine import machine
 
-from mistral_eval.engines.http_client import Endpoint
+from mistral_eval.engines.endpoint import Endpoint
 from mistral_eval.engines.interface import Encoded, EngineIdentity, GenerationSettings, Request
 from mistral_eval.engines.server import ServerEngine
 from mistral_eval.engines.server_args import ServerArgs

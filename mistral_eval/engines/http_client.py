@@ -1,54 +1,38 @@
-"""Post JSON to an HTTP server, many requests at a time, with retries.
+"""Post JSON to an HTTP server, with retries, and say in one sentence what fails.
 
-`Endpoint` says where and how, `Client` sends one request and repeats it as long as that can help,
-and `replies_of` runs many in a thread and yields each outcome as it arrives. Nothing here knows
-what is asked.
-
-The API key comes from the environment only and appears in no message.
+Nothing here knows what is asked. The API key appears in no message.
 """
 
 import asyncio
 import errno
 import json
 import math
-import os
 import random
 import re
 import ssl
-import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from queue import Empty, SimpleQueue
 from types import TracebackType
-from typing import Any, Final, Self, TypeAlias, TypeVar
-from urllib.parse import urlsplit, urlunsplit
-from urllib.request import getproxies, proxy_bypass
+from typing import Any, Final, Self
 
 import aiohttp
 
-from mistral_eval.errors import EngineError, UsageError
-from mistral_eval.native.requests import Stop, never
+from mistral_eval.engines.endpoint import Endpoint, proxy_of
+from mistral_eval.errors import EngineError
 
-KEYS: Final = ("MISTRAL_EVAL_API_KEY", "OPENAI_API_KEY")  # environment variables; the first wins
 CONNECT_SECONDS: Final = 20.0
 LONGEST_BACKOFF: Final = 30.0  # seconds, unless the server asks for more
 PATIENCE: Final = 3600.0  # seconds that a request waits in all because the server asks it to
-POLL_SECONDS: Final = 0.1
-WAITING: Final = 4096  # outcomes that may wait for the caller, so that memory is bounded
 SHOWN: Final = 300  # characters of a server's own words
 _REPEATED: Final = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 _WAITS: Final = frozenset({429, 503})  # with Retry-After, a request to come again, not a failure
 _FATAL: Final = frozenset({401, 403, 404, 405})  # the next request would fail in the same way
 _NO_FILES: Final = frozenset({errno.EMFILE, errno.ENFILE})
-_KEY: Final = re.compile(r"[!-~]+")  # what a header takes, without spaces
 
 _encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
-Outcome = TypeVar("Outcome")
-Job: TypeAlias = Callable[["Client"], Awaitable[Outcome]]
 
 
 class ServerError(EngineError):
@@ -69,81 +53,6 @@ class ServerError(EngineError):
         self.is_fatal = is_fatal
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """A server, and how to ask it.
-
-    Attributes:
-        url: the URL before `/models` and `/completions`, see `base_url`.
-        in_flight: maximum number of requests at a time.
-        retries: how often a failed request is repeated.
-        timeout: seconds until a request that was sent counts as failed.
-        backoff: seconds before the first repetition; each further one waits twice as long.
-        key: the API key; empty for none.
-        option: the option of the command line that gives the URL, for messages.
-        when_slow: what helps against timeouts, as a sentence.
-        keys: the environment variables of the key, for messages.
-    """
-
-    url: str
-    in_flight: int = 32
-    retries: int = 5
-    timeout: float = 600.0
-    backoff: float = 0.5
-    key: str = field(default="", repr=False)
-    option: str = "--base-url"
-    when_slow: str = "Raise --model-args timeout, or lower num_concurrent."
-    keys: Sequence[str] = KEYS
-
-
-def base_url(given: str, option: str = "--base-url") -> str:
-    """Return a server's base URL from any of the forms in use.
-
-    `http://host:8000`, `http://host:8000/v1` and `http://host:8000/v1/completions` (as lm-eval
-    takes it) are the same server. `option` is the one that gave it.
-
-    Raises:
-        UsageError: it is no URL of HTTP, or holds a password or a query.
-    """
-    kept = "it is kept in run.json. Put the key into the environment variable"
-    place = re.split(r"[/?#]", given.partition("//")[2] or given, maxsplit=1)[0]
-    if "@" in place:
-        raise UsageError(f"{option} should hold no password: {kept} {KEYS[0]}.")
-    if "?" in given:
-        raise UsageError(f"{option} should end before the question mark: {kept} {KEYS[0]}.")
-    try:
-        parts = urlsplit(given.strip())
-        is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # brackets without an end, or a port that is no number up to 65535
-        is_url = False
-    if not is_url:
-        raise UsageError(
-            f"{option} should be like http://localhost:8000/v1 and is {given!r}. Give the "
-            "server's URL."
-        )
-    path = parts.path.rstrip("/")
-    for ending in ("/chat/completions", "/completions", "/models"):
-        path = path.removesuffix(ending)
-    return urlunsplit((parts.scheme, parts.netloc, path or "/v1", "", ""))
-
-
-def key_from_environment(names: Sequence[str] = KEYS) -> str:
-    """Return the API key, from the first of these variables that holds one; "" for none.
-
-    Raises:
-        UsageError: it has characters that no request can carry.
-    """
-    for name in names:
-        if key := os.environ.get(name, "").strip():
-            if not _KEY.fullmatch(key):
-                raise UsageError(
-                    f"The environment variable {name} should hold one API key of ASCII characters "
-                    "and holds others, or white space. Set it again."
-                )
-            return key
-    return ""
-
-
 class Client:
     """Sends requests to an endpoint; an async context manager."""
 
@@ -153,7 +62,7 @@ class Client:
         self._url = endpoint.url
         self._stopped = asyncio.Event()
         self._not_before = 0.0  # when the server said that it can be asked again
-        self._proxy = _proxy_of(endpoint.url)
+        self._proxy = proxy_of(endpoint.url)
         self._draw = random.Random()  # noqa: S311 - jitter
 
     async def __aenter__(self) -> Self:
@@ -363,68 +272,6 @@ class Client:
         return " ".join("".join(one if one.isprintable() else " " for one in text).split())
 
 
-def replies_of(
-    endpoint: Endpoint,
-    jobs: Iterable[tuple[int, Job[Outcome]]],
-    stop: Stop = never,
-) -> Iterator[tuple[int, Outcome | EngineError]]:
-    """Do jobs at an endpoint, `endpoint.in_flight` at a time; yield each outcome as it arrives.
-
-    The requests run in a thread of their own, so that they go on while the caller works. If the
-    caller closes the generator, those in flight are cancelled.
-
-    Args:
-        endpoint: the server.
-        jobs: an index and a coroutine function, which asks the client and returns the outcome;
-            taken one by one, in the thread.
-        stop: asked in the caller's thread, at each outcome and several times a second; once True,
-            jobs in flight end, no request is repeated and no other begins.
-
-    Yields:
-        The job's index, and its outcome or the EngineError that it raised.
-    """
-    thread = _Thread(endpoint, jobs)
-    thread.start()
-    try:
-        while True:
-            if stop():
-                thread.interrupt()
-            try:
-                item = thread.done.get(timeout=POLL_SECONDS)
-            except Empty:
-                continue
-            if item is None:
-                break
-            yield item
-    finally:
-        thread.end()
-    if thread.fault is not None:
-        raise thread.fault
-
-
-def post_all(
-    endpoint: Endpoint, path: str, bodies: Iterable[Mapping[str, Any]], stop: Stop = never
-) -> Iterator[tuple[int, Any]]:
-    """Post JSON objects to one path; yield (index, the reply's JSON or an EngineError)."""
-
-    def job(body: Mapping[str, Any]) -> Job[Any]:
-        return lambda client: client.post(path, body)
-
-    yield from replies_of(endpoint, ((n, job(body)) for n, body in enumerate(bodies)), stop)
-
-
-def call(endpoint: Endpoint, job: Job[Outcome]) -> Outcome:
-    """Do one job and return its outcome.
-
-    Raises:
-        EngineError: the job raised it.
-    """
-    ((_, outcome),) = replies_of(endpoint, [(0, job)])
-    if isinstance(outcome, EngineError):
-        raise outcome
-    return outcome
-
-
 class _TryAgainError(Exception):
     """A request failed in a way that a repetition may cure; `after` is the server's Retry-After."""
 
@@ -432,96 +279,6 @@ class _TryAgainError(Exception):
         super().__init__(str(error))
         self.error = error
         self.after = after
-
-
-class _Thread(threading.Thread):
-    """Runs jobs in an event loop; their outcomes arrive in `done`, None at the end."""
-
-    def __init__(self, endpoint: Endpoint, jobs: Iterable[tuple[int, Job[Any]]]) -> None:
-        super().__init__(name="requests", daemon=True)
-        self.done: SimpleQueue[tuple[int, Any] | None] = SimpleQueue()
-        self.fault: BaseException | None = None
-        self._endpoint = endpoint
-        self._jobs = iter(jobs)
-        self._interrupted = False
-        self._loop = asyncio.new_event_loop()
-        self._client: Client | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._ended = False
-
-    def run(self) -> None:
-        """Run all jobs; keep an error that is a bug for the caller's thread."""
-        try:
-            with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-                runner.run(self._all())
-        except asyncio.CancelledError:
-            pass
-        except BaseExceptionGroup as group:
-            self.fault = group.exceptions[0]
-        except Exception as error:  # noqa: BLE001 - raised again in the caller's thread
-            self.fault = error
-        finally:
-            self.done.put(None)  # the caller waits for it
-
-    def interrupt(self) -> None:
-        """Begin no further job, and let no request be repeated any more."""
-        self._interrupted = True
-        if self._client is not None:
-            with suppress(RuntimeError):  # the loop has ended meanwhile
-                self._loop.call_soon_threadsafe(self._client.interrupt)
-
-    def end(self) -> None:
-        """Cancel what is in flight and wait for the thread."""
-        self._ended = True
-        if self._task is not None:
-            with suppress(RuntimeError):  # the loop has ended meanwhile
-                self._loop.call_soon_threadsafe(self._task.cancel)
-        self.join()
-
-    async def _all(self) -> None:
-        self._task = asyncio.current_task()
-        if self._ended:
-            return
-        async with Client(self._endpoint) as self._client, asyncio.TaskGroup() as group:
-            for _ in range(self._endpoint.in_flight):
-                group.create_task(self._work(self._client))
-
-    async def _work(self, client: Client) -> None:
-        """Take jobs until there is none, or the caller wants to stop."""
-        while not self._interrupted:
-            index, job = next(self._jobs, (0, None))
-            if job is None:
-                return
-            try:
-                outcome = await job(client)
-            except EngineError as error:
-                outcome = error
-            self.done.put((index, outcome))
-            await self._let_caller_catch_up()
-
-    async def _let_caller_catch_up(self) -> None:
-        while self.done.qsize() > WAITING and not self._ended:  # noqa: ASYNC110 - another thread's
-            await asyncio.sleep(POLL_SECONDS)
-
-
-def _proxy_of(url: str) -> str | None:
-    """Return the proxy that the environment names for a URL.
-
-    Raises:
-        UsageError: it is none that speaks HTTP.
-    """
-    parts = urlsplit(url)
-    found = getproxies().get(parts.scheme)
-    if not found or proxy_bypass(parts.hostname or ""):
-        return None
-    proxy = found if "://" in found else f"http://{found}"
-    if urlsplit(proxy).scheme not in ("http", "https"):
-        raise UsageError(
-            f"The environment variable {parts.scheme}_proxy should name a proxy like "
-            f"http://HOST:PORT and names one of {urlsplit(proxy).scheme}. Correct it, or put the "
-            "server's host into no_proxy."
-        )
-    return proxy
 
 
 def _proxy_fault(error: Exception) -> str:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from mistral_eval.engines.chat_ids import ChatIds, begins_reply
-from mistral_eval.engines.http_client import Client, Job, ServerError, call, replies_of
+from mistral_eval.engines.http_client import Client, ServerError
+from mistral_eval.engines.http_thread import Job, call, replies_of
 from mistral_eval.engines.interface import (
     Capabilities,
     Check,

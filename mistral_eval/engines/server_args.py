@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from mistral_eval.engines.chat_ids import ChatIds
-from mistral_eval.engines.http_client import KEYS, Endpoint, base_url, key_from_environment
+from mistral_eval.engines.endpoint import KEYS, Endpoint, base_url, key_from_environment
 from mistral_eval.errors import CheckpointError, HubError, UsageError, nearest
 from mistral_eval.model.load.gguf_file import find_gguf
 from mistral_eval.model.load.outline import read_config, small_parts

@@ -5,12 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from mistral_eval.answers.judge_prompt import JUDGE_TEMPERATURE, JudgePrompt
-from mistral_eval.engines.http_client import (
-    Endpoint,
-    base_url,
-    key_from_environment,
-    post_all,
-)
+from mistral_eval.engines.endpoint import Endpoint, base_url, key_from_environment
+from mistral_eval.engines.http_thread import post_all
 from mistral_eval.engines.interface import Stop
 from mistral_eval.errors import EngineError
 from mistral_eval.record.judgments import Judgment

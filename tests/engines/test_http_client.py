@@ -11,16 +11,9 @@ from email.utils import format_datetime
 
 import pytest
 
-from mistral_eval.engines.http_client import (
-    Client,
-    Endpoint,
-    ServerError,
-    base_url,
-    call,
-    key_from_environment,
-    post_all,
-    replies_of,
-)
+from mistral_eval.engines.endpoint import Endpoint, base_url, key_from_environment
+from mistral_eval.engines.http_client import Client, ServerError
+from mistral_eval.engines.http_thread import call, post_all, replies_of
 from mistral_eval.errors import UsageError
 from mistral_eval.model.tokenizers.incremental import continuation_text
 from mistral_eval.native.requests import Sampling
@@ -210,7 +203,8 @@ def test_a_self_signed_certificate_is_refused_and_may_be_trusted(model, tmp_path
         assert stub.asked == []
         # aiohttp makes its default context once per process, so the variable counts in a new one
         program = (
-            "from mistral_eval.engines.http_client import Endpoint, call\n"
+            "from mistral_eval.engines.endpoint import Endpoint\n"
+            "from mistral_eval.engines.http_thread import call\n"
             f"print(call(Endpoint({stub.url!r}), lambda client: client.get('/models'))['object'])"
         )
         done = subprocess.run(

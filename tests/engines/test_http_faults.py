@@ -15,14 +15,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from mistral_eval.engines import http_client
-from mistral_eval.engines.http_client import (
-    Endpoint,
-    ServerError,
-    base_url,
-    call,
-    key_from_environment,
-    post_all,
-)
+from mistral_eval.engines.endpoint import Endpoint, base_url, key_from_environment
+from mistral_eval.engines.http_client import ServerError
+from mistral_eval.engines.http_thread import call, post_all
 from mistral_eval.errors import MistralEvalError, UsageError
 
 SECRET = "sk-not-to-be-seen-0815"
@@ -245,7 +240,8 @@ def test_too_few_files_for_the_requests_in_flight_are_named(raw):
     raw.answer = lambda path: time.sleep(0.5) or WELL
     program = (
         "import resource\n"
-        "from mistral_eval.engines.http_client import Endpoint, post_all\n"
+        "from mistral_eval.engines.endpoint import Endpoint\n"
+        "from mistral_eval.engines.http_thread import post_all\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (24, 24))\n"
         f"endpoint = Endpoint({raw.url!r}, in_flight=40, retries=0)\n"
         "for _, outcome in post_all(endpoint, '/completions', [{}] * 40):\n"

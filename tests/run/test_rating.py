@@ -8,7 +8,7 @@ import pytest
 
 from mistral_eval.answers.mt_bench.judge_prompts import reference_answers, single_prompt
 from mistral_eval.console import Talk
-from mistral_eval.engines.http_client import Endpoint
+from mistral_eval.engines.endpoint import Endpoint
 from mistral_eval.errors import EngineError, StoppedError, UsageError
 from mistral_eval.record.fastchat import read_single_judgments
 from mistral_eval.record.judgments import Judgments
