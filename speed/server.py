@@ -26,10 +26,10 @@ from machine import machine
 
 from mistral_eval.engines.endpoint import Endpoint
 from mistral_eval.engines.interface import Encoded, EngineIdentity, GenerationSettings, Request
+from mistral_eval.engines.probe_asking import Found
 from mistral_eval.engines.server import ServerEngine
 from mistral_eval.engines.server_args import ServerArgs
 from mistral_eval.engines.server_body import Traits
-from mistral_eval.engines.server_probe import Found
 from mistral_eval.model.tiny import tiny_tokenizer_file
 from mistral_eval.model.tokenizers.special import TokenizerArgs
 from mistral_eval.model.tokenizers.tokenizer import ANY_VOCAB, load_tokenizer

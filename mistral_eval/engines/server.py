@@ -29,6 +29,7 @@ from mistral_eval.engines.interface import (
 )
 from mistral_eval.engines.native_encoder import NativeEncoder
 from mistral_eval.engines.native_twin import NativeTwin, is_comparable
+from mistral_eval.engines.probe_asking import Found
 from mistral_eval.engines.server_args import MAX_LENGTH, LocalModel, ServerArgs, read_local
 from mistral_eval.engines.server_body import (
     check_prompt,
@@ -42,7 +43,7 @@ from mistral_eval.engines.server_body import (
     seed_of,
     sum_values,
 )
-from mistral_eval.engines.server_probe import Found, probe
+from mistral_eval.engines.server_probe import probe
 from mistral_eval.errors import EngineError, UnansweredError, UsageError
 from mistral_eval.model.chat.messages import Messages
 from mistral_eval.model.tokenizers.incremental import continuation_text

@@ -561,6 +561,25 @@ def test_log_likelihoods_whose_greedy_tokens_are_unknown_are_refused(made_up, to
         assert reason in open_server(stub).can.why["log-likelihoods"]
 
 
+@pytest.mark.parametrize("name", ["prompt_logprobs", "logprobs"])
+@pytest.mark.parametrize(
+    "other", [[], "none", 7, {"token_logprobs": 3}, {"token_logprobs": ["x", "y"]}, [{"1": "x"}]]
+)
+def test_log_likelihoods_of_another_form_are_refused_and_nothing_else(made_up, ask, name, other):
+    def change(reply: dict) -> dict:
+        for choice in reply.get("choices", ()):
+            choice[name] = other
+        return reply
+
+    quirks = Quirks(prompt_logprobs=name == "prompt_logprobs", echo=name == "logprobs")
+    with Stub(made_up, quirks) as stub:
+        stub.fault = lambda number, body: Fault(change=change)
+        engine = open_server(stub)
+        assert engine.can.why["log-likelihoods"]
+        assert engine.can.samples
+        assert answers(engine, [ask(PROMPTS[0], GREEDY, kind="generate")])[0].finish
+
+
 def test_an_echo_of_a_text_whose_tokens_are_not_counted_is_refused(made_up):
     quirks = Quirks(takes_ids=False, prompt_logprobs=False, choices=False, counts=False)
     with Stub(made_up, quirks) as stub:
