@@ -235,8 +235,8 @@ class SharedCache:
     def compact(self, rows: Sequence[Row]) -> None:
         """Move tails and segments of `rows` to lower places, in slabs that have become sparse.
 
-        A step reads every place up to the highest that it needs. Copying the needed ones together
-        at each step would take three times as long as reading them (float32, AVX2).
+        A step reads every place up to the highest that it needs. To copy the needed ones together
+        at each step would take longer than the attention itself.
         """
         if not self._has_dropped:
             return
