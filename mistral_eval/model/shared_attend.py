@@ -23,7 +23,8 @@ from mistral_eval.model.shared_cache import (
 )
 
 # Numbers of keys and of places are rounded up, so that products have few different shapes: oneDNN
-# compiles and keeps a kernel for each. What is added is masked, or not looked at.
+# compiles and keeps a kernel for each. What is added is masked, or not looked at. Few places are
+# rounded up to a power of two: a reply that is alone does not read eight.
 _KEYS: Final = 16
 _PLACES: Final = 8
 
@@ -93,8 +94,14 @@ def _index(members: list[int], size: int, device: torch.device) -> Tensor | None
     return None if members == list(range(size)) else sent(torch.tensor(members), device)
 
 
-def _rounded(number: int, most: int, step: int = _KEYS) -> int:
-    return min(most, -(-number // step) * step)
+def _rounded(number: int, most: int) -> int:
+    return min(most, -(-number // _KEYS) * _KEYS)
+
+
+def _rounded_places(number: int, most: int) -> int:
+    if number < _PLACES:
+        return min(most, 1 << (number - 1).bit_length())
+    return min(most, -(-number // _PLACES) * _PLACES)
 
 
 class _RootPart:
@@ -122,8 +129,8 @@ class _RootPart:
 class _SlabPart:
     """The keys in some places of a slab, each seen by one or several rows of a batch.
 
-    The rows lie on a grid of places and rows per place, of which some cells may be empty. Where
-    most places are seen, all are read where they are; where few are, those are copied.
+    The rows lie on a grid of places and rows per place, of which some cells may be empty. All
+    places up to the highest are read where they are: `SharedCache.compact` keeps most of them seen.
     """
 
     def __init__(
@@ -136,18 +143,10 @@ class _SlabPart:
         by_place: dict[int, list[int]] = {}
         for place, row in seen_by:
             by_place.setdefault(place, []).append(row)
-        end = max(by_place) + 1
-        self._chosen: Tensor | None = None
-        self._count = _rounded(end, len(slab.keys[0]), _PLACES)
-        order = {place: place for place in by_place}
-        if 2 * len(by_place) < end:
-            self._count = _rounded(len(by_place), end, _PLACES)
-            order = {place: n for n, place in enumerate(by_place)}
-            surplus = [end - 1] * (self._count - len(by_place))
-            self._chosen = sent(torch.tensor([*by_place, *surplus]), device)
+        self._count = _rounded_places(max(by_place) + 1, len(slab.keys[0]))
         self._each = 1 << (max(map(len, by_place.values())) - 1).bit_length()
         cells = {
-            row: order[place] * self._each + n
+            row: place * self._each + n
             for place, rows in by_place.items()
             for n, row in enumerate(rows)
         }
@@ -163,9 +162,7 @@ class _SlabPart:
         return self._product(weights, self._held(self._slab.values[layer]))
 
     def _held(self, stored: Tensor) -> Tensor:
-        seen = stored[: self._count] if self._chosen is None else stored
-        seen = seen[:, :, : self.width]
-        return seen if self._chosen is None else seen.index_select(0, self._chosen)
+        return stored[: self._count, :, : self.width]
 
     def _product(self, part: Tensor, right: Tensor) -> Tensor:
         _, heads, repeats, inner = part.shape
@@ -297,6 +294,7 @@ class RowsAttend:
 
     def __init__(self, cache: SharedCache, rows: Sequence[Row]) -> None:
         """Take rows, best in the order of their first segments."""
+        cache.compact(rows)
         cache.extend(rows)
         self._rows = rows
         self._windows = cache.windows

@@ -8,7 +8,7 @@ of the last W tokens of a row.
 
 import math
 import mmap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
@@ -136,6 +136,25 @@ class Slab:
             self._grow()
         return heappop(self._free)
 
+    def is_sparse(self, places: Iterable[int]) -> bool:
+        """Return whether a quarter of the places up to the highest of `places` is free."""
+        end = max(places) + 1
+        return 4 * sum(free < end for free in self._free) >= end
+
+    def lower(self, place: int, slots: int) -> int:
+        """Move the first `slots` slots of a place to the lowest free place if that is lower.
+
+        Returns:
+            The place where they are now.
+        """
+        if not self._free or self._free[0] > place:
+            return place
+        lowest = heappop(self._free)
+        for tensor in (*self.keys, *self.values):
+            tensor[lowest, :, :slots] = tensor[place, :, :slots]
+        self.give(place)
+        return lowest
+
     def give(self, place: int) -> None:
         """Free a place."""
         for storage in self._stored.values():
@@ -189,6 +208,7 @@ class SharedCache:
         self.dtype, self.device = model.dtype, model.device
         self._tails: dict[int, Slab] = {}  # by size
         self._segments: list[Slab] = []  # by level
+        self._has_dropped = False  # anything since the last `compact`
 
     def add_root(self, length: int) -> Root:
         """Return a root without keys and values yet."""
@@ -209,7 +229,31 @@ class SharedCache:
 
     def drop_prompt(self, prompt: Prompt) -> None:
         """Free the tail of a prompt that no row needs any more."""
+        self._has_dropped = True
         prompt.slab.give(prompt.place)
+
+    def compact(self, rows: Sequence[Row]) -> None:
+        """Move tails and segments of `rows` to lower places, in slabs that have become sparse.
+
+        A step reads every place up to the highest that it needs. To copy the needed ones together
+        at each step would take longer than the attention itself.
+        """
+        if not self._has_dropped:
+            return
+        self._has_dropped = False
+        tails: dict[Slab, set[Prompt]] = {}
+        for row in rows:
+            tails.setdefault(row.prompt.slab, set()).add(row.prompt)
+        for slab, prompts in tails.items():
+            if slab.is_sparse(prompt.place for prompt in prompts):
+                for prompt in sorted(prompts, key=lambda one: one.place, reverse=True):
+                    prompt.place = slab.lower(prompt.place, prompt.length)
+        for level, slab in enumerate(self._segments):
+            holders = [row for row in rows if len(row.segments) > level]
+            if holders and slab.is_sparse(row.segments[level] for row in holders):
+                start = segment_start(level)
+                for row in sorted(holders, key=lambda one: one.segments[level], reverse=True):
+                    row.segments[level] = slab.lower(row.segments[level], row.length - start)
 
     def extend(self, rows: Sequence[Row]) -> None:
         """Give each row a segment for its next token, where it has none."""
@@ -221,6 +265,7 @@ class SharedCache:
 
     def drop_row(self, row: Row) -> None:
         """Free the segments of a row that has ended."""
+        self._has_dropped = True
         for level, place in enumerate(row.segments):
             self.segment(level).give(place)
 

@@ -345,8 +345,9 @@ def _answer(
         ]
         for benchmark in loaded
     ]
-    while _answer_next_turns(answers, loaded, replies, talk):
-        pass
+    turn = 2
+    while _answer_next_turns(answers, loaded, replies, turn, talk):
+        turn += 1
     answers.check_complete()
     return replies
 
@@ -355,6 +356,7 @@ def _answer_next_turns(
     answers: Answers,
     loaded: Sequence[LoadedBenchmark],
     replies: Sequence[Sequence[list[Reply | None]]],
+    turn: int,
     talk: Talk,
 ) -> bool:
     """Ask what follows the replies so far, add its replies, and return whether there was any.
@@ -375,7 +377,7 @@ def _answer_next_turns(
                 requests.append(request)
                 open_questions.append(of_question)
     if requests:
-        with _watched(answers, list(asked.values()), talk):
+        with _watched(answers, list(asked.values()), talk, turn):
             for known, reply in zip(open_questions, answers.answer_most(requests), strict=True):
                 known.append(reply)
     return bool(requests)
@@ -396,12 +398,14 @@ def _judged_part(reply: Reply | None) -> str | tuple[float, bool]:
 
 
 @contextmanager
-def _watched(answers: Answers, asked: Sequence[LoadedBenchmark], talk: Talk) -> Iterator[None]:
+def _watched(
+    answers: Answers, asked: Sequence[LoadedBenchmark], talk: Talk, turn: int = 1
+) -> Iterator[None]:
     """Display progress while the `with` block answers these benchmarks, unless quiet."""
     if talk.quiet or not isinstance(answers, Answering):
         yield
         return
-    with AnswerWatch(asked[0].kind, asked, answers.engine, talk) as answers.watch:
+    with AnswerWatch(asked[0].kind, asked, answers.engine, talk, turn) as answers.watch:
         yield
     answers.watch = None
 

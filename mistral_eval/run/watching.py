@@ -149,11 +149,16 @@ class AnswerWatch:
     """Display progress while requests of one kind are answered.
 
     `begin` opens the display, once the logged replies are known. The end of the `with` block closes
-    it.
+    it. The time left is that of this turn; the next turn of a conversation has its own display.
     """
 
     def __init__(
-        self, kind: Kind, asked: Sequence[LoadedBenchmark], engine: Engine, talk: Talk
+        self,
+        kind: Kind,
+        asked: Sequence[LoadedBenchmark],
+        engine: Engine,
+        talk: Talk,
+        turn: int = 1,
     ) -> None:
         self._rows = {
             one.benchmark.id: AnswerRow(one.benchmark.column, len(one.requests)) for one in asked
@@ -164,7 +169,8 @@ class AnswerWatch:
         self._askers: dict[bytes, list[AnswerRow]] = {}  # equal requests have one key
         self._sizes: dict[bytes, int] = {}  # characters to read, for text engines
         self._read = self._to_read = self._written = 0
-        self.work = self._work(kind)
+        label = LABELS[kind] if turn == 1 else f"{LABELS[kind]}, turn {turn}"
+        self.work = self._work(kind, label)
 
     def __enter__(self) -> Self:
         """Return the watch; `begin` opens the display."""
@@ -228,9 +234,9 @@ class AnswerWatch:
         limit = request.settings.max_tokens if request.settings else 0
         return limit if self._counters else limit * CHARACTERS_PER_TOKEN
 
-    def _work(self, kind: Kind) -> Work:
+    def _work(self, kind: Kind, label: str) -> Work:
         """Return the work in tokens, or in characters if the engine has no counters."""
-        label, rows = LABELS[kind], tuple(self._rows.values())
+        rows = tuple(self._rows.values())
         if self._counters is None:
             return Work(
                 label,

@@ -132,6 +132,63 @@ def test_rings_are_bounded_by_the_window(model):
     assert held == [row_slots(1000) if window is None else window for window in cache.windows]
 
 
+def rows_of(cache, prompts, samples):
+    """Rows in the first two segments, whose keys and values are the numbers of prompt and row."""
+    rows = []
+    for n in range(prompts):
+        prompt = cache.add_prompt(cache.add_root(0), 5)
+        for _ in range(samples):
+            row = Row(prompt)
+            for row.length in (0, 40):
+                cache.extend([row])
+            rows.append(row)
+            for slab, place, number in held_by(cache, row, n, len(rows)):
+                for stored in (*slab.keys, *slab.values):
+                    stored[place] = number
+    return rows
+
+
+def held_by(cache, row, prompt, number):
+    """The slabs and places of a row, with the numbers that `rows_of` wrote there."""
+    yield row.prompt.slab, row.prompt.place, prompt
+    for level, place in enumerate(row.segments):
+        yield cache.segment(level), place, number
+
+
+@pytest.mark.parametrize("staying", [[15], [3, 12], [0, 1, 14, 15], list(range(5, 16))])
+def test_rows_that_stay_move_together_with_their_keys(make_engine, staying):
+    """16 rows, 2 of each prompt: the places up to the highest are those that are needed."""
+    cache = SharedCache(make_engine(window=None).model, rows=16, slots=10_000)
+    rows = rows_of(cache, prompts=8, samples=2)
+    prompts = {rows[n].prompt for n in staying}
+    for n in set(range(16)) - set(staying):
+        cache.drop_row(rows[n])
+    for prompt in {row.prompt for row in rows} - prompts:
+        cache.drop_prompt(prompt)
+    cache.compact([rows[n] for n in staying])
+
+    assert {prompt.place for prompt in prompts} == set(range(len(prompts)))
+    for level in range(2):
+        assert {rows[n].segments[level] for n in staying} == set(range(len(staying)))
+    for n in staying:
+        for slab, place, number in held_by(cache, rows[n], n // 2, n + 1):
+            slots = {id(rows[n].prompt.slab): 5, id(cache.segment(1)): 8}.get(id(slab), 32)
+            for stored in (*slab.keys, *slab.values):
+                assert (stored[place, :, :slots] == number).all()
+
+
+def test_a_few_free_places_are_left(make_engine):
+    """New rows take them: 3 of 16 are no reason to copy."""
+    cache = SharedCache(make_engine(window=None).model, rows=16, slots=10_000)
+    rows = rows_of(cache, prompts=16, samples=1)
+    for row in rows[4:7]:
+        cache.drop_row(row)
+    rows[4:7] = []
+    cache.compact(rows)
+
+    assert {row.segments[0] for row in rows} == {*range(4), *range(7, 16)}
+
+
 def test_replies_cross_segments(model, monkeypatch):
     """With segments of 2, 2, 4, 8, ... tokens, replies of up to 70 tokens pass six borders."""
     requests = [

@@ -69,6 +69,13 @@ def test_the_second_turn_holds_the_first_and_draws_otherwise():
     assert str(second).endswith("question 0, turn 2, sample 0")
 
 
+def test_the_display_says_which_turn_it_counts(tmp_path, capsys):
+    run_suite(settings_in(tmp_path, limit=2), Talk())
+    labels = [line.split(":")[0] for line in capsys.readouterr().err.splitlines()]
+    asked = [label for label in labels if label.startswith("Generating")]
+    assert asked == ["Generating replies"] * 2 + ["Generating replies, turn 2"] * 2
+
+
 @pytest.mark.parametrize("engine", ["random", "oracle", "native", "hf"])
 def test_each_question_is_asked_twice_and_a_rescoring_finds_both(tmp_path, engine):
     changed = {"model": "tiny"} if engine in ("native", "hf") else {}

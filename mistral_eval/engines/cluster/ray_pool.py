@@ -124,14 +124,19 @@ class RayPool:
         address, _, limit = (settings.workers or "").removeprefix(RAY_PREFIX).partition("/")
         self._connects = not ray.is_initialized()
         if self._connects:
+            what_to_do = "Start it with `ray start --head`, or give the address that it printed."
             try:
                 _connect(address)
+                what_to_do = (
+                    "If its head node asks for a token (by default, off the loopback), set "
+                    "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to the head node's; otherwise give the "
+                    "address that `ray start --head` printed."
+                )
                 ray.init(address, log_to_driver=False, logging_level="error")
             except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
                 first = str(error).partition("\n")[0]
                 raise EngineError(
-                    f"The Ray cluster {address} cannot be reached ({first}). Start it with `ray "
-                    "start --head`, or give the address that it printed."
+                    f"The Ray cluster {address} cannot be reached ({first}). {what_to_do}"
                 ) from error
         resources = ray.cluster_resources()
         gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))

@@ -3,6 +3,9 @@
 import os
 import random
 import signal
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -144,6 +147,33 @@ def test_a_cluster_that_is_not_there_is_said(address):
     settings = RunSettings(tasks=("piqa",), model="tiny", device="cpu", workers=f"ray://{address}")
     with pytest.raises(EngineError, match="cannot be reached"):
         ClusterEngine.open(settings, no_gold, lambda _: None)
+
+
+def test_a_head_node_that_asks_for_a_token_is_said(tmp_path):
+    """It listens, so the sentence names the token and not a cluster that is absent."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    quiet = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
+    head = subprocess.Popen(
+        [Path(sys.executable).with_name("ray"), "start", "--head", "--block", f"--port={port}",
+         "--num-cpus=1", "--include-dashboard=false"],
+        env={**quiet, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 32},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    try:
+        assert any("runtime started" in line for line in head.stdout)
+        ran = subprocess.run(
+            [sys.executable, "-m", "mistral_eval", "run", "--tasks=piqa", "--model=tiny",
+             "--data=sample", f"--workers=ray://127.0.0.1:{port}", f"--output-path={tmp_path}"],
+            env={**quiet, "RAY_AUTH_MODE": "disabled"}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    finally:
+        head.terminate()
+        head.communicate(timeout=60)
+    assert ran.returncode == 1
+    assert "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to the head node's" in ran.stderr
+    assert "Traceback" not in ran.stderr
 
 
 def test_actors_that_ray_kills_for_lack_of_memory_are_dead_ones(settings):
