@@ -6,14 +6,8 @@ from typing import Any, Final
 
 from mistral_eval.engines.http_client import Client, ServerError
 from mistral_eval.engines.interface import GenerationSettings
-from mistral_eval.engines.server_body import (
-    Bos,
-    Prompt,
-    Traits,
-    generation_body,
-    prompt_of,
-    read_generation,
-)
+from mistral_eval.engines.server_body import Bos, Prompt, Traits, generation_body, prompt_of
+from mistral_eval.engines.server_reading import read_generation
 from mistral_eval.model.tokenizers.tokenizer import Tokenizer
 
 TEXTS: Final = (

@@ -8,12 +8,8 @@ from mistral_eval.engines.probe_asking import (
     TEXTS,
     Asker,
 )
-from mistral_eval.engines.server_body import (
-    count_of,
-    generation_body,
-    only_choice,
-    prompt_of,
-)
+from mistral_eval.engines.server_body import generation_body, prompt_of
+from mistral_eval.engines.server_reading import count_of, only_choice
 from mistral_eval.errors import EngineError
 
 

@@ -9,15 +9,8 @@ from mistral_eval.engines.probe_asking import (
     TEXTS,
     Asker,
 )
-from mistral_eval.engines.server_body import (
-    WANT_IDS,
-    Ids,
-    count_of,
-    generation_body,
-    only_choice,
-    read_generation,
-    reply_ids,
-)
+from mistral_eval.engines.server_body import WANT_IDS, Ids, generation_body
+from mistral_eval.engines.server_reading import count_of, only_choice, read_generation, reply_ids
 from mistral_eval.errors import EngineError
 
 PATTERN: Final = "a b c d e a b c d e a b c d e a b c d"  # after which " e" comes

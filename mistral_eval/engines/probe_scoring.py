@@ -16,13 +16,15 @@ from mistral_eval.engines.server_body import (
     Traits,
     choices_body,
     generation_body,
-    only_choice,
     prompt_of,
+    scoring_body,
+)
+from mistral_eval.engines.server_reading import (
+    only_choice,
     read_choices,
     read_values,
     reply_ids,
     reply_logprobs,
-    scoring_body,
 )
 from mistral_eval.errors import EngineError
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mistral_eval.engines.chat_ids import ChatIds, begins_reply
-from mistral_eval.engines.http_client import Client, ServerError
+from mistral_eval.engines.http_client import Client
 from mistral_eval.engines.http_thread import Job, call, replies_of
 from mistral_eval.engines.interface import (
     Capabilities,
@@ -32,18 +32,21 @@ from mistral_eval.engines.native_twin import NativeTwin, is_comparable
 from mistral_eval.engines.probe_asking import Found
 from mistral_eval.engines.server_args import MAX_LENGTH, LocalModel, ServerArgs, read_local
 from mistral_eval.engines.server_body import (
-    check_prompt,
     choices_body,
     generation_body,
     prompt_of,
+    scoring_body,
+    seed_of,
+)
+from mistral_eval.engines.server_failures import FAILURES, Failures
+from mistral_eval.engines.server_probe import probe
+from mistral_eval.engines.server_reading import (
+    check_prompt,
     read_choices,
     read_generation,
     read_values,
-    scoring_body,
-    seed_of,
     sum_values,
 )
-from mistral_eval.engines.server_probe import probe
 from mistral_eval.errors import EngineError, UnansweredError, UsageError
 from mistral_eval.model.chat.messages import Messages
 from mistral_eval.model.tokenizers.incremental import continuation_text
@@ -54,7 +57,6 @@ from mistral_eval.settings import TINY, RunSettings
 
 VERSION: Final = "1"  # part of the reply's key: raise it when the engine's numbers change
 CHOICES: Final = 64  # tokens in one request for next tokens; vLLM takes 128
-FAILURES: Final = 8  # requests that fail one after the other before the server counts as gone
 Answered = list[tuple[int, Reply]]
 
 
@@ -193,7 +195,7 @@ class ServerEngine(ServerEncoder, Engine):
             return
         groups: list[tuple[int, ...]] = []
         jobs = self._jobs(encoded, known, groups)
-        failures = _Failures(max(FAILURES, self._endpoint.in_flight), stop)
+        failures = Failures(max(FAILURES, self._endpoint.in_flight), stop)
         # what is in flight at the end is still answered, and paid for
         for number, outcome in replies_of(self._endpoint, jobs, failures.ends):
             if isinstance(outcome, EngineError):
@@ -345,55 +347,6 @@ class ServerEngine(ServerEncoder, Engine):
                 "it is longer than the server's context, and the server puts BOS before what is "
                 "left, so its end cannot be scored alone."
             )
-
-
-class _Failures:
-    """What failed of the requests of one call, and whether others should still be asked.
-
-    Args:
-        most: how many may fail one after the other before the server counts as gone.
-        stop: tells whether the user wants to stop; then failures say nothing of the server.
-
-    Attributes:
-        found: index and reason of each request that failed.
-        in_a_row: how many failed since the last reply.
-        ending: why no other request is asked; None if they are.
-    """
-
-    def __init__(self, most: int, stop: Stop) -> None:
-        self.found: list[tuple[int, str]] = []
-        self.in_a_row = 0
-        self.ending: EngineError | None = None
-        self._most = most
-        self._stop = stop
-
-    def ends(self) -> bool:
-        """Return whether no other request should be asked."""
-        return self.ending is not None or self._stop()
-
-    def add(self, indices: Sequence[int], error: EngineError) -> None:
-        """Add requests that failed together."""
-        self.found += [(index, str(error)) for index in indices]
-        self.in_a_row += not _is_of_one(error)
-        if self.ends():
-            return
-        if _is_of_all(error):
-            self.ending = error
-        elif self.in_a_row >= self._most:
-            self.ending = EngineError(
-                f"The last {self.in_a_row} requests failed: {error} Earlier replies are kept: run "
-                "the same command again to resume."
-            )
-
-
-def _is_of_one(error: EngineError) -> bool:
-    """Return whether a failure says nothing about other requests, e.g. one that is too long."""
-    return isinstance(error, ServerError) and error.status in (400, 413, 422)
-
-
-def _is_of_all(error: EngineError) -> bool:
-    """Return whether every other request would fail too; 403 may be a filter's word on one text."""
-    return isinstance(error, ServerError) and error.is_fatal and error.status != 403
 
 
 def _is_chat(request: Request) -> bool:

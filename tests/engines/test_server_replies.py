@@ -13,15 +13,12 @@ from typing import Any
 import pytest
 
 from mistral_eval.engines.interface import GenerationSettings, Reply, can_be_logprob
-from mistral_eval.engines.server_body import (
-    Traits,
+from mistral_eval.engines.server_body import Traits, choices_body, generation_body, scoring_body
+from mistral_eval.engines.server_reading import (
     check_prompt,
-    choices_body,
-    generation_body,
     read_choices,
     read_generation,
     read_values,
-    scoring_body,
     sum_values,
 )
 from mistral_eval.errors import EngineError
