@@ -81,11 +81,12 @@ def judgement(verified: Mapping[str, Any], identity: EngineIdentity, twin: str) 
     if count > generated:
         parts.append(
             f"log-probabilities differ by {verified['largest_difference']:.1e} nats at most "
-            f"({dtype} explains up to {verified['tolerance']:.1e} there)"
+            f"({dtype or 'rounding'} explains up to {verified['tolerance']:.1e} there)"
         )
     if generated:
         ties = verified["ties"]
-        after = f" (the others part at a tie in {dtype})" if ties else ""
+        where = f"at a tie in {dtype}" if dtype else "at a tie"  # a server does not tell its dtype
+        after = f" (the others part {where})" if ties else ""
         parts.append(f"{generated - ties} of {generated} generations have the same tokens{after}")
     return f"Verified {counted(count, 'request')} {twin}: {'; '.join(parts)}."
 

@@ -124,6 +124,15 @@ def test_the_sentence_says_whether_the_difference_is_expected():
     )
 
 
+def test_a_dtype_that_is_not_known_has_no_name():
+    found = {"requests": {"score": 1, "generate": 2}, "largest_difference": 0.1, "tolerance": 0.5}
+    assert judgement({**found, "ties": 1}, EngineIdentity("server"), "with the native engine") == (
+        "Verified 3 requests with the native engine: log-probabilities differ by 1.0e-01 nats at "
+        "most (rounding explains up to 5.0e-01 there); 1 of 2 generations have the same tokens "
+        "(the others part at a tie)."
+    )
+
+
 @pytest.mark.parametrize("engine", ["hf", "oracle", "random"])
 def test_other_engines_have_no_plain_path(engine):
     with pytest.raises(UsageError, match=f"--verify compares .* --engine {engine}"):
