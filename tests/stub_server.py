@@ -40,9 +40,18 @@ class Model(Protocol):
         """Log-probabilities after each id, (T, words)."""
 
     def generate(
-        self, ids: Sequence[int], limit: int, sampling: Sampling, seed: int, stop: Sequence[str]
+        self,
+        ids: Sequence[int],
+        limit: int,
+        sampling: Sampling,
+        seed: int,
+        stop: Sequence[str],
+        among: Sequence[int] = (),
     ) -> tuple[list[int], str]:
-        """New ids without EOS, and why they end: "eos", "stop" or "length"."""
+        """New ids without EOS, and why they end: "eos", "stop" or "length".
+
+        The first one is one of `among`, unless that is empty.
+        """
 
 
 class NativeModel:
@@ -58,9 +67,9 @@ class NativeModel:
             logits = our_logits(self._runner.model, torch.tensor(list(ids)))
             return torch.log_softmax(logits.double(), -1).numpy()
 
-    def generate(self, ids, limit, sampling, seed, stop):
+    def generate(self, ids, limit, sampling, seed, stop, among=()):
         watch = watch_stops(stop, self.tokenizer, ids) if stop else None
-        request = GenerateRequest(tuple(ids), limit, sampling, str(seed), watch)
+        request = GenerateRequest(tuple(ids), limit, sampling, str(seed), watch, tuple(among))
         with self._lock:
             ((_, reply),) = self._runner.generate([request])
         return list(reply.ids), reply.finish
@@ -96,7 +105,7 @@ class BigramModel:
     def logprobs(self, ids):
         return np.stack([self._next(ids[: n + 1]) for n in range(len(ids))])
 
-    def generate(self, ids, limit, sampling, seed, stop):
+    def generate(self, ids, limit, sampling, seed, stop, among=()):
         noise = np.random.default_rng(seed)
         watch = watch_stops(stop, self.tokenizer, ids) if stop else None
         new: list[int] = []
@@ -105,6 +114,8 @@ class BigramModel:
             if sampling.temperature:
                 scores = scores / sampling.temperature + noise.gumbel(size=len(scores))
             token = int(scores.argmax())
+            if among and not new:
+                token = max(among, key=scores.__getitem__)
             if token in self.tokenizer.eos_ids:
                 return new, "eos"
             new.append(token)
@@ -156,6 +167,7 @@ class Quirks:
     stops: str = "honoured"  # or "kept" or "ignored"
     temperature: bool = True
     seeds: bool = True
+    among: bool = True  # `allowed_token_ids`
     first_space: bool = True
     tops: str = "given"  # of an echo: or "missing", or "own" (each token beside itself alone)
     reads: int | None = None  # the end of a prompt that is read; the rest is cut without a word
@@ -289,7 +301,8 @@ class Stub:
             seed = time.perf_counter_ns() % (1 << 31)
         limit = min(limit, quirks.writes or limit)
         heeded = stop if quirks.stops != "ignored" else []
-        new, finish = self.model.generate(ids, limit, sampling, seed, heeded)
+        among = body.get("allowed_token_ids") if quirks.among else None
+        new, finish = self.model.generate(ids, limit, sampling, seed, heeded, among or ())
         text = continuation_text(tokenizer, ids, new)
         found = [text.index(one) for one in heeded if one in text]
         if found:

@@ -9,7 +9,7 @@ from mistral_eval.engines.probe_asking import (
     TEXTS,
     Asker,
 )
-from mistral_eval.engines.server_body import WANT_IDS, Ids, generation_body
+from mistral_eval.engines.server_body import WANT_IDS, Ids, first_body, generation_body
 from mistral_eval.engines.server_reading import count_of, only_choice, read_generation, reply_ids
 from mistral_eval.errors import EngineError
 
@@ -119,6 +119,24 @@ async def find_sampling(asker: Asker) -> None:
             "the server ignores seeds: a new run draws other samples (the samples of this run "
             "are independent, and resuming keeps them)"
         )
+
+
+async def find_among(asker: Asker) -> None:
+    """Find out whether the next token can be drawn among given ones.
+
+    Two halves of some ids cannot both hold the token that the server would draw without them.
+    """
+    if asker.traits.ids != "token_ids" or not asker.traits.takes_ids:
+        return
+    ids = sorted(set(asker.ids(TEXTS[1])[1:]))
+    prompt = asker.prompt(TEXTS[0])
+    for among in (ids[::2], ids[1::2]):
+        reply = await asker.attempt(first_body(asker.traits, prompt, GREEDY, None, among))
+        if reply is None or reply_ids(only_choice(reply, asker.traits), asker.traits) not in {
+            (one,) for one in among
+        }:
+            return
+    asker.learn(among=True)
 
 
 async def find_first_space(asker: Asker) -> None:

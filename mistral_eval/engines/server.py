@@ -32,7 +32,9 @@ from mistral_eval.engines.native_twin import NativeTwin, is_comparable
 from mistral_eval.engines.probe_asking import Found
 from mistral_eval.engines.server_args import MAX_LENGTH, LocalModel, ServerArgs, read_local
 from mistral_eval.engines.server_body import (
+    Prompt,
     choices_body,
+    first_body,
     generation_body,
     prompt_of,
     scoring_body,
@@ -43,6 +45,7 @@ from mistral_eval.engines.server_probe import probe
 from mistral_eval.engines.server_reading import (
     check_prompt,
     read_choices,
+    read_first,
     read_generation,
     read_values,
     sum_values,
@@ -61,13 +64,11 @@ Answered = list[tuple[int, Reply]]
 
 
 class ServerEncoder(NativeEncoder):
-    """Encode requests for a server: as the native engine does, without token healing.
+    """Encode requests for a server as the native engine does.
 
     Log-likelihoods leave two tokens of the context free: one is generated with them, and vLLM
-    refuses a prompt that fills the context.
+    refuses a prompt that fills the context. Prompts are healed where the server `heals`.
     """
-
-    heals = False
 
     def __init__(
         self,
@@ -76,9 +77,12 @@ class ServerEncoder(NativeEncoder):
         seed: int,
         identity: EngineIdentity,
         chat: ChatIds | None = None,
+        *,
+        heals: bool,
     ) -> None:
         super().__init__(tokenizer, context_len, seed, identity, chat)
         self.score_len = context_len - 2
+        self.heals = heals
 
 
 class ServerEngine(ServerEncoder, Engine):
@@ -105,7 +109,8 @@ class ServerEngine(ServerEncoder, Engine):
         identity: EngineIdentity,
         twin: NativeTwin | None = None,
     ) -> None:
-        super().__init__(local.tokenizer, context_len, seed, identity, local.chat)
+        heals = found.traits.among
+        super().__init__(local.tokenizer, context_len, seed, identity, local.chat, heals=heals)
         self._twin = twin
         self._endpoint = args.endpoint
         self._traits = found.traits
@@ -167,7 +172,8 @@ class ServerEngine(ServerEncoder, Engine):
         args, _ = split_tokenizer_args(settings.model_args)
         local = read_local(settings, args)
         about = (identity.info["max_length"], settings.seed, identity, local.chat)
-        return ServerEncoder(local.tokenizer, *about)
+        heals = bool(identity.info["server"]["traits"].get("among"))  # unknown to earlier runs
+        return ServerEncoder(local.tokenizer, *about, heals=heals)
 
     def checks(self, request: Request) -> bool:
         """Return whether `check` can compare the reply: of a generation by its token ids."""
@@ -234,6 +240,8 @@ class ServerEngine(ServerEncoder, Engine):
         (index,) = part
         item = encoded[index]
         work: GenerateRequest = item.work
+        if work.first:
+            return self._heal(item, index)
         request, settings = item.request, item.request.generation
         text = None if item.truncated or _is_chat(request) else request.text
         prompt = prompt_of(self._traits, self.tokenizer, work.prompt, text)
@@ -252,6 +260,38 @@ class ServerEngine(ServerEncoder, Engine):
             if read.ids is None and begins_reply(request):
                 read = replace(read, text=self._without_mark(read.text, work.prompt))
             return [(index, read)]
+
+        return job
+
+    def _heal(self, item: Encoded, index: int) -> Job[Answered]:
+        """Draw a first token among those that continue the prompt's last one, then the rest."""
+        work: GenerateRequest = item.work
+        request, settings = item.request, item.request.generation
+
+        def seed(part: str) -> int | None:
+            return seed_of(self.seed, request.draw + part) if settings.is_sampled else None
+
+        def prompt(ids: Sequence[int]) -> Prompt:
+            return prompt_of(self._traits, self.tokenizer, ids, None)
+
+        async def job(client: Client) -> Answered:
+            body = first_body(
+                self._traits, prompt(work.prompt), settings, seed("|first"), work.first
+            )
+            reply = await client.post("/completions", body)
+            check_prompt(reply, self._traits, work.prompt)
+            first = read_first(reply, self._traits, work.first)
+            longer = (*work.prompt, first)
+            reply = await client.post(
+                "/completions", generation_body(self._traits, prompt(longer), settings, seed(""))
+            )
+            check_prompt(reply, self._traits, longer)
+            rest = read_generation(reply, self._traits, settings, self.tokenizer, longer)
+            ids = (first, *(rest.ids or ()))
+            text = continuation_text(self.tokenizer, work.prompt, ids).removeprefix(item.healed)
+            cut = settings.cut(text)
+            finish = "stop" if len(cut) < len(text) else rest.finish
+            return [(index, Reply(text=cut, ids=ids, finish=finish))]
 
         return job
 
@@ -391,5 +431,5 @@ def _identity(
     )
 
 
-# Traits that change how a server is asked and not what it replies.
-_HARMLESS: Final = frozenset({"model", "answers_as", "stops", "choices", "surplus"})
+# Traits that change how a server is asked and not what it replies; a healed prompt has its own key.
+_HARMLESS: Final = frozenset({"model", "answers_as", "stops", "choices", "among", "surplus"})

@@ -5,7 +5,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final, Literal, Self, TypeAlias
 
 from mistral_eval.engines.interface import GenerationSettings
@@ -44,6 +44,7 @@ class Traits:
         scoring: where prompt log-probabilities are; "none" if they cannot be had exactly.
         offset: the value of token i is at entry i - offset of those that are returned.
         choices: log-probabilities of given tokens can be asked (`logprob_token_ids`).
+        among: the next token can be drawn among given ones (`allowed_token_ids`), for healing.
         surplus: how many more tokens the server counts in a prompt than its ids have, BOS included;
             None if its counts tell nothing.
     """
@@ -59,6 +60,7 @@ class Traits:
     scoring: Scoring = "none"
     offset: int = 0
     choices: bool = False
+    among: bool = False
     surplus: int | None = None
 
     def as_json(self) -> dict[str, Any]:
@@ -121,6 +123,18 @@ def generation_body(
     elif traits.ids == "content":
         body["logprobs"] = 1
     return body
+
+
+def first_body(
+    traits: Traits,
+    prompt: Prompt,
+    settings: GenerationSettings,
+    seed: int | None,
+    among: Sequence[int],
+) -> dict[str, Any]:
+    """Return the body of a request that draws one token among given ones."""
+    one = replace(settings, max_tokens=1, until=())
+    return {**generation_body(traits, prompt, one, seed), "allowed_token_ids": list(among)}
 
 
 def scoring_body(traits: Traits, prompt: Prompt) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from mistral_eval.engines.probe_asking import Asker, Found
 from mistral_eval.engines.probe_model import identify
 from mistral_eval.engines.probe_prompts import check_tokenizer, find_prompt_form
 from mistral_eval.engines.probe_replies import (
+    find_among,
     find_extras,
     find_first_space,
     find_sampling,
@@ -39,6 +40,7 @@ async def probe(client: Client, model: str, tokenizer: Tokenizer, bos_text: str)
     await find_extras(asker)
     await find_stops(asker)
     await find_sampling(asker)
+    await find_among(asker)
     await find_first_space(asker)
     await find_scoring(asker)
     return asker.found

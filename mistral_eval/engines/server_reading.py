@@ -223,6 +223,22 @@ def read_generation(
     return Reply(text=cut, ids=ids, finish=finish)
 
 
+def read_first(reply: Any, traits: Traits, among: Sequence[int]) -> int:
+    """Return the one token of a reply that was to be drawn among given ones.
+
+    Raises:
+        EngineError: the reply has another form, or another token.
+    """
+    ids = reply_ids(only_choice(reply, traits), traits) or ()
+    if len(ids) != 1 or ids[0] not in among:
+        found = ", ".join(map(str, ids[:4])) or "none"
+        raise EngineError(
+            f"the server's reply should be one of the {len(among)} tokens that it was allowed, and "
+            f"its token ids are {found}."
+        )
+    return ids[0]
+
+
 def _has_all_ids(reply: Any, text: Any, decoded: str, count: int) -> bool:
     """Return whether a reply in llama.cpp's form has the ids of all its tokens.
 
