@@ -219,7 +219,7 @@ class Client:
     def _refused(
         self, status: int, reply: aiohttp.ClientResponse, path: str, content: bytes
     ) -> Exception:
-        """Return the error of a reply with this status, which is not 200."""
+        """Return the error of a reply with this status, or of an error in one with status 200."""
         said = self._words(content)
         after = _retry_after(reply.headers.get("Retry-After")) if status in _WAITS else None
         names = " or ".join(self.endpoint.keys)
@@ -242,7 +242,8 @@ class Client:
             )
         else:
             wish = f", and asks to wait {after:.0f} s" if after else ""
-            sentence = f"The server at {self._url} answered HTTP {status}{_quoted(said)}{wish}."
+            how = "with an error" if reply.status == 200 else f"HTTP {status}"
+            sentence = f"The server at {self._url} answered {how}{_quoted(said)}{wish}."
         is_fatal = status in _FATAL or 300 <= status < 400
         error = ServerError(sentence, status=status, said=said, is_fatal=is_fatal)
         return _TryAgainError(error, after) if status in _REPEATED else error

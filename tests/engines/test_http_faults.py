@@ -149,9 +149,13 @@ def test_who_wakes_up_asks_whether_to_wait_on(raw):
 @pytest.mark.parametrize(
     ("content", "asked", "sentence"),
     [
-        (b'{"error":{"message":"upstream busy","code":429}}', 3, "HTTP 429: upstream busy"),
-        (b'{"error":{"message":"upstream broke"}}', 3, "HTTP 500: upstream broke"),
-        (b'{"error":{"message":"too long","code":400}}', 1, "HTTP 400: too long"),
+        (
+            b'{"error":{"message":"upstream busy","code":429}}',
+            3,
+            "answered with an error: upstream busy",
+        ),
+        (b'{"error":{"message":"upstream broke"}}', 3, "answered with an error: upstream broke"),
+        (b'{"error":{"message":"too long","code":400}}', 1, "answered with an error: too long"),
         (b"[" * 200_000, 3, "200000 bytes that are no JSON"),
         (b'data: {"choices":[]}\n\n', 3, "bytes that are no JSON ('data: "),
         (b"", 3, "answered with nothing"),
