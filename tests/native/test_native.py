@@ -9,6 +9,7 @@ from mistral_eval.errors import EngineError
 from mistral_eval.model.attention import SequencesAttend
 from mistral_eval.native.requests import GenerateRequest, Sampling, ScoreRequest
 from mistral_eval.native.runner import ModelRunner
+from tests.pairs import our_logits
 
 ENGINES = ["window 8", "no window", "mixed windows"]
 ids = st.lists(st.integers(0, 60), min_size=1, max_size=25).map(tuple)
@@ -84,7 +85,16 @@ def test_what_is_generated_scores_the_log_probability_it_was_drawn_with(build, r
         if reply.ids
     ]
 
-    assert all(reply.is_greedy for reply in scores(engine, again))
+    for request, reply in zip(again, scores(engine, again), strict=True):
+        assert reply.is_greedy or is_nearly_greedy(engine.model, request)
+
+
+def is_nearly_greedy(model, request) -> bool:
+    """Whether each token's logit is within 1e-5 of the best one's: rounding decides such ties."""
+    ids = torch.tensor(request.context + request.continuation)
+    logits = our_logits(model, ids)[len(request.context) - 1 : -1]
+    drawn = logits.gather(1, torch.tensor(request.continuation)[:, None])[:, 0]
+    return bool((logits.amax(dim=1) - drawn).max() < 1e-5)
 
 
 def test_a_score_is_the_sum_of_log_softmax_over_the_whole_sequence(make_engine):
