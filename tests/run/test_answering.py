@@ -153,7 +153,7 @@ def test_an_engine_that_ends_early_is_told_of_and_what_it_answered_is_durable(ti
 
 def test_the_engine_asks_the_stopper_and_is_asked_inside_of_its_block(log):
     class Stopper:
-        is_inside = False
+        is_inside = wanted = False
 
         @contextmanager
         def deferred(self):
@@ -164,11 +164,14 @@ def test_the_engine_asks_the_stopper_and_is_asked_inside_of_its_block(log):
 
         def is_wanted(self):
             assert self.is_inside
-            return False
+            return self.wanted
 
     stopper, counting = Stopper(), Counting(Random(0))
     Asked(counting, log, stopper=stopper).loglikelihood(scores())
-    assert counting.stop == stopper.is_wanted
+    stopper.is_inside = True
+    assert not counting.stop()
+    stopper.wanted = True
+    assert counting.stop()
 
 
 def test_the_engine_sees_all_requests_of_a_call_and_which_are_known(tiny, log):
