@@ -47,7 +47,7 @@ class Judged:
         secondary = {
             name: 100 * self.metrics[key]
             for key, name in names.items()
-            if name != benchmark.cell and not name.endswith("_stderr")
+            if name != benchmark.cell and not name.endswith("_stderr") and self._has(name)
         }
         return self._cell_of(
             outcomes,
@@ -59,6 +59,10 @@ class Judged:
             judged_by=self.refusal_judge.named if self.refusal_judge else "",
             notes=self._notes(),
         )
+
+    def _has(self, metric: str) -> bool:
+        """Return whether a metric has a value, unless it is none of single questions."""
+        return any(one.metrics.get(metric, 0.0) is not None for one in self._verdicts)
 
     def _cell_of(self, outcomes: Sequence[Outcome], **fields: Any) -> Cell:
         """Return the cell: the share of correct questions, or the mean, of those that count."""

@@ -200,7 +200,11 @@ def test_a_judge_that_nobody_can_read_leaves_nothing_known(tmp_path):
     assert "16 of 16 judgments hold no readable label after 48 attempts" in notes_of(folder)
     (row,), _ = rows_of([folder])
     assert row[2:7] == ["XSTest: 16 unread", "—", "—", "—", "—"]
-    assert "16 of 16 judgments" in markdown_of(read_record(folder), folder)
+    assert cell["secondary"] == {}
+    text = markdown_of(read_record(folder), folder)
+    assert "16 of 16 judgments" in text
+    assert "prompts refused:" not in text
+    assert not [one for one in text.splitlines() if one.startswith("|") and "0.0" in one]
     assert load_scores(folder).cells[XSTEST.id].n == 0
     write_report([folder, folder], tmp_path / "report.html")
 

@@ -227,7 +227,7 @@ def _measured(run: RunScores, label: str, options: TableOptions) -> RowView:
 
 
 def _measured_cell(cell: Cell | None) -> CellView:
-    if cell is None:
+    if cell is None or not cell.n:  # a judge of which nothing can be read leaves no question
         return CellView()
     return CellView(points(cell.value), OTHER_PROTOCOL if cell.ways else "", measured=cell)
 
