@@ -31,6 +31,11 @@ KNOWN = {
 }
 
 
+def body(number: int = 0) -> dict[str, Any]:
+    """Return a request for one token; each number is another prompt."""
+    return {"model": "tiny", "prompt": [1, 400 + number], "max_tokens": 1, "temperature": 0.0}
+
+
 class Model(Protocol):
     """What computes: next-token log-probabilities, and replies."""
 

@@ -6,10 +6,10 @@ own, so that no two samples of a run are one.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from mistral_eval.engines.chat_ids import ChatIds, begins_reply
 from mistral_eval.engines.http_client import Client
@@ -41,6 +41,7 @@ from mistral_eval.engines.server_body import (
     seed_of,
 )
 from mistral_eval.engines.server_failures import FAILURES, Failures
+from mistral_eval.engines.server_identity import identity_of
 from mistral_eval.engines.server_probe import probe
 from mistral_eval.engines.server_reading import (
     check_prompt,
@@ -58,7 +59,6 @@ from mistral_eval.model.tokenizers.tokenizer import Tokenizer
 from mistral_eval.native.requests import GenerateRequest, ScoreRequest
 from mistral_eval.settings import TINY, RunSettings
 
-VERSION: Final = "1"  # part of the reply's key: raise it when the engine's numbers change
 CHOICES: Final = 64  # tokens in one request for next tokens; vLLM takes 128
 Answered = list[tuple[int, Reply]]
 
@@ -162,7 +162,7 @@ class ServerEngine(ServerEncoder, Engine):
             )
         return cls(
             *(args, found, local, context_len, settings.seed),
-            _identity(args, found, local, context_len),
+            identity_of(args, found, local, context_len),
             NativeTwin(settings, settings.dtype) if _has_weights(settings) else None,
         )
 
@@ -396,40 +396,3 @@ def _is_chat(request: Request) -> bool:
 def _has_weights(settings: RunSettings) -> bool:
     """Return whether the served model's weights are at hand."""
     return settings.model == TINY or Path(settings.model).exists()
-
-
-def _identity(
-    args: ServerArgs, found: Found, local: LocalModel, context_len: int
-) -> EngineIdentity:
-    """Return the identity: the server's URL and model stand for weights that are not known here."""
-    url, traits = args.endpoint.url, found.traits
-    how = {name: value for name, value in traits.as_json().items() if name not in _HARMLESS}
-    told = f" ({found.version})" if found.version else ""
-    notes = (
-        f"answered by the server at {url}{told}, whose weights and dtype are not known here",
-        *local.tokenizer.notes,
-        *found.notes,
-    )
-    info: Mapping[str, Any] = {
-        "max_length": context_len,
-        "server": {
-            "url": url,
-            "version": found.version,
-            "traits": traits.as_json(),
-            **found.info,
-            "lacks": found.lacks,
-        },
-    }
-    return EngineIdentity(
-        "server",
-        VERSION,
-        weights=f"{url} {traits.model}",
-        tokenizer=local.tokenizer.fingerprint,
-        arguments=" ".join(f"{name}={value}" for name, value in how.items()),
-        info=info,
-        notes=notes,
-    )
-
-
-# Traits that change how a server is asked and not what it replies; a healed prompt has its own key.
-_HARMLESS: Final = frozenset({"model", "answers_as", "stops", "choices", "among", "surplus"})

@@ -261,7 +261,8 @@ class JudgeRow(Row):
     def end(self, cell: Cell) -> None:
         """Show the score after all questions are judged."""
         self.done = self.total
-        self.note = f"{cell.value:.1f} [{cell.low:.1f}, {cell.high:.1f}]"
+        score = f"{cell.value:.1f} [{cell.low:.1f}, {cell.high:.1f}]"
+        self.note = score if cell.n else "no answer could be judged"
 
 
 class JudgeWatch:

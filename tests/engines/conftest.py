@@ -1,11 +1,14 @@
 """What the engines' tests share: the tiny model opened once, and requests."""
 
+from collections.abc import Iterator
+
 import pytest
 from lm_eval.api.instance import Instance
 
 from mistral_eval.engines.interface import Request
 from mistral_eval.engines.lm_eval_model import request_of
 from mistral_eval.engines.native import NativeEngine, open_native
+from tests.stub_server import BigramModel, Stub
 
 TYPES = {
     "score": "loglikelihood",
@@ -17,6 +20,19 @@ TYPES = {
 @pytest.fixture(scope="session")
 def tiny() -> NativeEngine:
     return open_native("tiny")
+
+
+@pytest.fixture(scope="session")
+def made_up(tiny) -> BigramModel:
+    """A distribution without weights, for servers."""
+    return BigramModel(tiny.tokenizer)
+
+
+@pytest.fixture
+def stub(made_up) -> Iterator[Stub]:
+    """A server that does everything well."""
+    with Stub(made_up) as opened:
+        yield opened
 
 
 def instance(*arguments, task="task", doc_id=0, idx=0, kind="score") -> Instance:

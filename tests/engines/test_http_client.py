@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -13,24 +12,9 @@ import pytest
 from mistral_eval.engines.endpoint import Endpoint, key_from_environment
 from mistral_eval.engines.http_client import ServerError
 from mistral_eval.engines.http_thread import call
-from tests.stub_server import BigramModel, Fault, Quirks, Stub
+from tests.stub_server import Fault, Quirks, Stub, body
 
 QUICK = {"backoff": 0.01, "timeout": 20.0}
-
-
-@pytest.fixture(scope="module")
-def model(tiny):
-    return BigramModel(tiny.tokenizer)
-
-
-@pytest.fixture
-def stub(model) -> Iterator[Stub]:
-    with Stub(model) as opened:
-        yield opened
-
-
-def body(number: int = 0) -> dict[str, object]:
-    return {"model": "tiny", "prompt": [1, 400 + number], "max_tokens": 1, "temperature": 0.0}
 
 
 def post(stub: Stub, **options) -> object:
@@ -98,16 +82,16 @@ def test_a_damaged_retry_after_is_as_none(stub):
         post(stub, retries=0)
 
 
-def test_nothing_listening_is_said(model):
-    with Stub(model) as stub:
+def test_nothing_listening_is_said(made_up):
+    with Stub(made_up) as stub:
         pass
     with pytest.raises(ServerError, match=f"Nothing answers at {stub.url} .* Start the server"):
         post(stub, retries=1)
 
 
-def test_a_self_signed_certificate_is_refused_and_may_be_trusted(model, tmp_path):
+def test_a_self_signed_certificate_is_refused_and_may_be_trusted(made_up, tmp_path):
     pem = certificate(tmp_path)
-    with Stub(model, certificate=pem) as stub:
+    with Stub(made_up, certificate=pem) as stub:
         with pytest.raises(ServerError, match=r"cannot be verified .*SSL_CERT_FILE") as told:
             post(stub)
         assert told.value.is_fatal
@@ -140,11 +124,11 @@ def certificate(folder) -> str:
     return str(both)
 
 
-def test_the_key_is_sent_and_never_said(model, monkeypatch):
+def test_the_key_is_sent_and_never_said(made_up, monkeypatch):
     secret = "sk-very-secret-0123"
     monkeypatch.setenv("OPENAI_API_KEY", secret)
     assert key_from_environment() == secret
-    with Stub(model, Quirks(key=secret)) as stub:
+    with Stub(made_up, Quirks(key=secret)) as stub:
         endpoint = Endpoint(stub.url, key=key_from_environment(), **QUICK)
         assert call(endpoint, lambda client: client.post("/completions", body()))["choices"]
         assert secret not in repr(endpoint)

@@ -2,7 +2,6 @@
 
 import threading
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -11,24 +10,9 @@ from mistral_eval.engines.http_client import Client, ServerError
 from mistral_eval.engines.http_thread import post_all, replies_of
 from mistral_eval.model.tokenizers.incremental import continuation_text
 from mistral_eval.native.requests import Sampling
-from tests.stub_server import BigramModel, Fault, Stub
+from tests.stub_server import Fault, body
 
 QUICK = {"backoff": 0.01, "timeout": 20.0}
-
-
-@pytest.fixture(scope="module")
-def model(tiny):
-    return BigramModel(tiny.tokenizer)
-
-
-@pytest.fixture
-def stub(model) -> Iterator[Stub]:
-    with Stub(model) as opened:
-        yield opened
-
-
-def body(number: int = 0) -> dict[str, object]:
-    return {"model": "tiny", "prompt": [1, 400 + number], "max_tokens": 1, "temperature": 0.0}
 
 
 def first(fault: Fault, count: int = 1):

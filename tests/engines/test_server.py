@@ -74,11 +74,6 @@ def real(tiny) -> NativeModel:
 
 
 @pytest.fixture(scope="module")
-def made_up(tiny) -> BigramModel:
-    return BigramModel(tiny.tokenizer)
-
-
-@pytest.fixture(scope="module")
 def well(real):
     """A well-behaved server, and the engine that asks it."""
     with Stub(real, Quirks(max_model_len=8192)) as stub:

@@ -42,11 +42,6 @@ TRAITS = {
 }
 
 
-@pytest.fixture(scope="module")
-def made_up(tiny) -> BigramModel:
-    return BigramModel(tiny.tokenizer)
-
-
 def reply_of(model: BigramModel, form: str) -> dict[str, Any]:
     """A whole reply of the stub in this form, as it is after its way over the wire."""
     traits = TRAITS[form]

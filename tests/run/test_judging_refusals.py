@@ -192,9 +192,10 @@ def test_an_unread_judgment_is_asked_again_then_left_out_and_shown(tmp_path, tex
     assert (cell_of(folder), notes_of(folder)) == (cell, notes)
 
 
-def test_a_judge_that_nobody_can_read_leaves_nothing_known(tmp_path):
+def test_a_judge_that_nobody_can_read_leaves_nothing_known(tmp_path, capsys):
     with JudgeServer(lambda number, body: said("Hm.")) as judge:
-        folder = run_suite(settings_in(tmp_path, judge), QUIET)
+        folder = run_suite(settings_in(tmp_path, judge), Talk())
+    assert "XSTest 16/16 no answer could be judged" in capsys.readouterr().err
     cell = cell_of(folder)
     assert (cell["n"], cell["low"], cell["high"]) == (0, 0.0, 100.0)
     assert "16 of 16 judgments hold no readable label after 48 attempts" in notes_of(folder)

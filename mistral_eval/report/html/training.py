@@ -36,7 +36,9 @@ def curves(runs: Sequence[RunRecord]) -> dict[str, list[Training]]:
         for (name, steps), color in zip(trainings.items(), itertools.cycle(RUNS), strict=False):
             cells = [(step, run.scores.get(task)) for step, run in sorted(steps.items())]
             drawn = [
-                (step, Interval(cell.value, cell.low, cell.high)) for step, cell in cells if cell
+                (step, Interval(cell.value, cell.low, cell.high))
+                for step, cell in cells
+                if cell and cell.n
             ]
             if len(drawn) >= LEAST:
                 found.setdefault(task, []).append(Training(name, color, drawn))

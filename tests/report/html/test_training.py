@@ -1,5 +1,7 @@
 """Curves over training steps: which runs they are made of, and how they are drawn."""
 
+from dataclasses import replace
+
 from mistral_eval.record.run_record import StepRecord, read_record
 from mistral_eval.report.html.charts import training_chart
 from mistral_eval.report.html.training import curves, table
@@ -57,3 +59,12 @@ def test_runs_without_a_step_or_a_single_one_make_no_curve(sample_runs):
     right = read_record(sample_runs["oracle"])
     assert curves([right, right]) == {}
     assert curves([trained(right, "/a/step-1", 1), trained(right, "/b/step-2", 2)]) == {}
+
+
+def test_a_cell_without_questions_is_no_point(sample_runs):
+    right = read_record(sample_runs["oracle"])
+    nothing = replace(right.scores["nq"], n=0)
+    runs = [trained(right, f"/a/step-{n}", n, scores={"nq": right.scores["nq"]}) for n in (1, 2)]
+    runs.append(trained(right, "/a/step-3", 3, scores={"nq": nothing}))
+    ((line,),) = curves(runs).values()
+    assert [step for step, _ in line.points] == [1, 2]
