@@ -7,6 +7,7 @@ import asyncio
 import errno
 import json
 import math
+import os
 import random
 import re
 import ssl
@@ -325,5 +326,8 @@ def _reason(error: BaseException) -> str:
         error = error.os_error
     if isinstance(error, aiohttp.ClientResponseError):
         return " ".join(error.message.split())  # without the URL
+    code = error.errno if isinstance(error, OSError) and not isinstance(error, ssl.SSLError) else 0
+    if code and code > 0:  # those of name resolution are negative
+        return os.strerror(code)  # asyncio's own text is "Connect call failed" and a tuple
     text = getattr(error, "verify_message", "") or getattr(error, "strerror", "") or str(error)
     return " ".join(str(text).split()) or type(error).__name__
