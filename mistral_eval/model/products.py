@@ -44,8 +44,10 @@ class Way(StrEnum):
 # packed for both.
 Ways: TypeAlias = Mapping[str, tuple[Way, Way]]
 NO_WAYS: Final[Ways] = MappingProxyType({})  # all plain
+HEAD: Final = "head"  # the ways of an LM head that is tied to the embeddings, never packed
 KERNELS: Final = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
 _KERNELS: Final = 256
+_BLOCK: Final = 128  # columns
 LARGEST_SIDE: Final = 1024  # larger matrices are alike
 
 
@@ -81,11 +83,13 @@ class Matrix:
     """A weight matrix, in the form that its way takes.
 
     Attributes:
+        rows: number of outputs.
         weight: (out, in), or packed.
     """
 
     def __init__(self, w: Tensor, ways: Ways = NO_WAYS) -> None:
         """Take w, (out, in); it is copied only if it is packed."""
+        self.rows = len(w)
         self._few, self._many = ways.get(shape_class(*w.shape), (Way.PLAIN, Way.PLAIN))
         self.is_packed = Way.PACKED in (self._few, self._many)
         if self.is_packed:
@@ -165,3 +169,22 @@ def packed(w: Tensor) -> Tensor:
     """Return weights in oneDNN's own layout."""
     found: Tensor = _LIBRARY._reorder_linear_weight(w)  # noqa: SLF001
     return found
+
+
+def largest(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the largest number of each row of x, (R, n), and its column: two tensors, (R,).
+
+    Of equal numbers the first counts. On a CPU torch finds where a row's maximum is ten times more
+    slowly than what it is, so it is sought in the block that has it.
+    """
+    rows, blocks = len(x), x.shape[1] // _BLOCK
+    if x.device.type != "cpu" or not blocks:
+        found = x.max(dim=1)
+        return found.values, found.indices
+    tops = x[:, : blocks * _BLOCK].view(rows, blocks, _BLOCK).amax(dim=2)
+    if rest := x.shape[1] - blocks * _BLOCK:
+        tops = torch.cat([tops, x[:, -rest:].amax(dim=1, keepdim=True)], dim=1)
+    block = tops.argmax(dim=1, keepdim=True)
+    columns = (block * _BLOCK + torch.arange(_BLOCK)).clamp_max(x.shape[1] - 1)
+    where = columns.gather(1, x.gather(1, columns).argmax(dim=1, keepdim=True))
+    return x.gather(1, where)[:, 0], where[:, 0]

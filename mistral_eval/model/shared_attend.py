@@ -181,6 +181,12 @@ class _SlabPart:
 _Part: TypeAlias = _RootPart | _SlabPart
 
 
+def _part_of(part: _Part, numbers: Tensor) -> Tensor:
+    """Return the part's rows and columns of numbers, (B, ..., columns)."""
+    own = numbers[..., part.first : part.first + part.width]
+    return own if part.rows is None else own[part.rows]
+
+
 @dataclass(frozen=True, slots=True)
 class _Writes:
     """Where some rows of a batch store their new keys and values."""
@@ -207,7 +213,9 @@ class _View:
         self.columns = 0
         seen = [*self._see_roots(), *self._see_tails(), *self._see_segments()]
         hidden = ~torch.cat(seen, dim=1)[:, None, None]  # (B, 1, 1, columns)
-        self.hidden = sent(hidden, cache.device)
+        mask = sent(torch.zeros(hidden.shape).masked_fill_(hidden, -torch.inf), cache.device)
+        self.masks = [_part_of(part, mask) for part in self.parts]
+        self.is_whole = all(part.rows is None for part in self.parts)
         self.writes = list(self._writes())
 
     def _first_seen(self) -> Tensor:
@@ -314,18 +322,20 @@ class RowsAttend:
             writes.store(layer, k, v)
         grouped = (q * q.shape[-1] ** -0.5).view(len(q), k.shape[1], -1, q.shape[-1])
         scores = q.new_empty(*grouped.shape[:3], view.columns, dtype=torch.float32)
-        for part in view.parts:
-            columns = slice(part.first, part.first + part.width)
+        if not view.is_whole:
+            scores.fill_(-torch.inf)  # where a row has no part
+        for part, mask in zip(view.parts, view.masks, strict=True):
+            into = scores[..., part.first : part.first + part.width]
             if part.rows is None:
-                scores[..., columns] = part.scores(layer, grouped)
+                torch.add(part.scores(layer, grouped), mask, out=into)
             else:
-                scores[part.rows, :, :, columns] = part.scores(layer, grouped[part.rows]).float()
-        weights = scores.masked_fill_(view.hidden, -torch.inf).softmax(dim=-1).to(q.dtype)
+                into[part.rows] = part.scores(layer, grouped[part.rows]) + mask
+        weights = scores.softmax(dim=-1).to(q.dtype)
         out = torch.zeros_like(grouped, dtype=torch.float32)
         for part in view.parts:
-            own = weights[..., part.first : part.first + part.width]
+            mixed = part.mixed(layer, _part_of(part, weights))
             if part.rows is None:
-                out += part.mixed(layer, own)
+                out += mixed
             else:
-                out.index_add_(0, part.rows, part.mixed(layer, own[part.rows]).float())
+                out.index_add_(0, part.rows, mixed.float())
         return out.view(q.shape).to(q.dtype)

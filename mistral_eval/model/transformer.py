@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass
-from typing import Final
 
 import torch
 from torch import Tensor
@@ -19,26 +18,16 @@ from torch.nn.functional import silu
 from mistral_eval.errors import CheckpointError
 from mistral_eval.model.attention import Attend
 from mistral_eval.model.config import ModelConfig
+from mistral_eval.model.lm_head import LMHead
 from mistral_eval.model.load.layout import (
     expected_shapes,
     feed_forward_prefixes,
     interleaved_from_half_split,
     router_name,
 )
-from mistral_eval.model.products import (
-    FEW_ROWS,
-    NO_WAYS,
-    Matrix,
-    Way,
-    Ways,
-    is_fused,
-    is_in_library,
-    multiplied,
-)
+from mistral_eval.model.products import NO_WAYS, Matrix, Ways, is_fused
 from mistral_eval.model.read_ahead import ReadAhead
 from mistral_eval.model.rope import frequencies
-
-HEAD: Final = "head"  # the LM head's ways; it is read in tiles, so it is never packed
 
 
 class Workspace:
@@ -202,7 +191,7 @@ class Transformer:
             n_words: number of the tokenizer's ids.
             ways: how to multiply, by shape class, and by `HEAD`.
             read_layer: returns a layer's weights; called in another thread.
-            takes: take the layers' tensors out of `weights`, a dict, so that what is packed is
+            takes: take the tensors that may be packed out of `weights`, a dict, so that they are
                 freed at once.
 
         Raises:
@@ -219,14 +208,14 @@ class Transformer:
         self.n_words = n_words
         self._embeddings = weights["tok_embeddings.weight"]
         self._norm = weights["norm.weight"]
-        tied = config.tied_embeddings
-        self._output = (self._embeddings if tied else weights["output.weight"])[:n_words]
         self.device, self.dtype = self._embeddings.device, self._embeddings.dtype
         self._ways = ways
-        self._few, self._many = ways.get(HEAD, _usual_head(self._embeddings))
+        take = weights.pop if takes and isinstance(weights, dict) else weights.__getitem__
+        tied = config.tied_embeddings
+        output = self._embeddings if tied else take("output.weight")
+        self._head = LMHead(output[:n_words], ways, is_tied=tied)
         self.layers: Iterable[Layer]
         if read_layer is None:
-            take = weights.pop if takes and isinstance(weights, dict) else weights.__getitem__
             self.layers = [self._layer(take, n) for n in range(config.n_layers)]
         else:  # a matrix that is packed is freed before the next one is
             self.layers = ReadAhead(
@@ -308,17 +297,11 @@ class Transformer:
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
         """Apply the LM head: (R, dim) -> float32 (R, n_words)."""
-        return self._head(hidden, self._output)
+        return self._head.logits(hidden)
 
     def logit_tiles(self, hidden: Tensor, words: int) -> Iterator[tuple[int, Tensor]]:
-        """Yield the same logits in tiles of `words` columns, each with its first column's id."""
-        for first in range(0, self.n_words, words):
-            yield first, self._head(hidden, self._output[first : first + words])
-
-    def _head(self, hidden: Tensor, output: Tensor) -> Tensor:
-        """Multiply hidden states, (R, dim), with `output`, (words, dim): float32 (R, words)."""
-        way = self._few if len(hidden) < FEW_ROWS else self._many
-        return multiplied(hidden, output, way).float()
+        """Yield the same logits in tiles of about `words` columns, each with its first id."""
+        yield from self._head.tiles(hidden, words)
 
     def _attention(
         self, n: int, layer: Layer, space: Workspace, rotation: Rotation, attend: Attend
@@ -362,13 +345,3 @@ class Transformer:
                 gate = silu(expert.w1.times(own), inplace=True).mul_(expert.w3.times(own))
                 out = expert.w2.times(gate) * shares[rows, choices, None]
                 x.index_add_(0, rows, out.to(x.dtype))
-
-
-def _usual_head(like: Tensor) -> tuple[Way, Way]:
-    """Return the ways of an LM head that was not measured.
-
-    With few rows a CPU spends its time reading the weights, and reads a left operand faster.
-    """
-    is_known = like.dtype in (torch.float32, torch.bfloat16)  # the dtypes that were measured
-    few = Way.LEFT if is_known and is_in_library(like.dtype, like.device) else Way.PLAIN
-    return few, Way.PLAIN

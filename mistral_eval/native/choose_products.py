@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mistral_eval.model.config import ModelConfig
 from mistral_eval.model.products import (
+    HEAD,
     Way,
     Ways,
     multiplied,
@@ -25,7 +26,6 @@ from mistral_eval.model.products import (
     possible_ways,
     shape_class,
 )
-from mistral_eval.model.transformer import HEAD
 
 CACHE_FILE: Final = "products.json"
 _ROWS: Final = (8, 128)  # few and many
@@ -37,6 +37,7 @@ _WORDS: Final = (4096, 1024)  # of the LM head
 _SECONDS: Final = 1.0
 _ROUNDS: Final = 4
 _CLEARLY: Final = 0.95  # the time of a better way, of the plain one's
+_EQUAL: Final = 1.02  # the time of a way that is as good as the best, of the best one's
 
 
 def choose_ways(
@@ -60,16 +61,17 @@ def choose_ways(
     file = _cache_file()
     machine = _machine(dtype)
     kept = _read(file)
-    known = parsed(recorded or {}, possible) or parsed(kept.get(machine, {}), possible)
+    began = {n: pair for n, pair in parsed(recorded or {}, possible).items() if n in wanted}
+    known = began or parsed(kept.get(machine, {}), possible)
     missing = {name: shape for name, shape in wanted.items() if name not in known}
-    if missing and not recorded:
+    if missing and not began:
         known |= measured(missing, dtype, possible)
         _write(file, {**kept, machine: as_text(known)})
     return {name: known[name] for name in wanted if name in known}
 
 
 def shapes_of(config: ModelConfig) -> dict[str, tuple[int, int]]:
-    """Return a shape (out, in) of each class of a model's matrices, and the LM head's."""
+    """Return a shape (out, in) of each class of a model's matrices, and of a tied LM head."""
     heads = (config.n_heads + 2 * config.n_kv_heads) * config.head_dim
     shapes = (
         (heads, config.dim),
@@ -77,8 +79,10 @@ def shapes_of(config: ModelConfig) -> dict[str, tuple[int, int]]:
         (config.hidden_dim, config.dim),
         (config.dim, config.hidden_dim),
     )
-    classes = {shape_class(*shape): shape for shape in shapes}
-    return {**classes, HEAD: (config.vocab_size, config.dim)}
+    head = (config.vocab_size, config.dim)
+    if config.tied_embeddings:
+        return {**{shape_class(*shape): shape for shape in shapes}, HEAD: head}
+    return {shape_class(*shape): shape for shape in (*shapes, head)}
 
 
 def measured(
@@ -96,12 +100,20 @@ def measured(
             _times(rows, (min(shape[0], out), min(shape[1], width)), dtype, ways, end)
             for rows, out, width in zip(_ROWS, _WORDS if is_head else _SIDES, _SIDES, strict=True)
         )
-        best = min(many, key=many.__getitem__)
-        if best is Way.PACKED and many[best] < _CLEARLY * many[Way.PLAIN]:
+        if _packs(few, many):
             found[name] = (Way.PACKED, Way.PACKED)
         else:
             found[name] = (_best(few), _best(many))
     return found
+
+
+def _packs(few: Mapping[Way, float], many: Mapping[Way, float]) -> bool:
+    """Return whether to pack: with many rows or few it is clearly faster, and never slower."""
+    if Way.PACKED not in few:
+        return False
+    shares = [times[Way.PACKED] / min(times.values()) for times in (few, many)]
+    gains = [times[Way.PACKED] / times[Way.PLAIN] for times in (few, many)]
+    return max(shares) <= _EQUAL and min(gains) < _CLEARLY
 
 
 def _best(seconds: Mapping[Way, float]) -> Way:

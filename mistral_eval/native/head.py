@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from mistral_eval.model.memory import HostCopy, sent
+from mistral_eval.model.products import largest
 from mistral_eval.model.transformer import Transformer
 from mistral_eval.native.requests import ScoreReply, ScoreRequest, not_finite
 
 _ROWS_AT_ONCE = 256
-# Float32 logits computed at once on a CPU: 2 MB fit in its L2 cache, so the passes over them cost
-# little beside the matrix product. CUDA computes all words at once.
+# Float32 logits computed at once on a CPU: 2 MB fit in its L2 cache.
 _TILE = 256 * 2048
 
 
@@ -104,19 +104,18 @@ def _block(
     logits the lowest id is the argmax.
     """
     shape, device = len(states), states.device
-    largest = torch.full((shape,), float("-inf"), device=device)
+    largest_yet = torch.full((shape,), float("-inf"), device=device)
     best = torch.zeros(shape, dtype=torch.int64, device=device)
     total = torch.zeros(shape, device=device)
     found = torch.zeros(len(tokens), device=device)
-    words = _TILE // shape if device.type == "cpu" else model.n_words
-    for first, logits in model.logit_tiles(states, words):
+    for first, logits in model.logit_tiles(states, _TILE // shape):
         width = logits.shape[1]
         inside = (tokens >= first) & (tokens < first + width)
         picked = logits[local, (tokens - first).clamp(0, width - 1)]
         found = torch.where(inside, picked, found)
-        top, where = logits.max(dim=1)
-        best = torch.where(top > largest, where + first, best)
-        new = torch.maximum(largest, top)
-        total = total * (largest - new).exp() + logits.sub_(new[:, None]).exp_().sum(dim=1)
-        largest = new
-    return found - (largest + total.log())[local], best[local] == tokens
+        top, where = largest(logits)
+        best = torch.where(top > largest_yet, where + first, best)
+        new = torch.maximum(largest_yet, top)
+        total = total * (largest_yet - new).exp() + logits.sub_(new[:, None]).exp_().sum(dim=1)
+        largest_yet = new
+    return found - (largest_yet + total.log())[local], best[local] == tokens

@@ -12,8 +12,10 @@ from hashlib import blake2b
 
 import torch
 from torch import Tensor
+from torch.nn.functional import threshold
 
 from mistral_eval.model.memory import HostCopy, sent
+from mistral_eval.model.products import largest
 from mistral_eval.native.requests import GenerateReply, GenerateRequest, Sampling, not_finite
 
 _MASK_31 = 0x7FFFFFFF
@@ -85,18 +87,20 @@ class Sampler:
         logits = restricted(logits, draws)
         rows = [n for n, draw in enumerate(draws) if draw.sampling.temperature > 0]
         if not rows:
-            return logits.argmax(dim=1)
+            return largest(logits)[1]
         chosen = torch.empty(len(draws), dtype=torch.int64, device=logits.device)
         if greedy := [n for n, draw in enumerate(draws) if draw.sampling.temperature == 0]:
             at = sent(torch.tensor(greedy), logits.device)
-            chosen[at] = logits[at].argmax(dim=1)
+            chosen[at] = largest(logits[at])[1]
         size = _ROWS_A_THREAD * torch.get_num_threads()
         if logits.device.type != "cpu":
             size = len(rows)
         for start in range(0, len(rows), size):
             some = rows[start : start + size]
             at = sent(torch.tensor(some), logits.device)
-            chosen[at] = self._sampled(logits[at], [draws[n] for n in some])
+            is_run = some[-1] - some[0] == len(some) - 1  # no copy is needed
+            own = logits[some[0] : some[-1] + 1] if is_run else logits[at]
+            chosen[at] = self._sampled(own, [draws[n] for n in some])
         return chosen
 
     def exponentials(self, keys: Sequence[tuple[str, int]]) -> Tensor:
@@ -115,17 +119,17 @@ class Sampler:
 
     def _sampled(self, logits: Tensor, draws: Sequence[Draw]) -> Tensor:
         heat = _column([draw.sampling.temperature for draw in draws], logits)
-        probabilities = logits.div_(heat).softmax(dim=1)  # `logits` is a copy, free to overwrite
+        probabilities = (logits / heat).softmax(dim=1)
         noise = self._negative_exponentials([(draw.key, draw.step) for draw in draws])
         race = noise.div_(probabilities)  # the largest wins; probability 0 never does
         if self._sorts:
             race.masked_fill_(probabilities < _least_kept(probabilities, draws), -torch.inf)
             return race.argmax(dim=1)
         cuts = _Cuts(probabilities, draws)
-        winners = race.max(dim=1, keepdim=True).indices
+        winners = largest(race)[1][:, None]
         while not bool((kept := cuts.keep(winners)).all()):
             race.scatter_(1, winners, torch.where(kept, race.gather(1, winners), -torch.inf))
-            winners = race.max(dim=1, keepdim=True).indices
+            winners = largest(race)[1][:, None]
         return winners[:, 0]
 
 
@@ -199,7 +203,8 @@ class _Cuts:
         least = self._probabilities.gather(1, winners)
         if not self._has_top_k and bool((1 - least < self._weight - _SURE).all()):
             return torch.ones_like(winners, dtype=torch.bool)  # the rest weighs less than top_p
-        above = torch.where(self._probabilities > least, self._probabilities, 0.0)
+        bounds = zip(self._probabilities, least[:, 0].tolist(), strict=True)
+        above = torch.stack([threshold(row, bound, 0.0) for row, bound in bounds])
         in_top_p = (above.sum(dim=1, keepdim=True) < self._weight) | ~self._has_top_p
         if not self._has_top_k:
             return in_top_p

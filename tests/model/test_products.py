@@ -9,17 +9,20 @@ import torch
 
 from mistral_eval.model import products
 from mistral_eval.model.attention import SequencesAttend
+from mistral_eval.model.lm_head import LMHead
 from mistral_eval.model.products import (
     FEW_ROWS,
+    HEAD,
     Matrix,
     Way,
     is_in_library,
+    largest,
     possible_ways,
     rounded_rows,
     shape_class,
 )
 from mistral_eval.model.tiny import make_tiny
-from mistral_eval.model.transformer import HEAD, Transformer
+from mistral_eval.model.transformer import Transformer
 from mistral_eval.native.choose_products import shapes_of
 
 CPU = torch.device("cpu")
@@ -76,6 +79,31 @@ def test_a_model_gives_the_same_logits_in_every_way(dtype, way):
         assert difference.mean() < 0.02 * plain.std()
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("words", [100, 2048, 5000])
+def test_an_lm_head_is_packed_unless_its_weights_are_the_embeddings(dtype, words):
+    if Way.PACKED not in possible_ways(dtype, CPU):
+        pytest.skip("this processor has no packed products of the dtype")
+    generator = torch.Generator().manual_seed(2)
+    weight, hidden = (
+        torch.randn(rows, 64, generator=generator).to(dtype) for rows in (words, FEW_ROWS + 1)
+    )
+    ways = {HEAD: (Way.LEFT, Way.PLAIN)}
+    ways |= {shape_class(out, 64): (Way.PACKED, Way.PACKED) for out in (100, 1666, 2048)}
+    exact = hidden.double() @ weight.double().t()
+    tolerance = {"atol": 1e-4 if dtype == torch.float32 else 0.3, "rtol": 0}
+    for is_tied in (True, False):
+        head = LMHead(weight, ways, is_tied=is_tied)
+        assert head.is_packed == (not is_tied)
+        for rows in (1, len(hidden)):
+            found = head.logits(hidden[:rows])
+            assert found.dtype == torch.float32
+            torch.testing.assert_close(found.double(), exact[:rows], **tolerance)
+            tiles = list(head.tiles(hidden[:rows], 3000))
+            assert [first for first, _ in tiles] == list(range(0, words, tiles[0][1].shape[1]))
+            assert torch.equal(torch.cat([tile for _, tile in tiles], dim=1), found)
+
+
 def test_without_the_private_operators_the_plain_ways_are_left(monkeypatch):
     class Bare:
         """torch.ops.mkldnn of another torch: none of the operators."""
@@ -130,3 +158,24 @@ def test_memory_does_not_grow_with_every_new_number_of_rows(way):
         [sys.executable, "-c", GROWTH, way], capture_output=True, check=True, text=True
     )
     assert float(done.stdout) < 60
+
+
+@pytest.mark.parametrize("columns", [1, 127, 128, 129, 32000, 40000 - 1])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_largest_of_a_row_is_found_and_of_equals_the_first(columns, dtype):
+    """With ties, infinities and strided rows."""
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randint(-9, 9, (40, columns + 5), generator=generator).to(dtype)[:, :columns]
+    x[1], x[2, -1], x[3, 0] = -torch.inf, torch.inf, torch.inf
+    values, indices = largest(x)
+    for row, value, index in zip(x.tolist(), values.tolist(), indices.tolist(), strict=True):
+        assert value == max(row)
+        assert index == row.index(value)
+
+
+def test_what_is_not_a_number_is_the_largest():
+    x = torch.zeros(2, 300)
+    x[1, 200] = torch.nan
+    values, indices = largest(x)
+    assert indices.tolist() == [0, 200]
+    assert values.isnan().tolist() == [False, True]

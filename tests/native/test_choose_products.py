@@ -1,6 +1,7 @@
 """How to multiply is measured once per machine, kept, and given back to a resumed run."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from time import process_time
 
@@ -9,9 +10,8 @@ import torch
 
 from mistral_eval.console import Talk
 from mistral_eval.data import make_source
-from mistral_eval.model.products import Way, possible_ways
+from mistral_eval.model.products import HEAD, Way, possible_ways
 from mistral_eval.model.tiny import TINY_CONFIG
-from mistral_eval.model.transformer import HEAD
 from mistral_eval.native import choose_products
 from mistral_eval.native.choose_products import as_text, choose_ways, measured, parsed, shapes_of
 from mistral_eval.record.run_record import read_run
@@ -73,6 +73,29 @@ def test_the_fastest_way_is_taken_if_it_is_clearly_faster(monkeypatch):
     assert set(measured({"8x8": (8, 8)}, F32, possible).values()) == {(Way.PLAIN, Way.PLAIN)}
     cost[Way.PLAIN] = 2000  # two seconds a product: no time for a second shape
     assert list(measured({"8x8": (8, 8), "9x9": (9, 9)}, F32, possible)) == ["8x8"]
+
+
+@pytest.mark.parametrize(
+    ("few", "many", "packs"),
+    [
+        (0.5, 1.0, True),  # reading the weights is faster: generation's steps are
+        (1.0, 0.9, True),
+        (1.0, 1.0, False),  # as good as what needs no copy
+        (0.5, 1.1, False),  # scoring would be slower
+        (1.1, 0.5, False),
+    ],
+)
+def test_weights_are_packed_if_that_gains_and_never_loses(few, many, packs):
+    times = [dict.fromkeys(Way, 1.0) | {Way.PACKED: share} for share in (few, many)]
+    assert choose_products._packs(*times) == packs
+
+
+def test_a_tied_head_has_ways_of_its_own():
+    """It is not packed, unlike a matrix of its shape."""
+    untied = replace(TINY_CONFIG, tied_embeddings=False, vocab_size=32000, dim=96)
+    assert HEAD not in shapes_of(untied)
+    assert "96x1024" in shapes_of(untied)
+    assert HEAD in shapes_of(replace(untied, tied_embeddings=True))
 
 
 def test_measuring_takes_about_a_second_at_most():
