@@ -49,6 +49,10 @@ def compare(
     common: Annotated[
         bool, typer.Option("--common", help="Compare the questions that both runs have")
     ] = False,
+    replies: Annotated[
+        bool,
+        typer.Option("--replies", help="Also show how far replies differ (nats, equal texts)"),
+    ] = False,
     fmt: Annotated[CompareFormat, typer.Option("--format", help="Output format")] = (
         CompareFormat.RICH
     ),
@@ -59,6 +63,7 @@ def compare(
     The exit code is 3 if a benchmark lost more than the margin.
     """
     from mistral_eval.record.comparison import CompareOptions, compare_against
+    from mistral_eval.record.reply_differences import reply_differences
     from mistral_eval.report.table.compared import render_comparison
 
     if len(runs) < 2:
@@ -68,6 +73,7 @@ def compare(
 
     reference, *others = load_samples(runs)
     found = compare_against(reference, others, options)
-    put(render_comparison(found, fmt.value), output)
+    apart = [reply_differences(runs[0], run) for run in runs[1:]] if replies else []
+    put(render_comparison(found, fmt.value, apart), output)
     if any(one.failed for one in found):
         raise typer.Exit(GATE_FAILED)

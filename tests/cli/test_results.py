@@ -1,6 +1,7 @@
 """`table` and `compare` as a user meets them."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -159,3 +160,16 @@ def test_an_unknown_row_is_answered_with_the_nearest(cli):
     code, _, err = cli("table", "--delta-to", "LLaMA 2 70B")
     assert code == 2
     assert "Nearest: LLaMA 2 7B" in err
+
+
+def test_compare_shows_how_far_replies_are_apart(cli, sample_runs):
+    runs = sample_runs["random"], sample_runs["random"], sample_runs["oracle"]
+    _, out, _ = cli("compare", *runs, "--replies", "--format", "json")
+    same, other = (one["replies"] for one in json.loads(out)["comparisons"])
+    assert [one["id"] for one in same] == [one["id"] for one in other]
+    assert all(one["same_greedy"] == one["greedy"] for one in same)
+    assert sum(one["same_greedy"] for one in other) < sum(one["greedy"] for one in other)
+    _, out, _ = cli("compare", *runs[:2], "--replies", "--format", "md")
+    section = out.partition("Replies of")[2]
+    assert re.search(r"WinoG +\| +\d+ \| 0.0e\+00 \| 0.0e\+00 \| +0 \| +0 ", section), section
+    assert "Replies of" not in cli("compare", *runs, "--format", "md")[1]

@@ -10,16 +10,27 @@ from rich.console import RenderableType
 from mistral_eval.console import counted
 from mistral_eval.errors import UsageError
 from mistral_eval.record.comparison import BenchmarkComparison, Comparison, Reading
+from mistral_eval.record.reply_differences import CLOSE, ReplyDifferences
 from mistral_eval.record.run_record import one_line
 from mistral_eval.report.table.markdown_table import join, sections_markdown
 from mistral_eval.report.table.rich_table import RichSections
-from mistral_eval.report.table.view import Section, column_of, points, signed
+from mistral_eval.report.table.view import MISSING, Section, column_of, points, signed
 from mistral_eval.suite.registry import BY_ID
 
 FORMAT: Final = "mistral-eval/compare/1"
 FORMATS: Final = ("rich", "md", "json")
 COUNTS: Final = ("Only\nA", "Only\nB", "p", "Would\nshow")
 HEADER: Final = ("Benchmark", "N", "A", "B", "B - A", *COUNTS, "Difference")
+REPLY_HEADER: Final = (
+    "Benchmark",
+    "Likelihoods",
+    "Median",
+    "Largest",
+    f"Beyond\n{CLOSE:g}",
+    "Flags",
+    "Greedy texts",
+    "Sampled texts",
+)
 SHOWN_FLIPS: Final = 10  # of each benchmark and direction; JSON has all
 METHOD: Final = (
     (
@@ -40,8 +51,15 @@ WORDS: Final[dict[Reading, str]] = {
 }
 
 
-def render_comparison(comparisons: Sequence[Comparison], fmt: str) -> RenderableType:
+def render_comparison(
+    comparisons: Sequence[Comparison], fmt: str, replies: Sequence[Sequence[ReplyDifferences]] = ()
+) -> RenderableType:
     """Return the comparisons with one reference run in a format.
+
+    Args:
+        comparisons: each run against the reference.
+        fmt: one of `FORMATS`.
+        replies: of each comparison, how far the replies are apart, if that is to be shown.
 
     Raises:
         UsageError: The format is unknown.
@@ -49,8 +67,11 @@ def render_comparison(comparisons: Sequence[Comparison], fmt: str) -> Renderable
     if fmt not in FORMATS:
         raise UsageError(f"A comparison can be printed as {', '.join(FORMATS)}; found {fmt!r}.")
     if fmt == "json":
-        return _json(comparisons)
+        return _json(comparisons, replies)
     sections = comparison_sections(comparisons)
+    sections += [
+        _reply_section(one, found) for one, found in zip(comparisons, replies, strict=False)
+    ]
     return RichSections(sections) if fmt == "rich" else join(sections_markdown(sections, "###"))
 
 
@@ -167,13 +188,51 @@ def _flip_rows(one: BenchmarkComparison) -> list[tuple[str, ...]]:
     return rows
 
 
+def _reply_section(comparison: Comparison, found: Sequence[ReplyDifferences]) -> Section:
+    a, b = one_line(comparison.a), one_line(comparison.b)
+    method = (
+        "Likelihoods: number of log-likelihoods, median and largest difference in nats, and how "
+        f"many differ by more than {CLOSE:g}. Flags: greedy flags that differ. Texts: equal ones "
+        "of all."
+    )
+    unpaired = sum(one.unpaired for one in found)
+    said = f"{counted(unpaired, 'reply')} to prompts that differ: not compared."
+    notes = (method, said) if unpaired else (method,)
+    return Section(
+        f"Replies of {b} (B) and {a} (A)",
+        REPLY_HEADER,
+        tuple(
+            (
+                column_of(one.id),
+                str(one.scores or MISSING),
+                _nats(one.median),
+                _nats(one.largest),
+                *((str(one.beyond), str(one.flags)) if one.scores else (MISSING, MISSING)),
+                f"{one.same_greedy} of {one.greedy}" if one.greedy else MISSING,
+                f"{one.same_sampled} of {one.sampled}" if one.sampled else MISSING,
+            )
+            for one in found
+        ),
+        notes,
+    )
+
+
+def _nats(value: float | None) -> str:
+    return MISSING if value is None else f"{value:.1e}"
+
+
 def _p(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def _json(comparisons: Sequence[Comparison]) -> str:
-    document = {"format": FORMAT, "comparisons": [_document(one) for one in comparisons]}
-    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+def _json(comparisons: Sequence[Comparison], replies: Sequence[Sequence[ReplyDifferences]]) -> str:
+    documents = [_document(one) for one in comparisons]
+    for document, found in zip(documents, replies, strict=False):
+        document["replies"] = [asdict(one) for one in found]
+    return (
+        json.dumps({"format": FORMAT, "comparisons": documents}, indent=2, ensure_ascii=False)
+        + "\n"
+    )
 
 
 def _document(comparison: Comparison) -> dict[str, Any]:
