@@ -298,20 +298,34 @@ class _View:
 
 
 class RowsAttend:
-    """One more token of some rows: it is stored, and attends to root, tail and its own row."""
+    """More tokens of some rows: they are stored, and attend to root, tail and their own row."""
 
-    def __init__(self, cache: SharedCache, rows: Sequence[Row]) -> None:
-        """Take rows, best in the order of their first segments."""
+    def __init__(self, cache: SharedCache, rows: Sequence[Row], ahead: Sequence[int] = ()) -> None:
+        """Take rows, best in the order of their first segments.
+
+        Args:
+            cache: holds the rows.
+            rows: each gets one more token.
+            ahead: for each row, how many tokens behind that one are guessed and computed too; none
+                without it. They must not wrap around a rolling buffer (`SharedCache.room_ahead`).
+        """
         cache.compact(rows)
-        cache.extend(rows)
+        fed = rows
+        if any(ahead):
+            fed = [
+                Row(row.prompt, row.length + n, row.segments)
+                for row, more in zip(rows, ahead, strict=True)
+                for n in range(more + 1)
+            ]
+        cache.extend(fed)
         self._rows = rows
         self._windows = cache.windows
-        self._views = {window: _View(cache, rows, window) for window in set(cache.windows)}
-        positions = torch.tensor([row.prompt.tokens + row.length for row in rows])
+        self._views = {window: _View(cache, fed, window) for window in set(cache.windows)}
+        positions = torch.tensor([row.prompt.tokens + row.length for row in fed])
         self.positions = sent(positions, cache.device)
 
     def finish(self) -> None:
-        """Count the new token of each row after all layers."""
+        """Count the next token of each row after all layers; guesses are counted once drawn."""
         for row in self._rows:
             row.length += 1
 

@@ -253,7 +253,9 @@ class SharedCache:
             if holders and slab.is_sparse(row.segments[level] for row in holders):
                 start = segment_start(level)
                 for row in sorted(holders, key=lambda one: one.segments[level], reverse=True):
-                    row.segments[level] = slab.lower(row.segments[level], row.length - start)
+                    row.segments[level] = slab.lower(
+                        row.segments[level], max(0, row.length - start)
+                    )
 
     def extend(self, rows: Sequence[Row]) -> None:
         """Give each row a segment for its next token, where it has none."""
@@ -262,6 +264,14 @@ class SharedCache:
             level = segment_of(row.length)
             if len(row.segments) <= level and (longest is None or row.length < longest):
                 row.segments.append(self.segment(level).take())
+
+    def room_ahead(self, row: Row) -> int:
+        """Return how many tokens behind the next one can be stored and taken back.
+
+        A token that wraps around a rolling buffer overwrites one that must be seen again.
+        """
+        rings = [window for window in self.windows if window is not None]
+        return max(0, min(rings) - row.length - 1) if rings else self._model.config.context_len
 
     def drop_row(self, row: Row) -> None:
         """Free the segments of a row that has ended."""

@@ -7,7 +7,7 @@ finished sample runs one step too far, and that token is dropped.
 
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
 import torch
@@ -18,6 +18,7 @@ from mistral_eval.model.shared_attend import Piece, PrefillAttend, RowsAttend
 from mistral_eval.model.shared_cache import Prompt, Root, Row, SharedCache, row_slots, tail_size
 from mistral_eval.model.transformer import Transformer
 from mistral_eval.native.clusters import cluster_prompts
+from mistral_eval.native.drafts import Drafts
 from mistral_eval.native.requests import (
     WHOLE,
     Counters,
@@ -26,10 +27,13 @@ from mistral_eval.native.requests import (
     GenerateRequest,
     Turn,
 )
-from mistral_eval.native.sampling import Drawn, Running, Sampler
+from mistral_eval.native.sampling import NO_TOKEN, Drawn, Running, Sampler
 
 # New samples wait until this part of the rows is free, so that their prompts fill a pack.
 _FREE_PART = 8
+# Tokens of a step of which a CPU spends most of the time reading the weights: as long as fewer
+# samples are left, guesses fill it.
+_LOOKAHEAD = 48
 Replies = Iterator[tuple[int, GenerateReply]]
 
 
@@ -60,9 +64,20 @@ class SharedGenerator:
         stats: Counters,
         *,
         reads_late: bool | None = None,
+        lookahead: int = _LOOKAHEAD,
     ) -> None:
-        """With `reads_late`, start a step before reading the last one's tokens; None: on CUDA."""
+        """Prepare for a model within a budget.
+
+        Args:
+            model: computes the tokens.
+            eos_ids: each ends a reply.
+            budget: how much is held at once.
+            stats: what is computed is added to it.
+            reads_late: start a step before reading the last one's tokens; None: on CUDA.
+            lookahead: guess further tokens in steps of fewer tokens than this; never if late.
+        """
         self.reads_late = model.device.type == "cuda" if reads_late is None else reads_late
+        self.lookahead = 0 if self.reads_late else min(lookahead, budget.rows)
         self.model = model
         self.eos_ids = eos_ids
         self.budget = budget
@@ -125,13 +140,19 @@ class _Sample:
     running: Running
     question: _Question
     row: Row
+    drafts: Drafts = field(default_factory=Drafts)
 
 
 @dataclass(frozen=True, slots=True)
 class _Unread:
-    """Tokens drawn for some samples and not read yet."""
+    """Tokens drawn for some samples and not read yet.
+
+    `guesses` are the tokens after the next one that were fed for each sample: the token drawn
+    behind a guess counts if the guess was right.
+    """
 
     samples: list[_Sample]
+    guesses: list[list[int]]
     drawn: Drawn
     seats: frozenset[int]
 
@@ -280,26 +301,58 @@ class _Generation:
 
     def _step(self) -> Replies:
         samples = [s for _, s in sorted(self._active.items()) if self._needs_more(s)]
-        attend = RowsAttend(self._cache, [sample.row for sample in samples])
+        guesses = self._guess(samples)
+        attend = RowsAttend(self._cache, [s.row for s in samples], [len(g) for g in guesses])
         last = self._last[self._seats(samples)]
+        if any(guesses):
+            pairs = zip(last.tolist(), guesses, strict=True)
+            last = torch.tensor([token for first, more in pairs for token in (first, *more)])
         hidden = self._model.hidden(last, attend.positions, attend)
         attend.finish()
         stats = self._generator.stats
         stats.decode_steps += 1
         stats.decode_rows = max(stats.decode_rows, len(samples))
-        yield from self._draw(self._model.logits(hidden), samples)
+        yield from self._draw(self._model.logits(hidden), samples, guesses)
+
+    def _guess(self, samples: Sequence[_Sample]) -> list[list[int]]:
+        """Return guesses of each sample's further tokens, which share what room a step has."""
+        room = self._generator.lookahead // len(samples) - 1
+        if room < 1:
+            return [[] for _ in samples]
+        return [
+            sample.drafts.guess(sample.running.ids, min(room, self._room_ahead(sample)))
+            for sample in samples
+        ]
+
+    def _room_ahead(self, sample: _Sample) -> int:
+        """Return how many tokens a sample may be fed behind its next one."""
+        running = sample.running
+        left = running.request.max_tokens - len(running.ids) - 1
+        return min(left, self._cache.room_ahead(sample.row))
 
     def _seats(self, samples: Sequence[_Sample]) -> Tensor:
         seats = torch.tensor([sample.seat for sample in samples])
         return sent(seats, self._model.device)
 
-    def _draw(self, logits: Tensor, samples: Sequence[_Sample]) -> Replies:
-        """Draw the samples' next tokens; read the previous step's and, unless late, these too."""
-        draws = [sample.running.draw(self._count_unread(sample)) for sample in samples]
+    def _draw(
+        self, logits: Tensor, samples: Sequence[_Sample], guesses: list[list[int]] | None = None
+    ) -> Replies:
+        """Draw the samples' next tokens; read the previous step's and, unless late, these too.
+
+        `logits` has a row for each sample's next token, and one behind each of its guesses.
+        """
+        guesses = guesses or [[] for _ in samples]
+        draws = [
+            sample.running.draw(self._count_unread(sample) + n)
+            for sample, guess in zip(samples, guesses, strict=True)
+            for n in range(len(guess) + 1)
+        ]
         drawn = Drawn(self._generator.sampler, logits, draws)
-        self._last[self._seats(samples)] = drawn.tokens
+        if not any(guesses):
+            self._last[self._seats(samples)] = drawn.tokens
         yield from self._read()
-        self._unread = _Unread(list(samples), drawn, frozenset(s.seat for s in samples))
+        seats = frozenset(sample.seat for sample in samples)
+        self._unread = _Unread(list(samples), guesses, drawn, seats)
         if not self._generator.reads_late:
             yield from self._read()
 
@@ -308,17 +361,43 @@ class _Generation:
         unread, self._unread = self._unread, None
         if unread is None:
             return
-        is_live = [self._active.get(sample.seat) is sample for sample in unread.samples]
-        tokens = unread.drawn.read([sample.running for sample in unread.samples], is_live)
-        for sample, token, lives in zip(unread.samples, tokens, is_live, strict=True):
-            if not lives:
+        pairs = list(zip(unread.samples, unread.guesses, strict=True))
+        rows = [(s, n) for s, guess in pairs for n in range(len(guess) + 1)]
+        is_live = [not n and self._active.get(s.seat) is s for s, n in rows]
+        tokens = iter(unread.drawn.read([s.running for s, _ in rows], is_live))
+        for sample, guess in pairs:
+            own = [next(tokens) for _ in range(len(guess) + 1)]
+            if self._active.get(sample.seat) is not sample:
                 continue
-            self._generator.stats.generated += 1
-            if reply := sample.running.take(token, self._generator.eos_ids):
-                self._leave(sample)
-                drawn = len(reply.ids) + (reply.finish == "eos")
-                self._count_reply(len(sample.running.request.prompt), drawn)
+            if reply := self._take(sample, own, guess):
                 yield sample.running.index, reply
+        if any(unread.guesses):
+            left = [s for s in unread.samples if self._active.get(s.seat) is s]
+            last = torch.tensor([s.running.ids[-1] for s in left], dtype=torch.int64)
+            self._last[torch.tensor([s.seat for s in left], dtype=torch.int64)] = last
+
+    def _take(
+        self, sample: _Sample, tokens: Sequence[int], guess: Sequence[int]
+    ) -> GenerateReply | None:
+        """Append drawn tokens until one is not what was guessed; return the reply if it ends."""
+        stats = self._generator.stats
+        right, reply = 0, None
+        for n, token in enumerate(tokens):
+            stats.generated += 1
+            reply = sample.running.take(token, self._generator.eos_ids)
+            if reply or n == len(guess) or token != guess[n] or tokens[n + 1] == NO_TOKEN:
+                break
+            right += 1
+        stats.draft_tokens += len(guess)
+        stats.accepted_tokens += right
+        if reply is None:
+            sample.drafts.learn(len(guess), right)
+            sample.row.length += right
+            return None
+        self._leave(sample)
+        drawn = len(reply.ids) + (reply.finish == "eos")
+        self._count_reply(len(sample.running.request.prompt), drawn)
+        return reply
 
     def _leave(self, sample: _Sample) -> None:
         """Free what a sample holds, and its prompt and block if it is their last one."""

@@ -111,6 +111,8 @@ class Counters:
         generated: tokens drawn, EOS included.
         decode_steps: forward passes that computed one more token of some samples.
         decode_rows: the most samples in one of them.
+        draft_tokens: tokens that were guessed and computed beside the next one (see `drafts`).
+        accepted_tokens: those of them that were then drawn.
         score_flop: useful arithmetic of the computed scoring (see `Flops`).
         generate_flop: useful arithmetic of prompts and finished generations.
         score_seconds: wall time spent scoring.
@@ -130,6 +132,8 @@ class Counters:
     generated: int = 0
     decode_steps: int = 0
     decode_rows: int = 0
+    draft_tokens: int = 0
+    accepted_tokens: int = 0
     score_flop: int = 0
     generate_flop: int = 0
     score_seconds: float = 0.0

@@ -21,6 +21,7 @@ from mistral_eval.native.requests import GenerateReply, GenerateRequest, Samplin
 _MASK_31 = 0x7FFFFFFF
 _TO_UNIT = (1 - 2.0**-24) * 2.0**-31  # 31 bits into (0, 1), never rounded up to 1
 _ROWS_A_THREAD = 4  # rows of n_words numbers that fit in a core's cache
+NO_TOKEN = -1  # where a logit is not finite
 _SURE = 1e-3  # far above the rounding error of a sum of probabilities
 
 
@@ -253,7 +254,10 @@ class Drawn:
         self._copy = HostCopy(torch.stack([self.tokens, is_finite.to(torch.int64)]))
 
     def read(self, running: Sequence[Running], is_live: Sequence[bool]) -> list[int]:
-        """Return one token per running request; ignore those of requests that have ended.
+        """Return one token per row, of the running request there.
+
+        A row that is not live is one of a request that has ended, or one that counts only if a
+        guess was right; its token is `NO_TOKEN` if a logit is not finite.
 
         Raises:
             EngineError: a logit of a live request is NaN or infinite; names the request.
@@ -262,4 +266,4 @@ class Drawn:
         for item, is_finite, lives in zip(running, finite, is_live, strict=True):
             if lives and not is_finite:
                 raise not_finite("generate", item.index)
-        return list(tokens)
+        return [t if is_finite else NO_TOKEN for t, is_finite in zip(tokens, finite, strict=True)]

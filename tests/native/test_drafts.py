@@ -1,0 +1,222 @@
+"""Guessed tokens change no reply, and a reply that repeats itself takes fewer steps."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mistral_eval.errors import EngineError
+from mistral_eval.model.transformer import Transformer
+from mistral_eval.native.drafts import Drafts
+from mistral_eval.native.generate_shared import Budget, SharedGenerator
+from mistral_eval.native.plain import PlainGenerator
+from mistral_eval.native.requests import Counters, GenerateRequest, Sampling
+from mistral_eval.native.sampling import NO_TOKEN, Draw, Drawn, Running, Sampler
+
+KINDS = ["window 8", "window 64", "no window", "windows 5 and none"]
+COOL = Sampling(0.2, top_p=0.95)
+
+
+@pytest.fixture(name="model", params=KINDS, scope="module")
+def fixture_model(request, make_engine, make_mixed_engine):
+    if request.param == "windows 5 and none":
+        return make_mixed_engine().model
+    window = {"window 8": 8, "window 64": 64, "no window": None}[request.param]
+    return make_engine(None, window).model
+
+
+@pytest.fixture(name="free", scope="module")
+def fixture_free(make_engine, make_weights):
+    """A toy whose next token depends on the last one alone, so that greedy replies are loops."""
+    config = make_engine(None, None).model.config
+    weights = make_weights(config)
+    for name, tensor in weights.items():
+        if name.endswith("attention.wo.weight"):
+            tensor.zero_()
+    return Transformer(config, weights, config.vocab_size)
+
+
+class TestGuesses:
+    def test_what_followed_the_last_tokens_before_is_guessed(self):
+        assert Drafts().guess([9, 1, 2, 3, 4, 5, 6, 1, 2, 3, 4], 2) == [5, 6]
+
+    def test_the_latest_place_counts(self):
+        assert Drafts().guess([1, 2, 3, 4, 5, 1, 2, 3, 4, 6, 1, 2, 3, 4], 1) == [6]
+
+    @pytest.mark.parametrize("ids", [[], [1], [1, 2, 3], [1, 2, 3, 4], [1, 2, 3, 4, 5, 6, 7, 8]])
+    def test_new_text_has_no_guess(self, ids):
+        assert Drafts().guess(ids, 5) == []
+
+    def test_a_loop_goes_on(self):
+        drafts = Drafts()
+        for _ in range(4):
+            drafts.learn(1, 1)
+        assert drafts.guess([1, 2] * 4, 5) == [1, 2, 1, 2, 1]
+        assert drafts.guess([7] * 9, 16) == [7] * 16
+
+    def test_as_many_as_there_is_room_for(self):
+        assert Drafts().guess([7] * 9, 0) == []
+        assert Drafts().guess([7] * 9, -3) == []
+        assert Drafts().guess([7] * 9, 1) == [7]
+
+    def test_right_guesses_grow_and_wrong_ones_shrink(self):
+        drafts = Drafts()
+        lengths = []
+        for right in (True, True, True, True, False, False, False, False, False, True):
+            guess = drafts.guess([7] * 9, 99)
+            lengths.append(len(guess))
+            drafts.learn(len(guess), len(guess) if right else 0)
+        assert lengths == [2, 4, 8, 16, 16, 8, 4, 2, 1, 1]
+
+    def test_a_reply_is_indexed_as_it_grows(self):
+        whole, grown = [5, 1, 2, 3, 4, 8, 9, 1, 2, 3, 4], Drafts()
+        for end in range(len(whole)):
+            grown.guess(whole[:end], 3)
+        assert grown.guess(whole, 2) == Drafts().guess(whole, 2) == [8, 9]
+
+
+@st.composite
+def requests_(draw):
+    """Questions behind a block; greedy or nearly so, which makes the toy repeat itself."""
+    block = draw(st.lists(st.integers(3, 60), min_size=1, max_size=12))
+    found = []
+    for tail in draw(st.lists(st.lists(st.integers(3, 60), max_size=4), min_size=1, max_size=3)):
+        tokens = draw(st.sampled_from([1, 5, 40, 75]))
+        stop = draw(st.sampled_from([None, 11, 30]))
+        is_done = None if stop is None else (lambda ids, stop=stop: ids[-1] == stop)
+        prompt = (1, *block, *tail)
+        found += [
+            GenerateRequest(prompt, tokens, sampling, f"{tail}|{n}", is_done=is_done)
+            for n, sampling in enumerate((Sampling(), COOL)[: draw(st.integers(1, 2))])
+        ]
+    return found
+
+
+@settings(max_examples=12)
+@given(requests=requests_(), rows=st.integers(1, 12))
+def test_replies_are_those_of_the_plain_generator(model, requests, rows):
+    plain = dict(PlainGenerator(model, (2, 7), rows=3, chunk=7).run(requests))
+    stats = Counters()
+    generator = SharedGenerator(model, (2, 7), Budget(rows, 50, 2000), stats, lookahead=99)
+    assert dict(generator.run(requests)) == plain
+    ends = sum(len(reply.ids) + (reply.finish == "eos") for reply in plain.values())
+    assert stats.generated == ends
+    assert stats.accepted_tokens <= stats.draft_tokens
+
+
+def test_a_reply_that_repeats_itself_takes_fewer_steps(free):
+    requests = [GenerateRequest((1, 9 + n, 8), 90, Sampling(), str(n)) for n in range(3)]
+    found = {}
+    for lookahead in (0, 48):
+        stats = Counters()
+        generator = SharedGenerator(free, (), Budget(64, 64, 9000), stats, lookahead=lookahead)
+        found[lookahead] = dict(generator.run(requests)), stats
+    (plain, slow), (guessed, fast) = found[0], found[48]
+
+    assert guessed == plain
+    assert (slow.draft_tokens, slow.decode_steps) == (0, 89)
+    assert fast.accepted_tokens > 0.7 * fast.draft_tokens
+    assert fast.decode_steps < slow.decode_steps / 2
+    assert fast.generated == slow.generated
+    assert fast.generate_flop == slow.generate_flop  # useful arithmetic
+
+
+@pytest.mark.parametrize("window", [None, 64])
+def test_tokens_behind_right_guesses_see_what_was_guessed(make_engine, window):
+    """A toy with attention: keys in wrong places would change its replies."""
+    model = make_engine(None, window).model
+    requests = [GenerateRequest((1, 9 + n, 8), 90, Sampling(), str(n)) for n in range(3)]
+    plain = dict(PlainGenerator(model, (), rows=3, chunk=7).run(requests))
+    stats = Counters()
+    generator = SharedGenerator(model, (), Budget(64, 64, 9000), stats)
+    assert dict(generator.run(requests)) == plain
+    assert 10 < stats.accepted_tokens < stats.draft_tokens  # right and wrong ones
+
+
+def test_nothing_is_guessed_beyond_the_last_token(free):
+    """The reply ends where the model's context does."""
+    prompt = tuple(range(1, 7))
+    request = GenerateRequest(prompt, free.config.context_len - len(prompt))
+    plain = dict(PlainGenerator(free, (), rows=3, chunk=7).run([request]))
+    generator = SharedGenerator(free, (), Budget(64, 64, 9000), Counters())
+    assert dict(generator.run([request])) == plain
+
+
+def test_a_guess_whose_logits_are_not_finite_fails_only_if_it_is_right(free, monkeypatch):
+    """What comes behind one token is NaN. A reply that never draws it may have it guessed."""
+    requests = [GenerateRequest((1, n), 20, Sampling(), str(n)) for n in range(3, 60)]
+    plain = dict(PlainGenerator(free, (), rows=60, chunk=7).run(requests))
+    seen = {
+        word: [word in reply.ids[:-1] for _, reply in sorted(plain.items())]
+        for word in range(3, 60)
+    }
+    spoilt = next(word for word, some in seen.items() if 0 < sum(some) < 50)
+    others = [
+        (request, has)
+        for request, has in zip(requests, seen[spoilt], strict=True)
+        if spoilt not in request.prompt
+    ]
+    good, bad = ([request for request, has in others if has is wanted] for wanted in (False, True))
+
+    class Spoilt:
+        """The toy, but for what comes behind that token."""
+
+        def __getattr__(self, name):
+            return getattr(free, name)
+
+        def hidden(self, tokens, positions, attend):
+            self.fed = tokens
+            return free.hidden(tokens, positions, attend)
+
+        def logits(self, hidden):
+            found = free.logits(hidden).clone()
+            found[self.fed[-len(found) :] == spoilt] = torch.nan
+            return found
+
+    guessed = lambda _, ids, most: [spoilt] * min(most, 2)  # noqa: E731
+    monkeypatch.setattr(Drafts, "guess", guessed)
+    generator = SharedGenerator(Spoilt(), (), Budget(64, 64, 9000), Counters())
+    expected = dict(PlainGenerator(free, (), rows=60, chunk=7).run(good[:3]))
+    assert dict(generator.run(good[:3])) == expected
+    assert generator.stats.draft_tokens > 0
+    for request in bad:
+        with pytest.raises(EngineError, match="not finite"):
+            list(generator.run([request]))
+
+
+@pytest.mark.parametrize(("rows", "late"), [(1, False), (64, True)])
+def test_nothing_is_guessed_without_room_or_when_tokens_are_read_late(free, rows, late):
+    stats = Counters()
+    budget = Budget(rows, 64, 9000)
+    generator = SharedGenerator(free, (), budget, stats, reads_late=late, lookahead=48)
+    list(generator.run([GenerateRequest((1, 9, 8), 60)]))
+    assert stats.draft_tokens == 0
+
+
+def test_many_samples_leave_no_room_for_guesses(free):
+    """A step of 48 tokens computes them instead; guesses come when few are left."""
+    stats = Counters()
+    generator = SharedGenerator(free, (), Budget(64, 64, 9000), stats)
+    list(generator.run([GenerateRequest((1, 9, 8), 40, Sampling(), str(n)) for n in range(40)]))
+    assert stats.draft_tokens == 0
+    assert stats.decode_rows == 40
+
+
+def test_a_guess_never_wraps_around_a_rolling_buffer(make_engine):
+    """It would overwrite a key that must be seen again if the guess is wrong."""
+    model = make_engine(None, 8).model
+    requests = [GenerateRequest((1, 9 + n, 8), 60, COOL, str(n)) for n in range(4)]
+    plain = dict(PlainGenerator(model, (), rows=3, chunk=7).run(requests))
+    generator = SharedGenerator(model, (), Budget(16, 64, 9000), Counters(), lookahead=99)
+    assert dict(generator.run(requests)) == plain
+
+
+def test_a_row_that_is_not_finite_ends_a_guess_and_no_run():
+    logits = torch.zeros(3, 20)
+    logits[:, 5] = 9
+    logits[1, 3] = torch.nan
+    running = Running(4, GenerateRequest((1,), 9))
+    drawn = Drawn(
+        Sampler(20, torch.device("cpu")), logits, [Draw(Sampling(), "", n) for n in range(3)]
+    )
+    assert drawn.read([running] * 3, [True, False, False]) == [5, NO_TOKEN, 5]
