@@ -160,6 +160,7 @@ class Quirks:
     reads_bos: bool = True  # "<s>" in a text is BOS
     counts: bool = True
     strict: bool = False
+    penalises: bool = False  # repetitions, unless `repeat_penalty` is 1; refuses top_k below 0
     echo: bool = True
     prompt_logprobs: bool = True
     shift: int = 0  # echoed values stand that many places further on
@@ -265,8 +266,9 @@ class Stub:
         quirks = self.quirks
         if body.get("model") not in quirks.names and not quirks.any_name:
             return 404, _error(f"The model `{body.get('model')}` does not exist.")
-        if quirks.strict and body.keys() - KNOWN:
-            return 400, _error(f"Unrecognized request argument: {min(body.keys() - KNOWN)}")
+        unknown = {"top_k"} if quirks.penalises and body.get("top_k", 0) < 0 else set()
+        if refused := unknown or (body.keys() - KNOWN if quirks.strict else set()):
+            return 400, _error(f"Unrecognized request argument: {min(refused)}")
         ids = self._prompt_ids(body["prompt"])
         if ids is None:
             return 400, _error("prompt must be a string")
@@ -307,7 +309,9 @@ class Stub:
         limit = min(limit, quirks.writes or limit)
         heeded = stop if quirks.stops != "ignored" else []
         among = body.get("allowed_token_ids") if quirks.among else None
-        new, finish = self.model.generate(ids, limit, sampling, seed, heeded, among or ())
+        is_other = quirks.penalises and body.get("repeat_penalty") != 1.0
+        fed = ids[:-1] if is_other else ids  # other tokens become likely
+        new, finish = self.model.generate(fed, limit, sampling, seed, heeded, among or ())
         text = continuation_text(tokenizer, ids, new)
         found = [text.index(one) for one in heeded if one in text]
         if found:

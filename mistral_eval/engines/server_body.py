@@ -19,7 +19,7 @@ Prompt: TypeAlias = str | list[int]
 NAMED: Final = "token_id:"  # how vLLM names a token by its id
 # What a server must not add to a request by itself. A server that knows none of these ignores them.
 NEUTRAL: Final[Mapping[str, Any]] = {
-    "top_k": -1,
+    "top_k": 0,  # off, also where -1 is refused (llama.cpp's Python server)
     "min_p": 0.0,
     "repetition_penalty": 1.0,
     "repeat_penalty": 1.0,  # llama.cpp's name
@@ -143,7 +143,8 @@ def scoring_body(traits: Traits, prompt: Prompt) -> dict[str, Any]:
     One token is generated: no token at all is more than most servers can do, and without a limit
     for llama.cpp's.
     """
-    body = {"model": traits.model, "prompt": prompt, "max_tokens": 1, "temperature": 0.0}
+    body: dict[str, Any] = {"model": traits.model, "prompt": prompt, "max_tokens": 1}
+    body |= {"temperature": 0.0, **(NEUTRAL if traits.extras else {})}
     if traits.scoring == "prompt_logprobs":
         return {**body, "prompt_logprobs": 1}
     return {**body, "echo": True, "logprobs": 1}

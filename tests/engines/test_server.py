@@ -193,6 +193,7 @@ WORKED_AROUND = {
     "shifted back": (Quirks(prompt_logprobs=False, choices=False, shift=-1), "off by 1"),
     "a second BOS": (Quirks(bos_before_ids=True), "BOS before token ids too"),
     "fields refused": (Quirks(strict=True), "refuses fields beyond OpenAI's"),
+    "a penalty of its own": (Quirks(penalises=True), ""),  # llama.cpp's Python server
     "names of ids": (Quirks(ids="names"), ""),
     "text alone": (Quirks(ids="none"), ""),
     "no counts of tokens": (Quirks(counts=False), "text only"),
