@@ -41,7 +41,7 @@ Request_contra = TypeVar("Request_contra", contravariant=True)
 Reply_co = TypeVar("Reply_co", covariant=True)
 Item = TypeVar("Item")
 
-_CACHED_A_TOKEN = 56  # tokens whose keys and values generation may cache, per token of the budget
+_CACHED_A_TOKEN = 48  # tokens whose keys and values generation may cache, per token of the budget
 _TOKENS_A_ROW = 8  # a decoding step needs few tokens but much memory: one row per 8 tokens
 _STREAMED_TOKENS_A_ROW = 2  # with streamed layers every step reads all weights, for any rows
 # Fastest where memory is ample: enough rows for full-speed products, few enough for the CPU's
