@@ -58,11 +58,16 @@ class Both:
     vllm: VllmEngine
     native: NativeEngine
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether the weights are not random."""
+        return self.native.tokenizer.kind != "sentencepiece"
+
     def nats(self, request: Request) -> float:
         """By how much the score of a request may differ."""
-        is_random = self.native.tokenizer.kind == "sentencepiece"
-        tokens = len(self.native.encode(request).work.continuation)
-        return NATS if is_random else NATS + TOKEN_NATS * tokens
+        text = request.context if request.kind == "rolling" else request.continuation
+        tokens = len(self.native.tokenizer.encode(text, bos=False))
+        return NATS + TOKEN_NATS * tokens * self.is_trained
 
     def answered(self, requests, known=()) -> tuple[dict, dict]:
         """Both engines' replies."""
@@ -173,7 +178,7 @@ def test_eight_samples_are_eight_draws_that_depend_on_nothing_else(both):
     assert len(requests) == 8 * QUESTIONS
     found = dict(both.vllm.answer([both.vllm.encode(one) for one in requests]))
     first = {found[n].ids for n in range(8)}
-    assert len(first) == 8
+    assert len(first) > 4 if both.is_trained else len(first) == 8  # trained ones may say the same
     turned = [both.vllm.encode(one) for one in requests[::-1]]
     again = dict(both.vllm.answer(turned, known=range(3, 9)))
     assert again.keys() == set(range(len(requests))) - set(range(3, 9))
@@ -186,7 +191,8 @@ def test_whole_texts_are_scored_in_windows(both):
     asks = [Request("r", n, 0, 0, "rolling", text) for n, text in enumerate(texts)]
     found, expected = both.answered(asks)
     for n in expected:
-        assert found[n].logprob == pytest.approx(expected[n].logprob, abs=NATS, rel=1e-6)
+        near = pytest.approx(expected[n].logprob, abs=both.nats(asks[n]), rel=1e-6)
+        assert found[n].logprob == near
 
 
 def test_what_we_know_of_vllms_arguments_is_true_of_this_version(both):
