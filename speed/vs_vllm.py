@@ -56,9 +56,8 @@ def open_both(folder: Path, dtype: str, *, eager: bool) -> tuple[Engine, VllmEng
     weights = random_weights(config, getattr(torch, dtype), torch.device("cpu"))
     save_hf(Checkpoint(config, weights, "vs_vllm"), folder, tokenizer_file=tiny_tokenizer_file())
     args = {"max_model_len": "4096", "enforce_eager": str(eager).lower()}
-    settings = RunSettings(
-        tasks=("mmlu",), model=str(folder), engine="vllm", dtype=dtype, model_args=args
-    )
+    given = {"tasks": ("mmlu",), "model": str(folder), "engine": "vllm", "dtype": dtype}
+    settings = RunSettings.model_validate({**given, "model_args": args})
     native = open_native(str(folder), dtype=dtype, device="cpu")
     return native, VllmEngine.open(settings, lambda *_: 0, print)
 

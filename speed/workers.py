@@ -24,6 +24,7 @@ from machine import machine
 from mistral_eval.data import make_source
 from mistral_eval.engines.auto import open_by_name
 from mistral_eval.engines.cluster.engine import ClusterEngine
+from mistral_eval.engines.cluster.local_pool import LocalPool
 from mistral_eval.engines.interface import Request
 from mistral_eval.run.questions import Asking, load_benchmarks
 from mistral_eval.settings import RunSettings
@@ -74,7 +75,11 @@ def measure(given: argparse.Namespace) -> None:
         encoded = [engine.encode(request) for request in requests]
         warm = encoded[: 2 * given.workers * len(loaded.questions[0].requests)]
         list(engine.answer(warm))
-        pids = list(engine._team.pool._pids.values()) if settings.workers else []  # noqa: SLF001
+        pids = []
+        if isinstance(engine, ClusterEngine):
+            pool = engine._team.pool  # noqa: SLF001
+            assert isinstance(pool, LocalPool), pool
+            pids = list(pool._pids.values())  # noqa: SLF001
         start, own, others = perf_counter(), cpu(resource.RUSAGE_SELF), of_children(pids)
         list(engine.answer(encoded))
         wall = perf_counter() - start

@@ -113,9 +113,9 @@ def golden(data: str) -> dict[str, Any]:
         found[name] = {"correct": correct(loaded, answers), "logprobs": answers}
     for name, limit in PROMPTS.items():
         loaded = load(name, data, limit)
-        answers = greedy(engine, loaded)
+        replies = greedy(engine, loaded)
         asked = {str(question.doc_id): question for question in loaded.questions}
-        found[name] = {"ids": {key: sure(engine, asked[key], ids) for key, ids in answers.items()}}
+        found[name] = {"ids": {key: sure(engine, asked[key], ids) for key, ids in replies.items()}}
     return found
 
 

@@ -48,10 +48,10 @@ def write_sample(benchmark: str, whole: Path, target: Path = SAMPLE) -> None:
         path.write_text("".join(lines), encoding="utf-8")
 
 
-def main(folder: str, target: Path = SAMPLE) -> None:
+def main(folder: str, target: str | Path = SAMPLE) -> None:
     """Write every benchmark's sample, except those written by hand."""
     for benchmark in filter(has_whole_set, BY_ID):
-        write_sample(benchmark, Path(folder), target)
+        write_sample(benchmark, Path(folder), Path(target))
 
 
 def _sample_of(spec: DataSpec, whole: Path) -> Mapping[str, Table]:
@@ -78,6 +78,7 @@ def _sample_of(spec: DataSpec, whole: Path) -> Mapping[str, Table]:
 
 def _grouped(spec: DataSpec, folder: str, whole: Path) -> Mapping[str, Table]:
     asked, solved = (_read(whole / folder / split) for split in spec.splits)
+    assert spec.shots_by is not None, spec
     names = _evenly(list(dict.fromkeys(row[spec.shots_by] for row in asked)), GROUPS)
     chosen: Table = []
     for name in names:
