@@ -125,9 +125,9 @@ def encoded(kind: str, count: int) -> list[Encoded]:
             for number in range(count)
             for one in made
         ]
-    settings = GenerationSettings(("\n\n",), 512, 0.6, 0.95)
+    settings = GenerationSettings(("\n\n",), len(REPLY), 0.6, 0.95)
     ask = Request("b", 0, 0, 0, "generate", "a prompt", "", settings)
-    return [Encoded(ask, (), GenerateRequest(PROMPT, 512))] * count
+    return [Encoded(ask, (), GenerateRequest(PROMPT, len(REPLY)))] * count
 
 
 def engine(url: str) -> ServerEngine:
