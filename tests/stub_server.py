@@ -160,7 +160,9 @@ class Quirks:
     reads_bos: bool = True  # "<s>" in a text is BOS
     counts: bool = True
     strict: bool = False
-    penalises: bool = False  # repetitions, unless `repeat_penalty` is 1; refuses top_k below 0
+    penalises: bool = False  # repetitions, unless `repeat_penalty` is 1
+    refused_top_k: int | None = None
+    refuses_greedy: bool = True  # a refused top_k with temperature 0 too
     echo: bool = True
     prompt_logprobs: bool = True
     shift: int = 0  # echoed values stand that many places further on
@@ -266,7 +268,9 @@ class Stub:
         quirks = self.quirks
         if body.get("model") not in quirks.names and not quirks.any_name:
             return 404, _error(f"The model `{body.get('model')}` does not exist.")
-        unknown = {"top_k"} if quirks.penalises and body.get("top_k", 0) < 0 else set()
+        is_looked_at = quirks.refuses_greedy or body.get("temperature", 1.0) > 0
+        is_refused = is_looked_at and body.get("top_k") == quirks.refused_top_k is not None
+        unknown = {"top_k"} if is_refused else set()
         if refused := unknown or (body.keys() - KNOWN if quirks.strict else set()):
             return 400, _error(f"Unrecognized request argument: {min(refused)}")
         ids = self._prompt_ids(body["prompt"])

@@ -25,11 +25,15 @@ async def find_extras(asker: Asker) -> None:
     used = count_of(plain, "prompt_tokens")
     if used is not None:
         asker.learn(surplus=used - len(asker.ids(TEXTS[1])))
-    asker.learn(extras=True)
-    body = generation_body(asker.traits, asker.prompt(TEXTS[1]), GREEDY, None)
-    reply = await asker.attempt({**body, **WANT_IDS})
-    if reply is None:
-        asker.learn(extras=False)
+    for no_top_k in (0, -1):
+        asker.learn(extras=True, no_top_k=no_top_k)
+        hot = generation_body(asker.traits, asker.prompt(TEXTS[1]), HOT, 1)
+        body = generation_body(asker.traits, asker.prompt(TEXTS[1]), GREEDY, None)
+        reply = await asker.attempt({**body, **WANT_IDS})
+        if reply is not None and await asker.attempt(hot) is not None:
+            break
+    else:
+        asker.learn(extras=False, no_top_k=0)
         asker.found.notes.append(
             "the server refuses fields beyond OpenAI's, so its own top-k, min-p and repetition "
             "penalty apply"

@@ -19,7 +19,6 @@ Prompt: TypeAlias = str | list[int]
 NAMED: Final = "token_id:"  # how vLLM names a token by its id
 # What a server must not add to a request by itself. A server that knows none of these ignores them.
 NEUTRAL: Final[Mapping[str, Any]] = {
-    "top_k": 0,  # off, also where -1 is refused (llama.cpp's Python server)
     "min_p": 0.0,
     "repetition_penalty": 1.0,
     "repeat_penalty": 1.0,  # llama.cpp's name
@@ -37,7 +36,8 @@ class Traits:
         takes_ids: prompts may be token ids; else they are text.
         bos: how BOS comes before a prompt: "sent" by us, "added" by the server, or "none".
         bos_text: BOS as text, for prompts that are text.
-        extras: the fields of `NEUTRAL` and `WANT_IDS` are accepted.
+        extras: the fields of `NEUTRAL` and `WANT_IDS` are accepted, and top_k.
+        no_top_k: the top_k that keeps all tokens: 0, or -1 where 0 is refused (vLLM before 0.9).
         ids: how a reply holds its token ids: in `token_ids`, as `names` of tokens, in the `content`
             of its log-probabilities (llama.cpp, where some replies lack ids), or "none".
         stops: maximum number of stop strings.
@@ -55,6 +55,7 @@ class Traits:
     bos: Bos = "none"
     bos_text: str = ""
     extras: bool = False
+    no_top_k: int = 0
     ids: Ids = "none"
     stops: int = 4
     scoring: Scoring = "none"
@@ -91,6 +92,11 @@ def prompt_of(traits: Traits, tokenizer: Tokenizer, ids: Sequence[int], text: st
     return traits.bos_text + written if has_bos and traits.bos == "sent" else written
 
 
+def neutral(traits: Traits) -> dict[str, Any]:
+    """Return the fields that switch off what a server adds by itself."""
+    return {**NEUTRAL, "top_k": traits.no_top_k}
+
+
 def generation_body(
     traits: Traits, prompt: Prompt, settings: GenerationSettings, seed: int | None
 ) -> dict[str, Any]:
@@ -113,7 +119,7 @@ def generation_body(
     if stop := list(settings.until[: traits.stops]):
         body["stop"] = stop
     if traits.extras:
-        body |= NEUTRAL
+        body |= neutral(traits)
         if settings.top_k:
             body["top_k"] = settings.top_k
     if traits.ids == "token_ids":
@@ -144,7 +150,7 @@ def scoring_body(traits: Traits, prompt: Prompt) -> dict[str, Any]:
     for llama.cpp's.
     """
     body: dict[str, Any] = {"model": traits.model, "prompt": prompt, "max_tokens": 1}
-    body |= {"temperature": 0.0, **(NEUTRAL if traits.extras else {})}
+    body |= {"temperature": 0.0, **(neutral(traits) if traits.extras else {})}
     if traits.scoring == "prompt_logprobs":
         return {**body, "prompt_logprobs": 1}
     return {**body, "echo": True, "logprobs": 1}
@@ -154,7 +160,7 @@ def choices_body(traits: Traits, prompt: Prompt, tokens: Sequence[int]) -> dict[
     """Return the body of a request for the log-probabilities of some next tokens."""
     body = {"model": traits.model, "prompt": prompt, "max_tokens": 1, "temperature": 0.0}
     named = {"logprobs": 1, "return_tokens_as_token_ids": True}
-    return {**body, **named, "logprob_token_ids": list(tokens), **NEUTRAL}
+    return {**body, **named, "logprob_token_ids": list(tokens), **neutral(traits)}
 
 
 def seed_of(seed: int, draw: str) -> int:

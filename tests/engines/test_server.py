@@ -193,7 +193,10 @@ WORKED_AROUND = {
     "shifted back": (Quirks(prompt_logprobs=False, choices=False, shift=-1), "off by 1"),
     "a second BOS": (Quirks(bos_before_ids=True), "BOS before token ids too"),
     "fields refused": (Quirks(strict=True), "refuses fields beyond OpenAI's"),
-    "a penalty of its own": (Quirks(penalises=True), ""),  # llama.cpp's Python server
+    # llama.cpp's Python server, vLLM before 0.9, SGLang
+    "a penalty of its own": (Quirks(penalises=True, refused_top_k=-1), ""),
+    "top_k 0 refused": (Quirks(penalises=True, refused_top_k=0), ""),
+    "top_k 0 refused for samples": (Quirks(refused_top_k=0, refuses_greedy=False), ""),
     "names of ids": (Quirks(ids="names"), ""),
     "text alone": (Quirks(ids="none"), ""),
     "no counts of tokens": (Quirks(counts=False), "text only"),
