@@ -1,6 +1,7 @@
 """Multiply hidden states by the LM head, in tiles of the vocabulary."""
 
 from collections.abc import Iterator
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -16,16 +17,11 @@ from mistral_eval.model.products import (
 
 # Words of a tile on a CPU: with 256 rows the logits of a tile, float32, fit in its L2 cache, so the
 # passes over them cost little beside the matrix product.
-_TILE = 2048
+TILE: Final = 2048
 
 
 class LMHead:
-    """The output projection; on a CPU in tiles, which may be packed.
-
-    Attributes:
-        words: number of logits of a row.
-        is_packed: whether only a packed form of the weights is kept.
-    """
+    """The output projection; on a CPU in tiles, which may be packed."""
 
     def __init__(self, weight: Tensor, ways: Ways, *, is_tied: bool) -> None:
         """Take the weights, (words, dim).
@@ -36,8 +32,7 @@ class LMHead:
             ways: how to multiply, by shape class, and by `HEAD` for tied weights.
             is_tied: whether the weights are the embeddings.
         """
-        self.words = len(weight)
-        tiles = max(1, -(-self.words // _TILE)) if weight.device.type == "cpu" else 1
+        tiles = max(1, -(-len(weight) // TILE)) if weight.device.type == "cpu" else 1
         usual = _usual(weight)
         first = 0
         self._tiles: list[tuple[int, Matrix]] = []
@@ -46,8 +41,7 @@ class LMHead:
             pair = ways.get(HEAD if is_tied else name, usual)
             self._tiles.append((first, Matrix(tile, {name: pair})))
             first += len(tile)
-        self._width = -(-self.words // tiles)
-        self.is_packed = all(matrix.is_packed for _, matrix in self._tiles)
+        self._width = -(-len(weight) // tiles)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return float32 logits, (R, words), of hidden states, (R, dim)."""

@@ -253,9 +253,7 @@ class SharedCache:
             if holders and slab.is_sparse(row.segments[level] for row in holders):
                 start = segment_start(level)
                 for row in sorted(holders, key=lambda one: one.segments[level], reverse=True):
-                    row.segments[level] = slab.lower(
-                        row.segments[level], max(0, row.length - start)
-                    )
+                    row.segments[level] = slab.lower(row.segments[level], row.length - start)
 
     def extend(self, rows: Sequence[Row]) -> None:
         """Give each row a segment for its next token, where it has none."""
@@ -272,6 +270,14 @@ class SharedCache:
         """
         rings = [window for window in self.windows if window is not None]
         return max(0, min(rings) - row.length - 1) if rings else self._model.config.context_len
+
+    def erase(self, row: Row, tokens: int) -> None:
+        """Write zeros over what was stored behind a row's tokens, in `tokens` slots."""
+        for slot in range(row.length, row.length + tokens):
+            level = segment_of(slot)
+            slab = self.segment(level)
+            for tensor in (*slab.keys, *slab.values):
+                tensor[row.segments[level], :, slot - segment_start(level)] = 0
 
     def drop_row(self, row: Row) -> None:
         """Free the segments of a row that has ended."""

@@ -214,6 +214,7 @@ class Transformer:
         tied = config.tied_embeddings
         output = self._embeddings if tied else take("output.weight")
         self._head = LMHead(output[:n_words], ways, is_tied=tied)
+        del output  # it may be packed
         self.layers: Iterable[Layer]
         if read_layer is None:
             self.layers = [self._layer(take, n) for n in range(config.n_layers)]

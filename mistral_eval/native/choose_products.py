@@ -28,6 +28,7 @@ from mistral_eval.model.products import (
 )
 
 CACHE_FILE: Final = "products.json"
+_RULE: Final = 2  # of choosing; a choice by another rule is not used
 _ROWS: Final = (8, 128)  # few and many
 # Sides of the matrices that are timed with few rows and with many. With few, the time is that of
 # reading the weights, so they must not fit in a core's cache if the model's do not.
@@ -161,8 +162,9 @@ def parsed(texts: object, possible: Sequence[Way]) -> dict[str, tuple[Way, Way]]
 
 
 def _machine(dtype: torch.dtype) -> str:
-    """Return what the speed of a product depends on besides its shape."""
-    return f"{_processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {dtype}"
+    """Return what a choice depends on besides the shape."""
+    by = f"torch {torch.__version__}, rule {_RULE}"
+    return f"{_processor()}, {torch.get_num_threads()} threads, {by}, {dtype}"
 
 
 def _processor() -> str:

@@ -1,4 +1,4 @@
-"""Guess a reply's next tokens from what it repeats, so that one step can give it several.
+"""Draft tokens: guess a reply's next ones from what it repeats, so that a step can give several.
 
 Speculative decoding without a second model ("prompt lookup"): a forward pass with few rows takes as
 long as reading the weights, so it computes guessed tokens beside the next one. A guess is kept only
@@ -28,7 +28,7 @@ class Drafts:
             self._behind[tuple(ids[end - _LENGTH : end])] = end
         self._indexed = max(self._indexed, len(ids))
         place = self._behind.get(tuple(ids[-_LENGTH:]))
-        if place is None or len(ids) < _LENGTH:
+        if place is None:
             return []
         period = len(ids) - place  # a guess longer than the loop goes round it again
         return [ids[place + n % period] for n in range(min(most, self._many))]

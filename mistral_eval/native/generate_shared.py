@@ -2,7 +2,8 @@
 
 Continuous batching by sample: when a sample has ended, the next one of any question and benchmark
 takes its row. On CUDA the host reads a step's tokens while the device computes the next step, so a
-finished sample runs one step too far, and that token is dropped.
+finished sample runs one step too far, and that token is dropped. On a CPU, when few samples are
+left, a step also computes draft tokens that are guessed from what a reply repeats (`drafts`).
 """
 
 from collections import deque
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mistral_eval.model.memory import sent
+from mistral_eval.model.products import FEW_ROWS
 from mistral_eval.model.shared_attend import Piece, PrefillAttend, RowsAttend
 from mistral_eval.model.shared_cache import Prompt, Root, Row, SharedCache, row_slots, tail_size
 from mistral_eval.model.transformer import Transformer
@@ -31,9 +33,9 @@ from mistral_eval.native.sampling import NO_TOKEN, Drawn, Running, Sampler
 
 # New samples wait until this part of the rows is free, so that their prompts fill a pack.
 _FREE_PART = 8
-# Tokens of a step of which a CPU spends most of the time reading the weights: as long as fewer
-# samples are left, guesses fill it.
-_LOOKAHEAD = 48
+# Tokens of the largest step of which a CPU spends most of the time reading the weights, and which
+# is multiplied as one token is: as long as fewer samples are left, guesses fill it.
+_LOOKAHEAD = FEW_ROWS - 1
 Replies = Iterator[tuple[int, GenerateReply]]
 
 
@@ -74,7 +76,7 @@ class SharedGenerator:
             budget: how much is held at once.
             stats: what is computed is added to it.
             reads_late: start a step before reading the last one's tokens; None: on CUDA.
-            lookahead: guess further tokens in steps of fewer tokens than this; never if late.
+            lookahead: guess further tokens in steps of at most so many tokens; never if late.
         """
         self.reads_late = model.device.type == "cuda" if reads_late is None else reads_late
         self.lookahead = 0 if self.reads_late else min(lookahead, budget.rows)
@@ -171,6 +173,7 @@ class _Generation:
         self._free = list(range(seats))  # a heap
         self._active: dict[int, _Sample] = {}  # by seat
         self._unread: _Unread | None = None
+        self._guesses = True
         self._last = torch.zeros(seats, dtype=torch.int64, device=self._model.device)
 
     def run(self) -> Replies:
@@ -308,16 +311,26 @@ class _Generation:
             pairs = zip(last.tolist(), guesses, strict=True)
             last = torch.tensor([token for first, more in pairs for token in (first, *more)])
         hidden = self._model.hidden(last, attend.positions, attend)
+        if any(guesses) and not bool(hidden.isfinite().all()):
+            self._forget(samples, guesses)
+            yield from self._step()
+            return
         attend.finish()
         stats = self._generator.stats
         stats.decode_steps += 1
         stats.decode_rows = max(stats.decode_rows, len(samples))
         yield from self._draw(self._model.logits(hidden), samples, guesses)
 
+    def _forget(self, samples: Sequence[_Sample], guesses: Sequence[Sequence[int]]) -> None:
+        """Erase fed guesses, of which one overflowed, and guess no more: 0 * NaN would be seen."""
+        self._guesses = False
+        for sample, guess in zip(samples, guesses, strict=True):
+            self._cache.erase(sample.row, 1 + len(guess))
+
     def _guess(self, samples: Sequence[_Sample]) -> list[list[int]]:
         """Return guesses of each sample's further tokens, which share what room a step has."""
         room = self._generator.lookahead // len(samples) - 1
-        if room < 1:
+        if room < 1 or not self._guesses:
             return [[] for _ in samples]
         return [
             sample.drafts.guess(sample.running.ids, min(room, self._room_ahead(sample)))

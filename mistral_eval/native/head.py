@@ -7,14 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mistral_eval.model.lm_head import TILE
 from mistral_eval.model.memory import HostCopy, sent
 from mistral_eval.model.products import largest
 from mistral_eval.model.transformer import Transformer
 from mistral_eval.native.requests import ScoreReply, ScoreRequest, not_finite
 
 _ROWS_AT_ONCE = 256
-# Float32 logits computed at once on a CPU: 2 MB fit in its L2 cache.
-_TILE = 256 * 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +107,7 @@ def _block(
     best = torch.zeros(shape, dtype=torch.int64, device=device)
     total = torch.zeros(shape, device=device)
     found = torch.zeros(len(tokens), device=device)
-    for first, logits in model.logit_tiles(states, _TILE // shape):
+    for first, logits in model.logit_tiles(states, _ROWS_AT_ONCE * TILE // shape):
         width = logits.shape[1]
         inside = (tokens >= first) & (tokens < first + width)
         picked = logits[local, (tokens - first).clamp(0, width - 1)]

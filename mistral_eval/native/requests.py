@@ -109,7 +109,7 @@ class Counters:
         prompt_unique: tokens in the prefix trees of the prompts.
         prompt_naive: tokens of all prompts, one prompt per request, as `hf` feeds them.
         generated: tokens drawn, EOS included.
-        decode_steps: forward passes that computed one more token of some samples.
+        decode_steps: forward passes that computed the next token of some samples, or several.
         decode_rows: the most samples in one of them.
         draft_tokens: tokens that were guessed and computed beside the next one (see `drafts`).
         accepted_tokens: those of them that were then drawn.

@@ -168,7 +168,7 @@ class ModelRunner:
             batch_tokens: tokens per forward pass; None chooses by device and memory.
             layers: reads the weights of layers, if those are not in memory.
             ways: how to multiply by them.
-            takes: remove the layers' tensors from `weights`, a dict, as they are built in.
+            takes: remove tensors that may be packed from `weights`, a dict, as they are built in.
 
         Raises:
             CheckpointError: a tensor is missing or has the wrong shape.

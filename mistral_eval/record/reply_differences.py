@@ -9,12 +9,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
+from mistral_eval.errors import OutputError
 from mistral_eval.record.run_record import read_record
 from mistral_eval.record.sample_files import read_rows, sample_files
 
 CLOSE: Final = 3e-4  # nats; what two float32 engines are apart on random weights
+_Reply: TypeAlias = str | tuple[float, str]
 _COUNTED: Final = ("flags", "greedy", "same_greedy", "sampled", "same_sampled", "unpaired")
 
 
@@ -62,19 +64,17 @@ def reply_differences(a: Path, b: Path) -> tuple[ReplyDifferences, ...]:
 
 
 def _of_benchmark(name: str, a: Path, b: Path) -> ReplyDifferences:
-    others = {str(row["doc_id"]): row for row in read_rows(b)}
+    others = {
+        key: [(hash(str(asked)), reply) for asked, reply in found] for key, found in _replies_of(b)
+    }  # prompts are most of a file
     apart: list[float] = []
     counts: Counter[str] = Counter()
-    for row in read_rows(a):
-        if (other := others.get(str(row["doc_id"]))) is None:
-            continue
-        for (asked, mine), (asked_in_b, theirs) in zip(
-            _replies(row), _replies(other), strict=False
-        ):
-            if asked != asked_in_b:
+    for key, found in _replies_of(a):
+        for (asked, mine), (asked_in_b, theirs) in zip(found, others.get(key, ()), strict=False):
+            if hash(str(asked)) != asked_in_b:
                 counts["unpaired"] += 1
-            elif isinstance(mine, list):
-                apart.append(abs(float(mine[0]) - float(theirs[0])))
+            elif isinstance(mine, tuple) and isinstance(theirs, tuple):
+                apart.append(0.0 if mine[0] == theirs[0] else abs(mine[0] - theirs[0]))
                 counts["flags"] += mine[1] != theirs[1]
             else:
                 kind = "sampled" if asked["arg_1"].get("do_sample") else "greedy"
@@ -90,8 +90,26 @@ def _of_benchmark(name: str, a: Path, b: Path) -> ReplyDifferences:
     )
 
 
-def _replies(row: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], Any]]:
-    """Yield (arguments, reply) of a row: a log-likelihood and its flag, or a text."""
-    for arguments, replies in zip(row["arguments"].values(), row["resps"], strict=True):
-        for reply in replies:
-            yield arguments, reply
+def _replies_of(file: Path) -> Iterator[tuple[str, list[tuple[Mapping[str, Any], _Reply]]]]:
+    """Yield each question's id and its (arguments, reply) pairs.
+
+    Raises:
+        OutputError: a row has no replies, or others than its arguments ask for.
+    """
+    for row in read_rows(file):
+        try:
+            pairs = zip(row["arguments"].values(), row["resps"], strict=True)
+            found = [(asked, _read(reply)) for asked, replies in pairs for reply in replies]
+        except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
+            raise OutputError(
+                f"{file}, question {row['doc_id']}: expected a reply to each of its requests, "
+                f"found something else ({error}). Run the command again with --fresh."
+            ) from error
+        yield str(row["doc_id"]), found
+
+
+def _read(reply: object) -> _Reply:
+    """Return a text, or a log-likelihood and its flag."""
+    if isinstance(reply, list):
+        return float(reply[0]), str(reply[1])
+    return str(reply)

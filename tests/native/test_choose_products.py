@@ -81,7 +81,8 @@ def test_the_fastest_way_is_taken_if_it_is_clearly_faster(monkeypatch):
         (0.5, 1.0, True),  # reading the weights is faster: generation's steps are
         (1.0, 0.9, True),
         (1.0, 1.0, False),  # as good as what needs no copy
-        (0.5, 1.1, False),  # scoring would be slower
+        (0.5, 1.05, False),  # scoring would be slower
+        (0.5, 1.01, True),  # as good
         (1.1, 0.5, False),
     ],
 )
@@ -96,6 +97,19 @@ def test_a_tied_head_has_ways_of_its_own():
     assert HEAD not in shapes_of(untied)
     assert "96x1024" in shapes_of(untied)
     assert HEAD in shapes_of(replace(untied, tied_embeddings=True))
+
+
+def test_a_recorded_choice_of_other_matrices_is_none():
+    other = {HEAD: "plain/plain", "7x7": "plain/plain"}  # tiny's head is not tied
+    assert set(choose_ways(TINY_CONFIG, F32, CPU, other)) == set(shapes_of(TINY_CONFIG))
+
+
+def test_a_choice_by_another_rule_is_not_used(cache, monkeypatch):
+    choose_ways(TINY_CONFIG, F32, CPU)
+    before = set(json.loads(cache.read_text()))
+    monkeypatch.setattr(choose_products, "_RULE", -1)
+    choose_ways(TINY_CONFIG, F32, CPU)
+    assert len(set(json.loads(cache.read_text())) - before) == 1
 
 
 def test_measuring_takes_about_a_second_at_most():

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from mistral_eval.errors import OutputError
 from mistral_eval.record.reply_differences import CLOSE, reply_differences
 
 
@@ -72,6 +73,32 @@ def test_replies_to_other_prompts_are_left_out_and_counted(pair):
     nq = of(a, b, "nq")
     assert nq.unpaired == 1
     assert nq.greedy == of(a, a, "nq").greedy - 1
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda row: row.pop("resps"),
+        lambda row: row.pop("arguments"),
+        lambda row: row.update(resps=[]),
+        lambda row: row.update(resps=[[["x", "False"]]] * len(row["resps"])),
+        lambda row: row.update(resps=[[[]]] * len(row["resps"])),
+        lambda row: row.update(resps=5),
+    ],
+)
+def test_a_row_without_its_replies_is_named(pair, spoil):
+    a, b, change = pair
+    change("winogrande", 2, spoil)
+    for runs in ((a, b), (b, a)):
+        with pytest.raises(OutputError, match=r"question \d+: expected a reply to each"):
+            reply_differences(*runs)
+
+
+def test_what_is_infinitely_unlikely_in_both_runs_is_equal(pair, sample_runs):
+    a, b, change = pair
+    change("winogrande", 0, lambda row: row["resps"][0][0].__setitem__(0, "-inf"))
+    assert of(b, b, "winogrande").largest == 0.0
+    assert of(a, b, "winogrande").largest == float("inf")
 
 
 def test_questions_of_one_run_alone_are_left_out(pair):
