@@ -16,11 +16,12 @@ from torch import Tensor
 
 from mistral_eval.model.memory import sent
 from mistral_eval.model.products import FEW_ROWS
-from mistral_eval.model.shared_attend import Piece, PrefillAttend, RowsAttend
+from mistral_eval.model.shared_attend import Piece, RowsAttend
 from mistral_eval.model.shared_cache import Prompt, Root, Row, SharedCache, row_slots, tail_size
 from mistral_eval.model.transformer import Transformer
 from mistral_eval.native.clusters import cluster_prompts
 from mistral_eval.native.drafts import Drafts
+from mistral_eval.native.prefill import prefill
 from mistral_eval.native.requests import (
     WHOLE,
     Counters,
@@ -271,35 +272,21 @@ class _Generation:
     def _run_pieces(
         self, pieces: Sequence[Piece], tokens: Sequence[tuple[int, ...]]
     ) -> list[Tensor] | None:
-        """Run pieces through the model in packs; return the last hidden state of each, (dim,).
+        """Run pieces through the model in packs; see `prefill`."""
+        generator = self._generator
+        return prefill(
+            self._model,
+            self._cache,
+            list(zip(pieces, tokens, strict=True)),
+            generator.budget.tokens,
+            count=self._count_pack,
+            stopping=self._is_stopping,
+        )
 
-        Return None if told to stop before the last pack.
-        """
-        states = []
-        for pack in _packs(pieces, self._generator.budget.tokens):
-            if self._is_stopping():
-                return None
-            ids = [
-                token
-                for n, piece in pack
-                for token in tokens[n][piece.start : piece.start + piece.count]
-            ]
-            attend = PrefillAttend(self._cache, [piece for _, piece in pack])
-            hidden = self._model.hidden(
-                sent(torch.tensor(ids), self._model.device), attend.positions, attend
-            )
-            self._count_pack(len(ids), [piece for _, piece in pack])
-            row = -1
-            for n, piece in pack:
-                row += piece.count
-                if piece.start + piece.count == len(tokens[n]):
-                    states.append(hidden[row])
-        return states
-
-    def _count_pack(self, tokens: int, pieces: Sequence[Piece]) -> None:
+    def _count_pack(self, pieces: Sequence[Piece]) -> None:
         stats, flops = self._generator.stats, self._generator.flops
-        stats.prompt_computed += tokens
         for piece in pieces:
+            stats.prompt_computed += piece.count
             stats.generate_flop += flops.span(piece.first, piece.first + piece.count)
 
     def _step(self) -> Replies:
@@ -435,23 +422,6 @@ class _Generation:
         flops = self._generator.flops
         steps = flops.span(prompt, prompt + drawn - 1) + flops.row * (drawn - 1)
         self._generator.stats.generate_flop += steps
-
-
-def _packs(pieces: Sequence[Piece], tokens: int) -> Iterator[list[tuple[int, Piece]]]:
-    """Yield packs of at most `tokens` tokens of (index, piece); split pieces that do not fit."""
-    pack: list[tuple[int, Piece]] = []
-    room = tokens
-    for n, piece in enumerate(pieces):
-        start, end = piece.start, piece.start + piece.count
-        while start < end:
-            count = min(room, end - start)
-            pack.append((n, Piece(piece.owner, start, count)))
-            start, room = start + count, room - count
-            if not room:
-                yield pack
-                pack, room = [], tokens
-    if pack:
-        yield pack
 
 
 def _root(block: _Block) -> Root:
