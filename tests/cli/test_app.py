@@ -10,6 +10,7 @@ from typing import get_args
 
 import pytest
 
+from mistral_eval.cli import app as app_module
 from mistral_eval.cli.output import NEAREST, write_nearest
 from mistral_eval.cli.plan import plan
 from mistral_eval.cli.run import run
@@ -288,6 +289,37 @@ def test_a_full_disk_behind_the_output_is_one_sentence(command):
     assert done.returncode == 1
     assert done.stderr.startswith("mistral-eval: the output could not be written: no space is left")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("load", "threads", "policy", "spins"),
+    [
+        ("0.00 0.01 0.05 1/200 999\n", "", None, True),  # this process alone
+        ("0.00 0.01 0.05 2/200 999\n", "", None, False),
+        ("9.00 9.00 9.00 2/200 999\n", "1", None, True),  # a core is left
+        ("0.00 0.01 0.05 3/200 999\n", "1", None, False),
+        ("0.00 0.01 0.05 1/200 999\n", "", "PASSIVE", False),  # as the user says
+        ("nothing of the kind\n", "", None, False),
+        (None, "", None, False),
+    ],
+)
+def test_threads_spin_for_a_moment_if_each_has_an_idle_core(
+    load, threads, policy, spins, monkeypatch, tmp_path
+):
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_NUM_THREADS"):
+        monkeypatch.setenv(name, "x")  # so that it is put back afterwards
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(app_module, "LOAD_FILE", tmp_path / "loadavg")
+    monkeypatch.setattr(app_module.os, "cpu_count", lambda: 2)
+    if load is not None:
+        (tmp_path / "loadavg").write_text(load)
+    if threads:
+        monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    if policy:
+        monkeypatch.setenv("OMP_WAIT_POLICY", policy)
+    app_module._set_waiting()
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert ("GOMP_SPINCOUNT" in os.environ) == spins
 
 
 @pytest.mark.parametrize("given", [None, "ACTIVE"])
