@@ -51,7 +51,7 @@ def compare(
     ] = False,
     replies: Annotated[
         bool,
-        typer.Option("--replies", help="Also show how far replies differ (nats, equal texts)"),
+        typer.Option("--replies", help="Also compare the replies: log-likelihoods, equal texts"),
     ] = False,
     fmt: Annotated[CompareFormat, typer.Option("--format", help="Output format")] = (
         CompareFormat.RICH
