@@ -174,7 +174,7 @@ class _Generation:
         self._free = list(range(seats))  # a heap
         self._active: dict[int, _Sample] = {}  # by seat
         self._unread: _Unread | None = None
-        self._guesses = True
+        self._may_guess = True
         self._last = torch.zeros(seats, dtype=torch.int64, device=self._model.device)
 
     def run(self) -> Replies:
@@ -310,14 +310,14 @@ class _Generation:
 
     def _forget(self, samples: Sequence[_Sample], guesses: Sequence[Sequence[int]]) -> None:
         """Erase fed guesses, of which one overflowed, and guess no more: 0 * NaN would be seen."""
-        self._guesses = False
+        self._may_guess = False
         for sample, guess in zip(samples, guesses, strict=True):
             self._cache.erase(sample.row, 1 + len(guess))
 
     def _guess(self, samples: Sequence[_Sample]) -> list[list[int]]:
         """Return guesses of each sample's further tokens, which share what room a step has."""
         room = self._generator.lookahead // len(samples) - 1
-        if room < 1 or not self._guesses:
+        if room < 1 or not self._may_guess:
             return [[] for _ in samples]
         return [
             sample.drafts.guess(sample.running.ids, min(room, self._room_ahead(sample)))
