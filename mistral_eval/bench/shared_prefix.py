@@ -44,10 +44,12 @@ class Counted(Transformer):
 
     computed = 0
 
-    def hidden(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+    def hidden(
+        self, tokens: Tensor, positions: Tensor, attend: Attend, rows: Tensor | None = None
+    ) -> Tensor:
         """Count the tokens and call `Transformer.hidden`."""
         self.computed += len(tokens)
-        return super().hidden(tokens, positions, attend)
+        return super().hidden(tokens, positions, attend, rows)
 
 
 def prompt_tokens(settings: BenchSettings) -> int:

@@ -241,22 +241,26 @@ class Transformer:
         )
 
     @torch.inference_mode()
-    def hidden(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+    def hidden(
+        self, tokens: Tensor, positions: Tensor, attend: Attend, rows: Tensor | None = None
+    ) -> Tensor:
         """Run a pack of tokens through all layers and the final norm.
 
         Args:
             tokens: ids, (T,); only `attend` knows how they form sequences.
             positions: each token's position in its sequence, (T,), below `context_len`.
             attend: attention with its cache.
+            rows: indices of the tokens whose hidden states are wanted, (R,); None: all, R = T. Of
+                the others the last layer computes keys and values, but nothing behind attention.
 
         Returns:
-            Hidden states, (T, dim), ready for `logits`.
+            Hidden states, (R, dim), ready for `logits`.
         """
         rotation = self._rope.at(positions)
         space = self._room_for(len(tokens))
         self.embed(tokens, space.x)
         for n, layer in enumerate(self.layers):
-            self._run_block(n, layer, space, rotation, attend)
+            space = self._run_block(n, layer, space, rotation, attend, rows)
         return space.norm(self._norm, self.config.norm_eps).clone()
 
     @torch.inference_mode()
@@ -265,9 +269,27 @@ class Transformer:
         torch.index_select(self._embeddings, 0, tokens, out=out)
 
     @torch.inference_mode()
-    def run_block(self, n: int, layer: Layer, x: Tensor, positions: Tensor, attend: Attend) -> None:
-        """Run a pack through layer `n`; `x`, (T, dim), is its input and becomes its output."""
-        self._run_block(n, layer, self._space_of(x), self._rope.at(positions), attend)
+    def run_block(
+        self,
+        n: int,
+        layer: Layer,
+        x: Tensor,
+        positions: Tensor,
+        attend: Attend,
+        rows: Tensor | None = None,
+    ) -> Tensor:
+        """Run a pack through layer `n`; return its output, `x` itself except in the last layer.
+
+        Args:
+            n: the layer's number.
+            layer: its weights.
+            x: its input, (T, dim), which is overwritten.
+            positions: see `hidden`.
+            attend: see `hidden`.
+            rows: see `hidden`; the last layer returns these alone, (R, dim).
+        """
+        space = self._space_of(x)
+        return self._run_block(n, layer, space, self._rope.at(positions), attend, rows).x
 
     @torch.inference_mode()
     def finish(self, x: Tensor) -> Tensor:
@@ -275,10 +297,24 @@ class Transformer:
         return self._space_of(x).norm(self._norm, self.config.norm_eps).clone()
 
     def _run_block(
-        self, n: int, layer: Layer, space: Workspace, rotation: Rotation, attend: Attend
-    ) -> None:
-        layer.wo.add_to(space.x, self._attention(n, layer, space, rotation, attend))
-        self._add_feed_forward(layer, space)
+        self,
+        n: int,
+        layer: Layer,
+        space: Workspace,
+        rotation: Rotation,
+        attend: Attend,
+        rows: Tensor | None,
+    ) -> Workspace:
+        """Run layer `n`; return the workspace whose `x` is its output."""
+        mixed = self._attention(n, layer, space, rotation, attend)
+        if rows is not None and n == self.config.n_layers - 1:
+            mixed = mixed[rows]
+            space, x = space.first(len(rows)), space.x[rows]
+            space.x = x
+        if len(mixed):
+            layer.wo.add_to(space.x, mixed)
+            self._add_feed_forward(layer, space)
+        return space
 
     def release(self) -> None:
         """Free the workspace, which has the size of the largest pass so far."""

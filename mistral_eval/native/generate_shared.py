@@ -255,10 +255,12 @@ class _Generation:
     def _prefill(self, blocks: Sequence[_Block], questions: Sequence[_Question]) -> bool:
         """Compute new blocks, then new questions behind them; return False if told to stop."""
         roots = [Piece(_root(block), 0, len(block.tokens)) for block in blocks if block.tokens]
-        if self._run_pieces(roots, [block.tokens for block in blocks if block.tokens]) is None:
+        shared = [block.tokens for block in blocks if block.tokens]
+        if self._run_pieces(roots, shared, is_asked=False) is None:
             return False
         tails = [Piece(_prompt(question), 0, len(question.tail)) for question in questions]
-        states = self._run_pieces(tails, [question.tail for question in questions])
+        own = [question.tail for question in questions]
+        states = self._run_pieces(tails, own, is_asked=True)
         if states is None:
             return False
         if states:
@@ -270,7 +272,7 @@ class _Generation:
         return True
 
     def _run_pieces(
-        self, pieces: Sequence[Piece], tokens: Sequence[tuple[int, ...]]
+        self, pieces: Sequence[Piece], tokens: Sequence[tuple[int, ...]], *, is_asked: bool
     ) -> list[Tensor] | None:
         """Run pieces through the model in packs; see `prefill`."""
         generator = self._generator
@@ -279,15 +281,18 @@ class _Generation:
             self._cache,
             list(zip(pieces, tokens, strict=True)),
             generator.budget.tokens,
+            is_asked=is_asked,
             count=self._count_pack,
             stopping=self._is_stopping,
         )
 
-    def _count_pack(self, pieces: Sequence[Piece]) -> None:
+    def _count_pack(self, pieces: Sequence[Piece], asked: int) -> None:
         stats, flops = self._generator.stats, self._generator.flops
+        stats.generate_flop += flops.end * asked
         for piece in pieces:
             stats.prompt_computed += piece.count
             stats.generate_flop += flops.span(piece.first, piece.first + piece.count)
+            stats.generate_flop -= flops.end * piece.count
 
     def _step(self) -> Replies:
         samples = [s for _, s in sorted(self._active.items()) if self._needs_more(s)]

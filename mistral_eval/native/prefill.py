@@ -1,6 +1,7 @@
 """Run new prompts through the model in packs, each behind what it shares."""
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -18,20 +19,24 @@ def prefill(
     pieces: Sequence[tuple[Piece, tuple[int, ...]]],
     tokens: int,
     *,
-    count: Callable[[Sequence[Piece]], None],
+    is_asked: bool,
+    count: Callable[[Sequence[Piece], int], None],
     stopping: Stop,
 ) -> list[Tensor] | None:
     """Compute pieces; return the last hidden state of each, (dim,), or None if told to stop.
+
+    If none is asked, return an empty list.
 
     Args:
         model: computes them.
         cache: gets their keys and values.
         pieces: whole roots or tails, with their tokens.
         tokens: most tokens of a forward pass; a longer piece is split.
-        count: called with the pieces of each pass.
+        is_asked: whether the hidden states are asked, or only keys and values.
+        count: called with the pieces of each pass, and how many hidden states it gave.
         stopping: asked before each pass.
     """
-    states = []
+    states: list[Tensor] = []
     for pack in _packs([piece for piece, _ in pieces], tokens):
         if stopping():
             return None
@@ -42,13 +47,18 @@ def prefill(
             for token in pieces[n][1][piece.start : piece.start + piece.count]
         ]
         attend = PrefillAttend(cache, parts)
-        hidden = model.hidden(sent(torch.tensor(ids), model.device), attend.positions, attend)
-        count(parts)
-        row = -1
-        for n, piece in pack:
-            row += piece.count
-            if piece.start + piece.count == len(pieces[n][1]):
-                states.append(hidden[row])
+        ends = list(accumulate(piece.count for piece in parts))
+        rows = [
+            end - 1
+            for (n, piece), end in zip(pack, ends, strict=True)
+            if is_asked and piece.start + piece.count == len(pieces[n][1])
+        ]
+        asked, fed = (
+            sent(torch.tensor(numbers, dtype=torch.int64), model.device) for numbers in (rows, ids)
+        )
+        hidden = model.hidden(fed, attend.positions, attend, asked)
+        count(parts, len(rows))
+        states += hidden
     return states
 
 

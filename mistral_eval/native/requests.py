@@ -157,12 +157,15 @@ class Flops:
 
     Attributes:
         linear: per token, the linear layers of all blocks.
+        end: the part of them that follows the last block's attention, which only tokens of which
+            something is asked run through.
         key: per key that a token attends to, in one layer with all heads.
         row: per row of logits.
         windows: each attention window with the number of layers that have it.
     """
 
     linear: int
+    end: int
     key: int
     row: int
     windows: tuple[tuple[int | None, int], ...]
@@ -172,9 +175,11 @@ class Flops:
         """Return the FLOP of a model that can predict `n_words` ids."""
         queries = config.n_heads * config.head_dim
         keys = config.n_kv_heads * config.head_dim
-        weights = config.dim * (2 * queries + 2 * keys + _feed_forward_width(config))
+        end = config.dim * (queries + _feed_forward_width(config))
+        weights = config.dim * (queries + 2 * keys) + end
         return cls(
             linear=2 * weights * config.n_layers,
+            end=2 * end,
             key=4 * queries,  # product with the query, and sum of values
             row=2 * config.dim * n_words,
             windows=tuple(Counter(config.sliding_window).items()),

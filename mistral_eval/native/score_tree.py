@@ -83,12 +83,13 @@ def score_tree(  # noqa: PLR0913 - what differs between callers
     else:
         passes = _run_by_packs(model, tree, packs, size, turn.stopping, stats)
     for pack, hidden in passes:
-        run = slice(pack.first, pack.last)
-        stats.score_flop += flops.tokens(tree.depths[run])
         asked = _asked(tree, pack)
+        rows = len({item.row for item in asked})
+        depths = tree.depths[pack.first : pack.last]
+        stats.score_flop += flops.tokens(depths) - flops.end * (len(depths) - rows)
         if not any(is_asked[item.request] for item in asked):
             continue  # only its keys and values are needed
-        stats.score_flop += flops.row * len({item.row for item in asked})
+        stats.score_flop += flops.row * rows
         computed = token_logprobs(model, hidden, asked)
         if reads_late:
             unread, computed = computed, unread
@@ -104,14 +105,17 @@ def _run_by_packs(
     stopping: Stop,
     stats: Counters,
 ) -> Iterator[tuple[Pack, Tensor]]:
-    """Yield each pack of at most `size` tokens with its hidden states, until told to stop."""
+    """Yield each pack of at most `size` tokens with the hidden states asked for, (R, dim).
+
+    End when told to stop.
+    """
     stack = Stack(model, tree.height, size)
     for pack in packs:
         if stopping():
             return
-        tokens, positions = tokens_of(tree, pack, model.device)
-        hidden = model.hidden(tokens, positions, make_attend(stack, pack))
-        stats.score_computed += len(hidden)
+        tokens, positions, rows = tokens_of(tree, pack, model.device)
+        hidden = model.hidden(tokens, positions, make_attend(stack, pack), rows)
+        stats.score_computed += len(tokens)
         yield pack, hidden
 
 
@@ -162,14 +166,15 @@ def _named(
 
 
 def _asked(tree: TokenTree, pack: Pack) -> list[Asked]:
-    """Return what is asked of the pack's tokens."""
-    low, high = np.searchsorted(tree.asked_node, [pack.first, pack.last])
+    """Return what is asked of the pack's tokens; a row counts those of which something is asked."""
+    own = tree.asked_in(pack.first, pack.last)
+    rows = np.unique(tree.asked_node[own], return_inverse=True)[1]
     return [
-        Asked(node - pack.first, token, request)
-        for node, token, request in zip(
-            tree.asked_node[low:high].tolist(),
-            tree.asked_token[low:high].tolist(),
-            tree.asked_request[low:high].tolist(),
+        Asked(row, token, request)
+        for row, token, request in zip(
+            rows.tolist(),
+            tree.asked_token[own].tolist(),
+            tree.asked_request[own].tolist(),
             strict=True,
         )
     ]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -145,7 +146,7 @@ def run_by_layers(
     stats: Counters,
     room: Room | None = None,
 ) -> Iterator[tuple[Pack, Tensor]]:
-    """Yield each pack of at most `size` tokens with its final hidden states, (T, dim).
+    """Yield each pack of at most `size` tokens with the final hidden states asked for, (R, dim).
 
     When `stopping` returns True, drop the super-pack in progress. Its tokens count as computed
     layer by layer, so that progress is seen before it ends.
@@ -163,21 +164,30 @@ def run_by_layers(
             for part in parts:
                 if stopping():
                     return
-                model.run_block(n, layer, part.states, part.positions, part.attend)
                 before = done // model.config.n_layers
                 done += len(part.states)
+                part.states = model.run_block(
+                    n, layer, part.states, part.positions, part.attend, part.rows
+                )
                 stats.score_computed += done // model.config.n_layers - before
         for part in parts:
             yield part.pack, model.finish(part.states)
         del parts, part  # before the next super-pack's are made
 
 
-def tokens_of(tree: TokenTree, pack: Pack, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return a pack's tokens and their positions, both (T,), on `device`."""
+def tokens_of(
+    tree: TokenTree, pack: Pack, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return a pack's tokens, (T,), their positions, (T,), and what is asked, (R,), on `device`.
+
+    The latter are indices of the tokens that predict others; None if all do.
+    """
     run = slice(pack.first, pack.last)
+    rows = np.unique(tree.asked_node[tree.asked_in(pack.first, pack.last)]) - pack.first
     return (
         sent(torch.from_numpy(tree.tokens[run]), device),
         sent(torch.from_numpy(tree.depths[run]), device),
+        None if len(rows) == pack.last - pack.first else sent(torch.from_numpy(rows), device),
     )
 
 
@@ -207,14 +217,18 @@ def super_packs(
         yield members, is_first
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Part:
-    """A pack in a super-pack: its hidden states so far, a view of the super-pack's."""
+    """A pack in a super-pack: its hidden states so far, a view of the super-pack's.
+
+    `rows` are those of which the final hidden state is asked, None for all.
+    """
 
     pack: Pack
     states: Tensor
     positions: Tensor
     attend: Attend
+    rows: Tensor | None
 
 
 def _parts(model: Transformer, tree: TokenTree, packs: Sequence[Pack], stack: Stack) -> list[_Part]:
@@ -223,7 +237,7 @@ def _parts(model: Transformer, tree: TokenTree, packs: Sequence[Pack], stack: St
     states = torch.empty(sum(sizes), model.config.dim, dtype=model.dtype, device=model.device)
     parts = []
     for pack, own in zip(packs, torch.split(states, sizes), strict=True):
-        tokens, positions = tokens_of(tree, pack, model.device)
+        tokens, positions, rows = tokens_of(tree, pack, model.device)
         model.embed(tokens, own)
-        parts.append(_Part(pack, own, positions, make_attend(stack, pack)))
+        parts.append(_Part(pack, own, positions, make_attend(stack, pack), rows))
     return parts

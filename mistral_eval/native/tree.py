@@ -49,6 +49,11 @@ class TokenTree:
         """Length of the longest sequence."""
         return int(self.depths.max()) + 1 if len(self.depths) else 0
 
+    def asked_in(self, first: int, last: int) -> slice:
+        """Return where what is asked of tokens `first` ... `last - 1` stands in `asked_node`."""
+        low, high = np.searchsorted(self.asked_node, [first, last])
+        return slice(int(low), int(high))
+
 
 def build_tree(requests: Sequence[ScoreRequest]) -> TokenTree:
     """Build the prefix tree of the tokens that requests feed, `(context + continuation)[:-1]`.

@@ -132,6 +132,32 @@ def test_bfloat16_is_as_near_to_float32_as_in_transformers(pair, is_fused, monke
     assert our_error.abs().mean() < 1.1 * their_error.abs().mean()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows", [[], [39], [0, 7, 8, 30], list(range(40))])
+def test_hidden_states_asked_for_are_those_among_all(pair, rows, dtype):
+    """The keys and values of the others are stored all the same, in every layer."""
+    _, config, weights = pair
+    model = Transformer(config, {name: w.to(dtype) for name, w in weights.items()}, VOCAB)
+    ids = torch.randint(VOCAB, (40,), generator=torch.Generator().manual_seed(2))
+    stored: list[list[torch.Tensor]] = []
+
+    def run(asked):
+        attend = SequencesAttend([40], config.sliding_window, dtype, model.device)
+        stored.append([])
+
+        def noting(layer, q, k, v):
+            stored[-1] += [k.clone(), v.clone()]
+            return attend(layer, q, k, v)
+
+        return model.hidden(ids, torch.arange(40), noting, asked)
+
+    whole = run(None)
+    some = run(torch.tensor(rows, dtype=torch.int64))
+    assert all(map(torch.equal, *stored))
+    allowed = 1e-5 if dtype == torch.float32 else 0.1
+    torch.testing.assert_close(some, whole[rows], atol=allowed, rtol=0)
+
+
 def test_greedy_ids_are_those_of_transformers_generate(pair):
     """Thirty tokens past a prompt of 30, so that a window of 8 has rolled over several times."""
     theirs, config, weights = pair

@@ -220,10 +220,10 @@ def test_a_guess_that_is_not_finite_fails_only_if_it_is_right(free, monkeypatch,
         def __getattr__(self, name):
             return getattr(free, name)
 
-        def hidden(self, tokens, positions, attend):
+        def hidden(self, tokens, positions, attend, rows=None):
             self.fed = tokens
             if where == "logits":
-                return free.hidden(tokens, positions, attend)
+                return free.hidden(tokens, positions, attend, rows)
             is_spoilt = tokens == spoilt
 
             def broken(layer, q, k, v):
@@ -231,8 +231,9 @@ def test_a_guess_that_is_not_finite_fails_only_if_it_is_right(free, monkeypatch,
                 v[is_spoilt] = torch.nan
                 return attend(layer, q, k, v)
 
-            found = free.hidden(tokens, positions, broken)
-            return found.masked_fill(is_spoilt[:, None], torch.nan)
+            found = free.hidden(tokens, positions, broken, rows)
+            asked = is_spoilt if rows is None else is_spoilt[rows]
+            return found.masked_fill(asked[:, None], torch.nan)
 
         def logits(self, hidden):
             found = free.logits(hidden).clone()

@@ -42,6 +42,17 @@ def row_flop(config) -> int:
     return 2 * config.dim * N_WORDS
 
 
+def end_flop(config) -> int:
+    """What follows the last layer's attention, which runs only for tokens asked for."""
+    return sum(
+        2 * math.prod(shape)
+        for name, shape in expected_shapes(config).items()
+        if name.startswith(f"layers.{config.n_layers - 1}.")
+        and len(shape) == 2
+        and not name.endswith(("wq.weight", "wk.weight", "wv.weight"))
+    )
+
+
 @pytest.fixture(params=["window", "none", "mixed"])
 def engine(request, make_engine, make_mixed_engine):
     """Windows of 8 in both layers, none, or 5 in the first and none in the second."""
@@ -80,6 +91,7 @@ def test_scoring_counts_each_distinct_prefix_and_each_row_that_is_asked(engine):
         rows |= {fed[: n + 1] for n in range(len(request.context) - 1, len(fed))}
     expected = sum(token_flop(config, len(prefix) - 1) for prefix in prefixes)
     assert engine.stats.score_computed == len(prefixes)
+    expected -= end_flop(config) * (len(prefixes) - len(rows))
     assert engine.stats.score_flop == expected + row_flop(config) * len(rows)
     assert engine.stats.generate_flop == 0
 
@@ -103,7 +115,8 @@ def test_generation_counts_the_prompts_tree_and_every_token_fed(engine):
     prefixes = {r.prompt[: n + 1] for r in requests for n in range(len(r.prompt))}
     assert stats.prompt_computed == len(prefixes)
     expected = sum(token_flop(config, len(prefix) - 1) for prefix in prefixes)
-    expected += row_flop(config) * len({r.prompt for r in requests})
+    prompts = {r.prompt for r in requests}
+    expected += row_flop(config) * len(prompts) - end_flop(config) * (len(prefixes) - len(prompts))
     drawn_in_all = 0
     for n, request in enumerate(requests):
         drawn = len(replies[n].ids) + (replies[n].finish == "eos")
@@ -155,16 +168,22 @@ def test_a_device_that_the_model_fills_has_no_matrix_rate_and_no_error(monkeypat
     assert matrix_rate(torch.float32, torch.device("cpu")) == 0.0
 
 
+@pytest.mark.parametrize("rows", [None, [1, 4], [6], []])
 @pytest.mark.parametrize("experts", [None, Experts(5, 2), Experts(3, 1)])
-def test_linear_flop_are_those_of_the_products_that_torch_runs(make_engine, make_weights, experts):
+def test_linear_flop_are_those_of_the_products_that_torch_runs(
+    make_engine, make_weights, experts, rows
+):
     """Also in a mixture of experts, where a token runs through its own experts only."""
     config = replace(make_engine().model.config, experts=experts)
     model = Transformer(config, make_weights(config), N_WORDS)
     attend = SequencesAttend([7], config.sliding_window, model.dtype, model.device)
     in_place = {torch.ops.aten.addmm_: lambda _, a, b, **__: 2 * a[0] * a[1] * b[1]}
     with FlopCounterMode(display=False, custom_mapping=in_place) as counter:
-        model.hidden(torch.arange(3, 10), torch.arange(7), attend)
+        asked = None if rows is None else torch.tensor(rows, dtype=torch.int64)
+        model.hidden(torch.arange(3, 10), torch.arange(7), attend, asked)
     products = {torch.ops.aten.mm, *in_place}
     counted = sum(n for op, n in counter.get_flop_counts()["Global"].items() if op in products)
 
-    assert Flops.of(config, N_WORDS).linear * 7 == counted
+    flops = Flops.of(config, N_WORDS)
+    spared = 0 if rows is None else 7 - len(rows)
+    assert flops.linear * 7 - flops.end * spared == counted

@@ -171,8 +171,8 @@ class _FullOnce:
     def __getattr__(self, name: str):
         return getattr(self._model, name)
 
-    def hidden(self, tokens, positions, attend):
+    def hidden(self, tokens, positions, attend, rows=None):
         self._passes += 1
         if self._passes == 3:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return self._model.hidden(tokens, positions, attend)
+        return self._model.hidden(tokens, positions, attend, rows)

@@ -22,11 +22,11 @@ class SmallDevice:
     def __getattr__(self, name: str):
         return getattr(self._model, name)
 
-    def hidden(self, tokens, positions, attend):
+    def hidden(self, tokens, positions, attend, rows=None):
         if len(tokens) > self._most:
             self.refused.append(len(tokens))
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
-        return self._model.hidden(tokens, positions, attend)
+        return self._model.hidden(tokens, positions, attend, rows)
 
 
 class FullOnce(SmallDevice):
@@ -34,11 +34,11 @@ class FullOnce(SmallDevice):
 
     passes = 0
 
-    def hidden(self, tokens, positions, attend):
+    def hidden(self, tokens, positions, attend, rows=None):
         self.passes += 1
         if self.passes == 3:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return self._model.hidden(tokens, positions, attend)
+        return self._model.hidden(tokens, positions, attend, rows)
 
 
 def test_scores_go_on_under_half_the_budget_until_it_fits(make_engine):

@@ -29,9 +29,9 @@ class Passing:
     def __getattr__(self, name: str):
         return getattr(self._model, name)
 
-    def hidden(self, tokens, positions, attend):
+    def hidden(self, tokens, positions, attend, rows=None):
         self.passes += 1
-        return self._model.hidden(tokens, positions, attend)
+        return self._model.hidden(tokens, positions, attend, rows)
 
 
 class Before:
@@ -119,11 +119,11 @@ def test_an_early_end_is_not_taken_for_missing_memory(make_engine, method, reque
 
 def test_where_the_last_pass_ran_out_of_memory_no_other_one_begins(make_engine):
     class Full(Passing):
-        def hidden(self, tokens, positions, attend):
+        def hidden(self, tokens, positions, attend, rows=None):
             if self.passes == 6:
                 self.passes += 1
                 raise torch.OutOfMemoryError("CUDA out of memory.")
-            return super().hidden(tokens, positions, attend)
+            return super().hidden(tokens, positions, attend, rows)
 
     engine = make_engine(24)
     engine.model = Full(engine.model)
