@@ -27,6 +27,8 @@ from mistral_eval.model.shared_cache import (
 # rounded up to a power of two: a reply that is alone does not read eight.
 _KEYS: Final = 16
 _PLACES: Final = 8
+# Queries of a prompt that attend together: keys behind the last of them are not multiplied.
+_QUERIES: Final = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,26 +45,66 @@ class Piece:
         return self.start + (self.owner.root.length if isinstance(self.owner, Prompt) else 0)
 
 
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Tokens `start` ... `end - 1` of a piece, which see keys from position `low` on: a mask."""
+
+    start: int
+    end: int
+    low: int
+    mask: Tensor
+
+
 class PrefillAttend:
     """Several pieces in one pack; each attends to its root and its tail, and is stored."""
 
-    def __init__(self, cache: SharedCache, pieces: Sequence[Piece]) -> None:
+    def __init__(self, cache: SharedCache, pieces: Sequence[Piece], asked: Sequence[bool]) -> None:
+        """Take pieces.
+
+        Args:
+            cache: holds their owners.
+            pieces: runs of tokens, in the order of the pack.
+            asked: for each piece, whether its last token's hidden state is asked. The last layer
+                attends for these tokens alone; its results for the others are not defined.
+        """
         self._cache = cache
         self._pieces = pieces
-        self._masks = {w: [self._mask(p, w) for p in pieces] for w in set(cache.windows)}
-        self.positions = torch.cat([self._positions(piece) for piece in pieces])
+        self._runs = {w: [self._split(p, w) for p in pieces] for w in set(cache.windows)}
+        self._last = [
+            [self._run(piece, piece.count - 1, piece.count, cache.windows[-1])] if is_asked else []
+            for piece, is_asked in zip(pieces, asked, strict=True)
+        ]
+        positions = [self._positions(piece, 0, piece.count) for piece in pieces]
+        self.positions = torch.cat(positions)
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Store each piece's keys and values, then compute its attention."""
-        window = self._cache.windows[layer]
+        windows = self._cache.windows
+        is_last = layer == len(windows) - 1
+        plan = self._last if is_last else self._runs[windows[layer]]
         out, row = torch.empty_like(q), 0
-        for piece, mask in zip(self._pieces, self._masks[window], strict=True):
-            rows = slice(row, row + piece.count)
+        for piece, runs in zip(self._pieces, plan, strict=True):
+            own = slice(row, row + piece.count)
+            keys, values = self._stored(piece, layer, k[own], v[own])
+            for run in runs:
+                queries = slice(row + run.start, row + run.end)
+                seen = slice(run.low, run.low + run.mask.shape[1])
+                out[queries] = attention(q[queries], keys[:, seen], values[:, seen], run.mask)
             row += piece.count
-            keys, values = self._stored(piece, layer, k[rows], v[rows])
-            low = keys.shape[1] - mask.shape[1]
-            out[rows] = attention(q[rows], keys[:, low:], values[:, low:], mask)
         return out
+
+    def _split(self, piece: Piece, window: int | None) -> list[_Run]:
+        """Split a piece's queries into runs."""
+        starts = range(0, piece.count, _QUERIES)
+        ends = (min(start + _QUERIES, piece.count) for start in starts)
+        return [self._run(piece, *run, window) for run in zip(starts, ends, strict=True)]
+
+    def _run(self, piece: Piece, start: int, end: int, window: int | None) -> _Run:
+        queries = self._positions(piece, start, end)
+        low = first_visible(piece.first + start, window)
+        keys = torch.arange(low, piece.first + end, device=queries.device)
+        mask = additive_mask(visible(queries, keys, window), self._cache.dtype)
+        return _Run(start, end, low, mask)
 
     def _stored(self, piece: Piece, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Store new keys and values; return all that the piece may see, (Hkv, s, D)."""
@@ -79,14 +121,8 @@ class PrefillAttend:
         root = owner.root
         return torch.cat([root.keys[layer], keys], 1), torch.cat([root.values[layer], values], 1)
 
-    def _positions(self, piece: Piece) -> Tensor:
-        return torch.arange(piece.first, piece.first + piece.count, device=self._cache.device)
-
-    def _mask(self, piece: Piece, window: int | None) -> Tensor:
-        queries = self._positions(piece)
-        low = first_visible(piece.first, window)
-        keys = torch.arange(low, piece.first + piece.count, device=queries.device)
-        return additive_mask(visible(queries, keys, window), self._cache.dtype)
+    def _positions(self, piece: Piece, start: int, end: int) -> Tensor:
+        return torch.arange(piece.first + start, piece.first + end, device=self._cache.device)
 
 
 def _index(members: list[int], size: int, device: torch.device) -> Tensor | None:
@@ -306,7 +342,7 @@ class RowsAttend:
         Args:
             cache: holds the rows.
             rows: each gets one more token.
-            ahead: for each row, how many tokens behind that one are guessed and computed too; none
+            ahead: for each row, how many draft tokens behind that one are computed too; none
                 without it. They must not wrap around a rolling buffer (`SharedCache.room_ahead`).
         """
         cache.compact(rows)
@@ -325,7 +361,7 @@ class RowsAttend:
         self.positions = sent(positions, cache.device)
 
     def finish(self) -> None:
-        """Count the next token of each row after all layers; guesses are counted once drawn."""
+        """Count each row's next token after all layers; draft tokens count once accepted."""
         for row in self._rows:
             row.length += 1
 

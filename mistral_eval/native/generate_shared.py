@@ -3,7 +3,7 @@
 Continuous batching by sample: when a sample has ended, the next one of any question and benchmark
 takes its row. On CUDA the host reads a step's tokens while the device computes the next step, so a
 finished sample runs one step too far, and that token is dropped. On a CPU, when few samples are
-left, a step also computes draft tokens that are guessed from what a reply repeats (`drafts`).
+left, a step also computes draft tokens, which repeat what a reply repeats (`drafts`).
 """
 
 from collections import deque
@@ -20,7 +20,7 @@ from mistral_eval.model.shared_attend import Piece, RowsAttend
 from mistral_eval.model.shared_cache import Prompt, Root, Row, SharedCache, row_slots, tail_size
 from mistral_eval.model.transformer import Transformer
 from mistral_eval.native.clusters import cluster_prompts
-from mistral_eval.native.drafts import Drafts
+from mistral_eval.native.drafts import NgramProposer, shortened
 from mistral_eval.native.prefill import prefill
 from mistral_eval.native.requests import (
     WHOLE,
@@ -32,10 +32,13 @@ from mistral_eval.native.requests import (
 )
 from mistral_eval.native.sampling import NO_TOKEN, Drawn, Running, Sampler
 
-# New samples wait until this part of the rows is free, so that their prompts fill a pack.
-_FREE_PART = 8
+# New samples wait until this part of the rows is free, as each time has a cost of its own.
+_FREE_PART = 32
+# Prompts are computed ahead for so large a part of the rows, so that they fill a pack.
+_AHEAD_PART = 8
 # Tokens of the largest step of which a CPU spends most of the time reading the weights, and which
-# is multiplied as one token is: as long as fewer samples are left, guesses fill it.
+# is multiplied as one token is: as long as fewer samples are left, draft tokens fill
+# it, whoever has them.
 _LOOKAHEAD = FEW_ROWS - 1
 Replies = Iterator[tuple[int, GenerateReply]]
 
@@ -77,7 +80,7 @@ class SharedGenerator:
             budget: how much is held at once.
             stats: what is computed is added to it.
             reads_late: start a step before reading the last one's tokens; None: on CUDA.
-            lookahead: guess further tokens in steps of at most so many tokens; never if late.
+            lookahead: compute draft tokens in steps of at most so many tokens; never if late.
         """
         self.reads_late = model.device.type == "cuda" if reads_late is None else reads_late
         self.lookahead = 0 if self.reads_late else min(lookahead, budget.rows)
@@ -123,8 +126,8 @@ class _Block:
 class _Question:
     """A prompt with its samples that have no row yet, and the number of those that have one.
 
-    `prompt` is None until the first sample is admitted. `logits` are those of the first new token,
-    (n_words,), while samples wait for them.
+    `prompt` is None until it is computed, before its first sample is admitted. `logits` are those
+    of the first new token, (n_words,), while samples wait for them.
     """
 
     block: _Block
@@ -143,19 +146,19 @@ class _Sample:
     running: Running
     question: _Question
     row: Row
-    drafts: Drafts = field(default_factory=Drafts)
+    proposer: NgramProposer = field(default_factory=NgramProposer)
 
 
 @dataclass(frozen=True, slots=True)
 class _Unread:
     """Tokens drawn for some samples and not read yet.
 
-    `guesses` are the tokens after the next one that were fed for each sample: the token drawn
-    behind a guess counts if the guess was right.
+    `drafts` are the tokens after the next one that were fed for each sample: the token drawn
+    behind a draft token counts if that one is accepted.
     """
 
     samples: list[_Sample]
-    guesses: list[list[int]]
+    drafts: list[list[int]]
     drawn: Drawn
     seats: frozenset[int]
 
@@ -174,7 +177,7 @@ class _Generation:
         self._free = list(range(seats))  # a heap
         self._active: dict[int, _Sample] = {}  # by seat
         self._unread: _Unread | None = None
-        self._may_guess = True
+        self._may_draft = True
         self._last = torch.zeros(seats, dtype=torch.int64, device=self._model.device)
 
     def run(self) -> Replies:
@@ -212,7 +215,7 @@ class _Generation:
 
     def _slots(self, question: _Question) -> int:
         """Return the slots that a question's next sample takes, with those of a new prompt."""
-        slots = row_slots(question.waiting[0].request.max_tokens)
+        slots = _row_slots(question)
         if question.prompt is None:
             slots += tail_size(len(question.tail))
             if question.block.root is None:
@@ -229,28 +232,47 @@ class _Generation:
             if not self._fits(question, is_idle=not self._active):
                 break
             self._held += self._slots(question)
-            block = question.block
-            if block.root is None:
-                block.root = self._cache.add_root(len(block.tokens))
-                roots.append(block)
-            if question.prompt is None:
-                question.prompt = self._cache.add_prompt(block.root, len(question.tail))
-                new.append(question)
+            self._open(question, roots, new)
             seat = heappop(self._free)
             running = question.waiting.popleft()
-            sample = _Sample(seat, running, question, Row(question.prompt))
+            sample = _Sample(seat, running, question, Row(_prompt(question)))
             question.active += 1
             self._count -= 1
             self._active[seat] = sample
             entering.append(sample)
             if not question.waiting:
                 self._waiting.popleft()
+        if new:
+            self._look_ahead(roots, new)
         if self._prefill(roots, new):
             logits = torch.stack([_logits(sample.question) for sample in entering])
             for question in {sample.question for sample in entering}:
                 if not question.waiting:
                     question.logits = None
             yield from self._draw(logits, entering)
+
+    def _open(self, question: _Question, roots: list[_Block], new: list[_Question]) -> None:
+        """Take places for a question's prompt and block; append what must be computed."""
+        block = question.block
+        if block.root is None:
+            block.root = self._cache.add_root(len(block.tokens))
+            roots.append(block)
+        if question.prompt is None:
+            question.prompt = self._cache.add_prompt(block.root, len(question.tail))
+            new.append(question)
+
+    def _look_ahead(self, roots: list[_Block], new: list[_Question]) -> None:
+        """Open the next questions too, while the cache has room beside their first samples."""
+        samples = 0
+        for question in self._waiting:
+            if samples >= self._generator.budget.rows // _AHEAD_PART:
+                break
+            samples += len(question.waiting)
+            if question.prompt is None:
+                if not self._fits(question, is_idle=False):
+                    break
+                self._held += self._slots(question) - _row_slots(question)
+                self._open(question, roots, new)
 
     def _prefill(self, blocks: Sequence[_Block], questions: Sequence[_Question]) -> bool:
         """Compute new blocks, then new questions behind them; return False if told to stop."""
@@ -296,38 +318,36 @@ class _Generation:
 
     def _step(self) -> Replies:
         samples = [s for _, s in sorted(self._active.items()) if self._needs_more(s)]
-        guesses = self._guess(samples)
-        attend = RowsAttend(self._cache, [s.row for s in samples], [len(g) for g in guesses])
+        drafts = self._propose(samples)
+        attend = RowsAttend(self._cache, [s.row for s in samples], [len(g) for g in drafts])
         last = self._last[self._seats(samples)]
-        if any(guesses):
-            pairs = zip(last.tolist(), guesses, strict=True)
+        if any(drafts):
+            pairs = zip(last.tolist(), drafts, strict=True)
             last = torch.tensor([token for first, more in pairs for token in (first, *more)])
         hidden = self._model.hidden(last, attend.positions, attend)
-        if any(guesses) and not bool(hidden.isfinite().all()):
-            self._forget(samples, guesses)
+        if any(drafts) and not bool(hidden.isfinite().all()):
+            self._forget(samples, drafts)
             yield from self._step()
             return
         attend.finish()
         stats = self._generator.stats
         stats.decode_steps += 1
         stats.decode_rows = max(stats.decode_rows, len(samples))
-        yield from self._draw(self._model.logits(hidden), samples, guesses)
+        yield from self._draw(self._model.logits(hidden), samples, drafts)
 
-    def _forget(self, samples: Sequence[_Sample], guesses: Sequence[Sequence[int]]) -> None:
-        """Erase fed guesses, of which one overflowed, and guess no more: 0 * NaN would be seen."""
-        self._may_guess = False
-        for sample, guess in zip(samples, guesses, strict=True):
-            self._cache.erase(sample.row, 1 + len(guess))
+    def _forget(self, samples: Sequence[_Sample], drafts: Sequence[Sequence[int]]) -> None:
+        """Erase draft tokens, of which one overflowed, and try no more: 0 * NaN would be seen."""
+        self._may_draft = False
+        for sample, draft in zip(samples, drafts, strict=True):
+            self._cache.erase(sample.row, 1 + len(draft))
 
-    def _guess(self, samples: Sequence[_Sample]) -> list[list[int]]:
-        """Return guesses of each sample's further tokens, which share what room a step has."""
-        room = self._generator.lookahead // len(samples) - 1
-        if room < 1 or not self._may_guess:
+    def _propose(self, samples: Sequence[_Sample]) -> list[list[int]]:
+        """Return draft tokens of each sample, which share what room a step has."""
+        room = self._generator.lookahead - len(samples)
+        if room < 1 or not self._may_draft:
             return [[] for _ in samples]
-        return [
-            sample.drafts.guess(sample.running.ids, min(room, self._room_ahead(sample)))
-            for sample in samples
-        ]
+        drafts = [s.proposer.propose(s.running.ids, self._room_ahead(s)) for s in samples]
+        return shortened(drafts, room)
 
     def _room_ahead(self, sample: _Sample) -> int:
         """Return how many tokens a sample may be fed behind its next one."""
@@ -340,24 +360,24 @@ class _Generation:
         return sent(seats, self._model.device)
 
     def _draw(
-        self, logits: Tensor, samples: Sequence[_Sample], guesses: list[list[int]] | None = None
+        self, logits: Tensor, samples: Sequence[_Sample], drafts: list[list[int]] | None = None
     ) -> Replies:
         """Draw the samples' next tokens; read the previous step's and, unless late, these too.
 
-        `logits` has a row for each sample's next token, and one behind each of its guesses.
+        `logits` has a row for each sample's next token, and one behind each of its draft tokens.
         """
-        guesses = guesses or [[] for _ in samples]
+        drafts = drafts or [[] for _ in samples]
         draws = [
             sample.running.draw(self._count_unread(sample) + n)
-            for sample, guess in zip(samples, guesses, strict=True)
-            for n in range(len(guess) + 1)
+            for sample, draft in zip(samples, drafts, strict=True)
+            for n in range(len(draft) + 1)
         ]
         drawn = Drawn(self._generator.sampler, logits, draws)
-        if not any(guesses):
+        if not any(drafts):
             self._last[self._seats(samples)] = drawn.tokens
         yield from self._read()
         seats = frozenset(sample.seat for sample in samples)
-        self._unread = _Unread(list(samples), guesses, drawn, seats)
+        self._unread = _Unread(list(samples), drafts, drawn, seats)
         if not self._generator.reads_late:
             yield from self._read()
 
@@ -366,38 +386,38 @@ class _Generation:
         unread, self._unread = self._unread, None
         if unread is None:
             return
-        pairs = list(zip(unread.samples, unread.guesses, strict=True))
-        rows = [(s, n) for s, guess in pairs for n in range(len(guess) + 1)]
+        pairs = list(zip(unread.samples, unread.drafts, strict=True))
+        rows = [(s, n) for s, draft in pairs for n in range(len(draft) + 1)]
         is_live = [not n and self._active.get(s.seat) is s for s, n in rows]
         tokens = iter(unread.drawn.read([s.running for s, _ in rows], is_live))
-        for sample, guess in pairs:
-            own = [next(tokens) for _ in range(len(guess) + 1)]
+        for sample, draft in pairs:
+            own = [next(tokens) for _ in range(len(draft) + 1)]
             if self._active.get(sample.seat) is not sample:
                 continue
-            if reply := self._take(sample, own, guess):
+            if reply := self._take(sample, own, draft):
                 yield sample.running.index, reply
-        if any(unread.guesses):
+        if any(unread.drafts):
             left = [s for s in unread.samples if self._active.get(s.seat) is s]
             last = torch.tensor([s.running.ids[-1] for s in left], dtype=torch.int64)
             self._last[torch.tensor([s.seat for s in left], dtype=torch.int64)] = last
 
     def _take(
-        self, sample: _Sample, tokens: Sequence[int], guess: Sequence[int]
+        self, sample: _Sample, tokens: Sequence[int], draft: Sequence[int]
     ) -> GenerateReply | None:
-        """Append drawn tokens until one is not what was guessed; return the reply if it ends."""
+        """Append drawn tokens until one is not the draft's; return the reply if it ends."""
         stats = self._generator.stats
-        right, reply = 0, None
+        accepted, reply = 0, None
         for n, token in enumerate(tokens):
             stats.generated += 1
             reply = sample.running.take(token, self._generator.eos_ids)
-            if reply or n == len(guess) or token != guess[n] or tokens[n + 1] == NO_TOKEN:
+            if reply or n == len(draft) or token != draft[n] or tokens[n + 1] == NO_TOKEN:
                 break
-            right += 1
-        stats.draft_tokens += len(guess)
-        stats.accepted_tokens += right
+            accepted += 1
+        stats.draft_tokens += len(draft)
+        stats.accepted_tokens += accepted
         if reply is None:
-            sample.drafts.learn(len(guess), right)
-            sample.row.length += right
+            sample.proposer.learn(len(draft), accepted)
+            sample.row.length += accepted
             return None
         self._leave(sample)
         drawn = len(reply.ids) + (reply.finish == "eos")
@@ -427,6 +447,11 @@ class _Generation:
         flops = self._generator.flops
         steps = flops.span(prompt, prompt + drawn - 1) + flops.row * (drawn - 1)
         self._generator.stats.generate_flop += steps
+
+
+def _row_slots(question: _Question) -> int:
+    """Return the slots of a question's next sample."""
+    return row_slots(question.waiting[0].request.max_tokens)
 
 
 def _root(block: _Block) -> Root:

@@ -1,7 +1,7 @@
 """Run new prompts through the model in packs, each behind what it shares."""
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, compress
 
 import torch
 from torch import Tensor
@@ -46,17 +46,14 @@ def prefill(
             for n, piece in pack
             for token in pieces[n][1][piece.start : piece.start + piece.count]
         ]
-        attend = PrefillAttend(cache, parts)
-        ends = list(accumulate(piece.count for piece in parts))
-        rows = [
-            end - 1
-            for (n, piece), end in zip(pack, ends, strict=True)
-            if is_asked and piece.start + piece.count == len(pieces[n][1])
-        ]
-        asked, fed = (
+        asked = [is_asked and p.start + p.count == len(pieces[n][1]) for n, p in pack]
+        ends = accumulate(piece.count for piece in parts)
+        rows = [end - 1 for end in compress(ends, asked)]
+        attend = PrefillAttend(cache, parts, asked)
+        wanted, fed = (
             sent(torch.tensor(numbers, dtype=torch.int64), model.device) for numbers in (rows, ids)
         )
-        hidden = model.hidden(fed, attend.positions, attend, asked)
+        hidden = model.hidden(fed, attend.positions, attend, wanted)
         count(parts, len(rows))
         states += hidden
     return states

@@ -111,7 +111,7 @@ class Counters:
         generated: tokens drawn, EOS included.
         decode_steps: forward passes that computed the next token of some samples, or several.
         decode_rows: the most samples in one of them.
-        draft_tokens: tokens that were guessed and computed beside the next one (see `drafts`).
+        draft_tokens: tokens that were proposed and computed beside the next one (see `drafts`).
         accepted_tokens: those of them that were then drawn.
         score_flop: useful arithmetic of the computed scoring (see `Flops`).
         generate_flop: useful arithmetic of prompts and finished generations.

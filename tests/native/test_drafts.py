@@ -1,4 +1,4 @@
-"""Guessed tokens change no reply, and a reply that repeats itself takes fewer steps."""
+"""Draft tokens change no reply, and a reply that repeats itself takes fewer steps."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ from mistral_eval.errors import EngineError
 from mistral_eval.model.products import FEW_ROWS
 from mistral_eval.model.shared_cache import Row, SharedCache
 from mistral_eval.model.transformer import Transformer
-from mistral_eval.native.drafts import Drafts
+from mistral_eval.native.drafts import NgramProposer, shortened
 from mistral_eval.native.generate_shared import Budget, SharedGenerator
 from mistral_eval.native.plain import PlainGenerator
 from mistral_eval.native.requests import Counters, GenerateRequest, Sampling
@@ -40,48 +40,79 @@ def fixture_free(make_engine, make_weights):
     return Transformer(config, weights, config.vocab_size)
 
 
-class TestGuesses:
-    def test_what_followed_the_last_tokens_before_is_guessed(self):
-        assert Drafts().guess([9, 1, 2, 3, 4, 5, 6, 1, 2, 3, 4], 2) == [5, 6]
+def proposer(many: int) -> NgramProposer:
+    """One that proposes so many tokens, a power of 2."""
+    found = NgramProposer()
+    while many > 1:
+        found.learn(1, 1)
+        many //= 2
+    return found
+
+
+class TestProposals:
+    def test_what_followed_the_last_tokens_before_is_proposed(self):
+        assert proposer(2).propose([9, 1, 2, 5, 6, 1, 2], 2) == [5, 6]
 
     def test_the_latest_place_counts(self):
-        assert Drafts().guess([1, 2, 3, 4, 5, 1, 2, 3, 4, 6, 1, 2, 3, 4], 1) == [6]
+        assert NgramProposer().propose([1, 2, 5, 1, 2, 6, 1, 2], 1) == [6]
 
-    @pytest.mark.parametrize("ids", [[], [1], [1, 2, 3], [1, 2, 3, 4], [1, 2, 3, 4, 5, 6, 7, 8]])
-    def test_new_text_has_no_guess(self, ids):
-        assert Drafts().guess(ids, 5) == []
+    @pytest.mark.parametrize(
+        "ids", [[], [1], [1, 2], [1, 1], [1, 2, 3, 4, 5, 6, 7, 8], [1, 2, 3, 1]]
+    )
+    def test_new_text_has_no_draft(self, ids):
+        assert NgramProposer().propose(ids, 5) == []
 
     def test_a_loop_goes_on(self):
-        drafts = Drafts()
+        proposer = NgramProposer()
         for _ in range(4):
-            drafts.learn(1, 1)
-        assert drafts.guess([1, 2] * 4, 5) == [1, 2, 1, 2, 1]
-        assert drafts.guess([7] * 9, 16) == [7] * 16
+            proposer.learn(1, 1)
+        assert proposer.propose([1, 2] * 4, 5) == [1, 2, 1, 2, 1]
+        assert proposer.propose([7] * 9, 16) == [7] * 16
 
     def test_as_many_as_there_is_room_for(self):
-        assert Drafts().guess([7] * 9, 0) == []
-        assert Drafts().guess([7] * 9, -3) == []
-        assert Drafts().guess([7] * 9, 1) == [7]
+        assert NgramProposer().propose([7] * 9, 0) == []
+        assert NgramProposer().propose([7] * 9, -3) == []
+        assert NgramProposer().propose([7] * 9, 1) == [7]
 
-    def test_right_guesses_grow_and_wrong_ones_shrink(self):
-        drafts = Drafts()
+    def test_accepted_drafts_grow_and_others_shrink(self):
+        proposer = NgramProposer()
         lengths = []
-        for right in (True, True, True, True, False, False, False, False, False, True):
-            guess = drafts.guess([7] * 9, 99)
-            lengths.append(len(guess))
-            drafts.learn(len(guess), len(guess) if right else 0)
-        assert lengths == [2, 4, 8, 16, 16, 8, 4, 2, 1, 1]
+        for right in (True, True, True, True, True, False, False, False, False, False, True):
+            draft = proposer.propose([7] * 9, 99)
+            lengths.append(len(draft))
+            proposer.learn(len(draft), len(draft) if right else 0)
+        assert lengths == [1, 2, 4, 8, 16, 16, 8, 4, 2, 1, 1]
 
-    def test_nothing_is_learnt_from_no_guess(self):
-        drafts = Drafts()
-        drafts.learn(0, 0)
-        assert len(drafts.guess([7] * 9, 99)) == 2
+    def test_nothing_is_learnt_from_no_draft(self):
+        proposer = NgramProposer()
+        proposer.learn(0, 0)
+        assert len(proposer.propose([7] * 9, 99)) == 1
 
     def test_a_reply_is_indexed_as_it_grows(self):
-        whole, grown = [5, 1, 2, 3, 4, 8, 9, 1, 2, 3, 4], Drafts()
+        whole, grown = [5, 1, 2, 3, 4, 8, 9, 1, 2, 3, 4], NgramProposer()
         for end in range(len(whole)):
-            grown.guess(whole[:end], 3)
-        assert grown.guess(whole, 2) == Drafts().guess(whole, 2) == [8, 9]
+            grown.propose(whole[:end], 3)
+        assert grown.propose(whole, 2) == NgramProposer().propose(whole, 2) == [8]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "room", "expected"),
+    [
+        ([3, 1, 16], 99, [3, 1, 16]),
+        ([3, 1, 16], 12, [3, 1, 8]),
+        ([16, 16, 16], 31, [10, 10, 10]),
+        ([2, 1, 2], 3, [1, 1, 1]),
+        ([2, 1, 2], 2, [0, 0, 0]),
+        ([], 5, []),
+        ([0, 0], 5, [0, 0]),
+        ([0, 9], 5, [0, 5]),
+    ],
+)
+def test_the_longest_drafts_are_cut_until_all_fit(lengths, room, expected):
+    drafts = [list(range(n)) for n in lengths]
+    found = shortened(drafts, room)
+    assert list(map(len, found)) == expected
+    assert all(draft == whole[: len(draft)] for draft, whole in zip(found, drafts, strict=True))
 
 
 @st.composite
@@ -120,9 +151,9 @@ def test_a_reply_that_repeats_itself_takes_fewer_steps(free):
         stats = Counters()
         generator = SharedGenerator(free, (), Budget(64, 64, 9000), stats, lookahead=lookahead)
         found[lookahead] = dict(generator.run(requests)), stats
-    (plain, slow), (guessed, fast) = found[0], found[48]
+    (plain, slow), (drafted, fast) = found[0], found[48]
 
-    assert guessed == plain
+    assert drafted == plain
     assert (slow.draft_tokens, slow.decode_steps) == (0, 89)
     assert fast.accepted_tokens > 0.7 * fast.draft_tokens
     assert fast.decode_steps < slow.decode_steps / 2
@@ -131,7 +162,7 @@ def test_a_reply_that_repeats_itself_takes_fewer_steps(free):
 
 
 @pytest.mark.parametrize("window", [None, 64])
-def test_tokens_behind_right_guesses_see_what_was_guessed(make_engine, window):
+def test_tokens_behind_accepted_ones_see_them(make_engine, window):
     """A toy with attention: keys in wrong places would change its replies."""
     model = make_engine(None, window).model
     requests = [GenerateRequest((1, 9 + n, 8), 90, Sampling(), str(n)) for n in range(3)]
@@ -142,7 +173,7 @@ def test_tokens_behind_right_guesses_see_what_was_guessed(make_engine, window):
     assert 10 < stats.accepted_tokens < stats.draft_tokens  # right and wrong ones
 
 
-def test_nothing_is_guessed_beyond_the_last_token(free):
+def test_nothing_is_drafted_beyond_the_last_token(free):
     """The reply ends where the model's context does."""
     prompt = tuple(range(1, 7))
     request = GenerateRequest(prompt, free.config.context_len - len(prompt))
@@ -151,13 +182,13 @@ def test_nothing_is_guessed_beyond_the_last_token(free):
     assert dict(generator.run([request])) == plain
 
 
-def forced(monkeypatch, guess):
-    """Let every reply guess what `guess(ids)` says, as many tokens as there is room for."""
-    monkeypatch.setattr(Drafts, "guess", lambda _, ids, most: guess(ids)[: max(0, most)])
+def forced(monkeypatch, draft):
+    """Let every reply have the draft `draft(ids)`, as many tokens as there is room for."""
+    monkeypatch.setattr(NgramProposer, "propose", lambda _, ids, most: draft(ids)[: max(0, most)])
 
 
 @pytest.mark.parametrize("windows", [(8, 8), (5, None), (None, None)])
-def test_wrong_guesses_leave_nothing_behind_in_the_last_slot_either(
+def test_rejected_tokens_leave_nothing_behind_in_the_last_slot_either(
     make_engine, make_weights, monkeypatch, windows
 ):
     config = replace(make_engine(None, None).model.config, sliding_window=windows)
@@ -179,7 +210,7 @@ def test_room_ahead_ends_where_a_rolling_buffer_does(make_mixed_engine):
 
 
 @pytest.mark.parametrize("samples", [1, 3, 12, 16])
-def test_a_step_with_guesses_is_multiplied_as_one_with_few_rows(free, monkeypatch, samples):
+def test_a_step_with_drafts_is_multiplied_as_one_with_few_rows(free, monkeypatch, samples):
     """Weights in half precision give other bits in the way of many rows."""
     seen = []
     hidden = free.hidden
@@ -207,8 +238,8 @@ def spoilt_word(free, requests, plain) -> tuple[int, list, list]:
 
 
 @pytest.mark.parametrize("where", ["logits", "keys"])
-def test_a_guess_that_is_not_finite_fails_only_if_it_is_right(free, monkeypatch, where):
-    """What one token leads to is NaN. A reply that never draws it may have it guessed."""
+def test_a_draft_that_is_not_finite_fails_only_if_it_is_accepted(free, monkeypatch, where):
+    """What one token leads to is NaN. A reply that never draws it may have it in a draft."""
     requests = [GenerateRequest((1, n), 20, Sampling(), str(n)) for n in range(3, 60)]
     plain = dict(PlainGenerator(free, (), rows=60, chunk=7).run(requests))
     spoilt, good, bad = spoilt_word(free, requests, plain)
@@ -252,7 +283,7 @@ def test_a_guess_that_is_not_finite_fails_only_if_it_is_right(free, monkeypatch,
 
 
 @pytest.mark.parametrize(("rows", "late"), [(1, False), (64, True)])
-def test_nothing_is_guessed_without_room_or_when_tokens_are_read_late(free, rows, late):
+def test_nothing_is_drafted_without_room_or_when_tokens_are_read_late(free, rows, late):
     stats = Counters()
     budget = Budget(rows, 64, 9000)
     generator = SharedGenerator(free, (), budget, stats, reads_late=late, lookahead=48)
@@ -260,8 +291,8 @@ def test_nothing_is_guessed_without_room_or_when_tokens_are_read_late(free, rows
     assert stats.draft_tokens == 0
 
 
-def test_many_samples_leave_no_room_for_guesses(free):
-    """A step of 48 tokens computes them instead; guesses come when few are left."""
+def test_many_samples_leave_no_room_for_drafts(free):
+    """A step of 48 tokens computes them instead; draft tokens come when few are left."""
     stats = Counters()
     generator = SharedGenerator(free, (), Budget(64, 64, 9000), stats)
     list(generator.run([GenerateRequest((1, 9, 8), 40, Sampling(), str(n)) for n in range(40)]))
@@ -269,8 +300,8 @@ def test_many_samples_leave_no_room_for_guesses(free):
     assert stats.decode_rows == 40
 
 
-def test_a_guess_never_wraps_around_a_rolling_buffer(make_engine):
-    """It would overwrite a key that must be seen again if the guess is wrong."""
+def test_a_draft_never_wraps_around_a_rolling_buffer(make_engine):
+    """It would overwrite a key that must be seen again if the draft is wrong."""
     model = make_engine(None, 8).model
     requests = [GenerateRequest((1, 9 + n, 8), 60, COOL, str(n)) for n in range(4)]
     plain = dict(PlainGenerator(model, (), rows=3, chunk=7).run(requests))
@@ -278,7 +309,7 @@ def test_a_guess_never_wraps_around_a_rolling_buffer(make_engine):
     assert dict(generator.run(requests)) == plain
 
 
-def test_a_row_that_is_not_finite_ends_a_guess_and_no_run():
+def test_a_row_that_is_not_finite_ends_a_draft_and_no_run():
     logits = torch.zeros(3, 20)
     logits[:, 5] = 9
     logits[1, 3] = torch.nan
