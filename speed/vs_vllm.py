@@ -1,11 +1,13 @@
 """Measure the native engine against vLLM: same weights, same requests, alternating, CPU seconds.
 
     python speed/vs_vllm.py [--data DIR] [--only mmlu,gsm8k] [--dtype float32] [--rounds 2]
-                            [--short] [--eager] [--json FILE]
+                            [--short] [--eager] [--spread] [--json FILE]
 
 Needs an environment with vLLM (see docs/engines.md) and Linux. The model is a Mistral with 60
 million random parameters. Each side computes on one thread; the seconds are processor seconds of
-all its processes, which are reliable on a busy machine. vLLM is asked as `--engine vllm` asks it:
+all its processes, which are reliable on a busy machine. All processes are tied to one core: vLLM's
+engine process waits for its worker in a loop, which gives way to others on the same core but
+counts as much as the work itself on a free one (`--spread` measures that). vLLM is asked as `--engine vllm` asks it:
 one request for the letters of a question, `prompt_logprobs` for longer choices, a seeded request
 for each sample; compiled, unless `--eager`, and with an empty prefix cache at the start of each
 round. `mmlu, each choice` asks for `prompt_logprobs` of each choice, as lm-eval's own vllm model
@@ -51,7 +53,7 @@ QUESTIONS = {
 def open_both(folder: Path, dtype: str, *, eager: bool) -> tuple[Engine, VllmEngine]:
     """Write the random weights once and open them with both engines, one thread each."""
     torch.set_num_threads(1)
-    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "0")
+    os.environ["VLLM_CPU_OMP_THREADS_BIND"] = str(min(os.sched_getaffinity(0)))
     config = SHAPES["small"]
     weights = random_weights(config, getattr(torch, dtype), torch.device("cpu"))
     save_hf(Checkpoint(config, weights, "vs_vllm"), folder, tokenizer_file=tiny_tokenizer_file())
@@ -113,8 +115,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--short", action="store_true")
     parser.add_argument("--eager", action="store_true")
+    parser.add_argument("--spread", action="store_true")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    if not options.spread:
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     names = [name for name in QUESTIONS if name.partition(",")[0] in options.only.split(",")]
     print(f"{machine()}, {datetime.now(UTC):%Y-%m-%d}, {options.dtype}, one thread, CPU seconds")
     lines = []

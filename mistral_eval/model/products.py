@@ -15,7 +15,7 @@ from typing import Final, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import pad, silu
 
 FEW_ROWS: Final = 48  # with fewer, a CPU spends its time reading the weights
 _LIBRARY: Final = torch.ops.mkldnn  # oneDNN operators of torch's compiler; they are not public
@@ -107,6 +107,12 @@ class Matrix:
         else:
             y.add_(self.times(x))
 
+    def gate(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """Return silu(x @ w.t()), (T, out); some ways write it to `out`."""
+        if is_fused(x):
+            return library_product(x, self.weight, "swish")
+        return silu(self.times(x, out), inplace=True)
+
     def gating(self, gate: Tensor, x: Tensor, out: Tensor) -> Tensor:
         """Return gate * (x @ w.t()), (T, out); `gate` and `out` may be overwritten."""
         if is_fused(x):
@@ -122,9 +128,9 @@ class Matrix:
 
 
 def is_fused(like: Tensor) -> bool:
-    """Return whether a product and an elementwise one are one operator, which allocates its result.
+    """Return whether a product and what follows are one operator, which allocates its result.
 
-    Fused they are faster in bfloat16 if oneDNN supports it, and slower in float32.
+    Fused, they are faster in bfloat16 if oneDNN supports it, and slower in float32.
     """
     return like.dtype == torch.bfloat16 and is_in_library(like.dtype, like.device)
 
@@ -139,10 +145,15 @@ def multiplied(x: Tensor, w: Tensor, way: Way, out: Tensor | None = None) -> Ten
         return torch.mm(x, w.t(), out=out)
     if way is Way.LEFT:
         return torch.mm(w, x.t()).t().contiguous()
+    return library_product(x, w)
+
+
+def library_product(x: Tensor, w: Tensor, activation: str = "none") -> Tensor:
+    """Return oneDNN's x @ w.t(), (T, out), of which the activation is computed in float32."""
     rows = len(x)
     if more := rounded_rows(rows) - rows:
         x = pad(x, (0, 0, 0, more))
-    product: Tensor = _LIBRARY._linear_pointwise(x, w, None, "none", [], "")  # noqa: SLF001
+    product: Tensor = _LIBRARY._linear_pointwise(x, w, None, activation, [], "")  # noqa: SLF001
     return product[:rows]
 
 

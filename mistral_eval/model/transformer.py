@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import silu
 
 from mistral_eval.errors import CheckpointError
 from mistral_eval.model.attention import Attend
@@ -49,8 +48,8 @@ class Workspace:
         self.normed = room(config.dim)
         self.qkv = room(heads * config.head_dim)
         hidden_dim = 0 if config.experts else config.hidden_dim  # experts see few rows each
-        self.gate = room(hidden_dim)
-        self.up = room(0 if is_fused(like) else hidden_dim)
+        fused = is_fused(like)
+        self.gate, self.up = (room(0 if fused else hidden_dim) for _ in range(2))
         self.is_wide = like.dtype == torch.float32
         wide = max(config.dim, (config.n_heads + config.n_kv_heads) * config.head_dim)
         self.wide = room(0 if self.is_wide else wide, dtype=torch.float32)
@@ -362,7 +361,7 @@ class Transformer:
             self._add_experts(layer, layer.router, h, space.x)
             return
         [dense] = layer.experts
-        gate = silu(dense.w1.times(h, space.gate), inplace=True)
+        gate = dense.w1.gate(h, space.gate)
         dense.w2.add_to(space.x, dense.w3.gating(gate, h, space.up))
 
     def _add_experts(self, layer: Layer, router: Tensor, h: Tensor, x: Tensor) -> None:
@@ -379,6 +378,6 @@ class Transformer:
             rows, choices = torch.where(chosen == n)
             if len(rows):
                 own = h[rows]
-                gate = silu(expert.w1.times(own), inplace=True).mul_(expert.w3.times(own))
+                gate = expert.w1.gate(own).mul_(expert.w3.times(own))
                 out = expert.w2.times(gate) * shares[rows, choices, None]
                 x.index_add_(0, rows, out.to(x.dtype))

@@ -7,7 +7,7 @@ and tokens of the group. Attention thus costs group x (path + group), however wi
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -26,6 +26,7 @@ class Group:
         ancestors: slot of each ancestor of the first row, by depth, (a,).
         shared: the number of them that are ancestors of every row.
         depths: each row's position in its sequence, (n,).
+        queries: those of the pack's rows that attend, all of them or some, (q,).
         related: (n, a + n): column i < a tells whether the first row's ancestor i is one of this
             row, column a + j whether row j of the group is its ancestor or itself.
     """
@@ -36,6 +37,7 @@ class Group:
     shared: int
     depths: Ints
     related: Bools
+    queries: Ints
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,18 +63,30 @@ class Pack:
         deepest = max(int(group.depths.max()) for group in self.groups)
         return None if window is None or deepest < window else window
 
+    def only(self, rows: Ints) -> "Pack":
+        """Return the pack in which these rows alone, (r,), sorted, attend to the same keys.
+
+        Groups without such a row remain, as they tell what the rows before and behind share.
+        """
+        groups = (
+            replace(group, queries=rows[slice(*np.searchsorted(rows, [group.start, group.end]))])
+            for group in self.groups
+        )
+        return replace(self, groups=tuple(groups))
+
     def seen(self, group: Group, window: int | None) -> tuple[Ints, Bools]:
-        """Return slots that a group's rows see, (s,), and which row sees which, (n, s).
+        """Return slots that a group's queries see, (s,), and which query sees which, (q, s).
 
         These are the columns of `related`, without first ones that the window hides from all rows.
         """
+        own = group.queries - group.start
         slots = np.concatenate([group.ancestors, self.base + np.arange(group.start, group.end)])
         if window is None:
-            return slots, group.related
+            return slots, group.related[own]
         low = max(0, int(group.depths.min()) - window + 1)
         key_depths = np.concatenate([np.arange(len(group.ancestors)), group.depths])
         seen = group.related & (key_depths > group.depths[:, None] - window)
-        return slots[low:], seen[:, low:]
+        return slots[low:], seen[own][:, low:]
 
 
 def cut_packs(
@@ -174,4 +188,6 @@ def _group(tree: TokenTree, bounds: Sequence[int], path: Ints, origin: int, base
         related[rows, own] = np.tri(right - left, dtype=np.bool_)
         columns[depth : depth + right - left] = own
         path[depth : depth + right - left] = base - origin + np.arange(left, right)
-    return Group(first - origin, end - origin, ancestors, shared, tree.depths[first:end], related)
+    start, stop = first - origin, end - origin
+    depths, queries = tree.depths[first:end], np.arange(start, stop)
+    return Group(start, stop, ancestors, shared, depths, related, queries)

@@ -14,6 +14,7 @@ from mistral_eval.model.memory import sent
 from mistral_eval.model.transformer import Transformer
 from mistral_eval.native.pack import Bools, Group, Pack
 from mistral_eval.native.pack_batches import CPU_COSTS, Batch, Block, Costs, cut_batches
+from mistral_eval.native.tree import NO_IDS, Ints
 
 # The fused kernel that also returns the scores' log-sum-exp; torch has no public name for it.
 _KERNEL: Final = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # noqa: SLF001
@@ -74,46 +75,61 @@ def stack_bytes(
     return 2 * config.n_kv_heads * config.head_dim * dtype.itemsize * tokens
 
 
-def make_attend(stack: Stack, pack: Pack) -> Attend:
-    """Return the form of attention that is fast on the stack's device."""
+def make_attend(stack: Stack, pack: Pack, asked: Ints | None = None) -> Attend:
+    """Return the form of attention that is fast on the stack's device.
+
+    Args:
+        stack: what the pack's tokens see.
+        pack: the tokens.
+        asked: rows whose final hidden states are asked, sorted, (r,); None for all. In the last
+            layer these alone attend, and the results of the others are not defined.
+    """
     if stack.device.type != "cpu":
-        return GroupwiseAttend(stack, pack)
-    return BatchedAttend(stack, pack, CPU_COSTS.at_width(stack.width))
+        return GroupwiseAttend(stack, pack, asked)
+    return BatchedAttend(stack, pack, CPU_COSTS.at_width(stack.width), asked)
 
 
 class GroupwiseAttend:
     """Attention group by group, each over its ancestors and itself, with a mask."""
 
-    def __init__(self, stack: Stack, pack: Pack) -> None:
+    def __init__(self, stack: Stack, pack: Pack, asked: Ints | None = None) -> None:
+        """See `make_attend`."""
         self._stack, self._pack = stack, pack
         self._kept = sent(torch.from_numpy(pack.keep_slots), stack.device)
         kinds = {w: pack.window(w) for w in set(stack.windows)}
         views = {w: [self._view(group, w) for group in pack.groups] for w in set(kinds.values())}
-        self._views = {window: views[kind] for window, kind in kinds.items()}
+        self._views = [views[kinds[window]] for window in stack.windows]
+        if asked is not None:
+            last = kinds[stack.windows[-1]]
+            groups = [group for group in pack.only(asked).groups if len(group.queries)]
+            self._views[-1] = [self._view(group, last) for group in groups]
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Return attention, (T, n_heads, D); keep on the path what the next pack sees."""
         slots = self._stack.fill(layer, self._pack.base, k, v)
         out = torch.empty_like(q)
-        views = self._views[self._stack.windows[layer]]
-        for group, (at, mask) in zip(self._pack.groups, views, strict=True):
+        for rows, at, mask in self._views[layer]:
             keys, values = slots[at].permute(1, 2, 0, 3)  # (Hkv, s, D)
-            rows = slice(group.start, group.end)
             out[rows] = attention(q[rows], keys, values, mask)
         self._stack.keep(layer, self._pack.keep_from, self._kept)
         return out
 
-    def _view(self, group: Group, window: int | None) -> tuple[Tensor, Tensor]:
-        """Return the slots that a group sees, and its mask."""
+    def _view(self, group: Group, window: int | None) -> tuple[slice | Tensor, Tensor, Tensor]:
+        """Return the rows of a group that attend, the slots that they see, and their mask."""
         slots, seen = self._pack.seen(group, window)
-        return sent(torch.from_numpy(slots), self._stack.device), _added(seen, self._stack)
+        at, device = torch.from_numpy(slots), self._stack.device
+        return _run_of(group.queries, device), sent(at, device), _added(seen, self._stack)
 
 
 @dataclass(frozen=True, slots=True)
 class _Prefix:
-    """A block's rows and the slots they all see, (C,), as a slice if they are contiguous."""
+    """A block's rows, and the slots they all see, (C,); slices if they are contiguous.
 
-    rows: slice
+    `places` are the rows' places among those that attend.
+    """
+
+    rows: slice | Tensor
+    places: slice
     slots: slice | Tensor
 
 
@@ -131,16 +147,18 @@ class _Call:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """The calls of a layer, and where to find the outputs of the pack's rows.
+    """The calls of a layer, and where to find the outputs of the rows that attend.
 
     Attributes:
+        attending: these rows, (n,), or None if they are all of the pack's.
         prefixes: one per block.
         calls: one per batch.
-        rows: index of each of the pack's rows among the batches' rows, (n,).
+        rows: index of each of them among the batches' rows, (n,).
         pieces: its index for each key head among the batches' outputs, which are ordered by batch,
             then by head, (n * Hkv,).
     """
 
+    attending: Tensor | None
     prefixes: Sequence[_Prefix]
     calls: Sequence[_Call]
     rows: Tensor
@@ -154,31 +172,39 @@ class BatchedAttend:
     packs keys and values once per head.
     """
 
-    def __init__(self, stack: Stack, pack: Pack, costs: Costs) -> None:
+    def __init__(self, stack: Stack, pack: Pack, costs: Costs, asked: Ints | None = None) -> None:
+        """See `make_attend`; `costs` decide how groups are combined."""
         self._stack, self._pack = stack, pack
+        self._costs, self._asked = costs, asked
         self._kept = torch.from_numpy(pack.keep_slots)
-        kinds = {w: pack.window(w) for w in set(stack.windows)}
-        plans = {window: self._plan(window, costs) for window in set(kinds.values())}
-        self._plans = {window: plans[kind] for window, kind in kinds.items()}
+        self._kinds = {w: pack.window(w) for w in set(stack.windows)}
+        self._plans = {window: self._plan(pack, window) for window in set(self._kinds.values())}
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Return attention, (T, n_heads, D); keep on the path what the next pack sees."""
         stack = self._stack
-        plan = self._plans[stack.windows[layer]]
+        window = self._kinds[stack.windows[layer]]
+        plan = self._plans[window]
+        if layer == len(stack.windows) - 1 and self._asked is not None:
+            plan = self._plan(self._pack.only(self._asked), window)
         slots = stack.fill(layer, self._pack.base, k, v)
         grouped = q.view(len(q), -1, stack.repeats, q.shape[-1])
         folded = grouped.transpose(0, 1).contiguous()  # (Hkv, n, rep, D)
+        stack.keep(layer, self._pack.keep_from, self._kept)
+        if not plan.calls:
+            return torch.empty_like(q)
         out, total = self._rest(plan, folded, slots)
         for prefix in plan.prefixes:
-            rows = prefix.rows
-            above, weight = _kernel(folded[:, rows].flatten(1, 2)[None], slots[prefix.slots][None])
-            above = above.reshape(folded[:, rows].shape).transpose(0, 1)  # (n, Hkv, rep, D)
+            own, at = folded[:, prefix.rows], prefix.places
+            above, weight = _kernel(own.flatten(1, 2)[None], slots[prefix.slots][None])
+            above = above.reshape(own.shape).transpose(0, 1)  # (n, Hkv, rep, D)
             # weight of the rest, (n, rep, Hkv); most often the smaller one, so it rounds less
-            share = torch.sigmoid(total[rows] - weight.reshape(total[rows].shape))
+            share = torch.sigmoid(total[at] - weight.reshape(total[at].shape))
             share = share.transpose(1, 2)[..., None].to(out.dtype)
-            torch.lerp(above, out[rows], share, out=out[rows])
-        stack.keep(layer, self._pack.keep_from, self._kept)
-        return out.view(q.shape)
+            torch.lerp(above, out[at], share, out=out[at])
+        if plan.attending is None:
+            return out.view(q.shape)
+        return torch.empty_like(q).index_copy_(0, plan.attending, out.view(-1, *q.shape[1:]))
 
     def _rest(self, plan: _Plan, folded: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
         """Return the batches' output, (n, Hkv, rep, D), and log-sum-exp, (n, rep, Hkv)."""
@@ -198,20 +224,24 @@ class BatchedAttend:
             sums.index_select(0, plan.rows).view(-1, repeats, heads),
         )
 
-    def _plan(self, window: int | None, costs: Costs) -> _Plan:
-        blocks, batches = cut_batches(self._pack, window, costs)
-        size = self._pack.last - self._pack.first
-        rows = np.empty(size, dtype=np.int64)
-        pieces = np.empty((size, self._stack.n_kv_heads), dtype=np.int64)
+    def _plan(self, pack: Pack, window: int | None) -> _Plan:
+        """Return the plan of a pack, the whole or the rows asked."""
+        blocks, batches = cut_batches(pack, window, self._costs)
+        attending = np.concatenate([NO_IDS, *(group.queries for group in pack.groups)])
+        rows = np.empty(len(attending), dtype=np.int64)
+        pieces = np.empty((len(attending), self._stack.n_kv_heads), dtype=np.int64)
         heads, done = np.arange(self._stack.n_kv_heads), 0
         for batch in batches:
             count, most = batch.rows.shape
-            own, place = batch.rows[batch.is_row], np.flatnonzero(batch.is_row)
+            place = np.flatnonzero(batch.is_row)
+            own = np.searchsorted(attending, batch.rows[batch.is_row])
             rows[own] = done + place
             pieces[own] = done * len(heads) + place[:, None] + heads * count * most
             done += count * most
+        is_all = len(attending) == pack.last - pack.first
         return _Plan(
-            [_prefix(block) for block in blocks],
+            None if is_all else torch.from_numpy(attending),
+            [_prefix(block, attending) for block in blocks],
             [self._call(batch) for batch in batches],
             torch.from_numpy(rows),
             torch.from_numpy(pieces.ravel()),
@@ -226,12 +256,19 @@ class BatchedAttend:
         )
 
 
-def _prefix(block: Block) -> _Prefix:
-    rows, slots = slice(block.start, block.end), block.slots
-    first = int(slots[0])
-    if np.array_equal(slots, np.arange(first, first + len(slots))):
-        return _Prefix(rows, slice(first, first + len(slots)))
-    return _Prefix(rows, torch.from_numpy(slots))
+def _prefix(block: Block, attending: Ints) -> _Prefix:
+    first = int(np.searchsorted(attending, block.rows[0]))
+    places = slice(first, first + len(block.rows))
+    cpu = torch.device("cpu")
+    return _Prefix(_run_of(block.rows, cpu), places, _run_of(block.slots, cpu))
+
+
+def _run_of(numbers: Ints, device: torch.device) -> slice | Tensor:
+    """Return indices as a slice if they are contiguous, else as a tensor."""
+    first = int(numbers[0])
+    if np.array_equal(numbers, np.arange(first, first + len(numbers))):
+        return slice(first, first + len(numbers))
+    return sent(torch.from_numpy(numbers), device)
 
 
 def _kernel(q: Tensor, slots: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:

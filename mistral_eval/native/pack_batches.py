@@ -53,10 +53,9 @@ _WIDTH = 512  # of the measurement
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Rows `start` ... `end` of a pack, and the slots of the prefix they all see."""
+    """Neighbouring rows of a pack that attend, (r,), and the slots of the prefix they all see."""
 
-    start: int
-    end: int
+    rows: Ints
     slots: Ints
 
 
@@ -79,9 +78,9 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class _Rest:
-    """Slots that a group sees beyond its block's prefix, (s,), and which row sees which, (n, s)."""
+    """Rows of a group that attend, (n,), slots they see beyond the prefix, and which sees which."""
 
-    group: Group
+    rows: Ints
     slots: Ints
     seen: Bools
 
@@ -89,7 +88,7 @@ class _Rest:
 def cut_batches(
     pack: Pack, window: int | None, costs: Costs = CPU_COSTS
 ) -> tuple[list[Block], list[Batch]]:
-    """Return blocks, in order, and batches, which hold each row once.
+    """Return blocks, in order, and batches, which hold each row that attends once.
 
     A row sees its block's prefix and, in its batch, everything else visible in layers of `window`.
     If the window hides keys from any row, there are no blocks.
@@ -97,7 +96,12 @@ def cut_batches(
     window = pack.window(window)
     runs = _runs(pack.groups, costs) if window is None else [(pack.groups, 0)]
     blocks = [_block(groups, prefix) for groups, prefix in runs if prefix]
-    rests = [_beyond(pack, group, prefix, window) for groups, prefix in runs for group in groups]
+    rests = [
+        _beyond(pack, group, prefix, window)
+        for groups, prefix in runs
+        for group in groups
+        if len(group.queries)
+    ]
     return blocks, [_batch(some, costs) for some in _alike(rests, costs)]
 
 
@@ -111,7 +115,7 @@ def _runs(groups: Sequence[Group], costs: Costs) -> list[tuple[Sequence[Group], 
         cuts.append((end - 1, 0))
         for start in range(end - 1, -1, -1):
             shared = min(shared, groups[start].shared)
-            rows += groups[start].end - groups[start].start
+            rows += len(groups[start].queries)
             prefix = shared - shared % costs.aligned
             if prefix <= costs.merge:
                 break
@@ -129,12 +133,13 @@ def _runs(groups: Sequence[Group], costs: Costs) -> list[tuple[Sequence[Group], 
 
 
 def _block(groups: Sequence[Group], prefix: int) -> Block:
-    return Block(groups[0].start, groups[-1].end, groups[0].ancestors[:prefix])
+    rows = np.concatenate([group.queries for group in groups])
+    return Block(rows, groups[0].ancestors[:prefix])
 
 
 def _beyond(pack: Pack, group: Group, prefix: int, window: int | None) -> _Rest:
     slots, seen = pack.seen(group, window)
-    return _Rest(group, slots[prefix:], seen[:, prefix:])
+    return _Rest(group.queries, slots[prefix:], seen[:, prefix:])
 
 
 def _alike(rests: Sequence[_Rest], costs: Costs) -> Iterator[list[_Rest]]:
@@ -167,15 +172,15 @@ def _padded(keys: int, costs: Costs) -> int:
 
 def _batch(rests: Sequence[_Rest], costs: Costs) -> Batch:
     """Combine rests, the longest first; a padding row sees what its group's first row sees."""
-    sizes = np.array([rest.group.end - rest.group.start for rest in rests])
+    sizes = np.array([len(rest.rows) for rest in rests])
     most, keys = int(sizes.max()), _padded(len(rests[0].slots), costs)
     rows = np.empty((len(rests), most), dtype=np.int64)
     slots = np.empty((len(rests), keys), dtype=np.int64)
     seen = np.zeros((len(rests), most, keys), dtype=np.bool_)
     for n, rest in enumerate(rests):
-        group, size, count = rest.group, sizes[n], len(rest.slots)
-        rows[n, :size] = np.arange(group.start, group.end)
-        rows[n, size:] = group.start
+        size, count = sizes[n], len(rest.slots)
+        rows[n, :size] = rest.rows
+        rows[n, size:] = rest.rows[0]
         slots[n, :count] = rest.slots
         slots[n, count:] = rest.slots[-1]
         seen[n, :size, :count] = rest.seen

@@ -11,7 +11,7 @@ from mistral_eval.errors import EngineError
 from mistral_eval.model.transformer import Transformer
 from mistral_eval.native.head import Asked, Tally, TokenLogprobs, token_logprobs
 from mistral_eval.native.pack import Bools, Pack, cut_packs
-from mistral_eval.native.pack_attention import Stack, make_attend
+from mistral_eval.native.pack_attention import Stack
 from mistral_eval.native.plain import score_plain
 from mistral_eval.native.requests import (
     WHOLE,
@@ -23,7 +23,7 @@ from mistral_eval.native.requests import (
     Turn,
     not_finite,
 )
-from mistral_eval.native.stream import Room, run_by_layers, tokens_of
+from mistral_eval.native.stream import Fed, Room, run_by_layers
 from mistral_eval.native.tree import Ints, TokenTree, build_tree
 
 # Default tokens per group: small groups waste less masked work, large ones need fewer calls.
@@ -113,9 +113,9 @@ def _run_by_packs(
     for pack in packs:
         if stopping():
             return
-        tokens, positions, rows = tokens_of(tree, pack, model.device)
-        hidden = model.hidden(tokens, positions, make_attend(stack, pack), rows)
-        stats.score_computed += len(tokens)
+        fed = Fed.of(tree, pack, stack)
+        hidden = model.hidden(fed.tokens, fed.positions, fed.attend, fed.rows)
+        stats.score_computed += len(fed.tokens)
         yield pack, hidden
 
 

@@ -166,29 +166,45 @@ def run_by_layers(
                     return
                 before = done // model.config.n_layers
                 done += len(part.states)
+                fed = part.fed
                 part.states = model.run_block(
-                    n, layer, part.states, part.positions, part.attend, part.rows
+                    n, layer, part.states, fed.positions, fed.attend, fed.rows
                 )
                 stats.score_computed += done // model.config.n_layers - before
         for part in parts:
             yield part.pack, model.finish(part.states)
-        del parts, part  # before the next super-pack's are made
+        del parts, part, fed  # before the next super-pack's are made
 
 
-def tokens_of(
-    tree: TokenTree, pack: Pack, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return a pack's tokens, (T,), their positions, (T,), and what is asked, (R,), on `device`.
+@dataclass(frozen=True, slots=True)
+class Fed:
+    """What a forward pass of a pack takes, on the model's device.
 
-    The latter are indices of the tokens that predict others; None if all do.
+    Attributes:
+        tokens: ids, (T,).
+        positions: their positions, (T,).
+        rows: indices of the tokens whose final hidden states are asked, (R,); None for all.
+        attend: their attention.
     """
-    run = slice(pack.first, pack.last)
-    rows = np.unique(tree.asked_node[tree.asked_in(pack.first, pack.last)]) - pack.first
-    return (
-        sent(torch.from_numpy(tree.tokens[run]), device),
-        sent(torch.from_numpy(tree.depths[run]), device),
-        None if len(rows) == pack.last - pack.first else sent(torch.from_numpy(rows), device),
-    )
+
+    tokens: Tensor
+    positions: Tensor
+    rows: Tensor | None
+    attend: Attend
+
+    @classmethod
+    def of(cls, tree: TokenTree, pack: Pack, stack: Stack) -> "Fed":
+        """Return what a pack of a tree takes, whose tokens see what is on `stack`."""
+        run = slice(pack.first, pack.last)
+        tokens, positions = (
+            sent(torch.from_numpy(numbers[run]), stack.device)
+            for numbers in (tree.tokens, tree.depths)
+        )
+        asked = np.unique(tree.asked_node[tree.asked_in(pack.first, pack.last)]) - pack.first
+        if len(asked) == len(tokens):
+            return cls(tokens, positions, None, make_attend(stack, pack))
+        rows = sent(torch.from_numpy(asked), stack.device)
+        return cls(tokens, positions, rows, make_attend(stack, pack, asked))
 
 
 def super_packs(
@@ -219,16 +235,11 @@ def super_packs(
 
 @dataclass(slots=True)
 class _Part:
-    """A pack in a super-pack: its hidden states so far, a view of the super-pack's.
-
-    `rows` are those of which the final hidden state is asked, None for all.
-    """
+    """A pack in a super-pack: its hidden states so far, a view of the super-pack's."""
 
     pack: Pack
     states: Tensor
-    positions: Tensor
-    attend: Attend
-    rows: Tensor | None
+    fed: Fed
 
 
 def _parts(model: Transformer, tree: TokenTree, packs: Sequence[Pack], stack: Stack) -> list[_Part]:
@@ -237,7 +248,7 @@ def _parts(model: Transformer, tree: TokenTree, packs: Sequence[Pack], stack: St
     states = torch.empty(sum(sizes), model.config.dim, dtype=model.dtype, device=model.device)
     parts = []
     for pack, own in zip(packs, torch.split(states, sizes), strict=True):
-        tokens, positions, rows = tokens_of(tree, pack, model.device)
-        model.embed(tokens, own)
-        parts.append(_Part(pack, own, positions, make_attend(stack, pack), rows))
+        fed = Fed.of(tree, pack, stack)
+        model.embed(fed.tokens, own)
+        parts.append(_Part(pack, own, fed))
     return parts

@@ -52,6 +52,8 @@ def test_a_way_gives_the_plain_product(dtype, way, rows):
     added = y.clone()
     matrix.add_to(added, x)
     torch.testing.assert_close(added.double(), y.double() + exact, **tolerance)
+    gate = matrix.gate(x, torch.empty(rows, 100, dtype=dtype))
+    torch.testing.assert_close(gate.double(), torch.nn.functional.silu(exact), **tolerance)
     gated = matrix.gating(y.clone(), x, torch.empty(rows, 100, dtype=dtype))
     torch.testing.assert_close(
         gated.double(), y.double() * exact, atol=tolerance["atol"], rtol=0.02

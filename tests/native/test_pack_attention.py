@@ -123,6 +123,40 @@ def test_both_forms_give_the_softmax_over_each_tokens_ancestors(
             torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
 
 
+@settings(max_examples=100)
+@given(
+    tree=some_trees(),
+    costs=some_costs,
+    heads=st.sampled_from([(6, 2), (4, 4)]),
+    window=st.sampled_from([None, 5, 20]),
+    data=st.data(),
+    **budgets,
+)
+def test_in_the_last_layer_rows_asked_for_attend_as_among_all(
+    tree, costs, heads, window, data, batch_tokens, group_tokens
+):
+    """Some rows of each pack, none or all; later packs see the keys of the others all the same."""
+    windows = (3, window)
+    packs = list(cut_packs(tree, batch_tokens, group_tokens))
+    total = len(tree.tokens)
+    asked = sorted(data.draw(st.sets(st.integers(0, total - 1), max_size=total)))
+    tokens = random_tokens(tree, len(windows), heads)
+    expected = [plain(seen_by(tree, w), one, heads) for w, one in zip(windows, tokens, strict=True)]
+
+    def rows_of(pack):
+        rows = [row - pack.first for row in asked if pack.first <= row < pack.last]
+        return np.array(rows, dtype=np.int64)
+
+    forms = (
+        lambda stack, pack: GroupwiseAttend(stack, pack, rows_of(pack)),
+        lambda stack, pack: BatchedAttend(stack, pack, costs, rows_of(pack)),
+    )
+    for make in forms:
+        first, last = walk(tree, packs, tokens, heads, windows, make)
+        torch.testing.assert_close(first, expected[0], rtol=0, atol=1e-5)
+        torch.testing.assert_close(last[asked], expected[1][asked], rtol=0, atol=1e-5)
+
+
 def test_in_bfloat16_merged_parts_are_as_near_as_one_softmax():
     """Each part is rounded, and so is their mixture."""
     shots = tuple(n % 3 for n in range(200))
@@ -149,7 +183,7 @@ def test_prefix_and_batch_hold_what_a_row_sees_and_nothing_twice(
     for pack in cut_packs(tree, batch_tokens, group_tokens):
         slots = [*paths[pack.first][:-1], *range(pack.first, pack.last)]  # the tokens in them
         blocks, batches = cut_batches(pack, window, costs)
-        prefix = {row: block.slots for block in blocks for row in range(block.start, block.end)}
+        prefix = {row: block.slots for block in blocks for row in block.rows.tolist()}
         rows = np.concatenate([batch.rows[batch.is_row] for batch in batches])
 
         assert sorted(rows.tolist()) == list(range(pack.last - pack.first))
@@ -175,8 +209,9 @@ def test_a_prefix_of_many_questions_is_attended_to_without_a_mask():
     blocks, batches = cut_batches(pack, 4096)
 
     # the first question's first 20 tokens go with the shots, in runs of 64
-    assert [(block.start, len(block.slots)) for block in blocks] == [(320, 288)]
-    assert blocks[0].end == len(tree.tokens) == 300 + 41 * 40
+    assert [len(block.slots) for block in blocks] == [288]
+    assert blocks[0].rows.tolist() == list(range(320, 300 + 41 * 40))
+    assert len(tree.tokens) == 300 + 41 * 40
     behind = [
         slots[seen.any(axis=0)]
         for batch in batches
