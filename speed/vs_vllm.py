@@ -6,12 +6,12 @@
 Needs an environment with vLLM (see docs/engines.md) and Linux. The model is a Mistral with 60
 million random parameters. Each side computes on one thread; the seconds are processor seconds of
 all its processes, which are reliable on a busy machine. All processes are tied to one core: vLLM's
-engine process waits for its worker in a loop, which gives way to others on the same core but
-counts as much as the work itself on a free one (`--spread` measures that). vLLM is asked as `--engine vllm` asks it:
-one request for the letters of a question, `prompt_logprobs` for longer choices, a seeded request
-for each sample; compiled, unless `--eager`, and with an empty prefix cache at the start of each
-round. `mmlu, each choice` asks for `prompt_logprobs` of each choice, as lm-eval's own vllm model
-does. Generations have the same limit of tokens, and each engine's own draws.
+engine process waits for its worker in a loop, which gives way to others on the same core but counts
+as much as the work itself on a free one (`--spread` measures that). vLLM is asked as `--engine
+vllm` asks it: one request for the letters of a question, `prompt_logprobs` for longer choices, a
+seeded request for each sample; compiled, unless `--eager`, and with an empty prefix cache at the
+start of each round. `mmlu, each choice` asks for `prompt_logprobs` of each choice, as lm-eval's own
+vllm model does. Generations have the same limit of tokens, and each engine's own draws.
 """
 
 import argparse
