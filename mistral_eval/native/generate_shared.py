@@ -1,15 +1,14 @@
 """Generate with shared prompts: prefill a few-shot block once, and a question once for its samples.
 
-Continuous batching by sample: when a sample has ended, the next one of any question and benchmark
-takes its row. On CUDA the host reads a step's tokens while the device computes the next step, so a
-finished sample runs one step too far, and that token is dropped. On a CPU, when few samples are
-left, a step also computes draft tokens, which repeat what a reply repeats (`drafts`).
+`admission` decides which samples have a row. On CUDA the host reads a step's tokens while the
+device computes the next step, so a finished sample runs one step too far, and that token is
+dropped. On a CPU, when few samples are left, a step also computes draft tokens, which repeat what a
+reply repeats (`drafts`).
 """
 
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
-from heapq import heappop, heappush
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,10 +16,11 @@ from torch import Tensor
 from mistral_eval.model.memory import sent
 from mistral_eval.model.products import FEW_ROWS
 from mistral_eval.model.shared_attend import Piece, RowsAttend
-from mistral_eval.model.shared_cache import Prompt, Root, Row, SharedCache, row_slots, tail_size
+from mistral_eval.model.shared_cache import SharedCache
 from mistral_eval.model.transformer import Transformer
+from mistral_eval.native.admission import Admission, Block, Budget, Question, Sample
 from mistral_eval.native.clusters import cluster_prompts
-from mistral_eval.native.drafts import NgramProposer, shortened
+from mistral_eval.native.drafts import shortened
 from mistral_eval.native.prefill import prefill
 from mistral_eval.native.requests import (
     WHOLE,
@@ -32,31 +32,10 @@ from mistral_eval.native.requests import (
 )
 from mistral_eval.native.sampling import NO_TOKEN, Drawn, Running, Sampler
 
-# New samples wait until this part of the rows is free, as each time has a cost of its own.
-_FREE_PART = 32
-# Prompts are computed ahead for so large a part of the rows, so that they fill a pack.
-_AHEAD_PART = 8
 # Tokens of the largest step of which a CPU spends most of the time reading the weights, and which
-# is multiplied as one token is: as long as fewer samples are left, draft tokens fill
-# it, whoever has them.
+# is multiplied as one token is: as long as fewer samples are left, draft tokens fill it.
 _LOOKAHEAD = FEW_ROWS - 1
 Replies = Iterator[tuple[int, GenerateReply]]
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """Limits of generation.
-
-    Attributes:
-        rows: samples decoded in one step.
-        tokens: prompt tokens per forward pass.
-        cached: tokens whose keys and values may be held if every reply reaches its limit. A single
-            sample may exceed it.
-    """
-
-    rows: int
-    tokens: int
-    cached: int
 
 
 class SharedGenerator:
@@ -101,52 +80,13 @@ class SharedGenerator:
             yield n, GenerateReply((), "length")
         done = {place for place, n in enumerate(wanted) if n in turn.known}
         clusters = cluster_prompts([requests[n] for n in wanted], done)
-        waiting = deque[_Question]()
+        waiting = deque[Question]()
         for cluster in clusters:
-            block = _Block(cluster.root, len(cluster.questions))
+            block = Block(cluster.root, len(cluster.questions))
             for question in cluster.questions:
                 samples = deque(Running(wanted[n], requests[wanted[n]]) for n in question.requests)
-                waiting.append(_Question(block, question.tail, samples))
+                waiting.append(Question(block, question.tail, samples))
         yield from _Generation(self, waiting, turn).run()
-
-
-@dataclass(eq=False, slots=True)
-class _Block:
-    """The few-shot block of some questions, and how many of them need it still.
-
-    `root` is None until the block's first question is admitted.
-    """
-
-    tokens: tuple[int, ...]
-    questions: int
-    root: Root | None = None
-
-
-@dataclass(eq=False, slots=True)
-class _Question:
-    """A prompt with its samples that have no row yet, and the number of those that have one.
-
-    `prompt` is None until it is computed, before its first sample is admitted. `logits` are those
-    of the first new token, (n_words,), while samples wait for them.
-    """
-
-    block: _Block
-    tail: tuple[int, ...]
-    waiting: deque[Running]
-    active: int = 0
-    prompt: Prompt | None = None
-    logits: Tensor | None = None
-
-
-@dataclass(eq=False, slots=True)
-class _Sample:
-    """A sample in progress; `seat` is its place among the rows."""
-
-    seat: int
-    running: Running
-    question: _Question
-    row: Row
-    proposer: NgramProposer = field(default_factory=NgramProposer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +97,7 @@ class _Unread:
     behind a draft token counts if that one is accepted.
     """
 
-    samples: list[_Sample]
+    samples: list[Sample]
     drafts: list[list[int]]
     drawn: Drawn
     seats: frozenset[int]
@@ -166,26 +106,24 @@ class _Unread:
 class _Generation:
     """One list of requests in progress: the questions that wait and the samples in each seat."""
 
-    def __init__(self, generator: SharedGenerator, waiting: "deque[_Question]", turn: Turn) -> None:
+    def __init__(self, generator: SharedGenerator, waiting: deque[Question], turn: Turn) -> None:
         self._generator, self._model = generator, generator.model
         self._is_stopping = turn.stopping
-        self._waiting = waiting
-        self._count = sum(len(question.waiting) for question in waiting)  # samples without a row
-        self._held = 0  # slots of the cache, if every reply reaches its limit
-        seats = min(generator.budget.rows, self._count)
-        self._cache = SharedCache(self._model, seats, generator.budget.cached)
-        self._free = list(range(seats))  # a heap
-        self._active: dict[int, _Sample] = {}  # by seat
+        budget = generator.budget
+        seats = min(budget.rows, sum(len(question.waiting) for question in waiting))
+        self._cache = SharedCache(self._model, seats, budget.cached)
+        self._admission = Admission(waiting, self._cache, budget)
+        self._active = self._admission.active
         self._unread: _Unread | None = None
         self._may_draft = True
         self._last = torch.zeros(seats, dtype=torch.int64, device=self._model.device)
 
     def run(self) -> Replies:
         """Admit samples and step until everything is answered."""
-        while (self._count or self._active) and not self._is_stopping():
+        while (self._admission.left or self._active) and not self._is_stopping():
             if self._unread and not self._goes_on():
                 yield from self._read()
-            elif self._admits():
+            elif self._admission.is_ready():
                 yield from self._read()
                 yield from self._admit()
             else:
@@ -196,91 +134,31 @@ class _Generation:
         """Return whether a sample needs more tokens than those not yet read."""
         return any(map(self._needs_more, self._active.values()))
 
-    def _needs_more(self, sample: _Sample) -> bool:
+    def _needs_more(self, sample: Sample) -> bool:
         running = sample.running
         return len(running.ids) + self._count_unread(sample) < running.request.max_tokens
 
-    def _count_unread(self, sample: _Sample) -> int:
+    def _count_unread(self, sample: Sample) -> int:
         return int(self._unread is not None and sample.seat in self._unread.seats)
 
-    def _admits(self) -> bool:
-        """Return whether enough seats are free for the next samples, and the cache has room."""
-        enough = max(1, self._generator.budget.rows // _FREE_PART)
-        is_enough = 0 < min(enough, self._count) <= len(self._free)
-        return is_enough and self._fits(self._waiting[0], is_idle=not self._active)
-
-    def _fits(self, question: _Question, *, is_idle: bool) -> bool:
-        """Return whether the cache has room for a question's next sample; always if idle."""
-        return is_idle or self._held + self._slots(question) <= self._generator.budget.cached
-
-    def _slots(self, question: _Question) -> int:
-        """Return the slots that a question's next sample takes, with those of a new prompt."""
-        slots = _row_slots(question)
-        if question.prompt is None:
-            slots += tail_size(len(question.tail))
-            if question.block.root is None:
-                slots += len(question.block.tokens)
-        return slots
-
     def _admit(self) -> Replies:
-        """Give the next samples rows, prefill their prompts and draw their first tokens."""
-        roots: list[_Block] = []
-        new: list[_Question] = []
-        entering: list[_Sample] = []
-        while self._free and self._waiting:
-            question = self._waiting[0]
-            if not self._fits(question, is_idle=not self._active):
-                break
-            self._held += self._slots(question)
-            self._open(question, roots, new)
-            seat = heappop(self._free)
-            running = question.waiting.popleft()
-            sample = _Sample(seat, running, question, Row(_prompt(question)))
-            question.active += 1
-            self._count -= 1
-            self._active[seat] = sample
-            entering.append(sample)
-            if not question.waiting:
-                self._waiting.popleft()
-        if new:
-            self._look_ahead(roots, new)
-        if self._prefill(roots, new):
-            logits = torch.stack([_logits(sample.question) for sample in entering])
-            for question in {sample.question for sample in entering}:
+        """Give the next samples rows, prefill prompts and draw the samples' first tokens."""
+        entering = self._admission.admit()
+        if self._prefill(entering.blocks, entering.questions):
+            samples = entering.samples
+            logits = torch.stack([_logits(sample.question) for sample in samples])
+            for question in {sample.question for sample in samples}:
                 if not question.waiting:
                     question.logits = None
-            yield from self._draw(logits, entering)
+            yield from self._draw(logits, samples)
 
-    def _open(self, question: _Question, roots: list[_Block], new: list[_Question]) -> None:
-        """Take places for a question's prompt and block; append what must be computed."""
-        block = question.block
-        if block.root is None:
-            block.root = self._cache.add_root(len(block.tokens))
-            roots.append(block)
-        if question.prompt is None:
-            question.prompt = self._cache.add_prompt(block.root, len(question.tail))
-            new.append(question)
-
-    def _look_ahead(self, roots: list[_Block], new: list[_Question]) -> None:
-        """Open the next questions too, while the cache has room beside their first samples."""
-        samples = 0
-        for question in self._waiting:
-            if samples >= self._generator.budget.rows // _AHEAD_PART:
-                break
-            samples += len(question.waiting)
-            if question.prompt is None:
-                if not self._fits(question, is_idle=False):
-                    break
-                self._held += self._slots(question) - _row_slots(question)
-                self._open(question, roots, new)
-
-    def _prefill(self, blocks: Sequence[_Block], questions: Sequence[_Question]) -> bool:
+    def _prefill(self, blocks: Sequence[Block], questions: Sequence[Question]) -> bool:
         """Compute new blocks, then new questions behind them; return False if told to stop."""
-        roots = [Piece(_root(block), 0, len(block.tokens)) for block in blocks if block.tokens]
+        roots = [Piece(block.root, 0, len(block.tokens)) for block in blocks if block.tokens]
         shared = [block.tokens for block in blocks if block.tokens]
         if self._run_pieces(roots, shared, is_asked=False) is None:
             return False
-        tails = [Piece(_prompt(question), 0, len(question.tail)) for question in questions]
+        tails = [Piece(question.prompt, 0, len(question.tail)) for question in questions]
         own = [question.tail for question in questions]
         states = self._run_pieces(tails, own, is_asked=True)
         if states is None:
@@ -289,7 +167,7 @@ class _Generation:
             self._generator.stats.generate_flop += self._generator.flops.row * len(states)
             logits = self._model.logits(torch.stack(states))
             for question, row in zip(questions, logits, strict=True):
-                # only the next question to be admitted waits; a view would keep all rows
+                # a view would keep all rows as long as this one is waited for
                 question.logits = row.clone() if question.waiting else row
         return True
 
@@ -335,13 +213,13 @@ class _Generation:
         stats.decode_rows = max(stats.decode_rows, len(samples))
         yield from self._draw(self._model.logits(hidden), samples, drafts)
 
-    def _forget(self, samples: Sequence[_Sample], drafts: Sequence[Sequence[int]]) -> None:
+    def _forget(self, samples: Sequence[Sample], drafts: Sequence[Sequence[int]]) -> None:
         """Erase draft tokens, of which one overflowed, and try no more: 0 * NaN would be seen."""
         self._may_draft = False
         for sample, draft in zip(samples, drafts, strict=True):
             self._cache.erase(sample.row, 1 + len(draft))
 
-    def _propose(self, samples: Sequence[_Sample]) -> list[list[int]]:
+    def _propose(self, samples: Sequence[Sample]) -> list[list[int]]:
         """Return draft tokens of each sample, which share what room a step has."""
         room = self._generator.lookahead - len(samples)
         if room < 1 or not self._may_draft:
@@ -349,18 +227,18 @@ class _Generation:
         drafts = [s.proposer.propose(s.running.ids, self._room_ahead(s)) for s in samples]
         return shortened(drafts, room)
 
-    def _room_ahead(self, sample: _Sample) -> int:
+    def _room_ahead(self, sample: Sample) -> int:
         """Return how many tokens a sample may be fed behind its next one."""
         running = sample.running
         left = running.request.max_tokens - len(running.ids) - 1
         return min(left, self._cache.room_ahead(sample.row))
 
-    def _seats(self, samples: Sequence[_Sample]) -> Tensor:
+    def _seats(self, samples: Sequence[Sample]) -> Tensor:
         seats = torch.tensor([sample.seat for sample in samples])
         return sent(seats, self._model.device)
 
     def _draw(
-        self, logits: Tensor, samples: Sequence[_Sample], drafts: list[list[int]] | None = None
+        self, logits: Tensor, samples: Sequence[Sample], drafts: list[list[int]] | None = None
     ) -> Replies:
         """Draw the samples' next tokens; read the previous step's and, unless late, these too.
 
@@ -402,7 +280,7 @@ class _Generation:
             self._last[torch.tensor([s.seat for s in left], dtype=torch.int64)] = last
 
     def _take(
-        self, sample: _Sample, tokens: Sequence[int], draft: Sequence[int]
+        self, sample: Sample, tokens: Sequence[int], draft: Sequence[int]
     ) -> GenerateReply | None:
         """Append drawn tokens until one is not the draft's; return the reply if it ends."""
         stats = self._generator.stats
@@ -419,28 +297,10 @@ class _Generation:
             sample.proposer.learn(len(draft), accepted)
             sample.row.length += accepted
             return None
-        self._leave(sample)
+        self._admission.leave(sample)
         drawn = len(reply.ids) + (reply.finish == "eos")
         self._count_reply(len(sample.running.request.prompt), drawn)
         return reply
-
-    def _leave(self, sample: _Sample) -> None:
-        """Free what a sample holds, and its prompt and block if it is their last one."""
-        del self._active[sample.seat]
-        heappush(self._free, sample.seat)
-        self._cache.drop_row(sample.row)
-        self._held -= row_slots(sample.running.request.max_tokens)
-        question = sample.question
-        question.active -= 1
-        if question.active or question.waiting:
-            return
-        self._cache.drop_prompt(_prompt(question))
-        self._held -= tail_size(len(question.tail))
-        block = question.block
-        block.questions -= 1
-        if not block.questions:
-            block.root = None
-            self._held -= len(block.tokens)
 
     def _count_reply(self, prompt: int, drawn: int) -> None:
         """Count a reply's steps: the prefill gave its first token, and its last was not fed."""
@@ -449,21 +309,6 @@ class _Generation:
         self._generator.stats.generate_flop += steps
 
 
-def _row_slots(question: _Question) -> int:
-    """Return the slots of a question's next sample."""
-    return row_slots(question.waiting[0].request.max_tokens)
-
-
-def _root(block: _Block) -> Root:
-    assert block.root is not None, block
-    return block.root
-
-
-def _prompt(question: _Question) -> Prompt:
-    assert question.prompt is not None, question
-    return question.prompt
-
-
-def _logits(question: _Question) -> Tensor:
+def _logits(question: Question) -> Tensor:
     assert question.logits is not None, question
     return question.logits

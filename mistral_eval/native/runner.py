@@ -19,8 +19,9 @@ from mistral_eval.model.load.layout import expected_shapes
 from mistral_eval.model.memory import free_bytes, peak_bytes, sharing_processes, total_bytes
 from mistral_eval.model.products import NO_WAYS, Ways
 from mistral_eval.model.transformer import Transformer
+from mistral_eval.native.admission import Budget
 from mistral_eval.native.clusters import unique_tokens
-from mistral_eval.native.generate_shared import Budget, SharedGenerator
+from mistral_eval.native.generate_shared import SharedGenerator
 from mistral_eval.native.pack_batches import CPU_COSTS
 from mistral_eval.native.requests import (
     Counters,

@@ -24,7 +24,7 @@ from mistral_eval.model.load.weights import weight_bytes
 from mistral_eval.model.memory import GIB, free_bytes, sent
 from mistral_eval.model.shared_cache import row_slots
 from mistral_eval.model.transformer import Transformer
-from mistral_eval.native.generate_shared import Budget
+from mistral_eval.native.admission import Budget
 from mistral_eval.native.pack import Pack
 from mistral_eval.native.pack_attention import Stack, make_attend, stack_bytes
 from mistral_eval.native.pack_batches import CPU_COSTS

@@ -10,8 +10,8 @@ from mistral_eval.model.load.by_layer import streamed_bytes
 from mistral_eval.model.load.weights import weight_bytes
 from mistral_eval.model.products import NO_WAYS, Ways
 from mistral_eval.model.shared_cache import cache_bytes, tail_size
+from mistral_eval.native.admission import Budget
 from mistral_eval.native.clusters import cluster_prompts, unique_tokens
-from mistral_eval.native.generate_shared import Budget
 from mistral_eval.native.pack_attention import stack_bytes
 from mistral_eval.native.requests import GenerateRequest, ScoreRequest
 from mistral_eval.native.stream import room_on, super_pack_bytes

@@ -11,8 +11,9 @@ from mistral_eval.errors import EngineError
 from mistral_eval.model.products import FEW_ROWS
 from mistral_eval.model.shared_cache import Row, SharedCache
 from mistral_eval.model.transformer import Transformer
+from mistral_eval.native.admission import Budget
 from mistral_eval.native.drafts import NgramProposer, shortened
-from mistral_eval.native.generate_shared import Budget, SharedGenerator
+from mistral_eval.native.generate_shared import SharedGenerator
 from mistral_eval.native.plain import PlainGenerator
 from mistral_eval.native.requests import Counters, GenerateRequest, Sampling
 from mistral_eval.native.sampling import NO_TOKEN, Draw, Drawn, Running, Sampler

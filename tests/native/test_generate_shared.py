@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mistral_eval.model.shared_cache import Row, SharedCache, row_slots
+from mistral_eval.native.admission import Budget
 from mistral_eval.native.clusters import cluster_prompts, unique_tokens
-from mistral_eval.native.generate_shared import Budget, SharedGenerator
+from mistral_eval.native.generate_shared import SharedGenerator
 from mistral_eval.native.plain import PlainGenerator
 from mistral_eval.native.requests import Counters, GenerateRequest, Sampling, ScoreRequest
 from mistral_eval.native.runner import ModelRunner

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from mistral_eval.native.generate_shared import Budget, SharedGenerator
+from mistral_eval.native.admission import Budget
+from mistral_eval.native.generate_shared import SharedGenerator
 from mistral_eval.native.requests import Counters, GenerateRequest, Sampling, ScoreRequest, Turn
 from mistral_eval.native.score_tree import score_tree
 
