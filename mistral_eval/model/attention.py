@@ -15,7 +15,9 @@ class Attend(Protocol):
     """Attention of one forward pass: stores new keys and values and answers the queries.
 
     The transformer runs its linear layers over all tokens of a pack and does not know how they form
-    sequences; its caller passes an `Attend` that does.
+    sequences; its caller passes an `Attend` that does. One that is told whose hidden states are
+    asked leaves the last layer's results of the others undefined: `Transformer.hidden` needs the
+    same rows.
     """
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -201,9 +201,15 @@ class SharedCache:
     Keys are rotated.
     """
 
-    def __init__(self, model: Transformer, rows: int = _FEWEST_PLACES, slots: int = 0) -> None:
-        """Take how many rows there are at once, and how many slots they and their prompts take."""
-        self._model, self._rows, self._slots = model, rows, slots
+    def __init__(
+        self,
+        model: Transformer,
+        rows: int = _FEWEST_PLACES,
+        slots: int = 0,
+        prompts: int = _FEWEST_PLACES,
+    ) -> None:
+        """Take how many rows and prompts there are at once, and how many slots they take."""
+        self._model, self._rows, self._slots, self._prompts = model, rows, slots, prompts
         self.windows = model.config.sliding_window
         self.dtype, self.device = model.dtype, model.device
         self._tails: dict[int, Slab] = {}  # by size
@@ -223,7 +229,7 @@ class SharedCache:
         """Return a prompt behind `root` with a tail of `length` tokens, not computed yet."""
         size = tail_size(length)
         if size not in self._tails:
-            self._tails[size] = self._slab([size] * len(self.windows))
+            self._tails[size] = self._slab([size] * len(self.windows), self._prompts)
         slab = self._tails[size]
         return Prompt(root, length, slab, slab.take())
 
@@ -291,13 +297,12 @@ class SharedCache:
             start, end = (segment_start(len(self._segments) + n) for n in range(2))
             ends = (end if w is None else min(w, end) for w in self.windows)
             sizes = [max(0, last - start) for last in ends]
-            self._segments.append(self._slab(sizes))
+            self._segments.append(self._slab(sizes, self._rows))
         return self._segments[level]
 
-    def _slab(self, sizes: Sequence[int]) -> Slab:
-        """Return a slab for as many places as the rows' slots allow."""
-        most = self._slots // max(1, *sizes)
-        return Slab(self._model, sizes, min(self._rows, most))
+    def _slab(self, sizes: Sequence[int], places: int) -> Slab:
+        """Return a slab for so many places, or as many as the slots allow."""
+        return Slab(self._model, sizes, min(places, self._slots // max(1, *sizes)))
 
     @property
     def longest_ring(self) -> int | None:

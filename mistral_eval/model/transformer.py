@@ -48,8 +48,8 @@ class Workspace:
         self.normed = room(config.dim)
         self.qkv = room(heads * config.head_dim)
         hidden_dim = 0 if config.experts else config.hidden_dim  # experts see few rows each
-        fused = is_fused(like)
-        self.gate, self.up = (room(0 if fused else hidden_dim) for _ in range(2))
+        self.gate = room(hidden_dim)
+        self.up = room(0 if is_fused(like) else hidden_dim)
         self.is_wide = like.dtype == torch.float32
         wide = max(config.dim, (config.n_heads + config.n_kv_heads) * config.head_dim)
         self.wide = room(0 if self.is_wide else wide, dtype=torch.float32)

@@ -37,6 +37,11 @@ class Budget:
     tokens: int
     cached: int
 
+    @property
+    def prompts(self) -> int:
+        """The most prompts held: those of the rows, and those computed ahead."""
+        return self.rows + self.rows // _AHEAD_PART
+
 
 @dataclass(eq=False, slots=True)
 class Block:
@@ -132,9 +137,12 @@ class Admission:
         enough = max(1, self._budget.rows // _FREE_PART)
         return 0 < min(enough, self.left) <= len(self._free) and self._fits(self._questions[0])
 
-    def _fits(self, question: Question) -> bool:
-        """Return whether the cache has room for a question's next sample; always if idle."""
-        needed = self._held + question.row_slots + question.prompt_slots
+    def _fits(self, question: Question, reserved: int = 0) -> bool:
+        """Return whether the cache has room for a question's next sample; always if idle.
+
+        If more slots than the sample's own are `reserved`, it must have room for these.
+        """
+        needed = self._held + max(question.row_slots, reserved) + question.prompt_slots
         return not self.active or needed <= self._budget.cached
 
     def admit(self) -> Entering:
@@ -170,11 +178,12 @@ class Admission:
             opened.append(question)
 
     def _look_ahead(self, blocks: list[Block], opened: list[Question]) -> None:
-        """Open the next questions too, while the cache has room beside their first samples."""
-        samples = 0
+        """Open the next questions too, while the cache has room beside the next sample of each."""
+        samples = reserved = 0
         for question in self._questions:
-            if samples >= self._budget.rows // _AHEAD_PART or not self._fits(question):
+            if samples >= self._budget.rows // _AHEAD_PART or not self._fits(question, reserved):
                 return
+            reserved = max(reserved, question.row_slots)
             samples += len(question.waiting)
             self._open(question, blocks, opened)
 

@@ -42,8 +42,14 @@ class NgramProposer:
 
 
 def shortened(drafts: Sequence[list[int]], room: int) -> list[list[int]]:
-    """Cut the longest drafts until all together have at most `room` tokens."""
+    """Cut the longest drafts until all together have at most `room` tokens; of equals the last."""
     most = max(map(len, drafts), default=0)
     while most and sum(min(len(draft), most) for draft in drafts) > room:
         most -= 1
-    return [draft[:most] for draft in drafts]
+    cut = [draft[:most] for draft in drafts]
+    left = room - sum(map(len, cut))
+    for n, draft in enumerate(drafts):
+        if left > 0 and len(draft) > most:
+            cut[n] = draft[: most + 1]
+            left -= 1
+    return cut

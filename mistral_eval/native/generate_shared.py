@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -111,7 +112,8 @@ class _Generation:
         self._is_stopping = turn.stopping
         budget = generator.budget
         seats = min(budget.rows, sum(len(question.waiting) for question in waiting))
-        self._cache = SharedCache(self._model, seats, budget.cached)
+        prompts = min(budget.prompts, len(waiting))
+        self._cache = SharedCache(self._model, seats, budget.cached, prompts)
         self._admission = Admission(waiting, self._cache, budget)
         self._active = self._admission.active
         self._unread: _Unread | None = None
@@ -186,13 +188,13 @@ class _Generation:
             stopping=self._is_stopping,
         )
 
-    def _count_pack(self, pieces: Sequence[Piece], asked: int) -> None:
+    def _count_pack(self, pieces: Sequence[Piece], asked: Sequence[bool]) -> None:
         stats, flops = self._generator.stats, self._generator.flops
-        stats.generate_flop += flops.end * asked
-        for piece in pieces:
+        for piece, is_asked in zip(pieces, asked, strict=True):
+            end = piece.first + piece.count
             stats.prompt_computed += piece.count
-            stats.generate_flop += flops.span(piece.first, piece.first + piece.count)
-            stats.generate_flop -= flops.end * piece.count
+            stats.generate_flop += flops.span(piece.first, end)
+            stats.generate_flop -= flops.spared(np.arange(piece.first, end - is_asked))
 
     def _step(self) -> Replies:
         samples = [s for _, s in sorted(self._active.items()) if self._needs_more(s)]
@@ -214,10 +216,15 @@ class _Generation:
         yield from self._draw(self._model.logits(hidden), samples, drafts)
 
     def _forget(self, samples: Sequence[Sample], drafts: Sequence[Sequence[int]]) -> None:
-        """Erase draft tokens, of which one overflowed, and try no more: 0 * NaN would be seen."""
+        """Erase draft tokens, of which one overflowed, and try no more: 0 * NaN would be seen.
+
+        A row without any is left alone: its next token is stored again, and in a rolling buffer it
+        has taken the place of another.
+        """
         self._may_draft = False
         for sample, draft in zip(samples, drafts, strict=True):
-            self._cache.erase(sample.row, 1 + len(draft))
+            if draft:
+                self._cache.erase(sample.row, 1 + len(draft))
 
     def _propose(self, samples: Sequence[Sample]) -> list[list[int]]:
         """Return draft tokens of each sample, which share what room a step has."""

@@ -20,7 +20,7 @@ def prefill(
     tokens: int,
     *,
     is_asked: bool,
-    count: Callable[[Sequence[Piece], int], None],
+    count: Callable[[Sequence[Piece], Sequence[bool]], None],
     stopping: Stop,
 ) -> list[Tensor] | None:
     """Compute pieces; return the last hidden state of each, (dim,), or None if told to stop.
@@ -33,7 +33,8 @@ def prefill(
         pieces: whole roots or tails, with their tokens.
         tokens: most tokens of a forward pass; a longer piece is split.
         is_asked: whether the hidden states are asked, or only keys and values.
-        count: called with the pieces of each pass, and how many hidden states it gave.
+        count: called with the pieces of each pass, and for each whether its last hidden state was
+            asked.
         stopping: asked before each pass.
     """
     states: list[Tensor] = []
@@ -54,7 +55,7 @@ def prefill(
             sent(torch.tensor(numbers, dtype=torch.int64), model.device) for numbers in (rows, ids)
         )
         hidden = model.hidden(fed, attend.positions, attend, wanted)
-        count(parts, len(rows))
+        count(parts, asked)
         states += hidden
     return states
 

@@ -157,11 +157,11 @@ class Flops:
 
     Attributes:
         linear: per token, the linear layers of all blocks.
-        end: the part of them that follows the last block's attention, which only tokens of which
-            something is asked run through.
+        end: the part of them that follows the last block's attention.
         key: per key that a token attends to, in one layer with all heads.
         row: per row of logits.
         windows: each attention window with the number of layers that have it.
+        last_window: the last layer's.
     """
 
     linear: int
@@ -169,6 +169,7 @@ class Flops:
     key: int
     row: int
     windows: tuple[tuple[int | None, int], ...]
+    last_window: int | None
 
     @classmethod
     def of(cls, config: ModelConfig, n_words: int) -> "Flops":
@@ -183,6 +184,7 @@ class Flops:
             key=4 * queries,  # product with the query, and sum of values
             row=2 * config.dim * n_words,
             windows=tuple(Counter(config.sliding_window).items()),
+            last_window=config.sliding_window[-1],
         )
 
     def tokens(self, depths: NDArray[np.int64]) -> int:
@@ -195,6 +197,16 @@ class Flops:
                 for window, layers in self.windows
             ),
         )
+
+    def spared(self, depths: NDArray[np.int64]) -> int:
+        """Return the FLOP that tokens at these positions, (T,), of which nothing is asked spare.
+
+        They need no attention in the last layer, nor what follows it.
+        """
+        seen = depths + 1
+        if self.last_window is not None:
+            seen = np.minimum(seen, self.last_window)
+        return self.end * len(depths) + self.key * int(seen.sum())
 
     def span(self, start: int, stop: int) -> int:
         """Return the FLOP of positions `start` ... `stop - 1` of one sequence."""

@@ -131,8 +131,10 @@ class Sampler:
     def _room(self, rows: int) -> Tensor:
         """Return float32 memory, (3, rows, n_words), valid until the next call.
 
-        Allocating it anew would take as long as computing in it.
+        On a CPU, allocating it anew would take as long as computing in it.
         """
+        if self._spaces.device.type != "cpu":
+            return self._spaces.new_empty(3, rows, self._spaces.shape[2])
         if self._spaces.shape[1] < rows:
             self._spaces = self._spaces.new_empty(3, rows, self._spaces.shape[2])
         return self._spaces[:, :rows]

@@ -86,7 +86,8 @@ def score_tree(  # noqa: PLR0913 - what differs between callers
         asked = _asked(tree, pack)
         rows = len({item.row for item in asked})
         depths = tree.depths[pack.first : pack.last]
-        stats.score_flop += flops.tokens(depths) - flops.end * (len(depths) - rows)
+        unasked = np.delete(depths, tree.asked_rows(pack.first, pack.last))
+        stats.score_flop += flops.tokens(depths) - flops.spared(unasked)
         if not any(is_asked[item.request] for item in asked):
             continue  # only its keys and values are needed
         stats.score_flop += flops.row * rows

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -167,13 +166,13 @@ def run_by_layers(
                 before = done // model.config.n_layers
                 done += len(part.states)
                 fed = part.fed
-                part.states = model.run_block(
-                    n, layer, part.states, fed.positions, fed.attend, fed.rows
-                )
+                found = model.run_block(n, layer, part.states, fed.positions, fed.attend, fed.rows)
+                if found is not part.states:  # the last layer gives fewer
+                    part.states = part.states[: len(found)].copy_(found)
                 stats.score_computed += done // model.config.n_layers - before
         for part in parts:
             yield part.pack, model.finish(part.states)
-        del parts, part, fed  # before the next super-pack's are made
+        del parts, part, fed, found  # before the next super-pack's are made
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +199,7 @@ class Fed:
             sent(torch.from_numpy(numbers[run]), stack.device)
             for numbers in (tree.tokens, tree.depths)
         )
-        asked = np.unique(tree.asked_node[tree.asked_in(pack.first, pack.last)]) - pack.first
+        asked = tree.asked_rows(pack.first, pack.last)
         if len(asked) == len(tokens):
             return cls(tokens, positions, None, make_attend(stack, pack))
         rows = sent(torch.from_numpy(asked), stack.device)
@@ -235,7 +234,10 @@ def super_packs(
 
 @dataclass(slots=True)
 class _Part:
-    """A pack in a super-pack: its hidden states so far, a view of the super-pack's."""
+    """A pack in a super-pack: its hidden states so far, a view of the super-pack's.
+
+    After the last layer only those asked are left.
+    """
 
     pack: Pack
     states: Tensor

@@ -49,6 +49,10 @@ class TokenTree:
         """Length of the longest sequence."""
         return int(self.depths.max()) + 1 if len(self.depths) else 0
 
+    def asked_rows(self, first: int, last: int) -> Ints:
+        """Return which of tokens `first` ... `last - 1` something is asked of, from `first` on."""
+        return np.unique(self.asked_node[self.asked_in(first, last)]) - first
+
     def asked_in(self, first: int, last: int) -> slice:
         """Return where what is asked of tokens `first` ... `last - 1` stands in `asked_node`."""
         low, high = np.searchsorted(self.asked_node, [first, last])

@@ -114,13 +114,14 @@ def count_work(
 def _generation_bytes(requests: Sequence[GenerateRequest], place: Place) -> int:
     """Return the most bytes of keys and values that generation can hold at once.
 
-    That is with the longest replies in all rows, each behind a prompt of its own.
+    That is with the longest replies in all rows, each behind a prompt of its own, with prompts
+    computed ahead, and with the longest block and the next one.
     """
     rows = sorted((request.max_tokens for request in requests), reverse=True)[: place.budget.rows]
     clusters = cluster_prompts(requests)
     tails = (tail_size(len(asked.tail)) for cluster in clusters for asked in cluster.questions)
-    shared = max((len(cluster.root) for cluster in clusters), default=0)
-    shared += sum(sorted(tails, reverse=True)[: place.budget.rows])
+    roots = sorted((len(cluster.root) for cluster in clusters), reverse=True)
+    shared = sum(roots[:2]) + sum(sorted(tails, reverse=True)[: place.budget.prompts])
     most = cache_bytes(place.config, shared, rows, place.dtype)
     allowed = cache_bytes(place.config, place.budget.cached, (), place.dtype)
     alone = cache_bytes(place.config, shared, rows[:1], place.dtype)

@@ -85,6 +85,26 @@ def test_the_cache_bounds_rows_and_prompts_ahead(model):
     assert [len(tight.admit().samples), tight.is_ready()] == [1, False]
 
 
+def test_a_prompt_ahead_leaves_room_for_the_samples_before_it(model):
+    """Samples of 20 tokens, one of 200, then a long prompt: the second must not wait for it."""
+    block = Block((), 3)
+    sizes = [(2, 20, 16), (2, 200, 1), (100, 20, 1)]
+    questions = deque(
+        Question(
+            block,
+            tuple(range(tail)),
+            deque(Running(m, GenerateRequest((1,), tokens)) for m in range(samples)),
+        )
+        for tail, tokens, samples in sizes
+    )
+    cached = 16 * SAMPLE + 2 * tail_size(2) + row_slots(200)
+    admission = admission_of(model, questions, 16, cached)
+    first = admission.admit()
+    assert (len(first.samples), len(first.questions)) == (16, 2)
+    admission.leave(first.samples[0])
+    assert admission.is_ready()
+
+
 @settings(max_examples=60)
 @given(
     blocks=st.lists(st.tuples(st.integers(0, 9), st.integers(1, 5)), min_size=1, max_size=4),

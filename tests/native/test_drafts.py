@@ -101,9 +101,9 @@ class TestProposals:
     [
         ([3, 1, 16], 99, [3, 1, 16]),
         ([3, 1, 16], 12, [3, 1, 8]),
-        ([16, 16, 16], 31, [10, 10, 10]),
+        ([16, 16, 16], 31, [11, 10, 10]),
         ([2, 1, 2], 3, [1, 1, 1]),
-        ([2, 1, 2], 2, [0, 0, 0]),
+        ([2, 1, 2], 2, [1, 1, 0]),
         ([], 5, []),
         ([0, 0], 5, [0, 0]),
         ([0, 9], 5, [0, 5]),
@@ -283,6 +283,41 @@ def test_a_draft_that_is_not_finite_fails_only_if_it_is_accepted(free, monkeypat
             list(generator.run([request]))
 
 
+@pytest.mark.parametrize("windows", [(8, 8), (5, None), (64, 64), (None, None)])
+def test_a_draft_that_overflows_leaves_rows_past_their_window_alone(
+    make_engine, make_weights, monkeypatch, windows
+):
+    """A long reply has gone round its rolling buffer when a new one's draft token is NaN."""
+    config = replace(make_engine(None, None).model.config, sliding_window=windows, context_len=300)
+    model = Transformer(config, make_weights(config), config.vocab_size)
+    wanted = [("long", 90), ("a", 70), ("b", 70), ("c", 70), ("new", 20)]
+    requests = [GenerateRequest((1, 9), n, COOL, key) for key, n in wanted]
+    plain = dict(PlainGenerator(model, (), rows=5, chunk=7).run(requests))
+    drawn = {token for reply in plain.values() for token in reply.ids}
+    spoiling = next(word for word in range(3, 60) if word not in drawn and word != 9)
+    done, spoilt = [], []
+
+    class Overflowing:
+        def __getattr__(self, name):
+            return getattr(model, name)
+
+        def hidden(self, tokens, positions, attend, rows=None):
+            found = model.hidden(tokens, positions, attend, rows)
+            is_draft = tokens == spoiling
+            if len(done) < 3 or len(found) != len(tokens) or not is_draft.any():
+                return found
+            spoilt.append(len(tokens))
+            return found.masked_fill(is_draft[:, None], torch.nan)
+
+    forced(monkeypatch, lambda _: [spoiling])
+    generator = SharedGenerator(Overflowing(), (), Budget(4, 64, 9000), Counters())
+    for n, reply in generator.run(requests):
+        done.append(n)
+        assert reply == plain[n]
+    assert len(done) == len(requests)
+    assert len(spoilt) == 1, "after it nothing is drafted"
+
+
 @pytest.mark.parametrize(("rows", "late"), [(1, False), (64, True)])
 def test_nothing_is_drafted_without_room_or_when_tokens_are_read_late(free, rows, late):
     stats = Counters()
@@ -296,9 +331,9 @@ def test_many_samples_leave_no_room_for_drafts(free):
     """A step of 48 tokens computes them instead; draft tokens come when few are left."""
     stats = Counters()
     generator = SharedGenerator(free, (), Budget(64, 64, 9000), stats)
-    list(generator.run([GenerateRequest((1, 9, 8), 40, Sampling(), str(n)) for n in range(40)]))
+    list(generator.run([GenerateRequest((1, 9, 8), 40, Sampling(), str(n)) for n in range(47)]))
     assert stats.draft_tokens == 0
-    assert stats.decode_rows == 40
+    assert stats.decode_rows == 47
 
 
 def test_a_draft_never_wraps_around_a_rolling_buffer(make_engine):

@@ -43,7 +43,7 @@ def row_flop(config) -> int:
 
 
 def end_flop(config) -> int:
-    """What follows the last layer's attention, which runs only for tokens asked for."""
+    """The linear layers behind the last layer's attention."""
     return sum(
         2 * math.prod(shape)
         for name, shape in expected_shapes(config).items()
@@ -51,6 +51,13 @@ def end_flop(config) -> int:
         and len(shape) == 2
         and not name.endswith(("wq.weight", "wk.weight", "wv.weight"))
     )
+
+
+def spared_flop(config, position: int) -> int:
+    """A token of which nothing is asked: no attention in the last layer, and nothing after it."""
+    window = config.sliding_window[-1]
+    keys = position + 1 if window is None else min(position + 1, window)
+    return end_flop(config) + 4 * config.n_heads * config.head_dim * keys
 
 
 @pytest.fixture(params=["window", "none", "mixed"])
@@ -91,7 +98,7 @@ def test_scoring_counts_each_distinct_prefix_and_each_row_that_is_asked(engine):
         rows |= {fed[: n + 1] for n in range(len(request.context) - 1, len(fed))}
     expected = sum(token_flop(config, len(prefix) - 1) for prefix in prefixes)
     assert engine.stats.score_computed == len(prefixes)
-    expected -= end_flop(config) * (len(prefixes) - len(rows))
+    expected -= sum(spared_flop(config, len(prefix) - 1) for prefix in prefixes - rows)
     assert engine.stats.score_flop == expected + row_flop(config) * len(rows)
     assert engine.stats.generate_flop == 0
 
@@ -116,7 +123,8 @@ def test_generation_counts_the_prompts_tree_and_every_token_fed(engine):
     assert stats.prompt_computed == len(prefixes)
     expected = sum(token_flop(config, len(prefix) - 1) for prefix in prefixes)
     prompts = {r.prompt for r in requests}
-    expected += row_flop(config) * len(prompts) - end_flop(config) * (len(prefixes) - len(prompts))
+    expected += row_flop(config) * len(prompts)
+    expected -= sum(spared_flop(config, len(prefix) - 1) for prefix in prefixes - prompts)
     drawn_in_all = 0
     for n, request in enumerate(requests):
         drawn = len(replies[n].ids) + (replies[n].finish == "eos")

@@ -5,7 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mistral_eval.model import shared_attend, shared_cache
 from mistral_eval.model.shared_cache import Row, SharedCache, row_slots
+from mistral_eval.native import generate_shared
 from mistral_eval.native.admission import Budget
 from mistral_eval.native.clusters import cluster_prompts, unique_tokens
 from mistral_eval.native.generate_shared import SharedGenerator
@@ -61,6 +63,68 @@ def test_replies_are_those_of_the_plain_generator(model, requests, budget, reads
     for n, reply in shared:
         if reply.ids and requests[n].first:
             assert reply.ids[0] in requests[n].first
+
+
+@settings(max_examples=10)
+@given(requests=benchmarks(), budget=budgets, queries=st.integers(1, 6))
+def test_prompts_longer_than_a_run_of_queries_change_no_reply(model, requests, budget, queries):
+    plain = dict(PlainGenerator(model, (2, 7), rows=3, chunk=7).run(requests))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shared_attend, "_QUERIES", queries)
+        generator = SharedGenerator(model, (2, 7), budget, Counters())
+        assert dict(generator.run(requests)) == plain
+
+
+def test_in_the_last_layer_only_the_tails_ends_attend(make_engine, monkeypatch):
+    """What 40 prompt tokens cost, counted where attention is computed."""
+    model = make_engine(None, None).model
+    queries = []
+    kernel = shared_attend.attention
+    monkeypatch.setattr(
+        shared_attend, "attention", lambda q, *more: queries.append(len(q)) or kernel(q, *more)
+    )
+    block = tuple(range(3, 35))
+    requests = [GenerateRequest((*block, n, 8, 9, 10), 1) for n in (40, 41)]
+    list(SharedGenerator(model, (), Budget(8, 64, 900), Counters()).run(requests))
+    layers = model.config.n_layers
+    assert sum(queries) == (layers - 1) * 40 + 2
+
+
+def test_logits_of_prompts_leave_when_the_last_sample_enters(make_engine, monkeypatch):
+    """They are as wide as the vocabulary, and no view keeps those of other prompts."""
+    model = make_engine(None, None).model
+    requests = [GenerateRequest((1, 3 + n, 8), 4, HOT, f"{n}") for n in range(9) for _ in range(3)]
+    seen = []
+    step = generate_shared._Generation._step
+
+    def noting(self):
+        questions = {s.question for s in self._active.values()} | set(self._admission._questions)
+        seen.extend(
+            (bool(q.waiting), q.logits is None or q.logits.untyped_storage().nbytes())
+            for q in questions
+        )
+        return step(self)
+
+    monkeypatch.setattr(generate_shared._Generation, "_step", noting)
+    list(SharedGenerator(model, (), Budget(16, 64, 900), Counters()).run(requests))
+    one = 4 * model.n_words
+    assert {size for is_waiting, size in seen if not is_waiting} == {True}
+    assert {size for is_waiting, size in seen if is_waiting} <= {True, one}
+    assert (True, one) in seen
+
+
+def test_places_of_tails_suffice_for_prompts_ahead(make_engine, monkeypatch):
+    """Growing would copy every place, and so take memory for all of them."""
+    grown = []
+    grow = shared_cache.Slab._grow
+    monkeypatch.setattr(
+        shared_cache.Slab, "_grow", lambda slab: grown.append(id(slab)) or grow(slab)
+    )
+    model = make_engine(None, None).model
+    requests = [GenerateRequest((1, *range(3, 23), n, 5), 3 + n % 9) for n in range(60)]
+    list(SharedGenerator(model, (), Budget(32, 64, 10**5), Counters()).run(requests))
+    assert grown
+    assert len(grown) == len(set(grown))
 
 
 @pytest.mark.parametrize("reads_late", [False, True])
@@ -259,8 +323,8 @@ def test_what_ended_leaves_its_memory_to_others(make_engine):
     seen = []
 
     class Watched(SharedCache):
-        def __init__(self, model, rows, slots):
-            super().__init__(model, rows, slots)
+        def __init__(self, *given):
+            super().__init__(*given)
             seen.append(self)
 
     with pytest.MonkeyPatch.context() as patch:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mistral_eval.model.transformer import Transformer
+from mistral_eval.native import pack_attention
 from mistral_eval.native.pack import cut_packs
 from mistral_eval.native.pack_attention import BatchedAttend, GroupwiseAttend, Stack, make_attend
 from mistral_eval.native.pack_batches import Costs, cut_batches
@@ -155,6 +156,34 @@ def test_in_the_last_layer_rows_asked_for_attend_as_among_all(
         first, last = walk(tree, packs, tokens, heads, windows, make)
         torch.testing.assert_close(first, expected[0], rtol=0, atol=1e-5)
         torch.testing.assert_close(last[asked], expected[1][asked], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", [GroupwiseAttend, make_attend])
+def test_in_the_last_layer_no_others_attend(make, monkeypatch):
+    """Counted where attention is computed: five shots, and one token asked of each question."""
+    shots = tuple(n % 3 for n in range(200))
+    tree = build_tree([ScoreRequest((*shots, n, *range(30)), (4,)) for n in range(10)])
+    [pack] = cut_packs(tree, 4096, 64)
+    heads, queries = (4, 2), []
+    kernel, attention = pack_attention._KERNEL, pack_attention.attention
+
+    def counting(q, *more, **named):
+        queries[-1] += q.shape[0] * q.shape[2]  # of both key heads
+        return kernel(q, *more, **named)
+
+    def counting_groups(q, *more):
+        queries[-1] += 2 * len(q)  # as many query heads share a key head
+        return attention(q, *more)
+
+    monkeypatch.setattr(pack_attention, "_KERNEL", counting)
+    monkeypatch.setattr(pack_attention, "attention", counting_groups)
+    tokens = random_tokens(tree, 2, heads)
+    for asked in (None, tree.asked_rows(0, len(tree.tokens))):
+        queries.append(0)
+        walk(tree, [pack], tokens, heads, (None, None), lambda s, p, a=asked: make(s, p, a))
+    whole, some = queries
+    assert whole >= 2 * 2 * len(tree.tokens)
+    assert some <= whole // 2 + 2 * 2 * 10 * 2  # a prefix and a rest for each
 
 
 def test_in_bfloat16_merged_parts_are_as_near_as_one_softmax():

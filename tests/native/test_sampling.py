@@ -59,6 +59,10 @@ def test_noise_is_standard_exponential():
     names = [("a", 0), ("a", 1), ("b", 0), ("b", 10), ("b1", 0)]
     noise = Sampler(32000, CPU).exponentials(names).double()
 
+    again = Sampler(32000, CPU)
+    first = again.exponentials(names)
+    again.exponentials([("c", 0)] * 5)
+    assert torch.equal(first.double(), noise), "later noise must not overwrite it"
     assert (noise.mean(dim=1) - 1).abs().max() < 5 / 32000**0.5
     assert (noise.var(dim=1) - 1).abs().max() < 5 * (8 / 32000) ** 0.5
     correlation = torch.corrcoef(noise) - torch.eye(len(names))
