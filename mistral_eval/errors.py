@@ -9,7 +9,7 @@ A message says what was expected, what was found and what to do. `cli.app.main` 
 import difflib
 import re
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -142,13 +142,19 @@ EXPECTED = {
 """What a value should have been, by pydantic's name of the error."""
 
 
+_FEW_NAMES: Final = 100  # which a sentence may list
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return a sentence that offers the known names nearest to `name`, or else all of them."""
+    """Return a sentence that offers the known names nearest to `name`, or else all if few."""
     names = list(known)
     close = [known_name for known_name in names if known_name.lower() == name.lower()]
     close = close or difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     if close:
         return f"Did you mean {' or '.join(close)}?"
+    if len(names) > _FEW_NAMES:
+        close = difflib.get_close_matches(name, names, n=3, cutoff=0.0)
+        return f"The nearest of {len(names):,}: {', '.join(close)}."
     return f"Known: {', '.join(names)}."
 
 

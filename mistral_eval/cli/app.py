@@ -117,8 +117,9 @@ def main() -> None:
                 raise
             _no_room()
         if end.code == INTERRUPTED:  # Typer's answer to Ctrl-C
+            same = "command without --fresh" if "--fresh" in sys.argv else "command"
             rest = (
-                "; the same command resumes the run" if {"run", "sweep"} & {*sys.argv[1:]} else ""
+                f"; the same {same} resumes the run" if {"run", "sweep"} & {*sys.argv[1:]} else ""
             )
             sys.stderr.write(f"mistral-eval: stopped{rest}.\n")
         raise

@@ -40,14 +40,14 @@ def plan(  # noqa: PLR0913 - one parameter per option of the command line
     data_revision: opt.DataRevision = None,
     data_unpinned: opt.DataUnpinned = False,
     calibrate: Annotated[
-        bool, typer.Option(help="Time some of the requests to estimate the run's time")
+        bool, typer.Option(help="Time layers of the model's shape to estimate the run's time")
     ] = True,
     as_json: opt.AsJson = False,
     quiet: opt.Quiet = False,
 ) -> None:
     """Count a run's requests, tokens and memory and estimate its time.
 
-    Only the model's configuration and tokenizer are read; nothing is run.
+    Only the model's configuration and tokenizer are read. No request is answered.
     """
     options = dict(locals())
     settings = opt.settings_of(options, engine="native")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
+from rich.text import Text
 
 from mistral_eval import __version__
 from mistral_eval.errors import MistralEvalError
@@ -49,7 +50,7 @@ def render(findings: list[Finding]) -> Table:
     table.add_column(overflow="fold")
     for finding in findings:
         mark = "[green]ok[/]" if finding.ok else "[yellow]--[/]"
-        table.add_row(mark, finding.name, finding.detail)
+        table.add_row(mark, Text(finding.name), Text(finding.detail))  # no markup: "x[extra]"
     return table
 
 

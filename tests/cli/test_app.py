@@ -1,6 +1,7 @@
 """The commands as a user meets them: one thing on stdout, talk on stderr, files where asked."""
 
 import inspect
+import io
 import json
 import os
 import subprocess
@@ -9,12 +10,15 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from rich.console import Console
 
 from mistral_eval.cli import app as app_module
 from mistral_eval.cli.output import NEAREST, write_nearest
 from mistral_eval.cli.plan import plan
 from mistral_eval.cli.run import run
 from mistral_eval.data.task_file import tasks_folder
+from mistral_eval.errors import nearest
+from mistral_eval.run.diagnosis import Finding, render
 from mistral_eval.sandbox import CHOICES
 from mistral_eval.settings import ENGINES, RunSettings
 from mistral_eval.suite.registry import BENCHMARKS, BY_ID
@@ -148,6 +152,29 @@ def test_tasks_path_is_the_folder_of_the_yaml_files(cli):
     assert code == 0
     assert out == f"{tasks_folder()}\n"
     assert (tasks_folder() / "mmlu.yaml").is_file()
+
+
+def test_doctor_shows_what_its_json_says(cli):
+    """In brackets too, which Rich would take for markup: pip install 'mistral-eval[vllm]'."""
+    _, document, _ = cli("doctor", "--json")
+    shown = io.StringIO()
+    found = [Finding("vllm", ok=False, detail="`pip install 'mistral-eval[vllm]'`")]
+    Console(file=shown, width=200).print(render(found))
+    assert "'mistral-eval[vllm]'" in shown.getvalue()
+    _, out, _ = cli("doctor")
+    joined = "".join(out.split())
+    for finding in json.loads(document):
+        if finding["name"] not in ("memory", "disk", "sandbox"):  # they move
+            assert "".join(finding["detail"].split()) in joined
+
+
+def test_of_thousands_of_names_a_few_are_offered():
+    known = [f"task_{n}" for n in range(5000)]
+    sentence = nearest("zzz", known)
+    assert sentence.startswith("The nearest of 5,000: task_")
+    assert len(sentence) < 100
+    assert nearest("task_123x", known).startswith("Did you mean task_123")
+    assert nearest("zzz", known[:3]) == "Known: task_0, task_1, task_2."
 
 
 def test_doctor_looks_at_what_a_run_needs(cli):
