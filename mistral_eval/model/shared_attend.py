@@ -69,7 +69,7 @@ class PrefillAttend:
         """
         self._cache = cache
         self._pieces = pieces
-        self._runs = {w: [self._split(p, w) for p in pieces] for w in set(cache.windows)}
+        self._runs = {w: [self._split(p, w) for p in pieces] for w in set(cache.windows[:-1])}
         self._last = [
             [self._run(piece, piece.count - 1, piece.count, cache.windows[-1])] if is_asked else []
             for piece, is_asked in zip(pieces, asked, strict=True)

@@ -44,7 +44,7 @@ class Budget:
 
 
 @dataclass(eq=False, slots=True)
-class Block:
+class FewShotBlock:
     """The few-shot block of some questions, and how many of them need it still.
 
     `stored` is None until the block's first prompt is opened.
@@ -69,7 +69,7 @@ class Question:
     `logits` are those of the first new token, (n_words,), while samples wait for them.
     """
 
-    block: Block
+    block: FewShotBlock
     tail: tuple[int, ...]
     waiting: deque[Running]
     active: int = 0
@@ -111,7 +111,7 @@ class Entering:
     """Samples that get a row together, and the blocks and prompts to be computed first."""
 
     samples: Sequence[Sample]
-    blocks: Sequence[Block]
+    blocks: Sequence[FewShotBlock]
     questions: Sequence[Question]
 
 
@@ -148,7 +148,7 @@ class Admission:
     def admit(self) -> Entering:
         """Give seats and places to the next samples, and places to prompts computed ahead."""
         samples: list[Sample] = []
-        blocks: list[Block] = []
+        blocks: list[FewShotBlock] = []
         opened: list[Question] = []
         while self._free and self._questions and self._fits(self._questions[0]):
             question = self._questions[0]
@@ -166,7 +166,7 @@ class Admission:
             self._look_ahead(blocks, opened)
         return Entering(samples, blocks, opened)
 
-    def _open(self, question: Question, blocks: list[Block], opened: list[Question]) -> None:
+    def _open(self, question: Question, blocks: list[FewShotBlock], opened: list[Question]) -> None:
         """Take places for a question's prompt and block; append what must be computed."""
         self._held += question.prompt_slots
         block = question.block
@@ -177,7 +177,7 @@ class Admission:
             question.stored = self.cache.add_prompt(block.stored, len(question.tail))
             opened.append(question)
 
-    def _look_ahead(self, blocks: list[Block], opened: list[Question]) -> None:
+    def _look_ahead(self, blocks: list[FewShotBlock], opened: list[Question]) -> None:
         """Open the next questions too, while the cache has room beside the next sample of each."""
         samples = reserved = 0
         for question in self._questions:

@@ -19,7 +19,7 @@ from mistral_eval.model.products import FEW_ROWS
 from mistral_eval.model.shared_attend import Piece, RowsAttend
 from mistral_eval.model.shared_cache import SharedCache
 from mistral_eval.model.transformer import Transformer
-from mistral_eval.native.admission import Admission, Block, Budget, Question, Sample
+from mistral_eval.native.admission import Admission, Budget, FewShotBlock, Question, Sample
 from mistral_eval.native.clusters import cluster_prompts
 from mistral_eval.native.drafts import shortened
 from mistral_eval.native.prefill import prefill
@@ -83,7 +83,7 @@ class SharedGenerator:
         clusters = cluster_prompts([requests[n] for n in wanted], done)
         waiting = deque[Question]()
         for cluster in clusters:
-            block = Block(cluster.root, len(cluster.questions))
+            block = FewShotBlock(cluster.root, len(cluster.questions))
             for question in cluster.questions:
                 samples = deque(Running(wanted[n], requests[wanted[n]]) for n in question.requests)
                 waiting.append(Question(block, question.tail, samples))
@@ -154,7 +154,7 @@ class _Generation:
                     question.logits = None
             yield from self._draw(logits, samples)
 
-    def _prefill(self, blocks: Sequence[Block], questions: Sequence[Question]) -> bool:
+    def _prefill(self, blocks: Sequence[FewShotBlock], questions: Sequence[Question]) -> bool:
         """Compute new blocks, then new questions behind them; return False if told to stop."""
         roots = [Piece(block.root, 0, len(block.tokens)) for block in blocks if block.tokens]
         shared = [block.tokens for block in blocks if block.tokens]

@@ -96,13 +96,13 @@ class GroupwiseAttend:
         """See `make_attend`."""
         self._stack, self._pack = stack, pack
         self._kept = sent(torch.from_numpy(pack.keep_slots), stack.device)
-        kinds = {w: pack.window(w) for w in set(stack.windows)}
-        views = {w: [self._view(group, w) for group in pack.groups] for w in set(kinds.values())}
-        self._views = [views[kinds[window]] for window in stack.windows]
+        kinds = [pack.window(window) for window in stack.windows]
+        last = kinds.pop() if asked is not None else None
+        views = {w: [self._view(group, w) for group in pack.groups] for w in set(kinds)}
+        self._views = [views[kind] for kind in kinds]
         if asked is not None:
-            last = kinds[stack.windows[-1]]
             groups = [group for group in pack.only(asked).groups if len(group.queries)]
-            self._views[-1] = [self._view(group, last) for group in groups]
+            self._views.append([self._view(group, last) for group in groups])
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Return attention, (T, n_heads, D); keep on the path what the next pack sees."""
@@ -177,16 +177,18 @@ class BatchedAttend:
         self._stack, self._pack = stack, pack
         self._costs, self._asked = costs, asked
         self._kept = torch.from_numpy(pack.keep_slots)
-        self._kinds = {w: pack.window(w) for w in set(stack.windows)}
-        self._plans = {window: self._plan(pack, window) for window in set(self._kinds.values())}
+        self._kinds = [pack.window(window) for window in stack.windows]
+        whole = self._kinds if asked is None else self._kinds[:-1]
+        self._plans = {window: self._plan(pack, window) for window in set(whole)}
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Return attention, (T, n_heads, D); keep on the path what the next pack sees."""
         stack = self._stack
-        window = self._kinds[stack.windows[layer]]
-        plan = self._plans[window]
+        window = self._kinds[layer]
         if layer == len(stack.windows) - 1 and self._asked is not None:
             plan = self._plan(self._pack.only(self._asked), window)
+        else:
+            plan = self._plans[window]
         slots = stack.fill(layer, self._pack.base, k, v)
         grouped = q.view(len(q), -1, stack.repeats, q.shape[-1])
         folded = grouped.transpose(0, 1).contiguous()  # (Hkv, n, rep, D)

@@ -51,10 +51,10 @@ def prefill(
         ends = accumulate(piece.count for piece in parts)
         rows = [end - 1 for end in compress(ends, asked)]
         attend = PrefillAttend(cache, parts, asked)
-        wanted, fed = (
-            sent(torch.tensor(numbers, dtype=torch.int64), model.device) for numbers in (rows, ids)
+        fed, ends_asked = (
+            sent(torch.tensor(numbers, dtype=torch.int64), model.device) for numbers in (ids, rows)
         )
-        hidden = model.hidden(fed, attend.positions, attend, wanted)
+        hidden = model.hidden(fed, attend.positions, attend, ends_asked)
         count(parts, asked)
         states += hidden
     return states

@@ -19,9 +19,8 @@ from mistral_eval.native.requests import GenerateReply, GenerateRequest, Samplin
 
 _MASK_31 = 0x7FFFFFFF
 _TO_UNIT = (1 - 2.0**-24) * 2.0**-31  # 31 bits into (0, 1), never rounded up to 1
-# Probabilities that a core works on at once: with fewer calls would take longer than arithmetic,
-# with more they would leave its cache. Of 2**17 ... 2**20 this was the fastest for 32,000 and
-# 49,152 words, and a tenth slower than the fastest for 131,072.
+# Probabilities that a core works on at once: with fewer, calls would take longer than arithmetic,
+# with more, they would leave its cache.
 _AT_ONCE = 1 << 19
 NO_TOKEN = -1  # where a logit is not finite
 _SURE = 1e-3  # far above the rounding error of a sum of probabilities

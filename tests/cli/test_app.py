@@ -252,6 +252,25 @@ def test_settings_know_every_kind_of_isolation():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("run -t mmlu", "stopped; the same command resumes the run."),
+        ("sweep folder --fresh", "stopped; the same command without --fresh resumes the run."),
+        ("run -t mmlu --fresh", "stopped; the same command without --fresh resumes the run."),
+        ("table folder", "stopped."),
+    ],
+)
+def test_what_ctrl_c_says_resumes_the_run(command, expected, monkeypatch, capsys):
+    """Typer answers Ctrl-C with exit code 130; `--fresh` again would start another attempt."""
+    monkeypatch.setattr(sys, "argv", ["mistral-eval", *command.split()])
+    monkeypatch.setattr(app_module, "_set_waiting", lambda: None)  # the environment of all tests
+    monkeypatch.setattr(app_module, "app", lambda **_: sys.exit(130))
+    with pytest.raises(SystemExit):
+        app_module.main()
+    assert capsys.readouterr().err == f"mistral-eval: {expected}\n"
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
 def test_an_encoding_that_lacks_characters_costs_no_command_its_exit_code(tmp_path, encoding):
     """Names and texts hold characters of three scripts; what is written to files is UTF-8."""

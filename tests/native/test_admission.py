@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mistral_eval.model.shared_cache import SharedCache, row_slots, tail_size
-from mistral_eval.native.admission import Admission, Block, Budget, Question
+from mistral_eval.native.admission import Admission, Budget, FewShotBlock, Question
 from mistral_eval.native.requests import GenerateRequest
 from mistral_eval.native.sampling import Running
 
@@ -23,7 +23,7 @@ def questions_of(blocks, samples, tokens=20):
     """For each block its length and number of questions, each of some samples behind its tail."""
     found = deque()
     for length, count in blocks:
-        block = Block(tuple(range(length)), count)
+        block = FewShotBlock(tuple(range(length)), count)
         for n in range(count):
             prompt = (*block.tokens, n, 9)
             waiting = deque(Running(m, GenerateRequest(prompt, tokens)) for m in range(samples))
@@ -87,7 +87,7 @@ def test_the_cache_bounds_rows_and_prompts_ahead(model):
 
 def test_a_prompt_ahead_leaves_room_for_the_samples_before_it(model):
     """Samples of 20 tokens, one of 200, then a long prompt: the second must not wait for it."""
-    block = Block((), 3)
+    block = FewShotBlock((), 3)
     sizes = [(2, 20, 16), (2, 200, 1), (100, 20, 1)]
     questions = deque(
         Question(
