@@ -117,6 +117,10 @@ class OutputError(MistralEvalError):
     """Results could not be written."""
 
 
+class UnfinishedError(OutputError):
+    """A run's folder holds a run that has not finished."""
+
+
 class StoreError(OutputError):
     """A store of run folders, such as a bucket, could not be read or written."""
 

@@ -58,11 +58,17 @@ def table(  # noqa: PLR0913 - one parameter per option of the command line
     output: opt.Output = None,
 ) -> None:
     """Print the paper's Table 2, or its figure 4 or 5, with finished runs beside it."""
+    from mistral_eval.console import Talk
+    from mistral_eval.record.run_record import unfinished_runs
     from mistral_eval.report.table.view import TableOptions
 
     if list_baselines:
         _list_baselines()
         return
+    unfinished = unfinished_runs(runs or [])
+    for error in unfinished.values():
+        Talk().say(f"Left out of the table: {error}")
+    runs = [folder for folder in runs or [] if folder not in unfinished]
     if layout is not Layout.TABLE2:
         if baselines or delta_to or reproduced or groups or sizes:
             raise UsageError(
@@ -71,10 +77,10 @@ def table(  # noqa: PLR0913 - one parameter per option of the command line
             )
         from mistral_eval.report.table import render_figure
 
-        put(render_figure(runs or [], layout.value, fmt.value), output)
+        put(render_figure(runs, layout.value, fmt.value), output)
         return
     options = TableOptions(delta_to=delta_to, reproduced=reproduced, groups=groups, sizes=sizes)
-    print_table(runs or [], opt.names(baselines), fmt, output, options)
+    print_table(runs, opt.names(baselines), fmt, output, options)
 
 
 def _list_baselines() -> None:

@@ -18,6 +18,7 @@ from mistral_eval.answers.verdict import QuestionVerdict
 from mistral_eval.errors import OutputError
 
 REPLIES_FOLDER = "replies"
+LOCK_FILE = "replies.lock"
 PARTS_FOLDER = "parts"  # records and locks of the parts of a run
 TABLE_FILE = "table.md"
 
@@ -92,6 +93,11 @@ def make_folder(path: Path) -> None:
             f"Results should go to {path}, but that folder cannot be written "
             f"({error.strerror or error}). Name another with --output-path."
         ) from error
+
+
+def has_begun(folder: Path) -> bool:
+    """Return whether a folder is that of a run, finished or not."""
+    return any((folder / name).exists() for name in (REPLIES_FOLDER, LOCK_FILE, PARTS_FOLDER))
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

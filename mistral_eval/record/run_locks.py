@@ -5,12 +5,9 @@ import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
 
 from mistral_eval.errors import LockedError, RepliesError
-from mistral_eval.record.run_folder import PARTS_FOLDER, REPLIES_FOLDER
-
-LOCK_FILE: Final = "replies.lock"
+from mistral_eval.record.run_folder import LOCK_FILE, PARTS_FOLDER, REPLIES_FOLDER
 
 
 @contextlib.contextmanager
@@ -63,6 +60,20 @@ def take_locks(folder: Path, share: str) -> list[int]:
     return held
 
 
+def remove_unused(folder: Path) -> None:
+    """Remove the folder of a run that could not start, and its parent, if nothing else is there.
+
+    Where the file system has no locks, the folder stays: another process may have begun in it.
+    """
+    with contextlib.suppress(OSError, RepliesError):  # the parent holds more, or it is in use
+        if all(path.name == LOCK_FILE for path in folder.iterdir()):
+            for handle in _lock(folder / LOCK_FILE, fcntl.LOCK_EX):
+                (folder / LOCK_FILE).unlink()
+                os.close(handle)
+                folder.rmdir()
+                folder.parent.rmdir()
+
+
 def _who_works(folder: Path) -> str:
     """Return a sentence about who holds the lock of the whole run."""
     try:
@@ -91,6 +102,8 @@ def _lock(path: Path, kind: int) -> list[int]:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(handle, kind | fcntl.LOCK_NB)
+        if not os.fstat(handle).st_nlink:  # a process that could not start has removed it
+            raise BlockingIOError
     except BlockingIOError:
         os.close(handle)
         raise

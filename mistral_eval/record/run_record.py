@@ -20,7 +20,15 @@ from pydantic import (
 )
 from pydantic.dataclasses import dataclass as checked_dataclass
 
-from mistral_eval.errors import MistralEvalError, OutputError, UsageError, as_found, complaint
+from mistral_eval.errors import (
+    MistralEvalError,
+    OutputError,
+    UnfinishedError,
+    UsageError,
+    as_found,
+    complaint,
+)
+from mistral_eval.record.run_folder import has_begun
 from mistral_eval.settings import MODEL_FREE, RunSettings
 from mistral_eval.stats import NOTHING_KNOWN, mean_interval, wilson
 
@@ -266,10 +274,15 @@ def read_record(folder: Path) -> RunRecord:
     """Read and check a run's run.json.
 
     Raises:
-        OutputError: the folder holds no finished run, or one that this version cannot read.
+        UnfinishedError: the run in the folder has not finished.
+        OutputError: the folder holds no run, or one that this version cannot read.
     """
     path = folder / RUN_FILE if folder.is_dir() else folder
     if not path.is_file():
+        if has_begun(folder):
+            raise UnfinishedError(
+                f"The run in {folder} has not finished. Run its command again to resume it."
+            )
         raise OutputError(
             f"{folder} should be a run's folder with a {RUN_FILE} in it, but there is none. "
             "`mistral-eval run` prints the folder it wrote."
@@ -323,6 +336,24 @@ class RunScores:
 def load_scores(folder: Path) -> RunScores:
     """Read the scores of a finished run; errors as of `read_record`."""
     return scores_of(read_record(folder), folder)
+
+
+def unfinished_runs(folders: Sequence[Path]) -> dict[Path, UnfinishedError]:
+    """Return which of several runs have not finished, with a sentence on each.
+
+    Raises:
+        UnfinishedError: none has finished.
+        OutputError: see `read_record`.
+    """
+    found = {}
+    for folder in (one for one in folders if one.is_dir()):
+        try:
+            read_record(folder)
+        except UnfinishedError as error:
+            found[folder] = error
+    if found and len(found) == len(folders):
+        raise next(iter(found.values()))
+    return found
 
 
 def scores_of(run: RunRecord, folder: Path) -> RunScores:

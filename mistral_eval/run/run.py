@@ -25,6 +25,7 @@ from mistral_eval.errors import (
 from mistral_eval.record.remote import Copy
 from mistral_eval.record.replies import OtherRuns, RepliesLog, check_replies
 from mistral_eval.record.run_folder import make_folder
+from mistral_eval.record.run_locks import remove_unused
 from mistral_eval.record.run_record import RUN_FILE, read_run
 from mistral_eval.run.absent import lacking
 from mistral_eval.run.answering import Answering, Answers, Recorded
@@ -148,8 +149,11 @@ def run_suite(settings: RunSettings, talk: Talk, shared: Shared | None = None) -
     else:
         check_engine(settings)
     make_folder(folder)
-    with copy.keeping(folder) if copy else nullcontext():
-        complete(folder, settings, talk, isolation, earlier=earlier, shared=shared)
+    try:
+        with copy.keeping(folder) if copy else nullcontext():
+            complete(folder, settings, talk, isolation, earlier=earlier, shared=shared)
+    finally:
+        remove_unused(folder)
     return folder
 
 

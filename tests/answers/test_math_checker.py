@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from mistral_eval.answers.latex.boxed import Equality, boxed_answer
 from mistral_eval.answers.math_checker import MathChecker
 from mistral_eval.errors import MistralEvalError
+from tests.processes import is_alive
 
 PATIENCE = 300.0  # seconds that a busy machine may take for what a free one does at once
 HANGING = ("((x^{5000})^{5000})^{5000}", "x^{2}")
@@ -36,20 +37,12 @@ def checker():
         yield opened
 
 
-def alive(pid: int) -> bool:
-    """Whether a process runs (a zombie does not)."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
 def wait_until_gone(pids: list[int]) -> list[int]:
     """Wait until none of the processes is there; return those that do not go."""
     end = time.monotonic() + PATIENCE
-    while any(map(alive, pids)) and time.monotonic() < end:
+    while any(map(is_alive, pids)) and time.monotonic() < end:
         time.sleep(0.05)
-    return [pid for pid in pids if alive(pid)]
+    return [pid for pid in pids if is_alive(pid)]
 
 
 def work_of(pid: int) -> int:

@@ -77,6 +77,22 @@ def test_wrong_usage_of_compare_is_one_sentence(cli, arguments, code, sentence):
     assert sentence in err
 
 
+@pytest.mark.parametrize("layout", ["table2", "figure4"])
+def test_unfinished_runs_are_left_out_of_a_table_and_named(cli, sample_runs, tmp_path, layout):
+    begun, finished = tmp_path / "begun", sample_runs["random"]
+    shutil.copytree(finished / "replies", begun / "replies")
+    said = f"The run in {begun} has not finished. Run its command again to resume it."
+    code, out, err = cli("table", begun, finished, "--layout", layout)
+    assert code == 0
+    assert "random" in out
+    assert " ".join(err.split()) == f"Left out of the table: {said}"
+    code, out, err = cli("table", begun, "--layout", layout)
+    assert (code, out) == (1, "")
+    assert said in " ".join(err.split())
+    for other in ("rescore", "samples"):
+        assert said in " ".join(cli(other, begun)[2].split())
+
+
 def test_rich_does_not_go_into_a_file(cli, sample_runs, tmp_path):
     code, _, err = cli("table", sample_runs["random"], "-o", tmp_path / "table.txt")
     assert code == 2

@@ -17,6 +17,7 @@ from mistral_eval.model.export import save_hf
 from mistral_eval.model.tiny import make_tiny
 from mistral_eval.run.opening import check_engine
 from mistral_eval.settings import RunSettings
+from tests.processes import is_alive, marked
 
 FIELDS = {
     "max_model_len": int,
@@ -279,28 +280,11 @@ if sys.argv[1] == "ends":
 """
 
 
-def marked(mark_of: int) -> set[int]:
-    """The live processes with the mark that a process has; none before its program starts."""
-    entries = Path(f"/proc/{mark_of}/environ").read_bytes().split(b"\0")
+def marked_like(pid: int) -> set[int]:
+    """The processes with the mark that a process has; none before its program starts."""
+    entries = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     mark = next((one for one in entries if one.startswith(vllm_guard.MARK.encode())), None)
-    if mark is None:
-        return set()
-    found = set()
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if mark in (folder / "environ").read_bytes():
-                found.add(int(folder.name))
-        except OSError:
-            continue
-    return found
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
+    return set(marked(mark.decode())) if mark else set()
 
 
 def wait_until(condition) -> None:
@@ -319,8 +303,8 @@ def test_no_marked_process_outlives_the_main_one(how):
     )
     started, other, guard = map(int, main.stdout.readline().split())
     try:
-        wait_until(lambda: len(marked(started)) == 3)
-        pids = marked(started)
+        wait_until(lambda: len(marked_like(started)) == 3)
+        pids = marked_like(started)
         assert {main.pid, other, guard} & pids == set()
         if how == "killed":
             os.kill(main.pid, signal.SIGKILL)

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from mistral_eval.sandbox import probe
+from tests.processes import marked
 
 DRIVER = Path(__file__).with_name("kill_driver.py")
 SEED = 20261126
@@ -124,15 +125,8 @@ def test_no_attempt_leaves_a_traceback_or_a_process(killed):
     said = (folder / "said.log").read_text()
     assert "Traceback" not in said
     for _ in range(600):
-        left = [process for process in Path("/proc").glob("[0-9]*") if _is_marked(process, folder)]
+        left = marked(f"{MARK}={folder}")
         if not left:
             return
         time.sleep(0.1)
     pytest.fail(f"still there: {left}")
-
-
-def _is_marked(process: Path, folder: Path) -> bool:
-    try:
-        return f"{MARK}={folder}".encode() in (process / "environ").read_bytes()
-    except OSError:
-        return False

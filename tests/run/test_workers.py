@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -17,6 +16,7 @@ from mistral_eval.record.replies import Replies
 from mistral_eval.run.planning import plan_run
 from mistral_eval.run.run import rescore, run_suite
 from mistral_eval.settings import RunSettings
+from tests.processes import marked
 
 QUIET = Talk(quiet=True)
 TASKS = ("mmlu", "piqa", "triviaqa", "gsm8k")
@@ -79,12 +79,19 @@ def test_a_run_with_workers_is_rescored_without_them(spread):
 def test_a_stopped_run_goes_on_with_another_number_of_workers(alone, tmp_path):
     command = [sys.executable, "-m", "mistral_eval", "run", "-t", ",".join(TASKS), "-m", "tiny"]
     command += ["--data", "sample", "-L", "4", "--device", "cpu", "-o", str(tmp_path), "--quiet"]
-    process = subprocess.Popen([*command, "--workers", "2"], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*command, "--workers", "2"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "MISTRAL_EVAL_TEST": str(tmp_path)},
+    )
+    mark = f"MISTRAL_EVAL_TEST={tmp_path}"
     deadline = time.monotonic() + 240
     while not any(file.stat().st_size for file in tmp_path.glob("*/*/replies/*.jsonl")):
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.02)
+    assert len(marked(mark)) >= 4  # the driver, the process that forks, two workers
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=240)
     assert process.returncode in (0, 130), said
@@ -98,21 +105,10 @@ def test_a_stopped_run_goes_on_with_another_number_of_workers(alone, tmp_path):
     run = json.loads((folder / "run.json").read_text())
     assert run["counts"]["computed"] + run["counts"]["from_log"] == len(replies_of(alone))
     assert run["counts"]["from_log"] >= kept or process.returncode == 0
-    assert not leftovers()
-
-
-def leftovers():
-    """Worker processes of parents that have ended."""
-    found = []
-    for file in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            text = file.read_bytes().decode(errors="replace")
-            parent = int((file.parent / "stat").read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            continue
-        if "cluster.local_worker" in text and parent == 1 and os.getppid() != 1:
-            found.append(file.parent.name)
-    return found
+    deadline = time.monotonic() + 30
+    while marked(mark):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 @pytest.mark.parametrize(

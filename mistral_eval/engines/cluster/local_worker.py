@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Final, NoReturn
@@ -89,17 +90,26 @@ def main() -> None:
         worker = _open(start.settings, wire)
         if not isinstance(worker, Worker):
             return
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the driver has ended
+        _fork(control, wire, worker, start)
+
+
+def _fork(control: socket.socket, wire: Connection, worker: object, start: Start) -> NoReturn:
+    """Fork workers as the driver asks, and tell it which have ended.
+
+    Raises:
+        EOFError, BrokenPipeError, ConnectionResetError: the driver has closed the socket.
+    """
     pids: set[int] = set()
     while True:
         ready, _, _ = select.select([control], [], [], _TICK_SECONDS)
         _reap(pids, wire)
         if not ready:
             continue
-        try:
-            asked: Fork = wire.recv()
-            _, handles, _, _ = socket.recv_fds(control, 1, 1)
-        except (EOFError, OSError):
-            return
+        asked: Fork = wire.recv()
+        _, handles, _, _ = socket.recv_fds(control, 1, 1)
+        if not handles:
+            raise EOFError
         parent = os.getpid()
         pid = os.fork()
         if not pid:

@@ -3,12 +3,12 @@
 import os
 import random
 import signal
+import threading
 import time
-from pathlib import Path
 
 import pytest
 
-from mistral_eval.engines.cluster import local_pool, pools, team
+from mistral_eval.engines.cluster import local_pool, pools, scheduler, team
 from mistral_eval.engines.cluster.engine import ClusterEngine
 from mistral_eval.engines.cluster.local_pool import LocalPool
 from mistral_eval.engines.cluster.team import Patience
@@ -16,6 +16,7 @@ from mistral_eval.engines.interface import GenerationSettings, Request
 from mistral_eval.engines.native import NativeEngine
 from mistral_eval.errors import CheckpointError, EngineError, UnansweredError, UsageError
 from mistral_eval.settings import RunSettings
+from tests.processes import children, is_alive
 
 TINY = RunSettings(tasks=("piqa",), model="tiny", engine="native", device="cpu", workers="2")
 SAMPLED = GenerationSettings(until=("\n\n",), max_tokens=24, temperature=0.7)
@@ -73,19 +74,9 @@ def same(found, expected):
         assert found[n].is_greedy == reply.is_greedy
 
 
-def workers():
-    """The processes that were forked for this test run, by their parents' program."""
-    found = []
-    for status in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            text = status.read_bytes().decode().split("\0")
-            parent = int((status.parent / "stat").read_text().rpartition(")")[2].split()[1])
-        except (OSError, ValueError):
-            continue
-        is_ours = len(text) > 2 and "cluster.local_worker" in text[2]
-        if is_ours and parent != os.getpid() and parent != 1:
-            found.append(int(status.parent.name))
-    return found
+def workers(engine):
+    """The live worker processes of one engine."""
+    return children(engine._team.pool._process.pid)
 
 
 @pytest.mark.parametrize("kind", ["score", "generate"])
@@ -140,13 +131,14 @@ def test_an_idle_worker_that_hangs_does_not_hold_up_the_others(monkeypatch, alon
 def test_a_check_whose_worker_dies_is_asked_of_another(engine, alone):
     replies = alone["score"]
     for n in range(4):
-        os.kill(random.Random(n).choice(workers()), signal.SIGKILL)
+        os.kill(random.Random(n).choice(workers(engine)), signal.SIGKILL)
         item = engine.encode(score_requests()[n])
         assert not engine.check(item, replies[n]).fault
         assert engine.check(item, replies[n + 10]).fault  # no answer to an earlier question
 
 
-def test_twenty_kills_change_nothing(alone):
+def test_twenty_kills_change_nothing(monkeypatch, alone):
+    monkeypatch.setattr(scheduler, "DEATHS", 21)  # kills at random may all fall on one request
     said = []
     engine = ClusterEngine.open(TINY, no_gold, said.append)
     rng = random.Random(0)
@@ -158,7 +150,7 @@ def test_twenty_kills_change_nothing(alone):
                 for n, reply in engine.answer([engine.encode(request) for request in requests]):
                     assert n not in found
                     found[n] = reply
-                    if rng.random() < 0.1 and (pids := workers()):
+                    if rng.random() < 0.1 and (pids := workers(engine)):
                         kills += 1
                         os.kill(rng.choice(pids), signal.SIGKILL)
                 same(found, alone[kind])
@@ -376,15 +368,20 @@ def test_more_workers_than_files_may_be_open_are_refused(monkeypatch, more, is_r
         pools.check_workers(settings)
 
 
-def test_nothing_is_left_behind(alone):
+@pytest.mark.parametrize("held_up", [0.0, 1.0])
+def test_nothing_is_left_behind(held_up):
+    """Whether the workers have ended before the process that forks them hears of it or not."""
     engine = ClusterEngine.open(TINY, no_gold, lambda _: None)
     answers(engine, score_requests(8))
     process = engine._team.pool._process
     pids = set(engine._team.pool._pids.values())
     assert pids
+    if held_up:
+        process.send_signal(signal.SIGSTOP)
+        threading.Timer(held_up, process.send_signal, [signal.SIGCONT]).start()
     engine.close()
     assert process.returncode == 0
-    assert not pids & set(workers())
+    assert not any(map(is_alive, pids))
 
 
 @pytest.mark.parametrize(
