@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,16 +62,16 @@ def take_locks(folder: Path, share: str) -> list[int]:
 
 
 def remove_unused(folder: Path) -> None:
-    """Remove the folder of a run that could not start, and its parent, if nothing else is there.
+    """Remove the folder of a run that could not start if there are only locks in it.
 
-    Where the file system has no locks, the folder stays: another process may have begun in it.
+    Its parent is removed too if it is empty then. Where the file system has no locks, the folder
+    stays: another process may have begun in it.
     """
     with contextlib.suppress(OSError, RepliesError):  # the parent holds more, or it is in use
-        if all(path.name == LOCK_FILE for path in folder.iterdir()):
+        if all(path.is_dir() or path.suffix == ".lock" for path in folder.rglob("*")):
             for handle in _lock(folder / LOCK_FILE, fcntl.LOCK_EX):
-                (folder / LOCK_FILE).unlink()
+                shutil.rmtree(folder)
                 os.close(handle)
-                folder.rmdir()
                 folder.parent.rmdir()
 
 
@@ -102,12 +103,13 @@ def _lock(path: Path, kind: int) -> list[int]:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(handle, kind | fcntl.LOCK_NB)
-        if not os.fstat(handle).st_nlink:  # a process that could not start has removed it
-            raise BlockingIOError
     except BlockingIOError:
         os.close(handle)
         raise
     except OSError:
         os.close(handle)
         return []
+    if not os.fstat(handle).st_nlink:  # a process that could not start has removed it meanwhile
+        os.close(handle)
+        raise BlockingIOError
     return [handle]

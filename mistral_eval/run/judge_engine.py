@@ -18,7 +18,7 @@ from mistral_eval.engines.interface import (
     Stop,
     engine_class,
 )
-from mistral_eval.errors import EngineError, UnansweredError, UsageError
+from mistral_eval.errors import CheckpointError, EngineError, UnansweredError, UsageError
 from mistral_eval.model.chat.messages import Messages
 from mistral_eval.record.judgments import Judgment
 from mistral_eval.record.run_folder import write_json
@@ -48,14 +48,17 @@ def check_judge(settings: RunSettings) -> None:
         UsageError: It is not, or does not.
         EngineError: The engine's package is missing.
     """
+    from mistral_eval.model.load.hub import find_local
+
     judge = settings_of_judge(settings)
-    is_hub_name = judge.model.count("/") == 1
-    if not (judge.model == TINY or Path(judge.model).exists() or is_hub_name):
+    try:
+        if judge.model != TINY:
+            find_local(judge.model)
+    except CheckpointError as error:
         raise UsageError(
-            f"--judge-model {settings.judge_model} should be a folder, a GGUF file or a name on "
-            "the hub, and is none. With --judge-engine it is a model that runs here; give "
+            f"--judge-model: {error} With --judge-engine it is a model that runs here; give "
             "--judge-url for one behind a server."
-        )
+        ) from error
     engine_class(judge.engine).check_settings(judge)
 
 

@@ -62,6 +62,33 @@ def test_wrong_usage_is_one_sentence(run, arguments, code, sentence):
     assert "Traceback" not in err
 
 
+def test_a_tiny_model_has_no_revision(run):
+    code, _, err = run(*SMALL, "--model", "tiny", "--revision", "main")
+    assert code == 2
+    assert "--revision is for names on the hub, and --model is tiny" in err
+
+
+@pytest.mark.parametrize("command", ["run", "plan"])
+@pytest.mark.parametrize("which", [("--model",), ("--model", "tiny-random/x", "--adapter")])
+def test_a_model_that_is_nowhere_is_refused_before_anything_is_fetched(
+    cli, monkeypatch, tmp_path, command, which
+):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = cli(command, "--tasks", "piqa", *which, "./nowhere")
+    assert (code, out) == (1, "")
+    assert err.startswith("mistral-eval: ./nowhere should be a folder, a GGUF file, a hub name")
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("part", [(), ("--part", "1/2")])
+def test_a_run_that_could_not_start_leaves_no_folder(cli, hf_model, tmp_path, part):
+    (hf_model / "model.safetensors").write_bytes(b"")
+    output = tmp_path / "results"
+    code, _, _ = cli("run", *SMALL, "--model", hf_model, "--output-path", output, *part)
+    assert code == 1
+    assert not any(output.rglob("*"))
+
+
 def test_an_unknown_table_format_names_the_formats(cli):
     code, _, err = cli("table", "--format", "xls")
     assert code == 2

@@ -366,8 +366,8 @@ def test_a_lock_file_that_was_removed_meanwhile_locks_nothing(tmp_path, monkeypa
         (tmp_path / LOCK_FILE).unlink()
         flock(handle, operation)
 
-    with monkeypatch.context() as changed, pytest.raises(RepliesError, match="Another process"):
-        changed.setattr(fcntl, "flock", removed_first)
+    monkeypatch.setattr(fcntl, "flock", removed_first)
+    with pytest.raises(RepliesError, match="Another process"):
         RepliesLog(tmp_path)
 
 

@@ -107,7 +107,7 @@ def test_a_prompt_that_does_not_fit_is_refused_and_counted(tmp_path):
         ({"judge_url": "http://localhost:1/v1"}, "--judge-url names a server and --judge-engine"),
         ({"judge_model": None}, "Give --judge-model too"),
         ({"judge_engine": None}, "Give --judge-url or --judge-engine too"),
-        ({"judge_model": "no-such-model"}, "should be a folder, a GGUF file or a name on the hub"),
+        ({"judge_model": "no-such-model"}, "should be a folder, a GGUF file, a hub name"),
         ({"judge_engine": "oracle"}, "--judge-engine: "),
     ],
 )

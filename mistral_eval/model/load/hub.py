@@ -82,17 +82,9 @@ def resolve_model(
         ResourceError: the download does not fit on the disk.
         UsageError: `revision` is given for a folder.
     """
-    folder = Path(ref).expanduser()
-    if folder.exists():
-        if revision is not None:
-            kind = "folder" if folder.is_dir() else "file"
-            raise UsageError(f"--revision is for names on the hub, and {ref} is a local {kind}.")
+    folder = find_local(ref, revision)
+    if folder is not None:
         return folder
-    if not _HUB_NAME.fullmatch(ref):
-        raise CheckpointError(
-            f"{ref} should be a folder, a GGUF file, a hub name such as mistralai/Mistral-7B-v0.1, "
-            "or tiny, and there is no such folder or file."
-        )
     if constants.HF_HUB_OFFLINE:
         return _from_cache(ref, revision, None, reader)
     try:
@@ -107,6 +99,27 @@ def resolve_model(
     missing = [file for file in wanted if not isinstance(cached[file.name], str)]
     _announce(ref, missing, say or _to_stderr)
     return fetch(ref, revision, [file.name for file in wanted])
+
+
+def find_local(ref: str, revision: str | None = None) -> Path | None:
+    """Return the folder or file that `ref` is on the disk, or None for a hub name.
+
+    Raises:
+        CheckpointError: `ref` is neither.
+        UsageError: `revision` is given for a folder or file.
+    """
+    folder = Path(ref).expanduser()
+    if folder.exists():
+        if revision is not None:
+            kind = "folder" if folder.is_dir() else "file"
+            raise UsageError(f"--revision is for names on the hub, and {ref} is a local {kind}.")
+        return folder
+    if not _HUB_NAME.fullmatch(ref):
+        raise CheckpointError(
+            f"{ref} should be a folder, a GGUF file, a hub name such as mistralai/Mistral-7B-v0.1, "
+            "or tiny, and there is no such folder or file."
+        )
+    return None
 
 
 def files_to_fetch(

@@ -16,7 +16,7 @@ from mistral_eval.model.load.config_params import from_params_json
 from mistral_eval.model.load.fields import read_json
 from mistral_eval.model.load.folder import check_folder
 from mistral_eval.model.load.gguf_file import find_gguf, read_gguf
-from mistral_eval.model.load.hub import fetch, small_files
+from mistral_eval.model.load.hub import fetch, find_local, small_files
 from mistral_eval.model.load.stored import stored_dtype
 from mistral_eval.model.load.weights import choose_dtype
 from mistral_eval.model.memory import TRY_TINY
@@ -89,9 +89,14 @@ def read_outline(
 def small_parts(
     ref: str, *, revision: str | None, say: Callable[[str], None] | None = None
 ) -> Path:
-    """Return a model's folder; of a hub name only configuration and tokenizer are fetched."""
-    folder = Path(ref).expanduser()
-    if folder.exists():
+    """Return a model's folder; of a hub name only configuration and tokenizer are fetched.
+
+    Raises:
+        CheckpointError, UsageError: see `find_local`.
+        HubError: the hub refuses, does not know the name, or cannot be reached.
+    """
+    folder = find_local(ref, revision)
+    if folder is not None:
         return folder
     if say and not constants.HF_HUB_OFFLINE:
         say(f"Reading {ref}'s configuration and tokenizer; its weights are not fetched.")
