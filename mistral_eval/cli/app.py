@@ -10,7 +10,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -40,6 +40,8 @@ WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
 # Where every thread has a core for itself, waking up costs more than a short spin: two threads that
 # sleep at once generate more slowly than one. For libgomp, which torch brings; a fraction of a ms.
 SPINS = {"GOMP_SPINCOUNT": "30000"}
+# With --quiet: neither retries nor progress of downloads.
+QUIET_HUB = {"HF_HUB_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 LOAD_FILE = Path("/proc/loadavg")
 
 app = typer.Typer(
@@ -96,6 +98,7 @@ def main() -> None:
     """Run the command line; an expected error is one sentence and its exit code."""
     write_nearest()
     _set_waiting()
+    _set_quiet(sys.argv[1:])
     try:
         app(args=translated(sys.argv[1:]))
     except MistralEvalError as error:
@@ -123,6 +126,13 @@ def main() -> None:
             )
             sys.stderr.write(f"mistral-eval: stopped{rest}.\n")
         raise
+
+
+def _set_quiet(arguments: Sequence[str]) -> None:
+    """With --quiet, let the hub's library say only errors; it reads the settings when imported."""
+    if {"-q", "--quiet"} & {*arguments}:
+        for name, value in QUIET_HUB.items():
+            os.environ.setdefault(name, value)
 
 
 def _set_waiting() -> None:

@@ -28,8 +28,8 @@ OF_RUN: Final = {
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Write the jobs that run benchmarks on a cluster or in a cloud; all options of `run` are "
-    "theirs too.",
+    help="Write the jobs that run benchmarks on a cluster or in a cloud. They have the options of "
+    "`run` but for --part, --no-compute, --judge-only and --fresh.",
 )
 
 

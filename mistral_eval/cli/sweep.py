@@ -36,7 +36,8 @@ def sweep(checkpoints: Checkpoints, *, report: Report = None, **options: Any) ->
 
     Questions are built once, and encoded once for checkpoints with equal tokenizers. Rows are in
     order of training step, read from a checkpoint's name or its trainer_state.json. A checkpoint
-    that fails is a row that says so. All options are those of `run`.
+    that fails is a row that says so. The options are those of `run` but for --model, --name,
+    --adapter, --judge-only, --judge-pairwise and --iterations.
     """
     from mistral_eval.console import Talk
     from mistral_eval.report.html import write_report

@@ -100,10 +100,7 @@ class Replies:
         said = []
         if self.skipped:
             lines = "damaged line was" if self.skipped == 1 else "damaged lines were"
-            said.append(
-                f"{self.skipped} {lines} skipped in {self.folder}; missing replies are computed "
-                "again."
-            )
+            said.append(f"{self.skipped} {lines} skipped in {self.folder}.")
         if self.ignored:
             files = "file holds" if len(self.ignored) == 1 else "files hold"
             names = ", ".join(self.ignored[:3]) + (", ..." if len(self.ignored) > 3 else "")

@@ -227,7 +227,7 @@ def complete(
         RepliesLog(folder, part.name if part else MERGE if settings.no_compute else "") as log,
         ExitStack() as opened,
     ):
-        _say_known(log, folder, talk)
+        _say_known(log, folder, talk, is_rescored=rescored is not None)
         with clock.phase("build"):
             loaded = _load(settings, make_source(settings.data), talk, shared)
             stock_tasks = load_stock(settings) if settings.stock_tasks else None
@@ -284,10 +284,10 @@ def _say_stock(stock: Mapping[str, Any] | None, talk: Talk) -> None:
         talk.say(line)
 
 
-def _say_known(log: RepliesLog, folder: Path, talk: Talk) -> None:
+def _say_known(log: RepliesLog, folder: Path, talk: Talk, *, is_rescored: bool) -> None:
     """Say what of the replies log cannot be read, and how many replies are in it."""
     if log.notice:
-        talk.say(log.notice)
+        talk.say(log.notice + ("" if is_rescored else " Missing replies are computed again."))
     if known := log.count():
         talk.say(f"Resuming with {counted(known, 'reply')} of {folder}.")
 

@@ -61,6 +61,20 @@ def test_quiet_prints_the_table_alone(cli, tmp_path):
     assert "WinoG" in out
 
 
+def test_quiet_is_asked_of_the_hubs_library_too():
+    program = (
+        "import os\nfrom mistral_eval.cli.app import main\ntry: main()\n"
+        "finally: print(os.environ.get('HF_HUB_VERBOSITY'))"
+    )
+    ours = {name: value for name, value in os.environ.items() if name not in app_module.QUIET_HUB}
+    for quiet, expected in (("-q", "error"), ("--quiet", "error"), ("--fresh", "None")):
+        command = [sys.executable, "-c", program, "run", "-t", "none", quiet]
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=ours, check=False, timeout=300
+        )
+        assert done.stdout.split() == [expected]
+
+
 def test_without_quiet_the_talk_goes_to_stderr(cli, tmp_path):
     code, out, err = cli(*SMALL, "--engine", "random", "-o", tmp_path)
     assert code == 0

@@ -143,6 +143,17 @@ def test_a_reply_that_is_not_there_is_said_and_nothing_changes(finish, settings,
     assert before == {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
+def test_a_damaged_log_is_said_to_be_the_cause(finish, capsys):
+    folder = finish("winogrande", **CHANCE)
+    (log,) = folder.glob(f"{REPLIES_FOLDER}/*")
+    log.write_bytes(log.read_bytes().replace(b"logprob", b"logprop", 1))
+    with pytest.raises(RepliesError, match=rf"need: lines of {log.parent} are damaged\."):
+        rescore(folder, Talk(), unsafe_code=False)
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"1 damaged line was skipped in {log.parent}." in said
+    assert "computed again" not in said
+
+
 def test_a_run_without_its_replies_is_said(finish):
     folder = finish("winogrande", **CHANCE)
     shutil.rmtree(folder / REPLIES_FOLDER)

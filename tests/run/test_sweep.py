@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from mistral_eval.cli import cluster
 from mistral_eval.cli.run import run
 from mistral_eval.cli.sweep import OF_ONE_MODEL, sweep
 from mistral_eval.console import Talk
@@ -196,3 +198,10 @@ def test_the_options_are_those_of_run():
     assert {*theirs} - {*ours} == {*OF_ONE_MODEL}
     assert {*ours} - {*theirs} == {"checkpoints", "report"}
     assert all(ours[name] == theirs[name] for name in {*ours} & {*theirs})
+    said = re.findall(r"--([\w-]+)", str(sweep.__doc__))
+    assert [name.replace("-", "_") for name in said] == [*OF_ONE_MODEL]
+
+
+def test_cluster_names_the_options_of_run_that_it_lacks():
+    said = re.findall(r"--([\w-]+)", str(cluster.app.info.help))
+    assert [name.replace("-", "_") for name in said] == [*cluster.LEFT_OUT]
