@@ -7,6 +7,7 @@ from mistral_eval.bench.cases import PARTS, BenchSettings, Case, Entry
 from mistral_eval.bench.measure import Speed
 from mistral_eval.bench.shapes import Subject
 from mistral_eval.bench.shared_prefix import Shared
+from mistral_eval.console import counted
 from mistral_eval.report.table.markdown_table import escape, join, notes_list, sections_markdown
 from mistral_eval.report.table.view import Section
 
@@ -170,8 +171,9 @@ def about(found: Found) -> str:
         f"{found.subject.name}: dim {config.dim}, {config.n_layers} layers, {config.n_heads} heads "
         f"of {config.head_dim}, {config.n_kv_heads} KV heads, {dtype}, {weights}; chunks of "
         f"{found.settings.chunk:,} tokens; {clock}on {device}, "
-        f"{machine['threads']} threads of {machine['cores']} cores, load {machine['load_before']} "
-        f"before it began, torch {machine['torch']}; {found.seconds:.0f} s."
+        f"{counted(machine['threads'], 'thread')} of {machine['cores']} cores, load "
+        f"{machine['load_before']} before it began, torch {machine['torch']}; "
+        f"{found.seconds:.0f} s."
     )
 
 

@@ -1,7 +1,7 @@
 """Each format, character by character, against files that a person looked at.
 
-After a change that is meant: `WRITE_GOLDEN=1 pytest tests/report/test_golden.py`, then look at the
-difference before it is committed.
+After a change that is meant: `WRITE_GOLDEN=1 pytest tests/report/table/test_golden.py`, then look
+at the difference before it is committed.
 """
 
 import os
