@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from mistral_eval.errors import UsageError
 
 if TYPE_CHECKING:
-    from mistral_eval.record.run_record import RunScores
+    from mistral_eval.record.run_scores import RunScores
     from mistral_eval.report.table.view import TableOptions
 
 NEAREST: Final = "mistral_eval.nearest"  # name of the error handler `write_nearest` registers

@@ -121,7 +121,7 @@ def end_with_table(outcomes: Sequence["Outcome"], fmt: Format) -> None:
     Raises:
         typer.Exit: one failed; the exit code is the first one's.
     """
-    from mistral_eval.record.run_record import failed_scores
+    from mistral_eval.record.run_scores import failed_scores
 
     rows = [
         one.folder if one.error is None else failed_scores(one.settings, one.error)

@@ -10,7 +10,8 @@ from mistral_eval.cli import options as opt
 from mistral_eval.cli.output import print_json
 from mistral_eval.errors import UsageError
 
-NOTHING = "No question of this run matches. --wrong excludes --no-answer and --timeout.\n"
+NOTHING = "No question of this run matches.\n"
+OTHER_OUTCOMES = "--wrong leaves out what --no-answer and --timeout show.\n"
 
 
 def samples(  # noqa: PLR0913 - one parameter per option of the command line
@@ -58,11 +59,12 @@ def samples(  # noqa: PLR0913 - one parameter per option of the command line
     if as_json:
         print_json(list(found))
         return
-    _show(as_text(question, with_shots=shots) for question in found)
+    hint = OTHER_OUTCOMES if wrong and not (no_answer and timeout) else ""
+    _show((as_text(question, with_shots=shots) for question in found), NOTHING + hint)
 
 
-def _show(pages: Iterator[str]) -> None:
-    """Print through the pager on a terminal, directly elsewhere."""
+def _show(pages: Iterator[str], nothing: str) -> None:
+    """Print through the pager on a terminal, directly elsewhere; `nothing` if there is no page."""
     from rich.console import Console
 
     console = Console(soft_wrap=True, highlight=False)
@@ -72,7 +74,7 @@ def _show(pages: Iterator[str]) -> None:
             sys.stdout.write(page + "\n")
             empty = False
         if empty:
-            sys.stderr.write(NOTHING)
+            sys.stderr.write(nothing)
         return
     with console.pager():
-        console.out("\n".join(pages) or NOTHING, highlight=False)
+        console.out("\n".join(pages) or nothing, highlight=False)

@@ -59,7 +59,7 @@ def table(  # noqa: PLR0913 - one parameter per option of the command line
 ) -> None:
     """Print the paper's Table 2, or its figure 4 or 5, with finished runs beside it."""
     from mistral_eval.console import Talk
-    from mistral_eval.record.run_record import unfinished_runs
+    from mistral_eval.record.run_scores import unfinished_runs
     from mistral_eval.report.table.view import TableOptions
 
     if list_baselines:

@@ -15,9 +15,15 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+    except RuntimeError as error:  # torch lists all that it knows, and most machines have two
+        raise EngineError(
+            f"--device {name} cannot be used: torch knows no such device. Give cpu, cuda, cuda:1 "
+            "or another that torch has here, or auto."
+        ) from error
+    try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        first = str(error).partition("\n")[0]
+        first = str(error).partition("\n")[0].partition(". ")[0]
         raise EngineError(
             f"--device {name} cannot be used here ({first}). Give cpu, or auto."
         ) from error

@@ -4,6 +4,7 @@ Sources: GQA (arXiv 2305.13245): query head h reads key head h // (n_heads / n_k
 paper, section 2.1: with a window W, query i sees the W keys j with i - W < j <= i.
 """
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -53,6 +54,35 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Te
         is_causal=mask is None,
     )
     return out.permute(2, 0, 1, 3).reshape(n, n_heads, head_dim)
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """Consecutive queries that attend together.
+
+    Attributes:
+        rows: the queries' rows.
+        low: the first position that one of them sees.
+        mask: added to the scores, (queries, keys from `low` on).
+    """
+
+    rows: slice
+    low: int
+    mask: Tensor
+
+    def attend(self, out: Tensor, q: Tensor, k: Tensor, v: Tensor, first: int = 0) -> None:
+        """Write the queries' attention to their rows of `out`.
+
+        Args:
+            out: as q.
+            q: (T, n_heads, head_dim).
+            k: (n_kv_heads, s, head_dim), any strides.
+            v: as k.
+            first: the position of key 0.
+        """
+        low = self.low - first
+        seen = slice(low, low + self.mask.shape[1])
+        out[self.rows] = attention(q[self.rows], k[:, seen], v[:, seen], self.mask)
 
 
 class SequencesAttend:

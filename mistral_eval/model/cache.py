@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from mistral_eval.model.attention import additive_mask, attention, first_visible, visible
+from mistral_eval.model.attention import Tile, additive_mask, first_visible, visible
 from mistral_eval.model.config import ModelConfig
 
 _TILE = 256  # queries: smaller tiles reread the window's keys, larger ones compute masked scores
@@ -55,15 +55,6 @@ class RollingCache:
     def step(self, rows: list[int]) -> "StepAttend":
         """Return the attention for one more token of each of these rows."""
         return StepAttend(self, rows)
-
-
-@dataclass(frozen=True, slots=True)
-class _Tile:
-    """Consecutive queries of a chunk: rows, the first position they see, and their mask."""
-
-    rows: slice
-    low: int
-    mask: Tensor  # (t, keys from `low` to the last query's own)
 
 
 class ChunkAttend:
@@ -112,16 +103,14 @@ class ChunkAttend:
         q: Tensor,
         keys: Tensor,
         values: Tensor,
-        tiles: Sequence[_Tile],
+        tiles: Sequence[Tile],
         size: int | None = None,
     ) -> Tensor:
         """Attend tile by tile; key 0 is position 0, or the oldest of a buffer of `size` slots."""
         first = 0 if size is None else self._past - min(self._past, size)
         out = torch.empty_like(q)
         for tile in tiles:
-            low = tile.low - first
-            seen = slice(low, low + tile.mask.shape[1])
-            out[tile.rows] = attention(q[tile.rows], keys[:, seen], values[:, seen], tile.mask)
+            tile.attend(out, q, keys, values, first)
         return out
 
     def _joined(self, stored: Tensor, own: Tensor) -> Tensor:
@@ -132,7 +121,7 @@ class ChunkAttend:
         oldest = self._past % size
         return torch.cat([stored[:, oldest:], stored[:, :oldest], own], dim=1)
 
-    def _cut(self, window: int | None, tile: int) -> list[_Tile]:
+    def _cut(self, window: int | None, tile: int) -> list[Tile]:
         """Return tiles, a single one if the window hides nothing; equal tiles share a mask."""
         if window is None or self._end <= window:
             tile = self._end - self._past
@@ -145,7 +134,7 @@ class ChunkAttend:
             if kind not in masks:
                 masks[kind] = self._mask(*kind, window)
             row = start - self._past
-            tiles.append(_Tile(slice(row, row + count), low, masks[kind]))
+            tiles.append(Tile(slice(row, row + count), low, masks[kind]))
         return tiles
 
     def _mask(self, before: int, count: int, window: int | None) -> Tensor:

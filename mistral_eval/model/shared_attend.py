@@ -5,12 +5,13 @@ The scores of all three lie side by side in one matrix, so that one softmax join
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Final, TypeAlias
 
 import torch
 from torch import Tensor
 
-from mistral_eval.model.attention import additive_mask, attention, first_visible, visible
+from mistral_eval.model.attention import Tile, additive_mask, first_visible, visible
 from mistral_eval.model.memory import sent
 from mistral_eval.model.shared_cache import (
     Prompt,
@@ -45,16 +46,6 @@ class Piece:
         return self.start + (self.owner.root.length if isinstance(self.owner, Prompt) else 0)
 
 
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """Tokens `start` ... `end - 1` of a piece, which see keys from position `low` on: a mask."""
-
-    start: int
-    end: int
-    low: int
-    mask: Tensor
-
-
 class PrefillAttend:
     """Several pieces in one pack; each attends to its root and its tail, and is stored."""
 
@@ -69,10 +60,14 @@ class PrefillAttend:
         """
         self._cache = cache
         self._pieces = pieces
-        self._runs = {w: [self._split(p, w) for p in pieces] for w in set(cache.windows[:-1])}
+        ends = list(accumulate(piece.count for piece in pieces))
+        self._rows = [slice(end - p.count, end) for p, end in zip(pieces, ends, strict=True)]
+        placed = list(zip(pieces, self._rows, strict=True))
+        last = cache.windows[-1]
+        self._tiles = {w: [self._cut(*one, w) for one in placed] for w in set(cache.windows[:-1])}
         self._last = [
-            [self._run(piece, piece.count - 1, piece.count, cache.windows[-1])] if is_asked else []
-            for piece, is_asked in zip(pieces, asked, strict=True)
+            [self._tile(*one, one[0].count - 1, one[0].count, last)] if is_asked else []
+            for one, is_asked in zip(placed, asked, strict=True)
         ]
         positions = [self._positions(piece, 0, piece.count) for piece in pieces]
         self.positions = torch.cat(positions)
@@ -81,30 +76,27 @@ class PrefillAttend:
         """Store each piece's keys and values, then compute its attention."""
         windows = self._cache.windows
         is_last = layer == len(windows) - 1
-        plan = self._last if is_last else self._runs[windows[layer]]
-        out, row = torch.empty_like(q), 0
-        for piece, runs in zip(self._pieces, plan, strict=True):
-            own = slice(row, row + piece.count)
-            keys, values = self._stored(piece, layer, k[own], v[own])
-            for run in runs:
-                queries = slice(row + run.start, row + run.end)
-                seen = slice(run.low, run.low + run.mask.shape[1])
-                out[queries] = attention(q[queries], keys[:, seen], values[:, seen], run.mask)
-            row += piece.count
+        plan = self._last if is_last else self._tiles[windows[layer]]
+        out = torch.empty_like(q)
+        for piece, rows, tiles in zip(self._pieces, self._rows, plan, strict=True):
+            keys, values = self._stored(piece, layer, k[rows], v[rows])
+            for tile in tiles:
+                tile.attend(out, q, keys, values)
         return out
 
-    def _split(self, piece: Piece, window: int | None) -> list[_Run]:
-        """Split a piece's queries into runs."""
+    def _cut(self, piece: Piece, rows: slice, window: int | None) -> list[Tile]:
+        """Cut a piece's queries into tiles."""
         starts = range(0, piece.count, _QUERIES)
         ends = (min(start + _QUERIES, piece.count) for start in starts)
-        return [self._run(piece, *run, window) for run in zip(starts, ends, strict=True)]
+        return [self._tile(piece, rows, *part, window) for part in zip(starts, ends, strict=True)]
 
-    def _run(self, piece: Piece, start: int, end: int, window: int | None) -> _Run:
+    def _tile(self, piece: Piece, rows: slice, start: int, end: int, window: int | None) -> Tile:
+        """Return the tile of a piece's tokens `start` ... `end - 1`."""
         queries = self._positions(piece, start, end)
         low = first_visible(piece.first + start, window)
         keys = torch.arange(low, piece.first + end, device=queries.device)
         mask = additive_mask(visible(queries, keys, window), self._cache.dtype)
-        return _Run(start, end, low, mask)
+        return Tile(slice(rows.start + start, rows.start + end), low, mask)
 
     def _stored(self, piece: Piece, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Store new keys and values; return all that the piece may see, (Hkv, s, D)."""

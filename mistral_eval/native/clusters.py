@@ -13,7 +13,7 @@ _SHARED_TOKENS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class DistinctPrompt:
     """A distinct prompt without its cluster's root, and the requests that continue it."""
 
     tail: tuple[int, ...]
@@ -25,7 +25,7 @@ class Cluster:
     """Prompts that begin with the same `root`, which is empty if they share little."""
 
     root: tuple[int, ...]
-    questions: tuple[Question, ...]
+    prompts: tuple[DistinctPrompt, ...]
 
 
 def cluster_prompts(
@@ -34,7 +34,7 @@ def cluster_prompts(
     """Cluster prompts by their shared prefix, independently of the order of requests.
 
     Requests in `known` count when roots are chosen but are left out of the result. A root is
-    shorter than each of its prompts, since the logits of a question's last own token start its
+    shorter than each of its prompts, since the logits of a prompt's last own token start its
     generations. Prompts that share little form one cluster without a root.
     """
     by_prompt: dict[tuple[int, ...], list[int]] = {}
@@ -47,21 +47,21 @@ def cluster_prompts(
     for run in ([loose] if loose else []) + [run for run in runs if len(run) > 1]:
         shared = 0 if run is loose else _shared(run[0], run[-1])
         length = min(shared, min(map(len, run)) - 1)
-        questions = (Question(prompt[length:], tuple(by_prompt[prompt])) for prompt in run)
-        clusters.append(Cluster(run[0][:length], tuple(questions)))
+        prompts = (DistinctPrompt(prompt[length:], tuple(by_prompt[prompt])) for prompt in run)
+        clusters.append(Cluster(run[0][:length], tuple(prompts)))
     return _without(clusters, known) if known else clusters
 
 
 def _without(clusters: Sequence[Cluster], known: Collection[int]) -> list[Cluster]:
-    """Remove known requests, then questions and clusters without requests."""
+    """Remove known requests, then prompts and clusters without requests."""
     left = []
     for cluster in clusters:
-        questions = [
-            replace(question, requests=tuple(n for n in question.requests if n not in known))
-            for question in cluster.questions
+        prompts = [
+            replace(prompt, requests=tuple(n for n in prompt.requests if n not in known))
+            for prompt in cluster.prompts
         ]
-        if asked := tuple(question for question in questions if question.requests):
-            left.append(replace(cluster, questions=asked))
+        if asked := tuple(prompt for prompt in prompts if prompt.requests):
+            left.append(replace(cluster, prompts=asked))
     return left
 
 

@@ -83,10 +83,10 @@ class SharedGenerator:
         clusters = cluster_prompts([requests[n] for n in wanted], done)
         waiting = deque[Question]()
         for cluster in clusters:
-            block = FewShotBlock(cluster.root, len(cluster.questions))
-            for question in cluster.questions:
-                samples = deque(Running(wanted[n], requests[wanted[n]]) for n in question.requests)
-                waiting.append(Question(block, question.tail, samples))
+            block = FewShotBlock(cluster.root, len(cluster.prompts))
+            for prompt in cluster.prompts:
+                samples = deque(Running(wanted[n], requests[wanted[n]]) for n in prompt.requests)
+                waiting.append(Question(block, prompt.tail, samples))
         yield from _Generation(self, waiting, turn).run()
 
 

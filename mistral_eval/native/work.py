@@ -119,7 +119,7 @@ def _generation_bytes(requests: Sequence[GenerateRequest], place: Place) -> int:
     """
     rows = sorted((request.max_tokens for request in requests), reverse=True)[: place.budget.rows]
     clusters = cluster_prompts(requests)
-    tails = (tail_size(len(asked.tail)) for cluster in clusters for asked in cluster.questions)
+    tails = (tail_size(len(asked.tail)) for cluster in clusters for asked in cluster.prompts)
     roots = sorted((len(cluster.root) for cluster in clusters), reverse=True)
     shared = sum(roots[:2]) + sum(sorted(tails, reverse=True)[: place.budget.prompts])
     most = cache_bytes(place.config, shared, rows, place.dtype)

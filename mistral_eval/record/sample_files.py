@@ -10,7 +10,8 @@ from typing import Any
 
 from mistral_eval.errors import OutputError
 from mistral_eval.record.comparison import BenchmarkSamples, QuestionOutcome, RunSamples
-from mistral_eval.record.run_record import RunRecord, read_record, run_labels, scores_of
+from mistral_eval.record.run_record import RunRecord, read_record
+from mistral_eval.record.run_scores import run_labels, scores_of
 from mistral_eval.suite.chats import Guardrail
 from mistral_eval.suite.registry import BY_ID
 

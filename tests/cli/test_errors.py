@@ -50,6 +50,16 @@ def raw_model(tmp_path):
         ((*SMALL, "--model-args", "rope_theta"), 2, "--model-args: expected key=value"),
         ((*SMALL, "--model", "tiny", "--model-args", "a=1"), 2, "takes no --model-args"),
         ((*SMALL, "--model", "tiny", "--device", "abacus"), 1, "--device abacus cannot be used"),
+        (
+            (*SMALL, "--model", "tiny", "--device", "gpu"),
+            1,
+            "used: torch knows no such device. Give",
+        ),
+        (
+            (*SMALL, "--model", "tiny", "--device", "xla"),
+            1,
+            "from the 'XLA' backend). Give cpu, or",
+        ),
         (("--tasks", "piqa", "--data", "/nowhere/at/all"), 1, "/nowhere/at/all does not exist"),
         (("--seed", "1"), 2, "Missing option '--tasks'"),
         ((*SMALL, "--sead", "1"), 2, "No such option: --sead"),

@@ -77,6 +77,20 @@ def test_wrong_usage_of_compare_is_one_sentence(cli, arguments, code, sentence):
     assert sentence in err
 
 
+@pytest.mark.parametrize(
+    ("flags", "hint"),
+    [
+        ((), ""),
+        (("--wrong", "--no-answer", "--timeout"), ""),
+        (("--wrong",), " --wrong leaves out what --no-answer and --timeout show."),
+    ],
+)
+def test_samples_that_do_not_exist_are_said(cli, sample_runs, flags, hint):
+    code, out, err = cli("samples", sample_runs["oracle"], "--id", "99999", *flags)
+    assert (code, out) == (0, "")
+    assert " ".join(err.split()) == f"No question of this run matches.{hint}"
+
+
 @pytest.mark.parametrize("layout", ["table2", "figure4"])
 def test_unfinished_runs_are_left_out_of_a_table_and_named(cli, sample_runs, tmp_path, layout):
     begun, finished = tmp_path / "begun", sample_runs["random"]

@@ -337,13 +337,13 @@ def test_what_ended_leaves_its_memory_to_others(make_engine):
 
 
 @given(requests=benchmarks())
-def test_clusters_hold_every_request_once_and_questions_rebuild_their_prompts(requests):
+def test_clusters_hold_every_request_once_and_tails_complete_their_roots(requests):
     seen = []
     for cluster in cluster_prompts(requests):
-        for question in cluster.questions:
-            assert question.tail
-            for n in question.requests:
-                assert requests[n].prompt == cluster.root + question.tail
+        for prompt in cluster.prompts:
+            assert prompt.tail
+            for n in prompt.requests:
+                assert requests[n].prompt == cluster.root + prompt.tail
                 seen.append(n)
 
     assert sorted(seen) == list(range(len(requests)))
@@ -356,7 +356,7 @@ def test_clusters_are_the_benchmarks():
     clusters = cluster_prompts([GenerateRequest(prompt, 5) for prompt in prompts])
 
     assert {cluster.root for cluster in clusters} == {(), first, second}
-    assert sum(len(cluster.questions) for cluster in clusters) == 6
+    assert sum(len(cluster.prompts) for cluster in clusters) == 6
 
 
 @given(requests=benchmarks())

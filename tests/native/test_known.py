@@ -112,10 +112,10 @@ def test_roots_are_those_of_all_prompts_and_no_empty_question_stays(case):
     requests, known = case
     every, some = cluster_prompts(requests), cluster_prompts(requests, known)
     assert {cluster.root for cluster in some} <= {cluster.root for cluster in every}
-    held = [n for cluster in some for question in cluster.questions for n in question.requests]
+    held = [n for cluster in some for prompt in cluster.prompts for n in prompt.requests]
     assert sorted(held) == sorted(set(range(len(requests))) - known)
-    assert all(question.requests for cluster in some for question in cluster.questions)
-    assert all(cluster.questions for cluster in some)
+    assert all(prompt.requests for cluster in some for prompt in cluster.prompts)
+    assert all(cluster.prompts for cluster in some)
 
 
 def test_a_resumed_run_does_not_compute_again_what_is_known(make_engine):

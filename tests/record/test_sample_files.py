@@ -6,7 +6,8 @@ import shutil
 import pytest
 
 from mistral_eval.errors import OutputError
-from mistral_eval.record.run_record import RUN_FILE, load_scores, read_record
+from mistral_eval.record.run_record import RUN_FILE, read_record
+from mistral_eval.record.run_scores import load_scores
 from mistral_eval.record.sample_files import load_samples, read_rows, sample_files
 
 

@@ -9,7 +9,8 @@ import pytest
 
 import mistral_eval
 from mistral_eval.errors import OutputError
-from mistral_eval.record.run_record import RUN_FILE, load_scores
+from mistral_eval.record.run_record import RUN_FILE
+from mistral_eval.record.run_scores import load_scores
 
 
 def test_scores_hold_every_number_of_run_json(sample_runs):

@@ -8,7 +8,8 @@ from mistral_eval.console import Talk
 from mistral_eval.engines.model_free import Random
 from mistral_eval.errors import TaskError, UsageError
 from mistral_eval.record.comparison import CompareOptions, compare_against
-from mistral_eval.record.run_record import load_scores, read_run
+from mistral_eval.record.run_record import read_run
+from mistral_eval.record.run_scores import load_scores
 from mistral_eval.record.sample_files import load_samples
 from mistral_eval.report.table import build_view, published_rows
 from mistral_eval.report.table.compared import comparison_sections

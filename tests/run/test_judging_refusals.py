@@ -11,7 +11,8 @@ from mistral_eval.data import make_source
 from mistral_eval.engines.interface import never
 from mistral_eval.errors import EngineError, TaskError, UsageError
 from mistral_eval.record.comparison import compare_against
-from mistral_eval.record.run_record import load_scores, read_record, read_run
+from mistral_eval.record.run_record import read_record, read_run
+from mistral_eval.record.run_scores import load_scores
 from mistral_eval.record.sample_files import load_samples
 from mistral_eval.report.html import write_report
 from mistral_eval.report.table import markdown_of, render_figure

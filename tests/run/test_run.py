@@ -9,7 +9,7 @@ import pytest
 
 from mistral_eval.console import Talk
 from mistral_eval.errors import OutputError, UsageError
-from mistral_eval.record.run_record import load_scores
+from mistral_eval.record.run_scores import load_scores
 from mistral_eval.run.opening import check_engine
 from mistral_eval.run.run import run_suite
 from mistral_eval.sandbox import Isolation

@@ -6,7 +6,8 @@ from pathlib import Path
 from mistral_eval.errors import DataError, TaskError
 from mistral_eval.record.comparison import BenchmarkSamples, Comparison, RunSamples, compare_against
 from mistral_eval.record.run_folder import write_lines
-from mistral_eval.record.run_record import read_record, run_labels, scores_of
+from mistral_eval.record.run_record import read_record
+from mistral_eval.record.run_scores import run_labels, scores_of
 from mistral_eval.record.sample_files import protocol_of, sample_files
 from mistral_eval.report.table import build_view, published_rows
 from mistral_eval.suite.registry import BY_ID

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from mistral_eval.record.comparison import Comparison
-from mistral_eval.record.run_record import one_line
+from mistral_eval.record.run_scores import one_line
 from mistral_eval.report.html.svg import INK, LINE, PAPER, QUIET, RUNS, draw, variable
 from mistral_eval.report.table.figures import (
     ABOUT,

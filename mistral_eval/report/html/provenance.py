@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from mistral_eval.record.run_record import RunRecord, one_line
+from mistral_eval.record.run_record import RunRecord
+from mistral_eval.record.run_scores import one_line
 from mistral_eval.report.table.view import MISSING, Section, column_of
 from mistral_eval.suite.registry import BY_ID
 

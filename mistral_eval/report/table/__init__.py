@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from mistral_eval.errors import UsageError
-from mistral_eval.record.run_record import RunRecord, RunScores, load_scores, scores_of
+from mistral_eval.record.run_record import RunRecord
+from mistral_eval.record.run_scores import RunScores, load_scores, scores_of
 from mistral_eval.report.baselines import PAPER, Baseline, load_baselines, select
 from mistral_eval.report.table.data_tables import csv_table, json_table
 from mistral_eval.report.table.html_table import html_page

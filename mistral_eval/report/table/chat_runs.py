@@ -7,7 +7,8 @@ from typing import Any
 
 from mistral_eval.answers.refusals.judge import Response
 from mistral_eval.errors import UsageError
-from mistral_eval.record.run_record import RunRecord, read_record, scores_of
+from mistral_eval.record.run_record import RunRecord, read_record
+from mistral_eval.record.run_scores import scores_of
 from mistral_eval.record.sample_files import read_rows, sample_files
 from mistral_eval.report.table.chat_tables import (
     ChatResult,

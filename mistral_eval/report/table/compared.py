@@ -11,7 +11,7 @@ from mistral_eval.console import counted
 from mistral_eval.errors import UsageError
 from mistral_eval.record.comparison import BenchmarkComparison, Comparison, Reading
 from mistral_eval.record.reply_differences import CLOSE, ReplyDifferences
-from mistral_eval.record.run_record import one_line
+from mistral_eval.record.run_scores import one_line
 from mistral_eval.report.table.markdown_table import join, sections_markdown
 from mistral_eval.report.table.rich_table import RichSections
 from mistral_eval.report.table.view import MISSING, Section, column_of, points, signed

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from mistral_eval.console import counted
-from mistral_eval.record.run_record import Cell, RunScores, run_labels
+from mistral_eval.record.run_record import Cell
+from mistral_eval.record.run_scores import RunScores, run_labels
 from mistral_eval.report.baselines import PAPER, Baseline
 from mistral_eval.report.table.view import NOT_A_MODEL, OTHER_PROTOCOL, TableOptions, points
 from mistral_eval.suite.benchmark import Benchmark

@@ -7,7 +7,7 @@ from typing import Final
 
 from mistral_eval.answers.mt_bench.pair_verdicts import Orders, Pair, PairScore, score_pairs
 from mistral_eval.record.fastchat import PairJudgment, holds_pairs, read_pair_judgments
-from mistral_eval.record.run_record import one_line
+from mistral_eval.record.run_scores import one_line
 from mistral_eval.report.table.view import MISSING, Section, points
 
 PAIR_FILES: Final = "model_judgment_pair-*.jsonl"

@@ -17,13 +17,8 @@ from mistral_eval.answers.mt_bench.means import (
 )
 from mistral_eval.errors import UsageError
 from mistral_eval.record.fastchat import read_single_judgments
-from mistral_eval.record.run_record import (
-    RatingsRecord,
-    RunRecord,
-    one_line,
-    read_record,
-    scores_of,
-)
+from mistral_eval.record.run_record import RatingsRecord, RunRecord, read_record
+from mistral_eval.record.run_scores import one_line, scores_of
 from mistral_eval.report.table.chat_tables import ChatResult
 from mistral_eval.settings import NO_SYSTEM_PROMPT, RunSettings
 from mistral_eval.suite.conversations import BENCHMARKS

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from mistral_eval.errors import UsageError
-from mistral_eval.record.run_record import RunScores, run_labels
+from mistral_eval.record.run_scores import RunScores, run_labels
 from mistral_eval.report.baselines import ALIASES, Baseline, load_baselines
 from mistral_eval.report.table.figures import figure_4, figure_5
 from mistral_eval.report.table.view import (

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from mistral_eval.errors import UsageError
-from mistral_eval.record.run_record import Cell, RunScores, run_labels
+from mistral_eval.record.run_record import Cell
+from mistral_eval.record.run_scores import RunScores, run_labels
 from mistral_eval.report.baselines import PAPER, Baseline, PublishedCell
 from mistral_eval.stats import Interval
 from mistral_eval.suite.benchmark import Benchmark

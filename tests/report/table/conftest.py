@@ -2,7 +2,8 @@
 
 import pytest
 
-from mistral_eval.record.run_record import Cell, RunScores
+from mistral_eval.record.run_record import Cell
+from mistral_eval.record.run_scores import RunScores
 from mistral_eval.suite.registry import paper_benchmarks
 
 RIGHT = {

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from mistral_eval.record.run_record import Cell, RunScores
+from mistral_eval.record.run_record import Cell
+from mistral_eval.record.run_scores import RunScores
 from mistral_eval.report.baselines import load_baselines, select
 from mistral_eval.report.table import _RENDERERS, figure_view, render_table
 from mistral_eval.report.table.view import TableOptions

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from mistral_eval.errors import UsageError
-from mistral_eval.record.run_record import Cell, RunScores
+from mistral_eval.record.run_record import Cell
+from mistral_eval.record.run_scores import RunScores
 from mistral_eval.report.baselines import load_baselines, select
 from mistral_eval.report.table import build_view, figure_view, render_table
 from mistral_eval.report.table.figures import anchors, bars_of
