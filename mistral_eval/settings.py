@@ -354,10 +354,6 @@ class RunSettings(BaseModel):
                     f"--model-args sets {name}, which is the value of {option}. Give {option} "
                     "instead."
                 )
-        if self.revision is not None and self.model == TINY:
-            raise UsageError(
-                "--revision is for names on the hub, and --model is tiny. Leave out one of the two."
-            )
         if self.adapter is not None and self.model == TINY:
             raise UsageError(
                 "--adapter needs the model that it was trained on, and --model is tiny. Leave out "

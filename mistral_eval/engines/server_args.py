@@ -145,8 +145,8 @@ def _folder(settings: RunSettings, say: Callable[[str], None] | None) -> Path:
         raise UsageError(f"There is no folder {settings.model} here. {give}")
     try:
         return small_parts(settings.model, revision=settings.revision, say=say)
-    except HubError as error:
-        raise HubError(f"{error} {give}") from error
+    except (CheckpointError, HubError) as error:
+        raise type(error)(f"{error} {give}") from error
 
 
 def _context_len(folder: Path) -> int | None:

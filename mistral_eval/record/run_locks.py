@@ -3,7 +3,6 @@
 import contextlib
 import fcntl
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,20 +60,6 @@ def take_locks(folder: Path, share: str) -> list[int]:
     return held
 
 
-def remove_unused(folder: Path) -> None:
-    """Remove the folder of a run that could not start if there are only locks in it.
-
-    Its parent is removed too if it is empty then. Where the file system has no locks, the folder
-    stays: another process may have begun in it.
-    """
-    with contextlib.suppress(OSError, RepliesError):  # the parent holds more, or it is in use
-        if all(path.is_dir() or path.suffix == ".lock" for path in folder.rglob("*")):
-            for handle in _lock(folder / LOCK_FILE, fcntl.LOCK_EX):
-                shutil.rmtree(folder)
-                os.close(handle)
-                folder.parent.rmdir()
-
-
 def _who_works(folder: Path) -> str:
     """Return a sentence about who holds the lock of the whole run."""
     try:
@@ -109,7 +94,4 @@ def _lock(path: Path, kind: int) -> list[int]:
     except OSError:
         os.close(handle)
         return []
-    if not os.fstat(handle).st_nlink:  # a process that could not start has removed it meanwhile
-        os.close(handle)
-        raise BlockingIOError
     return [handle]

@@ -52,7 +52,7 @@ def unfinished_runs(folders: Sequence[Path]) -> dict[Path, UnfinishedError]:
             read_record(folder)
         except UnfinishedError as error:
             found[folder] = error
-    if found and len(found) == len(folders):
+    if found and all(folder in found for folder in folders):
         raise next(iter(found.values()))
     return found
 

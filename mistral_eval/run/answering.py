@@ -70,11 +70,12 @@ class Recorded:
         keys = [reply_key(self.identity, self._encoder.encode(request)) for request in requests]
         found = self._log.lookup(keys)
         if missing := len(set(keys) - found.keys()):
-            changed = "the protocol, the data or the tokenizer has changed since the run"
-            damaged = f"lines of {self._log.folder} are damaged" if self._log.notice else changed
+            lines = counted(self._log.skipped, "damaged line")
+            damage = f"they were in {lines} of {self._log.folder}, or " if self._log.skipped else ""
             raise RepliesError(
                 f"The replies log lacks {missing} of the replies that these questions need: "
-                f"{damaged}. Repeat the run's command with --fresh."
+                f"{damage}the protocol, the data or the tokenizer has changed since the run. "
+                "Repeat the run's command with --fresh."
             )
         return [Reply.from_json(found[key]) for key in keys]
 

@@ -23,7 +23,7 @@ from mistral_eval.model.chat.messages import Messages
 from mistral_eval.record.judgments import Judgment
 from mistral_eval.record.run_folder import write_json
 from mistral_eval.run.stamps import stamp_of
-from mistral_eval.settings import TINY, RunSettings
+from mistral_eval.settings import RunSettings
 
 JUDGE_FILES: Final = "judge-*.json"
 """In the folder of judgments, for each local judge: its name, and the identity behind it."""
@@ -48,12 +48,11 @@ def check_judge(settings: RunSettings) -> None:
         UsageError: It is not, or does not.
         EngineError: The engine's package is missing.
     """
-    from mistral_eval.model.load.hub import find_local
+    from mistral_eval.model.load.hub import check_reference
 
     judge = settings_of_judge(settings)
     try:
-        if judge.model != TINY:
-            find_local(judge.model)
+        check_reference(judge.model)
     except CheckpointError as error:
         raise UsageError(
             f"--judge-model: {error} With --judge-engine it is a model that runs here; give "

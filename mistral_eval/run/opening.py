@@ -24,7 +24,7 @@ from mistral_eval.run.questions import LoadedBenchmark
 from mistral_eval.run.results import protocol_hash
 from mistral_eval.run.stamps import named_files, stamp_of, stamp_of_files
 from mistral_eval.sandbox import Isolation, probe
-from mistral_eval.settings import AUTO, CHAT_TEMPLATES, MODEL_FREE, TINY, RunSettings
+from mistral_eval.settings import AUTO, CHAT_TEMPLATES, MODEL_FREE, RunSettings
 from mistral_eval.suite.benchmark import Benchmark
 from mistral_eval.suite.chats import Guardrail
 from mistral_eval.suite.conversations import Conversation
@@ -103,7 +103,8 @@ def check_engine(settings: RunSettings) -> None:
     """Check that engine and device support the run, before any data or model is loaded.
 
     Raises:
-        UsageError: the engine lacks a capability that the run needs.
+        UsageError: the engine lacks a capability that the run needs, or --revision is given for
+            what is not on the hub.
         CheckpointError: the model or adapter is neither on the disk nor a name on the hub.
         EngineError: torch does not know the device, or this machine does not have it, or not the
             engine's package.
@@ -128,11 +129,10 @@ def check_engine(settings: RunSettings) -> None:
     engine.check_settings(settings)
     if settings.engine not in (*MODEL_FREE, "server"):
         from mistral_eval.engines.devices import choose_device
-        from mistral_eval.model.load.hub import find_local
+        from mistral_eval.model.load.hub import check_reference, find_local
 
         choose_device(settings.device)
-        if settings.model != TINY:
-            find_local(settings.model, settings.revision)
+        check_reference(settings.model, settings.revision)
         if settings.adapter is not None:
             find_local(settings.adapter)
 

@@ -25,7 +25,6 @@ from mistral_eval.errors import (
 from mistral_eval.record.remote import Copy
 from mistral_eval.record.replies import OtherRuns, RepliesLog, check_replies
 from mistral_eval.record.run_folder import make_folder
-from mistral_eval.record.run_locks import remove_unused
 from mistral_eval.record.run_record import RUN_FILE, read_run
 from mistral_eval.run.absent import lacking
 from mistral_eval.run.answering import Answering, Answers, Recorded
@@ -149,11 +148,8 @@ def run_suite(settings: RunSettings, talk: Talk, shared: Shared | None = None) -
     else:
         check_engine(settings)
     make_folder(folder)
-    try:
-        with copy.keeping(folder) if copy else nullcontext():
-            complete(folder, settings, talk, isolation, earlier=earlier, shared=shared)
-    finally:
-        remove_unused(folder)
+    with copy.keeping(folder) if copy else nullcontext():
+        complete(folder, settings, talk, isolation, earlier=earlier, shared=shared)
     return folder
 
 
@@ -227,7 +223,8 @@ def complete(
         RepliesLog(folder, part.name if part else MERGE if settings.no_compute else "") as log,
         ExitStack() as opened,
     ):
-        _say_known(log, folder, talk, is_rescored=rescored is not None)
+        computes = not (rescored or settings.no_compute)
+        _say_known(log, folder, talk, computes=computes)
         with clock.phase("build"):
             loaded = _load(settings, make_source(settings.data), talk, shared)
             stock_tasks = load_stock(settings) if settings.stock_tasks else None
@@ -284,10 +281,11 @@ def _say_stock(stock: Mapping[str, Any] | None, talk: Talk) -> None:
         talk.say(line)
 
 
-def _say_known(log: RepliesLog, folder: Path, talk: Talk, *, is_rescored: bool) -> None:
+def _say_known(log: RepliesLog, folder: Path, talk: Talk, *, computes: bool) -> None:
     """Say what of the replies log cannot be read, and how many replies are in it."""
     if log.notice:
-        talk.say(log.notice + ("" if is_rescored else " Missing replies are computed again."))
+        again = " Missing replies are computed again." if log.skipped and computes else ""
+        talk.say(log.notice + again)
     if known := log.count():
         talk.say(f"Resuming with {counted(known, 'reply')} of {folder}.")
 

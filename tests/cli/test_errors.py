@@ -90,15 +90,6 @@ def test_a_model_that_is_nowhere_is_refused_before_anything_is_fetched(
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("part", [(), ("--part", "1/2")])
-def test_a_run_that_could_not_start_leaves_no_folder(cli, hf_model, tmp_path, part):
-    (hf_model / "model.safetensors").write_bytes(b"")
-    output = tmp_path / "results"
-    code, _, _ = cli("run", *SMALL, "--model", hf_model, "--output-path", output, *part)
-    assert code == 1
-    assert not any(output.rglob("*"))
-
-
 def test_an_unknown_table_format_names_the_formats(cli):
     code, _, err = cli("table", "--format", "xls")
     assert code == 2

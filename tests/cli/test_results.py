@@ -100,7 +100,7 @@ def test_unfinished_runs_are_left_out_of_a_table_and_named(cli, sample_runs, tmp
     assert code == 0
     assert "random" in out
     assert " ".join(err.split()) == f"Left out of the table: {said}"
-    code, out, err = cli("table", begun, "--layout", layout)
+    code, out, err = cli("table", begun, begun, "--layout", layout)
     assert (code, out) == (1, "")
     assert said in " ".join(err.split())
     for other in ("rescore", "samples"):

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mistral_eval.model import shared_attend, shared_cache
+from mistral_eval.model import attention, shared_attend, shared_cache
 from mistral_eval.model.shared_cache import Row, SharedCache, row_slots
 from mistral_eval.native import generate_shared
 from mistral_eval.native.admission import Budget
@@ -79,9 +79,9 @@ def test_in_the_last_layer_only_the_tails_ends_attend(make_engine, monkeypatch):
     """What 40 prompt tokens cost, counted where attention is computed."""
     model = make_engine(None, None).model
     queries = []
-    kernel = shared_attend.attention
+    kernel = attention.attention
     monkeypatch.setattr(
-        shared_attend, "attention", lambda q, *more: queries.append(len(q)) or kernel(q, *more)
+        attention, "attention", lambda q, *more: queries.append(len(q)) or kernel(q, *more)
     )
     block = tuple(range(3, 35))
     requests = [GenerateRequest((*block, n, 8, 9, 10), 1) for n in (40, 41)]

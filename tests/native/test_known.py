@@ -108,7 +108,7 @@ def test_generations_are_the_same_whatever_is_known(make_engine, case, batch_tok
 
 
 @given(case=generations_and_known())
-def test_roots_are_those_of_all_prompts_and_no_empty_question_stays(case):
+def test_roots_are_those_of_all_prompts_and_no_prompt_without_requests_stays(case):
     requests, known = case
     every, some = cluster_prompts(requests), cluster_prompts(requests, known)
     assert {cluster.root for cluster in some} <= {cluster.root for cluster in every}

@@ -30,8 +30,6 @@ from mistral_eval.record.replies import (
     RepliesLog,
     check_replies,
 )
-from mistral_eval.record.run_folder import LOCK_FILE
-from mistral_eval.record.run_locks import remove_unused
 
 REPLY = {"logprob": -1.2345678901234567, "is_greedy": False}
 COUNT = 24
@@ -339,36 +337,6 @@ def test_a_killed_process_leaves_what_it_flushed_and_no_lock(tmp_path):
     assert done.returncode == -signal.SIGKILL
     with RepliesLog(tmp_path) as log:
         assert log.lookup([b"k" * 32, b"l" * 32]) == {b"k" * 32: {"text": "a"}}
-
-
-def test_the_folder_of_a_run_that_could_not_start_is_removed_and_no_other(tmp_path):
-    folders = [tmp_path / "model" / name for name in ("begun", "in use", "unused")]
-    for folder in folders:
-        folder.mkdir(parents=True)
-        with RepliesLog(folder):
-            pass
-    write(folders[0], range(COUNT))
-    with RepliesLog(folders[1]):
-        for folder in folders:
-            remove_unused(folder)
-    assert sorted(folders[0].parent.iterdir()) == folders[:2]
-    assert known(folders[0]) == everything(range(COUNT))
-    shutil.rmtree(folders[0])
-    remove_unused(folders[1])
-    assert not any(tmp_path.iterdir())
-
-
-def test_a_lock_file_that_was_removed_meanwhile_locks_nothing(tmp_path, monkeypatch):
-    """It was opened before another process, which could not start, removed it."""
-    flock = fcntl.flock
-
-    def removed_first(handle, operation):
-        (tmp_path / LOCK_FILE).unlink()
-        flock(handle, operation)
-
-    monkeypatch.setattr(fcntl, "flock", removed_first)
-    with pytest.raises(RepliesError, match="Another process"):
-        RepliesLog(tmp_path)
 
 
 # Damage

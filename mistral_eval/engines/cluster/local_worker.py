@@ -81,17 +81,12 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's
     control = socket.socket(fileno=int(sys.argv[1]))
     wire = Connection(os.dup(control.fileno()))
-    start: Start = wire.recv()
-    _prepare(start)
-    worker = None
-    if start.shares:
-        from mistral_eval.engines.cluster.worker import Worker
-
-        worker = _open(start.settings, wire)
-        if not isinstance(worker, Worker):
-            return
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the driver has ended
-        _fork(control, wire, worker, start)
+        start: Start = wire.recv()
+        _prepare(start)
+        worker = _open(start.settings, wire) if start.shares else None
+        if worker is not None or not start.shares:
+            _fork(control, wire, worker, start)
 
 
 def _fork(control: socket.socket, wire: Connection, worker: object, start: Start) -> NoReturn:

@@ -27,6 +27,7 @@ from mistral_eval.model.load.fields import USE_HF, read_json
 from mistral_eval.model.load.gguf_file import SUFFIX
 from mistral_eval.model.load.stored import HF_INDEX, HF_SINGLE, RAW_PICKLE, RAW_SAFETENSORS
 from mistral_eval.model.memory import GIB, TRY_TINY
+from mistral_eval.settings import TINY
 
 Reader: TypeAlias = Literal["native", "transformers"]
 BIN_SINGLE = "pytorch_model.bin"
@@ -99,6 +100,21 @@ def resolve_model(
     missing = [file for file in wanted if not isinstance(cached[file.name], str)]
     _announce(ref, missing, say or _to_stderr)
     return fetch(ref, revision, [file.name for file in wanted])
+
+
+def check_reference(ref: str, revision: str | None = None) -> None:
+    """Check that a model is tiny, lies on the disk, or has a name as on the hub.
+
+    Raises:
+        CheckpointError: it is none of these.
+        UsageError: `revision` is given, and it is not a name on the hub.
+    """
+    if ref != TINY:
+        find_local(ref, revision)
+    elif revision is not None:
+        raise UsageError(
+            "--revision is for names on the hub, and --model is tiny. Leave out one of the two."
+        )
 
 
 def find_local(ref: str, revision: str | None = None) -> Path | None:

@@ -16,7 +16,7 @@ from mistral_eval.model.load.config_params import from_params_json
 from mistral_eval.model.load.fields import read_json
 from mistral_eval.model.load.folder import check_folder
 from mistral_eval.model.load.gguf_file import find_gguf, read_gguf
-from mistral_eval.model.load.hub import fetch, find_local, small_files
+from mistral_eval.model.load.hub import check_reference, fetch, find_local, small_files
 from mistral_eval.model.load.stored import stored_dtype
 from mistral_eval.model.load.weights import choose_dtype
 from mistral_eval.model.memory import TRY_TINY
@@ -66,6 +66,7 @@ def read_outline(
     Raises:
         CheckpointError, TokenizerError, HubError, UsageError: the model cannot be read.
     """
+    check_reference(ref, revision)
     args, fields = split_tokenizer_args(overrides or {})
     if ref == TINY:
         rows, file = TINY_CONFIG.vocab_size, tiny_tokenizer_file()
@@ -92,10 +93,10 @@ def small_parts(
     """Return a model's folder; of a hub name only configuration and tokenizer are fetched.
 
     Raises:
-        CheckpointError, UsageError: see `find_local`.
+        CheckpointError: `ref` is neither on the disk nor a name as on the hub.
         HubError: the hub refuses, does not know the name, or cannot be reached.
     """
-    folder = find_local(ref, revision)
+    folder = find_local(ref)
     if folder is not None:
         return folder
     if say and not constants.HF_HUB_OFFLINE:

@@ -383,7 +383,9 @@ def _scale_note(group: Group, scale: Anchors) -> str:
     known = ", ".join(f"{size:.0f}B {points(score)}" for size, score in pairs)
     missing = tuple(t for name, t in bar_members(group).items() if name not in scale.members)
     lacks = (
-        f"; without {listed(missing)}, of which Mistral printed no such scores" if missing else ""
+        f"; without {listed(missing)}, whose scores by size Mistral did not print"
+        if missing
+        else ""
     )
     source = scale.remark or "Mistral's pipeline (Mistral 7B and Mixtral papers)"
     return f"{FIGURE_4[group]}: {known} by {source}{lacks}."
