@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mistral_eval.console import counted
 from mistral_eval.errors import OutputError
 from mistral_eval.record.comparison import BenchmarkSamples, QuestionOutcome, RunSamples
 from mistral_eval.record.run_record import RunRecord, read_record
@@ -20,18 +21,47 @@ def sample_files(run: RunRecord, folder: Path) -> dict[str, Path]:
     """Return the samples file of each of a run's benchmarks, with the timestamp of its results.
 
     Raises:
-        OutputError: A file is missing.
+        OutputError: A file is missing, or holds another number of questions than were asked.
     """
     folder = folder if folder.is_dir() else folder.parent
     stamp = run.results_file.removeprefix("results_").removesuffix(".json")
     files = {task: folder / f"samples_{task}_{stamp}.jsonl" for task in run.scores}
-    for file in files.values():
+    asked = _questions_asked(folder / run.results_file)
+    for task, file in files.items():
         if not file.is_file():
             raise OutputError(
-                f"{file} should hold the run's questions, but does not exist. "
-                "Run the command again with --fresh."
+                f"{file} should hold the run's questions, but does not exist. {_rescore(folder)}"
+            )
+        found = _count_lines(file)
+        if found != asked.get(task, found):
+            raise OutputError(
+                f"{file} should hold the run's {counted(asked[task], 'question')}, a line each, "
+                f"and has {counted(found, 'line')}. {_rescore(folder)}"
             )
     return files
+
+
+def _questions_asked(results: Path) -> dict[str, int]:
+    """Return how many questions of each task lm-eval's results file has; empty if it is gone."""
+    try:
+        counts = json.loads(results.read_text(encoding="utf-8"))["n-samples"]
+        return {task: int(count["effective"]) for task, count in counts.items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise OutputError(
+            f"{results} cannot be read as lm-eval's results ({error!r}). {_rescore(results.parent)}"
+        ) from error
+
+
+def _rescore(folder: Path) -> str:
+    return f"`mistral-eval rescore {folder}` writes it again from the replies."
+
+
+def _count_lines(file: Path) -> int:
+    """Return the number of lines of a file, which may be large."""
+    with file.open("rb") as content:
+        return sum(1 for _ in content)
 
 
 def read_rows(file: Path) -> Iterator[dict[str, Any]]:
@@ -48,7 +78,7 @@ def read_rows(file: Path) -> Iterator[dict[str, Any]]:
             except (ValueError, KeyError, TypeError) as error:
                 raise OutputError(
                     f"{file}, line {number}: expected a question with its verdict, found "
-                    f"something else ({error}). Run the command again with --fresh."
+                    f"something else ({error}). {_rescore(file.parent)}"
                 ) from error
             yield row
 

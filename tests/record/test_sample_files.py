@@ -52,6 +52,28 @@ def test_a_samples_file_that_is_gone_is_named(copied):
         load_samples([copied])
 
 
+def test_a_samples_file_that_was_cut_is_named_and_rescoring_writes_it_again(copied, cli):
+    file = next(copied.glob("samples_nq_*.jsonl"))
+    whole = file.read_bytes()
+    file.write_bytes(b"".join(whole.splitlines(keepends=True)[:-3]))
+    said = f"{file} should hold the run's 16 questions, a line each, and has 13 lines."
+    for command in (("samples", copied), ("report", copied, "-o", copied / "report.html")):
+        code, out, err = cli(*command)
+        assert (code, out) == (1, "")
+        assert said in err
+    assert cli("rescore", copied)[0] == 0
+    (again,) = (one for one in copied.glob("samples_nq_*.jsonl") if one != file)
+    assert again.read_bytes() == whole
+    assert cli("samples", copied)[0] == 0
+
+
+def test_a_results_file_that_is_damaged_is_named(copied):
+    file = next(copied.glob("results_*.json"))
+    file.write_text('{"n-samples": 3}')
+    with pytest.raises(OutputError, match=f"{file.name} cannot be read as lm-eval's results"):
+        load_samples([copied])
+
+
 @pytest.mark.parametrize("line", ["", "{}", "[1]", '{"doc_id": 1, "verdict": null}', '{"doc_id"'])
 def test_a_damaged_line_is_named_with_its_number(copied, line):
     file = next(copied.glob("samples_nq_*.jsonl"))
