@@ -79,7 +79,7 @@ def test_tiny_while_workers_and_a_node_are_killed(cluster, tmp_path):
 
     Later ones would hit the same few requests, and one over which three workers die is left out.
     """
-    alone = run_suite(settings(tmp_path / "alone", "tiny", 4), QUIET)
+    alone = run_suite(settings(tmp_path / "alone", "tiny", 16), QUIET)
     expected = replies_of(alone)
     ended = threading.Event()
     rng = random.Random(1)
@@ -107,7 +107,7 @@ def test_tiny_while_workers_and_a_node_are_killed(cluster, tmp_path):
     killer.start()
     try:
         address = f"ray://{cluster.address}"
-        spread = run_suite(settings(tmp_path / "spread", "tiny", 4, workers=address), QUIET)
+        spread = run_suite(settings(tmp_path / "spread", "tiny", 16, workers=address), QUIET)
     finally:
         ended.set()
         killer.join()
