@@ -20,6 +20,8 @@ def choose_device(name: str) -> torch.device:
             f"--device {name} cannot be used: torch knows no such device. Give cpu, cuda, cuda:1 "
             "or another that torch has here, or auto."
         ) from error
+    if device.type == "meta":
+        raise EngineError(f"--device {name} computes no values. Give cpu, or auto.")
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:

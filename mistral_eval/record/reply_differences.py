@@ -13,7 +13,7 @@ from typing import Any, Final, TypeAlias
 
 from mistral_eval.errors import OutputError
 from mistral_eval.record.run_record import read_record
-from mistral_eval.record.sample_files import read_rows, sample_files
+from mistral_eval.record.sample_files import read_rows, rescore_again, sample_files
 
 CLOSE: Final = 3e-4  # nats; what two float32 engines are apart on random weights
 _Reply: TypeAlias = str | tuple[float, str]
@@ -103,7 +103,7 @@ def _replies_of(file: Path) -> Iterator[tuple[str, list[tuple[Mapping[str, Any],
         except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
             raise OutputError(
                 f"{file}, question {row['doc_id']}: expected a reply to each of its requests, "
-                f"found something else ({error}). Run the command again with --fresh."
+                f"found something else ({error}). {rescore_again(file.parent)}"
             ) from error
         yield str(row["doc_id"]), found
 

@@ -280,13 +280,17 @@ def read_record(folder: Path) -> RunRecord:
     if not path.is_file():
         if has_begun(folder):
             raise UnfinishedError(
-                f"The run in {folder} has not finished. Run its command again to resume it."
+                f"The run in {folder} has not finished: its command is at work, or resumes it when "
+                "it is given again."
             )
         raise OutputError(
             f"{folder} should be a run's folder with a {RUN_FILE} in it, but there is none. "
             "`mistral-eval run` prints the folder it wrote."
         )
-    again = "Run the command again with --fresh."
+    again = (
+        f"Delete {RUN_FILE} and run the command again, which takes the replies that are there; or "
+        "give it --fresh."
+    )
     try:
         run = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -294,8 +298,8 @@ def read_record(folder: Path) -> RunRecord:
     if not isinstance(run, dict) or run.get("format") != RUN_FORMAT:
         found = repr(run.get("format")) if isinstance(run, dict) else as_found(run)
         raise OutputError(
-            f"{path} should have format {RUN_FORMAT}, found {found}. It was written by another "
-            f"version of mistral-eval. {again}"
+            f"{path} should have format {RUN_FORMAT}, found {found}. It is damaged, or another "
+            f"version of mistral-eval has written it. {again}"
         )
     try:
         return RunRecord.model_validate(run)

@@ -6,7 +6,7 @@ The files are lm-eval's `samples_<task>_<time>.jsonl` with a verdict in each row
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from mistral_eval.console import counted
 from mistral_eval.errors import OutputError
@@ -15,6 +15,8 @@ from mistral_eval.record.run_record import RunRecord, read_record
 from mistral_eval.record.run_scores import run_labels, scores_of
 from mistral_eval.suite.chats import Guardrail
 from mistral_eval.suite.registry import BY_ID
+
+_FIELDS: Final = ("doc_id", "doc", "target", "arguments", "resps")
 
 
 def sample_files(run: RunRecord, folder: Path) -> dict[str, Path]:
@@ -30,13 +32,14 @@ def sample_files(run: RunRecord, folder: Path) -> dict[str, Path]:
     for task, file in files.items():
         if not file.is_file():
             raise OutputError(
-                f"{file} should hold the run's questions, but does not exist. {_rescore(folder)}"
+                f"{file} should hold the run's questions, but does not exist. "
+                f"{rescore_again(folder)}"
             )
         found = _count_lines(file)
         if found != asked.get(task, found):
             raise OutputError(
                 f"{file} should hold the run's {counted(asked[task], 'question')}, a line each, "
-                f"and has {counted(found, 'line')}. {_rescore(folder)}"
+                f"and has {counted(found, 'line')}. {rescore_again(folder)}"
             )
     return files
 
@@ -50,11 +53,13 @@ def _questions_asked(results: Path) -> dict[str, int]:
         return {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise OutputError(
-            f"{results} cannot be read as lm-eval's results ({error!r}). {_rescore(results.parent)}"
+            f"{results} cannot be read as lm-eval's results ({error!r}). "
+            f"{rescore_again(results.parent)}"
         ) from error
 
 
-def _rescore(folder: Path) -> str:
+def rescore_again(folder: Path) -> str:
+    """Return what to do about a damaged results or samples file."""
     return f"`mistral-eval rescore {folder}` writes it again from the replies."
 
 
@@ -70,15 +75,15 @@ def read_rows(file: Path) -> Iterator[dict[str, Any]]:
     Raises:
         OutputError: A line is not a question with its verdict; the sentence names the line.
     """
-    with file.open(encoding="utf-8") as lines:
+    with file.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             try:
                 row = json.loads(line)
-                _ = row["doc_id"], row["verdict"]["outcome"]
+                _ = row["verdict"]["outcome"], [row[field] for field in _FIELDS]
             except (ValueError, KeyError, TypeError) as error:
                 raise OutputError(
                     f"{file}, line {number}: expected a question with its verdict, found "
-                    f"something else ({error}). {_rescore(file.parent)}"
+                    f"something else ({error}). {rescore_again(file.parent)}"
                 ) from error
             yield row
 

@@ -30,6 +30,7 @@ from mistral_eval.errors import (
     UnansweredError,
 )
 from mistral_eval.record.replies import OtherRuns, RepliesLog
+from mistral_eval.record.run_record import RUN_FILE
 from mistral_eval.run.shared import Encodings
 from mistral_eval.run.stopping import Stopper
 from mistral_eval.run.watching import AnswerWatch
@@ -69,13 +70,15 @@ class Recorded:
         """
         keys = [reply_key(self.identity, self._encoder.encode(request)) for request in requests]
         found = self._log.lookup(keys)
-        if missing := len(set(keys) - found.keys()):
-            lines = counted(self._log.skipped, "damaged line")
-            damage = f"they were in {lines} of {self._log.folder}, or " if self._log.skipped else ""
+        if missing := set(keys) - found.keys():
+            pairs = zip(keys, requests, strict=True)
+            names = dict.fromkeys(one.benchmark for key, one in pairs if key in missing)
             raise RepliesError(
-                f"The replies log lacks {missing} of the replies that these questions need: "
-                f"{damage}the protocol, the data or the tokenizer has changed since the run. "
-                "Repeat the run's command with --fresh."
+                f"{self._log.folder} lacks {len(missing)} of {len(set(keys))} replies that "
+                f"{' and '.join(names)} need: lines are damaged or gone, or the protocol, the data "
+                "or the tokenizer has changed since the run. Repeat the run's command with "
+                f"--fresh; or, to compute only what is missing, without it after {RUN_FILE} is "
+                "deleted."
             )
         return [Reply.from_json(found[key]) for key in keys]
 

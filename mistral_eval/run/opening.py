@@ -129,12 +129,12 @@ def check_engine(settings: RunSettings) -> None:
     engine.check_settings(settings)
     if settings.engine not in (*MODEL_FREE, "server"):
         from mistral_eval.engines.devices import choose_device
-        from mistral_eval.model.load.hub import check_reference, find_local
+        from mistral_eval.model.load.hub import check_adapter_reference, check_reference
 
         choose_device(settings.device)
         check_reference(settings.model, settings.revision)
         if settings.adapter is not None:
-            find_local(settings.adapter)
+            check_adapter_reference(settings.adapter)
 
 
 def check_can(name: str, can: Capabilities, settings: RunSettings) -> None:

@@ -166,6 +166,7 @@ def rescore(folder: Path, talk: Talk, *, unsafe_code: bool, sandbox: str = "auto
         MistralEvalError: the run's data, tokenizer or sandbox is no longer available.
     """
     run = read_run(folder)
+    folder = folder if folder.is_dir() else folder.parent
     check_replies(folder)
     if "identity" not in run:
         raise OutputError(
@@ -216,7 +217,8 @@ def complete(
         MistralEvalError: anything the user can fix; logged replies are kept.
     """
     clock = Clock()
-    others = None if earlier or is_another_attempt(folder) else OtherRuns(folder, talk.say)
+    alone = earlier or settings.fresh or is_another_attempt(folder)
+    others = None if alone else OtherRuns(folder, talk.say)
     part = Part.of(settings)
     with (
         stoppable(folder, talk.say) as stopper,
@@ -286,7 +288,7 @@ def _say_known(log: RepliesLog, folder: Path, talk: Talk, *, computes: bool) -> 
     if log.notice:
         again = " Missing replies are computed again." if log.skipped and computes else ""
         talk.say(log.notice + again)
-    if known := log.count():
+    if computes and (known := log.count()):
         talk.say(f"Resuming with {counted(known, 'reply')} of {folder}.")
 
 

@@ -79,14 +79,21 @@ def test_a_tiny_model_has_no_revision(run):
 
 
 @pytest.mark.parametrize("command", ["run", "plan"])
-@pytest.mark.parametrize("which", [("--model",), ("--model", "tiny-random/x", "--adapter")])
+@pytest.mark.parametrize(
+    ("which", "sentence"),
+    [
+        (("--model", "./nowhere"), "./nowhere should be a folder, a GGUF file, a hub name"),
+        (("--model", ""), "'' should be a folder, a GGUF file, a hub name"),
+        (("--model", "org/x", "--adapter", "./nowhere"), "--adapter ./nowhere should be a folder"),
+    ],
+)
 def test_a_model_that_is_nowhere_is_refused_before_anything_is_fetched(
-    cli, monkeypatch, tmp_path, command, which
+    cli, monkeypatch, tmp_path, command, which, sentence
 ):
     monkeypatch.chdir(tmp_path)
-    code, out, err = cli(command, "--tasks", "piqa", *which, "./nowhere")
+    code, out, err = cli(command, "--tasks", "piqa", *which)
     assert (code, out) == (1, "")
-    assert err.startswith("mistral-eval: ./nowhere should be a folder, a GGUF file, a hub name")
+    assert err.startswith(f"mistral-eval: {sentence}")
     assert not any(tmp_path.iterdir())
 
 

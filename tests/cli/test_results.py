@@ -95,7 +95,10 @@ def test_samples_that_do_not_exist_are_said(cli, sample_runs, flags, hint):
 def test_unfinished_runs_are_left_out_of_a_table_and_named(cli, sample_runs, tmp_path, layout):
     begun, finished = tmp_path / "begun", sample_runs["random"]
     shutil.copytree(finished / "replies", begun / "replies")
-    said = f"The run in {begun} has not finished. Run its command again to resume it."
+    said = (
+        f"The run in {begun} has not finished: its command is at work, or resumes it when it is "
+        "given again."
+    )
     code, out, err = cli("table", begun, finished, "--layout", layout)
     assert code == 0
     assert "random" in out

@@ -53,5 +53,7 @@ def test_an_older_file_of_the_same_format_is_read(tmp_path):
 def test_a_damaged_file_names_its_field(tmp_path, change, sentence):
     damaged = json.loads((STORED / RUN_FILE).read_text()) | change
     (tmp_path / RUN_FILE).write_text(json.dumps(damaged))
-    with pytest.raises(OutputError, match=f"{sentence}.* Run the command again with --fresh"):
+    with pytest.raises(
+        OutputError, match=rf"{sentence}.* Delete run\.json and run the command again"
+    ):
         read_record(tmp_path)

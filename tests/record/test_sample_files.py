@@ -74,6 +74,22 @@ def test_a_results_file_that_is_damaged_is_named(copied):
         load_samples([copied])
 
 
+def test_bytes_that_are_no_text_are_named_with_their_line(copied):
+    file = next(copied.glob("samples_nq_*.jsonl"))
+    content = file.read_bytes()
+    file.write_bytes(content[:50] + b"\xff\xfe" + content[52:])
+    with pytest.raises(OutputError, match="line 1: expected a question with its verdict"):
+        list(read_rows(file))
+
+
+@pytest.mark.parametrize("field", ["doc", "resps", "arguments", "target"])
+def test_a_row_without_a_field_is_named_with_its_line(copied, field):
+    file = next(copied.glob("samples_nq_*.jsonl"))
+    file.write_text(file.read_text().replace(f'"{field}"', '"other"'))
+    with pytest.raises(OutputError, match=f"line 1: .* found something else .'{field}'."):
+        list(read_rows(file))
+
+
 @pytest.mark.parametrize("line", ["", "{}", "[1]", '{"doc_id": 1, "verdict": null}', '{"doc_id"'])
 def test_a_damaged_line_is_named_with_its_number(copied, line):
     file = next(copied.glob("samples_nq_*.jsonl"))

@@ -103,8 +103,9 @@ def test_two_models_of_one_name_share_none(start, tmp_path):
         assert counts(run) == (4, 0, 0)
 
 
-def test_a_fresh_attempt_takes_no_reply_from_the_earlier_one(start):
+def test_a_fresh_attempt_takes_no_reply_from_an_earlier_run(start):
     start("winogrande", limit=4)
+    assert counts(start("winogrande", limit=2, fresh=True)) == (4, 0, 0)
     start("winogrande", limit=4, fresh=True)
     assert counts(start("winogrande", limit=4)) == (8, 0, 0)
     assert counts(start("winogrande")) == (24, 0, 8)

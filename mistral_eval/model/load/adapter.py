@@ -16,7 +16,7 @@ from torch import Tensor
 from mistral_eval.errors import CheckpointError, HubError, UnsupportedError, UsageError
 from mistral_eval.model.load.fields import USE_HF, read_json
 from mistral_eval.model.load.hf_names import text_tensors
-from mistral_eval.model.load.hub import ADAPTER_CONFIG, find_local, resolve_model
+from mistral_eval.model.load.hub import ADAPTER_CONFIG, check_adapter_reference, resolve_model
 from mistral_eval.model.load.stored import StoredTensor, open_pickle, open_safetensors
 from mistral_eval.model.load.weights import Source
 from mistral_eval.model.memory import require_memory
@@ -83,7 +83,7 @@ def resolve_parts(
         HubError, ResourceError: see `resolve_model`.
     """
     if adapter is not None:
-        find_local(adapter)  # before a model is fetched for it
+        check_adapter_reference(adapter)  # before a model is fetched for it
     folder = resolve(ref, revision=revision, say=say)
     if adapter is not None:
         if is_adapter(folder):

@@ -117,6 +117,21 @@ def check_reference(ref: str, revision: str | None = None) -> None:
         )
 
 
+def check_adapter_reference(ref: str) -> None:
+    """Check that an adapter lies on the disk or has a name as on the hub.
+
+    Raises:
+        CheckpointError: it is neither.
+    """
+    try:
+        find_local(ref)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"--adapter {ref} should be a folder with {ADAPTER_CONFIG}, as peft saves it, or a hub "
+            "name such as org/name, and there is no such folder."
+        ) from error
+
+
 def find_local(ref: str, revision: str | None = None) -> Path | None:
     """Return the folder or file that `ref` is on the disk, or None for a hub name.
 
@@ -125,15 +140,15 @@ def find_local(ref: str, revision: str | None = None) -> Path | None:
         UsageError: `revision` is given for a folder or file.
     """
     folder = Path(ref).expanduser()
-    if folder.exists():
+    if ref.strip() and folder.exists():
         if revision is not None:
             kind = "folder" if folder.is_dir() else "file"
             raise UsageError(f"--revision is for names on the hub, and {ref} is a local {kind}.")
         return folder
     if not _HUB_NAME.fullmatch(ref):
         raise CheckpointError(
-            f"{ref} should be a folder, a GGUF file, a hub name such as mistralai/Mistral-7B-v0.1, "
-            "or tiny, and there is no such folder or file."
+            f"{ref or repr(ref)} should be a folder, a GGUF file, a hub name such as "
+            "mistralai/Mistral-7B-v0.1, or tiny, and there is no such folder or file."
         )
     return None
 
