@@ -22,21 +22,32 @@ from mistral_eval.native.work import Place, Work
 
 _SCORED = 1024  # tokens of the scoring sample, about
 _PROMPT = 512  # tokens of a prompt in the decoding sample
-_STEPS = (1, 3)  # decoding steps whose difference is timed
+_STEPS = 3  # decoding steps timed with all rows, and then with one
 _SMALLEST: Final = 256
 _LARGEST: Final = {"cpu": 2048, "cuda": 8192}
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Seconds per token computed while scoring or prefilling, and per token generated."""
+    """Seconds of the model's work.
+
+    Attributes:
+        score: per token computed while scoring or prefilling.
+        step: per decoding step, however many rows it has.
+        decode: per token generated, beside its step.
+    """
 
     score: float
+    step: float
     decode: float
 
-    def seconds(self, work: Work, decoded: float) -> float:
-        """Estimate the seconds `work` takes if `decoded` tokens are generated."""
-        return work.unique * self.score + decoded * self.decode
+    def seconds(self, work: Work, decoded: float, steps: float) -> float:
+        """Estimate the seconds `work` takes if so many tokens are generated in so many steps."""
+        return work.unique * self.score + steps * self.step + decoded * self.decode
+
+    def token(self, rows: int) -> float:
+        """Return the seconds per token generated in steps of so many rows."""
+        return self.decode + self.step / rows
 
 
 def random_weights(
@@ -76,13 +87,10 @@ def calibrate(
             batch_tokens=place.budget.tokens,
             ways=place.ways,
         )
-        timed.append((_score_seconds(runner, sample), _decode_seconds(runner, replies)))
-    (score_one, decode_one), (score_two, decode_two) = timed
+        timed.append((_score_seconds(runner, sample), *_decode_seconds(runner, replies)))
     more = place.config.n_layers - 1
-    return Rates(
-        score_one + more * max(0.0, score_two - score_one),
-        decode_one + more * max(0.0, decode_two - decode_one),
-    )
+    pairs = zip(*timed, strict=True)
+    return Rates(*(one + more * max(0.0, two - one) for one, two in pairs))
 
 
 def _score_sample(requests: Sequence[ScoreRequest]) -> list[ScoreRequest]:
@@ -100,14 +108,19 @@ def _score_sample(requests: Sequence[ScoreRequest]) -> list[ScoreRequest]:
 
 
 def _decode_sample(requests: Sequence[GenerateRequest], place: Place) -> list[GenerateRequest]:
-    """Return as many samples of the longest prompt as are decoded in one step."""
+    """Return as many samples of the longest prompt as are decoded in one step, at least two.
+
+    The first ends with the prefill, the last takes twice as many steps as the others.
+    """
     longest = max(requests, key=lambda request: len(request.prompt), default=None)
     if longest is None:
         return []
     prompt = longest.prompt[-_PROMPT:]
-    rows = min(place.budget.rows, len(requests))
+    others = max(0, min(place.budget.rows, len(requests)) - 2)
+    limits = [1, *[1 + _STEPS] * others, 1 + 2 * _STEPS]
     return [
-        replace(longest, prompt=prompt, key=f"{n}", is_done=None, max_tokens=1) for n in range(rows)
+        replace(longest, prompt=prompt, key=f"{n}", is_done=None, max_tokens=limit)
+        for n, limit in enumerate(limits)
     ]
 
 
@@ -122,15 +135,20 @@ def _score_seconds(runner: ModelRunner, sample: list[ScoreRequest]) -> float:
     return seconds / tokens
 
 
-def _decode_seconds(runner: ModelRunner, sample: list[GenerateRequest]) -> float:
-    """Return seconds per token drawn, from the difference of a long and a short generation."""
+def _decode_seconds(runner: ModelRunner, sample: list[GenerateRequest]) -> tuple[float, float]:
+    """Return seconds per decoding step, and on top per token drawn, of the second of two passes.
+
+    Between the first reply and the last but one all other rows are decoded, then the last alone.
+    """
     if not sample:
-        return 0.0
-    spent = []
-    for steps in (_STEPS[0], *_STEPS):
-        longer = [replace(request, max_tokens=steps) for request in sample]
-        spent.append(_timed(runner, runner.generate(longer)))
-    return max(0.0, spent[2] - spent[1]) / (len(sample) * (_STEPS[1] - _STEPS[0]))
+        return 0.0, 0.0
+    for _ in range(2):
+        came = [perf_counter() for _ in runner.generate(sample)]
+    rows = len(sample) - 1
+    alone = (came[-1] - came[-2]) / (_STEPS if rows > 1 else 2 * _STEPS)
+    together = (came[-2] - came[0]) / _STEPS
+    token = max(0.0, together - alone) / max(1, rows - 1)
+    return max(alone - token, 0.0), token
 
 
 def _timed(runner: ModelRunner, replies: Iterator[object]) -> float:

@@ -9,7 +9,7 @@ from mistral_eval.model.config import ModelConfig
 from mistral_eval.model.load.by_layer import streamed_bytes
 from mistral_eval.model.load.weights import weight_bytes
 from mistral_eval.model.products import NO_WAYS, Ways
-from mistral_eval.model.shared_cache import cache_bytes, tail_size
+from mistral_eval.model.shared_cache import cache_bytes, row_slots, tail_size
 from mistral_eval.native.admission import Budget
 from mistral_eval.native.clusters import cluster_prompts, unique_tokens
 from mistral_eval.native.pack_attention import stack_bytes
@@ -85,6 +85,24 @@ class Work:
         for name, value in asdict(again).items() if times else ():
             both[name] = max(both[name], value) if name in most else both[name] + times * value
         return Work(**both)
+
+
+def decoding_steps(work: Work, decoded: float, budget: Budget) -> float:
+    """Estimate the steps in which a work's replies are decoded, `decoded` tokens in all.
+
+    All rows are busy until no reply waits for one; then the longest replies decide. Lengths are
+    taken to be distributed exponentially, as far as their limit allows: those of trained SmolLM2 on
+    GSM8K have a median of 35 and a mean of 41, and a few are beyond 450. Of n such lengths the
+    longest is the mean times the n-th harmonic number, on average.
+    """
+    replies = work.generate_requests
+    if not replies:
+        return 0.0
+    limit, mean = work.decode_most / replies, decoded / replies
+    fitting = max(1, budget.cached // max(1, row_slots(round(limit))))
+    rows = min(replies, budget.rows, fitting)
+    harmonic = sum(1 / n for n in range(1, rows + 1))
+    return (replies - rows) * mean / rows + min(limit, mean * harmonic)
 
 
 def count_work(

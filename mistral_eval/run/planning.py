@@ -16,7 +16,7 @@ from mistral_eval.native.calibrate import Rates, calibrate
 from mistral_eval.native.choose_products import as_text
 from mistral_eval.native.runner import pass_bytes
 from mistral_eval.native.shards import cut_for_workers, makespan
-from mistral_eval.native.work import Place, Work, count_work
+from mistral_eval.native.work import Place, Work, count_work, decoding_steps
 from mistral_eval.record.remote import Copy
 from mistral_eval.record.run_record import RUN_FILE
 from mistral_eval.run.absent import lacking
@@ -73,7 +73,10 @@ class Plan:
     def estimate(self, name: str) -> float | None:
         """Return the estimated seconds of a benchmark or "together"; None if nothing was timed."""
         work = self.together if name == "together" else self.benchmarks[name]
-        return None if self.rates is None else self.rates.seconds(work, self.decoded(name))
+        if self.rates is None:
+            return None
+        decoded = self.decoded(name)
+        return self.rates.seconds(work, decoded, decoding_steps(work, decoded, self.place.budget))
 
     @property
     def peak_bytes(self) -> int:
@@ -263,7 +266,8 @@ def _spread(
         place: where the requests are computed.
         rates: None if nothing was timed.
     """
-    price = rates.decode / rates.score if rates and rates.score else DECODE_PRICE
+    rows = min(place.budget.rows, max(1, len(replies)))
+    price = rates.token(rows) / rates.score if rates and rates.score else DECODE_PRICE
     extra = [price * tokens for tokens in replies]
     device = place.device.type
     scores = [path_of(one) for one in whole.scores]

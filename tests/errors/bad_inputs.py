@@ -356,7 +356,7 @@ CATALOGUE = [
     Bad(
         "run.json: its format alone",
         run_json(b'{"format": 1}', "samples"),
-        "run.json: status: expected a value, found no such field. Run the command again",
+        "run.json: status: expected a value, found no such field. Delete run.json and run the",
     ),
     Bad(
         "run.json: unfinished",

@@ -78,8 +78,6 @@ def test_replies_to_other_prompts_are_left_out_and_counted(pair):
 @pytest.mark.parametrize(
     "spoil",
     [
-        lambda row: row.pop("resps"),
-        lambda row: row.pop("arguments"),
         lambda row: row.update(resps=[]),
         lambda row: row.update(resps=[[["x", "False"]]] * len(row["resps"])),
         lambda row: row.update(resps=[[[]]] * len(row["resps"])),
@@ -92,6 +90,14 @@ def test_a_row_without_its_replies_is_named(pair, spoil):
     for runs in ((a, b), (b, a)):
         with pytest.raises(OutputError, match=r"question \d+: expected a reply to each"):
             reply_differences(*runs)
+
+
+@pytest.mark.parametrize("field", ["resps", "arguments"])
+def test_a_row_that_lacks_a_field_is_named(pair, field):
+    a, b, change = pair
+    change("winogrande", 2, lambda row: row.pop(field))
+    with pytest.raises(OutputError, match="line 3: expected a question with its verdict"):
+        reply_differences(a, b)
 
 
 def test_what_is_infinitely_unlikely_in_both_runs_is_equal(pair, sample_runs):

@@ -3,7 +3,10 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
+from heapq import heapreplace
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,6 +15,8 @@ from mistral_eval.errors import CheckpointError, UsageError
 from mistral_eval.model.export import save_hf
 from mistral_eval.model.load.outline import read_outline
 from mistral_eval.model.tiny import TINY_CONFIG, make_tiny, tiny_tokenizer_file
+from mistral_eval.native.admission import Budget
+from mistral_eval.native.work import decoding_steps
 from mistral_eval.run.planning import plan_run
 from mistral_eval.run.run import run_suite
 from mistral_eval.settings import RunSettings
@@ -75,8 +80,44 @@ def test_samples_are_counted_and_bounded_by_their_limit(suite):
 def test_a_short_calibration_gives_an_estimate_that_grows_with_the_work():
     found = plan_run(settings("winogrande", "mmlu", limit=4), QUIET)
     small, large = found.benchmarks["winogrande"], found.benchmarks["mmlu"]
-    assert 0 < found.rates.seconds(small, 10) < found.rates.seconds(large, 20)
+    assert 0 < found.rates.seconds(small, 10, 1) < found.rates.seconds(large, 20, 2)
     assert found.as_json()["together"]["estimated_seconds"] > 0
+
+
+def test_a_calibration_times_a_step_and_what_a_row_adds():
+    found = plan_run(settings("gsm8k", limit=2), QUIET)
+    assert found.rates.step > 0
+    assert found.rates.token(8) == found.rates.decode + found.rates.step / 8
+    steps = 512  # 16 replies in 16 rows, all as long as they may be
+    assert found.estimate("gsm8k") == found.rates.seconds(found.together, 16 * 512, steps)
+
+
+@pytest.mark.parametrize(("replies", "rows"), [(800, 92), (32, 64), (64, 64), (5, 1)])
+def test_decoding_steps_are_those_of_exponential_lengths(suite, replies, rows):
+    """A new reply enters when another ends, as generation does it."""
+    mean, limit, found = 68.7, 512, []
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        ends = [0] * min(rows, replies)
+        for length in np.ceil(rng.exponential(mean, replies)).clip(max=limit):
+            heapreplace(ends, ends[0] + int(length))
+        found.append(max(ends))
+    work = replace(
+        suite.benchmarks["gsm8k"], generate_requests=replies, decode_most=replies * limit
+    )
+    budget = Budget(rows, 2048, 10**9)
+    estimate = decoding_steps(work, replies * mean, budget)
+    assert estimate == pytest.approx(np.mean(found), rel=0.08)
+    assert decoding_steps(work, work.decode_most, budget) == pytest.approx(
+        max(replies / rows, 1) * limit
+    )
+
+
+def test_replies_that_the_cache_has_no_room_for_wait(suite):
+    work = replace(suite.benchmarks["gsm8k"], generate_requests=64, decode_most=64 * 512)
+    roomy, tight = Budget(64, 2048, 64 * 512), Budget(64, 2048, 16 * 512)
+    assert decoding_steps(work, work.decode_most, roomy) == 512
+    assert decoding_steps(work, work.decode_most, tight) == 4 * 512
 
 
 def test_the_plan_of_a_folder_needs_configuration_and_tokenizer_alone(tmp_path, suite):
