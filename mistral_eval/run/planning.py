@@ -86,7 +86,8 @@ class Plan:
         """
         place, together = self.place, self.together
         libraries = resident_bytes() if place.device.type == "cpu" else 0
-        passes = place.budget.tokens * pass_bytes(place.config, place.dtype)
+        there = max(together.score_unique, together.prompt_naive)  # a row is a prompt's at least
+        passes = min(place.budget.tokens, there) * pass_bytes(place.config, place.dtype)
         held = together.cache_bytes + together.states_bytes
         return libraries + place.weight_bytes + passes + held
 

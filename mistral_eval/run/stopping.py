@@ -8,6 +8,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from types import FrameType
 
+from mistral_eval.console import counted
 from mistral_eval.errors import EndedEarlyError, StoppedError
 from mistral_eval.record.replies import Replies
 
@@ -88,9 +89,11 @@ def stoppable(folder: Path, say: Callable[[str], None]) -> Iterator[Stopper]:
     except (KeyboardInterrupt, _Terminated) as stop:
         replies = Replies(folder)
         number = signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM
+        kept = replies.count()
+        where = f"{counted(kept, 'reply')} {'is' if kept == 1 else 'are'} in {replies.folder}"
         raise StoppedError(
-            f"Stopped by {number.name}. {replies.count()} replies are in {replies.folder}; the "
-            "same command resumes from there.",
+            f"Stopped by {number.name}. {where if kept else 'No reply was kept yet'}; the same "
+            f"command {'resumes from there' if kept else 'starts again'}.",
             number,
         ) from None
     finally:

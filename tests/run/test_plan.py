@@ -113,6 +113,15 @@ def test_decoding_steps_are_those_of_exponential_lengths(suite, replies, rows):
     )
 
 
+def test_no_more_tokens_are_in_a_pass_than_there_are(suite):
+    """However many are allowed."""
+    few, many = (
+        plan_run(settings("arc_easy", batch_tokens=tokens), QUIET, calibrated=False)
+        for tokens in (suite.benchmarks["arc_easy"].score_unique, 10**9)
+    )
+    assert many.peak_bytes == pytest.approx(few.peak_bytes, rel=0.01)
+
+
 def test_replies_that_the_cache_has_no_room_for_wait(suite):
     work = replace(suite.benchmarks["gsm8k"], generate_requests=64, decode_most=64 * 512)
     roomy, tight = Budget(64, 2048, 64 * 512), Budget(64, 2048, 16 * 512)

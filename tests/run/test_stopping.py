@@ -103,6 +103,14 @@ def read(folder: Path) -> dict:
     return json.loads((folder / "run.json").read_text())
 
 
+def test_a_stop_before_the_first_reply_promises_none(tmp_path):
+    with pytest.raises(StoppedError) as told, stoppable(tmp_path, print):
+        raise KeyboardInterrupt
+    assert str(told.value) == (
+        "Stopped by SIGINT. No reply was kept yet; the same command starts again."
+    )
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("task", ["winogrande", "gsm8k"])
 def test_the_pass_in_flight_is_finished_and_its_replies_are_durable(passes, tmp_path, task, kind):
