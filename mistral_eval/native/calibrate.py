@@ -23,7 +23,7 @@ from mistral_eval.native.work import Place, Work
 
 _SCORED = 1024  # tokens of the scoring sample, about
 _PROMPT = 512  # tokens of a prompt in the decoding sample
-_PASSES = 4
+_PASSES = 4  # the first warms up
 _STEPS = 3  # decoding steps timed with all rows, and then with one
 _SMALLEST: Final = 256
 _LARGEST: Final = {"cpu": 2048, "cuda": 8192}
