@@ -84,8 +84,8 @@ def test_a_short_calibration_gives_an_estimate_that_grows_with_the_work():
     assert found.as_json()["together"]["estimated_seconds"] > 0
 
 
-def test_a_calibration_times_a_step_and_what_a_row_adds():
-    found = plan_run(settings("gsm8k", limit=2), QUIET)
+def test_a_calibration_times_a_step_and_what_a_row_adds(tmp_path):
+    found = plan_run(settings("gsm8k", limit=2, output_path=tmp_path), QUIET)
     assert found.rates.step > 0
     assert found.rates.token(8) == found.rates.decode + found.rates.step / 8
     steps = 512  # 16 replies in 16 rows, all as long as they may be
