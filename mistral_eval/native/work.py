@@ -92,8 +92,8 @@ def decoding_steps(work: Work, decoded: float, budget: Budget) -> float:
 
     All rows are busy until no reply waits for one; then the longest replies decide. Lengths are
     taken to be distributed exponentially, as far as their limit allows: those of trained SmolLM2 to
-    word problems have a median of 35 and a mean of 41, and a few are beyond 450. Of n such lengths the
-    longest is the mean times the n-th harmonic number, on average.
+    word problems have a median of 35 and a mean of 41, and a few are beyond 450. Of n such lengths
+    the longest is the mean times the n-th harmonic number, on average.
     """
     replies = work.generate_requests
     if not replies:
