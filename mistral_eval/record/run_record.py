@@ -264,6 +264,16 @@ class RunRecord(_Part):
         return self.model_dump(mode="json", exclude_unset=True, fallback=str)
 
 
+def unfinished(folder: Path) -> UnfinishedError | None:
+    """Return a sentence on a run that has begun and not finished; None of any other folder."""
+    if (folder / RUN_FILE).is_file() or not has_begun(folder):
+        return None
+    return UnfinishedError(
+        f"The run in {folder} has not finished. It is still being computed, or was stopped; then "
+        "the same command resumes it."
+    )
+
+
 def read_run(folder: Path) -> dict[str, Any]:
     """Read a run's run.json as plain JSON; see `read_record`."""
     return read_record(folder).as_json()
@@ -278,18 +288,15 @@ def read_record(folder: Path) -> RunRecord:
     """
     path = folder / RUN_FILE if folder.is_dir() else folder
     if not path.is_file():
-        if has_begun(folder):
-            raise UnfinishedError(
-                f"The run in {folder} has not finished: its command is at work, or resumes it when "
-                "it is given again."
-            )
+        if error := unfinished(folder):
+            raise error
         raise OutputError(
             f"{folder} should be a run's folder with a {RUN_FILE} in it, but there is none. "
             "`mistral-eval run` prints the folder it wrote."
         )
     again = (
-        f"Delete {RUN_FILE} and run the command again, which takes the replies that are there; or "
-        "give it --fresh."
+        f"Delete {RUN_FILE} and run the command again, which keeps the replies, or add --fresh to "
+        "compute them anew."
     )
     try:
         run = json.loads(path.read_text(encoding="utf-8"))

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mistral_eval.errors import MistralEvalError, UnfinishedError
-from mistral_eval.record.run_record import Cell, RunRecord, StepRecord, read_record
+from mistral_eval.record.run_record import Cell, RunRecord, StepRecord, read_record, unfinished
 from mistral_eval.settings import MODEL_FREE, RunSettings
 
 
@@ -44,14 +44,8 @@ def unfinished_runs(folders: Sequence[Path]) -> dict[Path, UnfinishedError]:
 
     Raises:
         UnfinishedError: none has finished.
-        OutputError: see `read_record`.
     """
-    found = {}
-    for folder in (one for one in folders if one.is_dir()):
-        try:
-            read_record(folder)
-        except UnfinishedError as error:
-            found[folder] = error
+    found = {folder: error for folder in folders if (error := unfinished(folder))}
     if found and all(folder in found for folder in folders):
         raise next(iter(found.values()))
     return found

@@ -74,11 +74,10 @@ class Recorded:
             pairs = zip(keys, requests, strict=True)
             names = dict.fromkeys(one.benchmark for key, one in pairs if key in missing)
             raise RepliesError(
-                f"{self._log.folder} lacks {len(missing)} of {len(set(keys))} replies that "
-                f"{' and '.join(names)} need: lines are damaged or gone, or the protocol, the data "
-                "or the tokenizer has changed since the run. Repeat the run's command with "
-                f"--fresh; or, to compute only what is missing, without it after {RUN_FILE} is "
-                "deleted."
+                f"{self._log.folder} lacks {len(missing)} of {len(set(keys))} replies to questions "
+                f"of {' and '.join(names)}: lines are damaged or gone, or the protocol, the data "
+                f"or the tokenizer has changed since the run. Delete {RUN_FILE} and run the "
+                "command again to compute only those, or add --fresh to compute all."
             )
         return [Reply.from_json(found[key]) for key in keys]
 

@@ -96,8 +96,8 @@ def test_unfinished_runs_are_left_out_of_a_table_and_named(cli, sample_runs, tmp
     begun, finished = tmp_path / "begun", sample_runs["random"]
     shutil.copytree(finished / "replies", begun / "replies")
     said = (
-        f"The run in {begun} has not finished: its command is at work, or resumes it when it is "
-        "given again."
+        f"The run in {begun} has not finished. It is still being computed, or was stopped; then "
+        "the same command resumes it."
     )
     code, out, err = cli("table", begun, finished, "--layout", layout)
     assert code == 0

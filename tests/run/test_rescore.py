@@ -138,7 +138,8 @@ def test_a_reply_that_is_not_there_is_said_and_nothing_changes(finish, settings,
     before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
     forbid_models(monkeypatch)
     with pytest.raises(
-        RepliesError, match=r"lacks 1 of \d+ replies that winogrande need: lines are"
+        RepliesError,
+        match=r"lacks 1 of \d+ replies to questions of winogrande: lines are: lines are",
     ):
         again(folder)
 
@@ -149,7 +150,9 @@ def test_a_damaged_log_is_said_to_be_the_cause(finish, capsys):
     folder = finish("winogrande", **CHANCE)
     (log,) = folder.glob(f"{REPLIES_FOLDER}/*")
     log.write_bytes(log.read_bytes().replace(b"logprob", b"logprop", 1))
-    with pytest.raises(RepliesError, match=f"^{log.parent} lacks 1 of 32 replies that winogrande"):
+    with pytest.raises(
+        RepliesError, match=f"^{log.parent} lacks 1 of 32 replies to questions of winogrande: lines"
+    ):
         rescore(folder, Talk(), unsafe_code=False)
     said = " ".join(capsys.readouterr().err.split())
     assert f"1 damaged line was skipped in {log.parent}." in said
