@@ -139,7 +139,7 @@ def test_a_reply_that_is_not_there_is_said_and_nothing_changes(finish, settings,
     forbid_models(monkeypatch)
     with pytest.raises(
         RepliesError,
-        match=r"lacks 1 of \d+ replies to questions of winogrande: lines are: lines are",
+        match=r"lacks 1 of \d+ replies to questions of winogrande: lines are",
     ):
         again(folder)
 
