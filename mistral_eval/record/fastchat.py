@@ -15,7 +15,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from mistral_eval.answers.mt_bench.means import UNREAD_SCORE, JudgedText, RatedAnswer
 from mistral_eval.answers.mt_bench.pair_verdicts import Winner
-from mistral_eval.errors import DataError, OutputError, complaint
+from mistral_eval.errors import DataError, complaint
+from mistral_eval.record import run_folder
 
 JUDGMENTS_FILE: Final = "model_judgment.jsonl"
 """A run's ratings in this form, in its folder."""
@@ -163,16 +164,12 @@ def holds_pairs(file: Path) -> bool:
 
 
 def write_lines(file: Path, lines: Iterable[ModelAnswer | SingleJudgment | PairJudgment]) -> None:
-    """Write answers or judgments, one per line.
+    """Write answers or judgments, one per line, whole or not at all.
 
     Raises:
         OutputError: The file cannot be written.
     """
-    texts = (json.dumps(line.model_dump(mode="json")) + "\n" for line in lines)
-    try:
-        file.write_text("".join(texts), encoding="ascii")
-    except OSError as error:
-        raise OutputError(f"{file} could not be written: {error.strerror}.") from error
+    run_folder.write_lines(file, (json.dumps(line.model_dump(mode="json")) for line in lines))
 
 
 def _read(file: Path, kind: type[Kind]) -> tuple[Kind, ...]:

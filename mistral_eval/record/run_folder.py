@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from mistral_eval.answers.verdict import QuestionVerdict
 from mistral_eval.errors import OutputError
@@ -47,22 +47,27 @@ def write_json(path: Path, value: object) -> None:
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
-    """Write lines of text, whole or not at all.
+    """Write lines of text: a file whole or not at all, into a device or a named pipe directly.
+
+    A symbolic link stays, and the file that it leads to is replaced.
 
     Raises:
         OutputError: the disk is full or the folder cannot be written; says where replies are safe.
     """
     temporary: str | None = None
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        if path.exists() and not path.is_file():  # /dev/null must not become a file
+            with path.open("w", encoding="utf-8", errors="backslashreplace") as device:
+                _write_to(device, lines)
+            return
+        target = Path(os.path.realpath(path))
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
         with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
-            for line in lines:
-                file.write(line)
-                file.write("\n")
+            _write_to(file, lines)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)  # noqa: PTH101 - mkstemp gives a str, and results are public
-        os.replace(temporary, path)  # noqa: PTH105 - the atomic rename is the point
+        os.replace(temporary, target)  # noqa: PTH105 - the atomic rename is the point
         temporary = None
     except OSError as error:
         replies = path.parent / REPLIES_FOLDER
@@ -75,6 +80,12 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
     finally:  # also where a signal ends the run
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
+
+
+def _write_to(file: TextIO, lines: Iterable[str]) -> None:
+    for line in lines:
+        file.write(line)
+        file.write("\n")
 
 
 def make_folder(path: Path) -> None:

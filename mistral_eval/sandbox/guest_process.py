@@ -3,8 +3,10 @@
 import json
 import os
 import socket
+import stat
 import subprocess
 import tempfile
+from contextlib import suppress
 from typing import IO
 
 from mistral_eval.errors import SandboxError
@@ -12,6 +14,7 @@ from mistral_eval.sandbox.launch import Setup, start_command
 
 _START_SECONDS = 120.0  # generous: an interpreter's start on a busy machine
 _LONGEST_LINE = 1 << 16
+SINKS = (os.devnull, "/dev/zero")
 
 
 class GuestProcess:
@@ -31,11 +34,12 @@ class GuestProcess:
         self._jobs = 0
         start = start_command(setup, role, self._theirs.fileno(), hash_seed)
         self._container = start.container
+        output = _open_sink()
         try:
             self._process = subprocess.Popen(  # noqa: S603  our own command
                 start.command,
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
+                stdout=output,
                 stderr=self._errors,
                 env=start.environment,
                 cwd="/",
@@ -44,6 +48,8 @@ class GuestProcess:
             )
         except OSError as error:
             raise SandboxError(f"the sandbox did not start: {error}") from error
+        finally:
+            os.close(output)
 
     def wait_until_ready(self) -> tuple[str, ...]:
         """Wait for the first line; return the layers that the process cannot enforce.
@@ -128,3 +134,23 @@ def file_in_memory(data: bytes) -> int:
     assert written == len(data), f"wrote {written} of {len(data)} bytes to memory"
     os.lseek(descriptor, 0, os.SEEK_SET)
     return descriptor
+
+
+def _open_sink() -> int:
+    """Return a descriptor that discards what is written to it; the caller closes it.
+
+    It is /dev/null, or /dev/zero where a program that ran as root has put a file in its place.
+
+    Raises:
+        SandboxError: Neither is a device.
+    """
+    for name in SINKS:
+        with suppress(OSError):
+            descriptor = os.open(name, os.O_WRONLY)
+            if stat.S_ISCHR(os.fstat(descriptor).st_mode):
+                return descriptor
+            os.close(descriptor)
+    raise SandboxError(
+        "the sandbox needs a device that discards what programs print, and neither /dev/null nor "
+        "/dev/zero is one here; as root: rm /dev/null && mknod -m 666 /dev/null c 1 3"
+    )

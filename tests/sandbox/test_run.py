@@ -1,6 +1,7 @@
 """What `run_programs` promises besides isolation: verdicts, reasons, order, and an early no."""
 
 import dataclasses
+import json
 import os
 import re
 import secrets
@@ -14,7 +15,9 @@ from contextlib import closing
 import pytest
 
 from mistral_eval.answers.completions import Program
-from mistral_eval.sandbox import Limits, Status, run_programs
+from mistral_eval.errors import SandboxError
+from mistral_eval.sandbox import Limits, Status, guest_process, run_programs
+from mistral_eval.sandbox.isolation import try_kind
 from mistral_eval.sandbox.launch import Setup
 from mistral_eval.sandbox.pool import Slot
 
@@ -393,3 +396,53 @@ def test_a_process_that_ended_while_it_waited_is_replaced(best_isolation, interp
                 done = done or slot.hear(key.data[1])
 
     assert (done[0], str(done[1].status)) == (0, "passed")
+
+
+NULL_IS_A_FILE = """
+import json, sys
+from mistral_eval.answers.completions import Program
+from mistral_eval.sandbox import Isolation, Limits, run_programs
+sources = [
+    "print('x' * 10**6)\\ndef f(x): print(x)",
+    "import sys\\ndef f(x): return sys.stdin.read() or None",
+    "def f(x):\\n    while True: print('x' * 10**5)",
+]
+programs = [Program("a", one, checks=("assert f(1) is None",), names=("f",)) for one in sources]
+kind, limits = Isolation(sys.argv[1], "", ()), Limits(cpu_seconds=1)
+results = run_programs(programs, isolation=kind, unsafe=kind.kind == "none", limits=limits)
+print(json.dumps([str(result.status) for _, result in sorted(results)]))
+"""
+
+
+@pytest.mark.sandbox
+@pytest.mark.parametrize("kind", ["bubblewrap", "namespaces", "none"])
+def test_what_programs_print_is_shown_to_no_other_where_null_is_a_file(kind, interpreter, tmp_path):
+    """Any program that runs as root can put a file at /dev/null; here in a mount namespace."""
+    if kind != "none":
+        try:
+            try_kind(kind, interpreter)
+        except SandboxError as error:
+            pytest.skip(f"no {kind} here: {error}")
+    file = tmp_path / "null"
+    file.touch()
+    script = 'mount --bind "$1" /dev/null || exit 99; shift; exec "$@"'
+    command = [sys.executable, "-c", NULL_IS_A_FILE, kind]
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", script, "sh", file, *command],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode == 99 or "unshare" in done.stderr:
+        pytest.skip(f"no file system of our own here: {done.stderr.strip()}")
+
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == ["passed", "passed", "timeout"]
+    assert file.stat().st_size == 0
+
+
+def test_without_a_device_that_discards_nothing_starts(monkeypatch, tmp_path, interpreter):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(guest_process, "SINKS", (str(tmp_path / "file"), str(tmp_path / "none")))
+    with pytest.raises(SandboxError, match="mknod -m 666 /dev/null c 1 3"):
+        try_kind("none", interpreter)

@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import stat
 from contextlib import suppress
 from types import FrameType
 
@@ -44,19 +45,31 @@ def end_with(control: socket.socket) -> None:
     fcntl.fcntl(control, fcntl.F_SETFL, flags | os.O_ASYNC)
 
 
-def open_null() -> int:
-    """Return a descriptor of /dev/null; where the sandbox lacks it, standard input is one."""
-    try:
-        return os.open(os.devnull, os.O_RDWR)
-    except OSError:
-        return os.dup(0)
+def open_streams() -> tuple[int, int]:
+    """Return descriptors for a program's standard streams: one at its end, one that discards.
+
+    The first is a pipe that nobody writes to, the second /dev/null, or, where the sandbox has no
+    device of that name, standard output, which the host opened on one. A regular file at /dev/null
+    would show a program what another has printed.
+    """
+    ended, writer = os.pipe()
+    os.close(writer)
+    with suppress(OSError):
+        discarded = os.open(os.devnull, os.O_WRONLY)
+        if stat.S_ISCHR(os.fstat(discarded).st_mode):
+            return ended, discarded
+        os.close(discarded)
+    return ended, os.dup(1)
 
 
-def silence(null: int) -> None:
-    """Redirect the standard streams, which lead to the host, to `null`."""
-    for descriptor in range(3):
-        os.dup2(null, descriptor)
-    os.close(null)
+def silence(streams: tuple[int, int]) -> None:
+    """Redirect the standard streams, which lead to the host, to those of `open_streams`."""
+    ended, discarded = streams
+    os.dup2(ended, 0)
+    os.dup2(discarded, 1)
+    os.dup2(discarded, 2)
+    os.close(ended)
+    os.close(discarded)
 
 
 def lift(descriptor: int) -> int:

@@ -17,7 +17,7 @@ from typing import Any
 from . import program
 from .codec import Codec, Pipe
 from .confine import Confinement
-from .control import HIGH, connect, lift, open_null, silence
+from .control import HIGH, connect, lift, open_streams, silence
 from .worlds import make_world
 
 _UNCONFINED = 99  # exit code of a fork that could not be confined and ran nothing
@@ -47,7 +47,7 @@ class _Zygote:
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self._open_files: int = settings["limits"]["open_files"]
-        self._null = open_null()
+        self._streams = open_streams()
         self._control = socket.socket(fileno=lift(connect(settings["control"]).detach()))
         self._confinement = Confinement(settings, checker=False)
         self._world = make_world(settings, self._confinement)
@@ -59,7 +59,7 @@ class _Zygote:
         self._world.enter()
         self._world.leave()
         self._send({"missing": self._confinement.missing})
-        silence(self._null)  # errors up to here go to the host; those of programs go to /dev/null
+        silence(self._streams)  # errors up to here go to the host; those of programs go nowhere
         while True:
             data, pipes, _, _ = socket.recv_fds(self._control, 4096, 2)
             if not data:
