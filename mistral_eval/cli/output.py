@@ -58,6 +58,21 @@ def print_table(
     put(render_runs(runs, baselines, fmt.value, options), output)
 
 
+def finished(runs: Sequence[Path], what: str) -> list[Path]:
+    """Return the runs that have finished; say which others are left out of a table or report.
+
+    Raises:
+        UnfinishedError: None has finished.
+    """
+    from mistral_eval.console import Talk
+    from mistral_eval.record.run_scores import unfinished_runs
+
+    left_out = unfinished_runs(runs)
+    for error in left_out.values():
+        Talk().say(f"Left out of the {what}: {error}")
+    return [folder for folder in runs if folder not in left_out]
+
+
 def put(rendered: object, output: Path | None) -> None:
     """Print on stdout, or write text to a file.
 

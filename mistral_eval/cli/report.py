@@ -7,6 +7,7 @@ import typer
 
 from mistral_eval.cli import options as opt
 from mistral_eval.cli.compare import Runs
+from mistral_eval.cli.output import finished
 
 
 def report(
@@ -22,5 +23,5 @@ def report(
     from mistral_eval.console import Talk
     from mistral_eval.report.html import write_report
 
-    write_report(runs, output, opt.names(baselines))
+    write_report(finished(runs, "report"), output, opt.names(baselines))
     Talk().say(f"{output}: {output.stat().st_size / 1e6:.1f} MB")

@@ -13,7 +13,7 @@ from mistral_eval.errors import UsageError
 
 if TYPE_CHECKING:
     from mistral_eval.console import Talk
-    from mistral_eval.run.run import Outcome
+    from mistral_eval.run.several_models import Outcome
     from mistral_eval.settings import RunSettings
 
 
@@ -83,7 +83,7 @@ def run(  # noqa: PLR0913 - one parameter per option of the command line
         from mistral_eval.run.pairing import check_pairing
 
         check_pairing(judge_pairwise, each[0])  # before anything is computed
-    from mistral_eval.run.run import run_models
+    from mistral_eval.run.several_models import run_models
 
     outcomes = run_models(each, talk)
     finished = [(one.folder, one.settings) for one in outcomes if one.folder is not None]

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from mistral_eval.cli import options as opt
-from mistral_eval.cli.output import Format, print_table, put
+from mistral_eval.cli.output import Format, finished, print_table, put
 from mistral_eval.errors import UsageError
 
 
@@ -58,17 +58,12 @@ def table(  # noqa: PLR0913 - one parameter per option of the command line
     output: opt.Output = None,
 ) -> None:
     """Print the paper's Table 2, or its figure 4 or 5, with finished runs beside it."""
-    from mistral_eval.console import Talk
-    from mistral_eval.record.run_scores import unfinished_runs
     from mistral_eval.report.table.view import TableOptions
 
     if list_baselines:
         _list_baselines()
         return
-    unfinished = unfinished_runs(runs or [])
-    for error in unfinished.values():
-        Talk().say(f"Left out of the table: {error}")
-    runs = [folder for folder in runs or [] if folder not in unfinished]
+    runs = finished(runs or [], "table")
     if layout is not Layout.TABLE2:
         if baselines or delta_to or reproduced or groups or sizes:
             raise UsageError(

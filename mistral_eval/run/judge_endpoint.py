@@ -1,17 +1,22 @@
 """A judge behind an OpenAI-compatible chat endpoint."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from mistral_eval.answers.judge_prompt import JUDGE_TEMPERATURE, JudgePrompt
+from mistral_eval.console import Talk
 from mistral_eval.engines.endpoint import Endpoint, base_url, key_from_environment
-from mistral_eval.engines.http_thread import post_all
+from mistral_eval.engines.http_client import ServerError
+from mistral_eval.engines.http_thread import call, post_all
 from mistral_eval.engines.interface import Stop
 from mistral_eval.errors import EngineError
 from mistral_eval.record.judgments import Judgment
 
 IN_FLIGHT: Final = 8
+PATIENCE: Final = 10.0
+"""Seconds to wait for a sign of life before answers are computed."""
+_WANTS_KEY: Final = (401, 403)
 KEYS: Final = ("MISTRAL_EVAL_JUDGE_API_KEY", "OPENAI_API_KEY")
 
 
@@ -29,6 +34,19 @@ def judge_endpoint(url: str) -> Endpoint:
         when_slow="Run the command again: judgments that arrived are kept.",
         keys=KEYS,
     )
+
+
+def say_absent(url: str, talk: Talk) -> None:
+    """Say so if a judge's server does not answer yet, or wants another key.
+
+    It is asked for its models, which costs nothing, and may still come while answers are computed.
+    """
+    endpoint = replace(judge_endpoint(url), timeout=PATIENCE)
+    try:
+        call(endpoint, lambda client: client.get("/models", retries=0))
+    except ServerError as error:
+        if error.status in (None, *_WANTS_KEY):  # with another status it is there
+            talk.say(f"The judge does not answer yet; answers are computed all the same. {error}")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +11,7 @@ from mistral_eval.engines.interface import Engine, EngineIdentity, Reply, engine
 from mistral_eval.engines.lm_eval_model import MistralLM
 from mistral_eval.engines.stock_tasks import empty_prompts, load_stock, run_stock, stock_lines
 from mistral_eval.errors import (
-    CheckpointError,
-    EngineError,
-    HubError,
-    LockedError,
-    MistralEvalError,
     OutputError,
-    RepliesError,
-    ResourceError,
-    TokenizerError,
 )
 from mistral_eval.record.remote import Copy
 from mistral_eval.record.replies import OtherRuns, RepliesLog, check_replies
@@ -29,11 +20,11 @@ from mistral_eval.record.run_record import RUN_FILE, read_run
 from mistral_eval.run.absent import lacking
 from mistral_eval.run.answering import Answering, Answers, Recorded
 from mistral_eval.run.clock import Clock
+from mistral_eval.run.judge_endpoint import say_absent
 from mistral_eval.run.judge_run import Judges, judge_all
 from mistral_eval.run.merging import MERGE, check_parts, merged
 from mistral_eval.run.opening import (
     check_engine,
-    check_iterations,
     check_judging,
     is_another_attempt,
     is_finished,
@@ -52,61 +43,6 @@ from mistral_eval.run.watching import AnswerWatch
 from mistral_eval.sandbox import Isolation
 from mistral_eval.settings import RunSettings
 from mistral_eval.suite.registry import check_shots
-
-# What can be wrong with one model while others run.
-MODEL_ERRORS = (
-    CheckpointError,
-    TokenizerError,
-    HubError,
-    ResourceError,
-    EngineError,
-    LockedError,
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came of one of several runs: the folder of a finished one, or else its error."""
-
-    settings: RunSettings
-    folder: Path | None = None
-    error: MistralEvalError | None = None
-
-
-def run_models(
-    each: Sequence[RunSettings], talk: Talk, shared: Shared | None = None
-) -> list[Outcome]:
-    """Run the same benchmarks on several models, or several times, one after the other.
-
-    The questions are built once, and encoded once for models with equal tokenizers. If one model
-    cannot be run, the others are.
-
-    Args:
-        each: the settings of each run; they differ in model, name and iteration only.
-        talk: receives progress and messages.
-        shared: what the runs share; filled.
-
-    Returns:
-        What came of each run, in their order; at least one is finished.
-
-    Raises:
-        MistralEvalError: no model could be run, or the run cannot start or was stopped.
-    """
-    check_iterations(each)
-    if len(each) == 1:
-        return [Outcome(each[0], run_suite(each[0], talk))]
-    errors = (*MODEL_ERRORS, *((RepliesError,) if each[0].no_compute else ()))
-    shared = shared or Shared()
-    found: list[Outcome] = []
-    for settings in each:
-        try:
-            found.append(Outcome(settings, run_suite(settings, talk, shared)))
-        except errors as error:
-            found.append(Outcome(settings, error=error))
-    failures = [one.error for one in found if one.error is not None]
-    if len(failures) == len(found):
-        raise failures[0]
-    return found
 
 
 def run_suite(settings: RunSettings, talk: Talk, shared: Shared | None = None) -> Path:
@@ -147,6 +83,8 @@ def run_suite(settings: RunSettings, talk: Talk, shared: Shared | None = None) -
         check_parts(folder)
     else:
         check_engine(settings)
+        if settings.judge_url and not settings.part:
+            say_absent(settings.judge_url, talk)
     make_folder(folder)
     with copy.keeping(folder) if copy else nullcontext():
         complete(folder, settings, talk, isolation, earlier=earlier, shared=shared)

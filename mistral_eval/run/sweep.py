@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mistral_eval.console import Talk, counted
 from mistral_eval.model.load.training_step import checkpoints_in, step_of
-from mistral_eval.run.run import Outcome, run_models
+from mistral_eval.run.several_models import Outcome, run_models
 from mistral_eval.run.shared import Shared
 from mistral_eval.settings import TINY, RunSettings
 

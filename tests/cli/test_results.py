@@ -110,6 +110,20 @@ def test_unfinished_runs_are_left_out_of_a_table_and_named(cli, sample_runs, tmp
         assert said in " ".join(cli(other, begun)[2].split())
 
 
+def test_unfinished_runs_are_left_out_of_a_report_and_named(cli, sample_runs, tmp_path):
+    begun, finished = tmp_path / "begun", sample_runs["random"]
+    shutil.copytree(finished / "replies", begun / "replies")
+    page = tmp_path / "report.html"
+    code, _, err = cli("report", begun, finished, "-o", page)
+    assert code == 0
+    assert f"Left out of the report: The run in {begun} has not finished." in " ".join(err.split())
+    assert "random" in page.read_text()
+    page.unlink()
+    code, _, err = cli("report", begun, "-o", page)
+    assert (code, page.exists()) == (1, False)
+    assert f"The run in {begun} has not finished." in " ".join(err.split())
+
+
 def test_rich_does_not_go_into_a_file(cli, sample_runs, tmp_path):
     code, _, err = cli("table", sample_runs["random"], "-o", tmp_path / "table.txt")
     assert code == 2

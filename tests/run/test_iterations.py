@@ -12,7 +12,8 @@ from mistral_eval.record.run_record import read_run
 from mistral_eval.report.table import render_figure
 from mistral_eval.run.opening import check_can
 from mistral_eval.run.planning import plan_run
-from mistral_eval.run.run import rescore, run_models, run_suite
+from mistral_eval.run.run import rescore, run_suite
+from mistral_eval.run.several_models import run_models
 from mistral_eval.settings import RunSettings
 from mistral_eval.suite.conversations import MT_BENCH
 from tests.judge_server import JudgeServer, said

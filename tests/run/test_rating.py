@@ -3,6 +3,9 @@
 import json
 import os
 import signal
+import socket
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -16,7 +19,7 @@ from mistral_eval.record.run_record import read_run
 from mistral_eval.report.table import render_figure
 from mistral_eval.report.table.view import MISSING
 from mistral_eval.run.asking_judge import ATTEMPTS, HOPELESS, JudgeQueue
-from mistral_eval.run.judge_endpoint import EndpointJudge
+from mistral_eval.run.judge_endpoint import KEYS, EndpointJudge, say_absent
 from mistral_eval.run.rating import RatedTurn, is_rated, read_judgments
 from mistral_eval.run.run import rescore, run_suite
 from mistral_eval.settings import RunSettings
@@ -211,6 +214,66 @@ def test_a_server_that_gives_no_name_leaves_the_name_that_was_asked_for(tmp_path
         folder = run_suite(settings_in(tmp_path, judge), QUIET)
     assert ratings_of(folder)["versions"] == {}
     assert "rated from 1 to 10 by judge-1, read" in cell_of(folder)["notes"][0]
+
+
+def _free_port() -> int:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        return other.getsockname()[1]
+
+
+def test_a_judge_that_nobody_answers_for_is_said_before_the_answers(tmp_path, capsys):
+    """And the answers are computed: the same command asks a judge that has come meanwhile."""
+    url = f"http://127.0.0.1:{_free_port()}/v1"
+    say_absent(url, Talk())
+    absent = " ".join(capsys.readouterr().err.split())
+    assert absent.startswith("The judge does not answer yet; answers are computed all the same. ")
+    assert f"Nothing answers at {url}" in absent
+    rated = {"judge_url": url, "judge_model": "judge-1", "limit": 1}
+    with pytest.raises(EngineError, match="Nothing answers"):
+        run_suite(settings_in(tmp_path, **rated), Talk())
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split()[0] for line in lines[:2]] == ["The", "MT-Bench"]
+
+
+class Models(BaseHTTPRequestHandler):
+    """Answers for its models with the status that its server has."""
+
+    def do_GET(self) -> None:
+        status, content = self.server.answer
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        """Write nothing."""
+
+
+@pytest.mark.parametrize(
+    ("status", "content", "said_of_it"),
+    [
+        (200, b'{"data": []}', ""),
+        (404, b"none of ours", ""),
+        (501, b"", ""),
+        (503, b"loading", ""),
+        (401, b"no", "wants an API key (HTTP 401)"),
+        (403, b"no", "wants an API key (HTTP 403: no)"),
+    ],
+)
+def test_a_judge_that_answers_at_all_is_there(capsys, monkeypatch, status, content, said_of_it):
+    for key in KEYS:
+        monkeypatch.delenv(key, raising=False)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Models) as server:
+        server.answer = (status, content)
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        say_absent(f"http://127.0.0.1:{server.server_address[1]}", Talk())
+        server.shutdown()
+        thread.join()
+    said_now = " ".join(capsys.readouterr().err.split())
+    assert bool(said_now) is bool(said_of_it)
+    assert said_of_it in said_now
 
 
 def prompts(count=6):

@@ -23,7 +23,8 @@ from mistral_eval.record.replies import Replies
 from mistral_eval.record.run_locks import take_locks
 from mistral_eval.record.run_record import RUN_FILE, read_record
 from mistral_eval.run import run as running
-from mistral_eval.run.run import run_models, run_suite
+from mistral_eval.run.run import run_suite
+from mistral_eval.run.several_models import run_models
 from mistral_eval.run.shared import Shared
 from mistral_eval.settings import RunSettings
 from tests.trainings import save_training
@@ -147,6 +148,24 @@ def test_rows_are_in_order_of_step_and_a_checkpoint_that_fails_is_one(cli, broke
     assert code == 1
     assert out.count("(failed)") == 1
     assert err.count("This run is finished") == 3
+
+
+def test_a_model_that_is_nowhere_is_said_before_the_others_run(cli, training, tmp_path):
+    """And has its row all the same; once the others are finished, and with --no-compute, too."""
+    models = ("-m", training[0], "-m", "./nowhere")
+    options = ("-t", "nq", "--data", "sample", "-L", 1, "-o", tmp_path / "out")
+    code, out, err = cli("run", *models, *options)
+    assert code == 1
+    assert out.count("(failed)") == 1
+    sentence = "./nowhere will have no scores: ./nowhere should be a folder"
+    assert " ".join(err.split()).startswith(sentence)
+    again = cli("run", *models, *options)
+    assert again[0] == 1
+    assert sentence in " ".join(again[2].split())
+    code, _, err = cli("run", "-m", "./nowhere", "-m", "./nor/here", *options)
+    assert code == 1
+    assert err.startswith("mistral-eval: ./nowhere should be a folder")
+    assert err.count("\n") == 1
 
 
 def test_a_checkpoint_that_another_process_works_on_is_one(training, tmp_path):
