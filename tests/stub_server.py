@@ -249,6 +249,14 @@ class Stub:
             if well:
                 self.answered.append(body)
 
+    def settled(self) -> list[dict[str, Any]]:
+        """Return `answered` once no request is open: a client has a reply before it is counted."""
+        end = time.monotonic() + 60
+        while self.now:
+            assert time.monotonic() < end, f"{self.now} requests are open after 60 s"
+            time.sleep(0.01)
+        return self.answered
+
     # ------------------------------------------------------------ replies
 
     def models(self) -> dict[str, Any]:

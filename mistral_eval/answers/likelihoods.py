@@ -6,12 +6,16 @@ Source: lm-eval's `acc` (plain likelihood) and `acc_norm` (likelihood per charac
 
 import math
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from mistral_eval.answers.verdict import Outcome, Verdict
 from mistral_eval.errors import DataError, EngineError
 
 Normalise: TypeAlias = Literal["none", "characters", "unconditional"]
+_MEASURES: Final = {
+    "characters": "per character",
+    "unconditional": "relative to its likelihood without the question",
+}
 
 
 def pick_choice(
@@ -55,7 +59,11 @@ def pick_choice(
         )
     chosen = scores.index(max(scores))
     outcome = Outcome.CORRECT if chosen == gold else Outcome.WRONG
-    reason = f"choice {chosen} is the most likely of {len(choices)}; the gold is choice {gold}"
+    best = f"choice {chosen} is the most likely of {len(choices)}"
+    if normalise != "none":  # what decided stands nowhere else
+        values = ", ".join(f"{score:.3f}" for score in scores)
+        best += f" {_MEASURES[normalise]} ({values})"
+    reason = f"{best}; the gold is choice {gold}"
     return Verdict(outcome, choices[chosen], reason)
 
 

@@ -21,6 +21,11 @@ REPLIES_FOLDER = "replies"
 LOCK_FILE = "replies.lock"
 PARTS_FOLDER = "parts"  # records and locks of the parts of a run
 TABLE_FILE = "table.md"
+RUN_FILE = "run.json"
+_KEPT = (
+    *(RUN_FILE, "engine.json", LOCK_FILE, "model_judgment.jsonl", "results_*", "samples_*"),
+    *(f"{REPLIES_FOLDER}/*", f"{PARTS_FOLDER}/*", "judgments/*", "pairs/*"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +109,19 @@ def make_folder(path: Path) -> None:
             f"Results should go to {path}, but that folder cannot be written "
             f"({error.strerror or error}). Name another with --output-path."
         ) from error
+
+
+def is_of_run(path: Path) -> bool:
+    """Return whether a path is, or would be, a file that a run keeps in its folder.
+
+    A table or report of the user's own may lie there.
+    """
+    place = Path(os.path.realpath(path))
+    for folder in place.parents[:2]:  # logs lie one folder deeper
+        if has_begun(folder) or (folder / RUN_FILE).is_file():
+            name = place.relative_to(folder).as_posix()
+            return any(fnmatch(name, kept) for kept in _KEPT)
+    return False
 
 
 def has_begun(folder: Path) -> bool:

@@ -29,6 +29,29 @@ def test_the_first_maximum_is_chosen(logprobs, texts, normalise, expected):
     assert expected == choices.pick_choice(logprobs, texts, 0, normalise).answer
 
 
+@pytest.mark.parametrize(
+    ("normalise", "alone", "reason"),
+    [
+        ("none", [], "choice 0 is the most likely of 2; the gold is choice 1"),
+        (
+            "characters",
+            [],
+            "choice 1 is the most likely of 2 per character (-2.000, -1.500); the gold is choice 1",
+        ),
+        (
+            "unconditional",
+            [-1.0, -7.0],
+            "choice 1 is the most likely of 2 relative to its likelihood without the question"
+            + " (-3.000, 1.000); the gold is choice 1",
+        ),
+    ],
+)
+def test_the_reason_has_the_values_that_decided(normalise, alone, reason):
+    """Otherwise the log-likelihoods that `samples` shows seem to contradict it."""
+    found = choices.pick_choice([-4.0, -6.0], ["ab", "abcd"], 1, normalise, alone)
+    assert found.reason == reason
+
+
 def test_a_likelihood_is_divided_by_that_without_the_question():
     asked, alone = [-2.0, -3.0, -4.0], [-2.5, -9.0, -4.0]
     chosen = choices.pick_choice(asked, ["A", "B", "C"], 1, "unconditional", alone)

@@ -68,7 +68,7 @@ def asked(monkeypatch, cli):
             found.append(settings)
             raise EnoughError
 
-        monkeypatch.setattr("mistral_eval.run.run.run_suite", stop)
+        monkeypatch.setattr("mistral_eval.run.several_models.run_suite", stop)
         with pytest.raises(EnoughError):
             cli("run", *arguments)
         return found[0]

@@ -532,7 +532,7 @@ def test_what_is_in_flight_when_the_server_is_gone_is_kept(made_up, ask, fault, 
         asks = generations(ask, 60)
         slow = [list(engine.encode(one).work.prompt) for one in asks[:5]]
         stub.fault = lambda number, body: Fault(delay=1.0) if body["prompt"] in slow else fault
-        before, found = len(stub.answered), {}
+        before, found = len(stub.settled()), {}
 
         def collect() -> None:
             found.update(engine.answer([engine.encode(one) for one in asks]))
@@ -540,7 +540,7 @@ def test_what_is_in_flight_when_the_server_is_gone_is_kept(made_up, ask, fault, 
         with pytest.raises(EngineError, match=sentence):
             collect()
         assert sorted(found) == list(range(5))
-        assert len(stub.answered) - before == 5
+        assert len(stub.settled()) - before == 5
         assert len(stub.asked) < 60 + before
 
 

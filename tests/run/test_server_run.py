@@ -44,7 +44,7 @@ def asked(stub: Stub, since: int = 0) -> Counter[str]:
 
 
 def answered(stub: Stub, since: int = 0) -> Counter[str]:
-    return Counter(json.dumps(body, sort_keys=True) for body in stub.answered[since:])
+    return Counter(json.dumps(body, sort_keys=True) for body in stub.settled()[since:])
 
 
 def is_question(body: dict) -> bool:
@@ -157,7 +157,7 @@ def test_a_server_that_fails_every_tenth_request_once(cli, model, tmp_path, undi
         code, _, err = cli(*options(stub, tmp_path, max_retries=3))
         assert code == 0, err
         assert samples(tmp_path) == undisturbed[0]
-        questions = [body for body in stub.answered if is_question(body)]
+        questions = [body for body in stub.settled() if is_question(body)]
         assert len(questions) == undisturbed[1]
 
 
@@ -229,7 +229,7 @@ def test_a_server_that_is_stopped_with_200_requests_in_flight(model, tmp_path):
         assert (process.returncode, out) == (1, "")
         assert "Traceback" not in err
         assert "run the same command again" in err.splitlines()[-1]
-        kept = [body for body in stub.answered if is_question(body)]
+        kept = [body for body in stub.settled() if is_question(body)]
     with Stub(model, port=stub.port) as again:
         process = started_with(again, tmp_path, args)
         out, err = process.communicate(timeout=300)
@@ -238,7 +238,7 @@ def test_a_server_that_is_stopped_with_200_requests_in_flight(model, tmp_path):
         assert len(kept) >= 40
         (file,) = tmp_path.rglob("run.json")
         counts = json.loads(file.read_text())["counts"]
-        replies = {dumped(body): replies_to(body) for body in (*kept, *again.answered)}
+        replies = {dumped(body): replies_to(body) for body in (*kept, *again.settled())}
         assert counts["from_log"] == sum(map(replies_to, kept))
         assert counts["from_log"] + counts["computed"] == sum(
             count for text, count in replies.items() if is_question(json.loads(text))
@@ -298,7 +298,7 @@ def test_a_run_that_is_stopped_asks_only_for_the_rest(model, tmp_path, undisturb
         process.send_signal(kind)
         _, err = process.communicate(timeout=60)
         assert process.returncode == (-9 if kind == signal.SIGKILL else 128 + kind), err
-        first = [body for body in stub.answered if is_question(body)]
+        first = [body for body in stub.settled() if is_question(body)]
         since = len(stub.asked)
         process = started(stub, tmp_path, num_concurrent=2)
         _, err = process.communicate(timeout=120)
@@ -329,7 +329,7 @@ def test_what_came_before_a_long_silence_is_kept_through_a_sigkill(model, tmp_pa
         finally:
             gate.set()
         (folder,) = {file.parent.parent for file in tmp_path.rglob("replies/*.jsonl")}
-        kept = [replies_to(body) for body in stub.answered if is_question(body)]
+        kept = [replies_to(body) for body in stub.settled() if is_question(body)]
         assert Replies(folder).count() == sum(kept)
 
 
