@@ -184,6 +184,8 @@ def complaint(error: "ValidationError") -> tuple[str, str]:
         phrase = f"unknown value {found!r}. {nearest(str(found), choices)}"
     elif kind == "greater_than_equal":
         phrase = f"expected {context['ge']} or more, found {found!r}."
+    elif kind == "less_than":
+        phrase = f"expected less than {context['lt']}, found {found!r}."
     else:
         phrase = f"expected {EXPECTED.get(kind, first['msg'])}, found {as_found(found)}."
     return "".join(steps).removeprefix("."), phrase

@@ -111,8 +111,8 @@ def parse_limit(given: object) -> object:
     if 0 < number < 1:
         return number
     raise ValueError(
-        "expected a whole number of questions from 1 up, or a fraction between 0 and 1, "
-        f"found {given!r}"
+        "expected a whole number of questions from 1 up (of 12 digits at most), or a fraction "
+        f"between 0 and 1, found {given!r}"
     )
 
 
@@ -203,9 +203,9 @@ def _folder_or_url(place: object) -> object:
     """Return a folder as a path, and a URL, which a path would spoil, as text.
 
     Raises:
-        ValueError: it is a URL that lacks a slash, and would become a folder here.
+        ValueError: it is nothing, or a URL that lacks a slash: both would become a folder here.
     """
-    if NEARLY_URL.match(str(place)):
+    if NEARLY_URL.match(str(place)) or place == "":
         raise ValueError(f"expected a folder or a URL like s3://BUCKET/FOLDER, found {place!r}")
     return Path(place) if isinstance(place, str) and not is_url(place) else place
 
@@ -228,6 +228,8 @@ def _limit_as_json(limit: int | Fraction) -> int | str:
 
 Limit = int | Fraction
 Count = Annotated[int, Field(strict=True, ge=0)]
+Seed = Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)]  # what torch takes
+Text = Annotated[str, Field(min_length=1)]  # an empty path would be the current folder
 Pairs = Annotated[Mapping[str, str], BeforeValidator(parse_pairs)]
 
 
@@ -286,32 +288,32 @@ class RunSettings(BaseModel):
     tasks: tuple[str, ...]
     left_out: tuple[str, ...] = ()
     model: Annotated[str, BeforeValidator(_absolute)] = DEFAULT_MODEL
-    adapter: Annotated[str, BeforeValidator(_absolute)] | None = None
-    revision: str | None = None
+    adapter: Annotated[Text, BeforeValidator(_absolute)] | None = None
+    revision: Text | None = None
     name: Annotated[str, Field(min_length=1, max_length=80)] | None = None
     engine: Annotated[str, BeforeValidator(_known_engine)] = "auto"
-    base_url: str | None = None
-    data: str = "hub"
+    base_url: Text | None = None
+    data: Text = "hub"
     limit: Annotated[
         Limit | None,
         BeforeValidator(parse_limit),
         PlainSerializer(_limit_as_json, when_used="unless-none"),
     ] = None
-    device: str = "auto"
+    device: Text = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     batch_tokens: Annotated[int, Field(strict=True, ge=1)] | None = None
     stream_layers: StrictBool | None = None
     workers: Annotated[str, BeforeValidator(_workers)] | None = None
-    seed: Annotated[int, Field(strict=True)] = 0
+    seed: Seed = 0
     model_args: Pairs = Field(default_factory=dict)
     num_fewshot: Count | None = None
     apply_chat_template: StrictBool = False
-    chat_template: Annotated[str, BeforeValidator(_template)] = AUTO
+    chat_template: Annotated[Text, BeforeValidator(_template)] = AUTO
     system_instruction: str | None = None
-    system_prompt: Annotated[str, BeforeValidator(_prompt)] | None = None
+    system_prompt: Annotated[Text, BeforeValidator(_prompt)] | None = None
     fewshot_as_multiturn: StrictBool | None = None
-    judge_url: str | None = None
-    judge_model: Annotated[str, Field(min_length=1)] | None = None
+    judge_url: Text | None = None
+    judge_model: Text | None = None
     judge_engine: Literal["native", "hf", "vllm"] | None = None
     refusal_judge: Literal["cues", "llm"] = "cues"
     iteration: Count = 0

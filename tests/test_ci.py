@@ -12,8 +12,7 @@ import pytest
 import yaml
 
 from mistral_eval.data.task_file import tasks_folder
-from mistral_eval.record.run_folder import text_hash
-from mistral_eval.record.run_record import RUN_FILE
+from mistral_eval.record.run_folder import RUN_FILE, text_hash
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))

@@ -96,7 +96,9 @@ def entry(
 
 def main() -> None:
     """Run the command line; an expected error is one sentence and its exit code."""
+    _open_streams()
     write_nearest()
+    _forget_no_columns()
     _set_waiting()
     _set_quiet(sys.argv[1:])
     try:
@@ -126,6 +128,28 @@ def main() -> None:
             )
             sys.stderr.write(f"mistral-eval: stopped{rest}.\n")
         raise
+
+
+def _open_streams() -> None:
+    """Discard what goes to a standard stream that the caller has closed, as in `>&-`.
+
+    Otherwise the next file that is opened takes its number, and a library's messages go into it.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115
+
+
+def _forget_no_columns() -> None:
+    """Unset a COLUMNS of 0, as terminals without a size have it: rich would print nothing."""
+    for name in ("COLUMNS", "LINES"):
+        if os.environ.get(name, "").strip("0 ") == "":
+            os.environ.pop(name, None)
 
 
 def _set_quiet(arguments: Sequence[str]) -> None:

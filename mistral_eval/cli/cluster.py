@@ -277,8 +277,10 @@ def _tasks_of(parts: int | None, nodes: int | None, *, ray: bool) -> int:
     """Return the number of parts, or of Ray's nodes.
 
     Raises:
-        UsageError: neither is given, or the one that is not meant.
+        UsageError: neither is given, or the one that is not meant, or it is no number of tasks.
     """
+    from mistral_eval.jobs.commands import check_count
+
     if ray and parts is not None:
         raise UsageError(
             "--parts are the tasks of an array, and --ray starts one job. Give --nodes instead."
@@ -291,6 +293,7 @@ def _tasks_of(parts: int | None, nodes: int | None, *, ray: bool) -> int:
             "Expected the number of tasks that the work is divided into, found none. Give --parts, "
             "or --ray with --nodes."
         )
+    check_count("--nodes" if parts is None else "--parts", found)
     return found
 
 

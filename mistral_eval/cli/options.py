@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mistral_eval.errors import UsageError
+
 if TYPE_CHECKING:
     from mistral_eval.settings import RunSettings
 
@@ -364,6 +366,15 @@ def settings_of(options: Mapping[str, Any], **chosen: object) -> "RunSettings":
     return leave_out_absent(settings, optional)
 
 
-def names(listed: str | None) -> tuple[str, ...]:
-    """Split a list that is separated by commas."""
-    return tuple(name.strip() for name in (listed or "").split(",") if name.strip())
+def names(listed: str | None, option: str) -> tuple[str, ...]:
+    """Split a list that is separated by commas; empty if the option was not given.
+
+    Raises:
+        UsageError: it was given, and names nothing.
+    """
+    found = tuple(name.strip() for name in (listed or "").split(",") if name.strip())
+    if listed is not None and not found:
+        raise UsageError(
+            f"{option} should name something, and is {listed!r}. Name it, or leave the option out."
+        )
+    return found

@@ -73,11 +73,29 @@ def finished(runs: Sequence[Path], what: str) -> list[Path]:
     return [folder for folder in runs if folder not in left_out]
 
 
+def check_output(path: Path) -> None:
+    """Check that what is written to a file of the user's replaces nothing that a run needs.
+
+    Raises:
+        UsageError: It is a folder or lies in none, or is a file of a run's record.
+    """
+    from mistral_eval.record.run_folder import is_of_run
+
+    if path.is_dir() or not path.parent.is_dir():
+        what = "is a folder" if path.is_dir() else "is in a folder that does not exist"
+        raise UsageError(f"{path} should be a file to write, and {what}. Name a file.")
+    if is_of_run(path):
+        raise UsageError(
+            f"{path} belongs to the record of the run in that folder, which would be lost. Name "
+            "another file."
+        )
+
+
 def put(rendered: object, output: Path | None) -> None:
     """Print on stdout, or write text to a file.
 
     Raises:
-        UsageError: a file was named, and the format is for the screen.
+        UsageError: a file was named, and the format is for the screen, or see `check_output`.
         OutputError: the file cannot be written.
     """
     from mistral_eval.console import show
@@ -91,6 +109,7 @@ def put(rendered: object, output: Path | None) -> None:
         )
     from mistral_eval.record.run_folder import write_lines
 
+    check_output(output)
     write_lines(output, [rendered.rstrip("\n")])
 
 

@@ -7,7 +7,7 @@ import typer
 
 from mistral_eval.cli import options as opt
 from mistral_eval.cli.compare import Runs
-from mistral_eval.cli.output import finished
+from mistral_eval.cli.output import check_output, finished
 
 
 def report(
@@ -23,5 +23,7 @@ def report(
     from mistral_eval.console import Talk
     from mistral_eval.report.html import write_report
 
-    write_report(finished(runs, "report"), output, opt.names(baselines))
-    Talk().say(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
+    check_output(output)
+    write_report(finished(runs, "report"), output, opt.names(baselines, "--baselines"))
+    if output.is_file():
+        Talk().say(f"{output}: {output.stat().st_size / 1e6:.1f} MB")

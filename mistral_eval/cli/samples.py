@@ -30,8 +30,9 @@ def samples(  # noqa: PLR0913 - one parameter per option of the command line
         bool, typer.Option("--timeout", help="Only programs that timed out")
     ] = False,
     search: Annotated[
-        str, typer.Option(help="Only questions whose prompt, reply or answer contains this text")
-    ] = "",
+        str | None,
+        typer.Option(help="Only questions whose prompt, reply or answer contains this text"),
+    ] = None,
     ids: Annotated[
         str | None, typer.Option("--id", help="Only these question ids, separated by commas")
     ] = None,
@@ -47,12 +48,14 @@ def samples(  # noqa: PLR0913 - one parameter per option of the command line
 
     if limit is not None and limit < 1:
         raise UsageError(f"--limit takes a whole number from 1 up; got {limit}.")
+    if search == "":
+        raise UsageError("--search should be a text, and is empty. Leave it out to show all.")
     flags = {"correct": correct, "wrong": wrong, "no_answer": no_answer, "timeout": timeout}
     wanted = Wanted(
-        tasks=opt.names(tasks),
+        tasks=opt.names(tasks, "--tasks"),
         outcomes=frozenset(name for name, is_wanted in flags.items() if is_wanted),
-        search=search,
-        ids=opt.names(ids),
+        search=search or "",
+        ids=opt.names(ids, "--id"),
         limit=limit,
     )
     found = chosen(run, wanted)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from mistral_eval.cli.output import Format
+from mistral_eval.cli.output import Format, check_output
 from mistral_eval.cli.run import end_with_table, run, settings_of_each
 from mistral_eval.errors import UsageError
 
@@ -49,10 +49,14 @@ def sweep(checkpoints: Checkpoints, *, report: Report = None, **options: Any) ->
             "--report shows whole runs, and --part answers a share of one. Write the report after "
             "the merge, with `mistral-eval report`."
         )
-    outcomes = run_sweep(each, Talk(quiet=options["quiet"]))
     if report is not None:
-        write_report([one.folder for one in outcomes if one.folder is not None], report)
-    end_with_table(outcomes, Format.JSON if options["as_json"] else Format.RICH)
+        check_output(report)
+    outcomes = run_sweep(each, Talk(quiet=options["quiet"]))
+    try:
+        end_with_table(outcomes, Format.JSON if options["as_json"] else Format.RICH)
+    finally:  # also where a checkpoint failed
+        if report is not None:
+            write_report([one.folder for one in outcomes if one.folder is not None], report)
 
 
 def _with_options_of_run() -> inspect.Signature:

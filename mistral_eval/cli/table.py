@@ -75,7 +75,7 @@ def table(  # noqa: PLR0913 - one parameter per option of the command line
         put(render_figure(runs, layout.value, fmt.value), output)
         return
     options = TableOptions(delta_to=delta_to, reproduced=reproduced, groups=groups, sizes=sizes)
-    print_table(runs, opt.names(baselines), fmt, output, options)
+    print_table(runs, opt.names(baselines, "--baselines"), fmt, output, options)
 
 
 def _list_baselines() -> None:

@@ -141,7 +141,8 @@ class SkyTask:
         match = BUCKET.fullmatch(self.bucket or "")
         if match is None:
             raise UsageError(
-                f"--bucket should be a URL like s3://NAME or gs://NAME/FOLDER, and is "
+                "--bucket should be a URL like s3://NAME or gs://NAME/FOLDER, with a name of 3 to "
+                "63 small letters, digits, dots, hyphens and underscores, and is "
                 f"{self.bucket!r}. Give it so."
             )
         scheme, name, folder = match.groups()

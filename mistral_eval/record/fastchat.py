@@ -9,7 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -17,9 +17,6 @@ from mistral_eval.answers.mt_bench.means import UNREAD_SCORE, JudgedText, RatedA
 from mistral_eval.answers.mt_bench.pair_verdicts import Winner
 from mistral_eval.errors import DataError, complaint
 from mistral_eval.record import run_folder
-
-JUDGMENTS_FILE: Final = "model_judgment.jsonl"
-"""A run's ratings in this form, in its folder."""
 
 
 def _whole(value: object) -> object:

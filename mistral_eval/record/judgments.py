@@ -11,12 +11,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Self
 
 from mistral_eval.answers.judge_prompt import JudgePrompt
 from mistral_eval.record.replies import Replies, RepliesLog
-
-FOLDER: Final = "judgments"
+from mistral_eval.record.run_folder import JUDGMENTS_FOLDER
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +57,7 @@ class Judgments:
         self._log = log
         self._judge = judge
         self._iteration = iteration
-        self._others = [Replies(run / FOLDER) for run in others]
+        self._others = [Replies(run / JUDGMENTS_FOLDER) for run in others]
 
     @classmethod
     @contextmanager
@@ -74,16 +73,16 @@ class Judgments:
         Raises:
             RepliesError: Another process of this machine writes them.
         """
-        (run / FOLDER).mkdir(exist_ok=True)
+        (run / JUDGMENTS_FOLDER).mkdir(exist_ok=True)
         beside = sorted(one for one in run.parent.iterdir() if one != run) if reuses else []
-        with RepliesLog(run / FOLDER) as log:
-            found = [one for one in beside if (one / FOLDER).is_dir()]
+        with RepliesLog(run / JUDGMENTS_FOLDER) as log:
+            found = [one for one in beside if (one / JUDGMENTS_FOLDER).is_dir()]
             yield cls(log, judge, found, iteration)
 
     @classmethod
     def reading(cls, run: Path, judge: str, iteration: int = 0) -> Self:
         """Open the judgments of a run for reading."""
-        return cls(Replies(run / FOLDER), judge, iteration=iteration)
+        return cls(Replies(run / JUDGMENTS_FOLDER), judge, iteration=iteration)
 
     def attempts(self, prompt: JudgePrompt) -> list[Judgment]:
         """Return the judgments of one prompt, in the order in which they were asked for."""

@@ -18,9 +18,13 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from mistral_eval.errors import StoreError
-from mistral_eval.record.fastchat import JUDGMENTS_FILE
-from mistral_eval.record.run_folder import PARTS_FOLDER, REPLIES_FOLDER, TABLE_FILE
-from mistral_eval.record.run_record import RUN_FILE
+from mistral_eval.record.run_folder import (
+    JUDGMENTS_FILE,
+    PARTS_FOLDER,
+    REPLIES_FOLDER,
+    RUN_FILE,
+    TABLE_FILE,
+)
 from mistral_eval.record.store import Store
 from mistral_eval.settings import RunSettings, is_url
 

@@ -11,6 +11,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -22,9 +23,20 @@ LOCK_FILE = "replies.lock"
 PARTS_FOLDER = "parts"  # records and locks of the parts of a run
 TABLE_FILE = "table.md"
 RUN_FILE = "run.json"
+CHOICES_FILE = "engine.json"
+JUDGMENTS_FOLDER = "judgments"
+JUDGMENTS_FILE = "model_judgment.jsonl"
+"""A run's ratings in FastChat's form."""
 _KEPT = (
-    *(RUN_FILE, "engine.json", LOCK_FILE, "model_judgment.jsonl", "results_*", "samples_*"),
-    *(f"{REPLIES_FOLDER}/*", f"{PARTS_FOLDER}/*", "judgments/*", "pairs/*"),
+    *(
+        RUN_FILE,
+        CHOICES_FILE,
+        LOCK_FILE,
+        "model_judgment*.jsonl",
+        "results_*.json",
+        "samples_*.jsonl",
+    ),
+    *(f"{folder}/*" for folder in (REPLIES_FOLDER, PARTS_FOLDER, JUDGMENTS_FOLDER)),
 )
 
 
@@ -74,6 +86,8 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
         os.chmod(temporary, 0o644)  # noqa: PTH101 - mkstemp gives a str, and results are public
         os.replace(temporary, target)  # noqa: PTH105 - the atomic rename is the point
         temporary = None
+    except BrokenPipeError:
+        raise  # the reader of a pipe wants no more, which ends a command quietly
     except OSError as error:
         replies = path.parent / REPLIES_FOLDER
         safe = f"The replies are safe in {replies}: make room, then run the same command again."

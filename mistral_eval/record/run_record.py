@@ -27,11 +27,10 @@ from mistral_eval.errors import (
     as_found,
     complaint,
 )
-from mistral_eval.record.run_folder import has_begun
+from mistral_eval.record.run_folder import RUN_FILE, has_begun
 from mistral_eval.settings import RunSettings
 from mistral_eval.stats import NOTHING_KNOWN, mean_interval, wilson
 
-RUN_FILE: Final = "run.json"
 RUN_FORMAT: Final = 1
 
 

@@ -6,17 +6,18 @@ The files are lm-eval's `samples_<task>_<time>.jsonl` with a verdict in each row
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Self
 
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
+
+from mistral_eval.answers.verdict import Outcome
 from mistral_eval.console import counted
-from mistral_eval.errors import OutputError
+from mistral_eval.errors import OutputError, as_found, complaint
 from mistral_eval.record.comparison import BenchmarkSamples, QuestionOutcome, RunSamples
 from mistral_eval.record.run_record import RunRecord, read_record
 from mistral_eval.record.run_scores import run_labels, scores_of
 from mistral_eval.suite.chats import Guardrail
 from mistral_eval.suite.registry import BY_ID
-
-_FIELDS: Final = ("doc_id", "doc", "target", "arguments", "resps")
 
 
 def sample_files(run: RunRecord, folder: Path) -> dict[str, Path]:
@@ -69,6 +70,59 @@ def _count_lines(file: Path) -> int:
         return sum(1 for _ in content)
 
 
+def _reply(found: object) -> object:
+    """Check that a reply is a text, or a log-likelihood and whether it is the greedy one."""
+    if isinstance(found, str):
+        return found
+    try:
+        if isinstance(found, list) and len(found) == 2:
+            float(found[0])
+            return found
+    except (TypeError, ValueError):
+        pass
+    raise ValueError(f"expected a text or a log-likelihood, found {as_found(found)}")
+
+
+class _Request(BaseModel):
+    arg_0: str
+    arg_1: str | dict[str, Any]
+
+
+class _Sample(BaseModel):
+    outcome: Outcome
+    answer: str | None
+    reason: str
+
+
+class _Verdict(_Sample):
+    samples: list[_Sample]
+
+
+class _Row(BaseModel):
+    """What is read of a row; the other fields are lm-eval's."""
+
+    doc_id: int
+    doc: dict[str, Any]
+    target: str
+    arguments: Annotated[dict[str, _Request], Field(min_length=1)]
+    resps: list[Annotated[list[Annotated[object, AfterValidator(_reply)]], Field(min_length=1)]]
+    verdict: _Verdict
+
+    @model_validator(mode="after")
+    def _check_replies(self) -> Self:
+        """Check that each request has its replies, and that these are of its kind."""
+        replies, samples = sum(map(len, self.resps)), len(self.verdict.samples)
+        if len(self.resps) != len(self.arguments) or samples not in (0, replies):
+            raise ValueError(
+                f"expected replies to {counted(len(self.arguments), 'request')}, found "
+                f"{counted(replies, 'reply')} and {counted(samples, 'verdict')} on them"
+            )
+        for request, found in zip(self.arguments.values(), self.resps, strict=True):
+            if any(isinstance(request.arg_1, str) != isinstance(one, list) for one in found):
+                raise ValueError("expected log-likelihoods of choices, and texts otherwise")
+        return self
+
+
 def read_rows(file: Path) -> Iterator[dict[str, Any]]:
     """The rows of a samples file, one at a time: a file can have 190 MB.
 
@@ -79,13 +133,20 @@ def read_rows(file: Path) -> Iterator[dict[str, Any]]:
         for number, line in enumerate(lines, start=1):
             try:
                 row = json.loads(line)
-                _ = row["verdict"]["outcome"], [row[field] for field in _FIELDS]
-            except (ValueError, KeyError, TypeError) as error:
-                raise OutputError(
-                    f"{file}, line {number}: expected a question with its verdict, found "
-                    f"something else ({error}). {rescore_again(file.parent)}"
-                ) from error
+                _Row.model_validate(row)
+            except ValidationError as error:
+                why = ": ".join(filter(None, complaint(error)))
+                raise _damaged(file, number, why.removesuffix(".")) from error
+            except ValueError as error:
+                raise _damaged(file, number, str(error)) from error
             yield row
+
+
+def _damaged(file: Path, number: int, why: str) -> OutputError:
+    return OutputError(
+        f"{file}, line {number}: expected a question with its verdict, found something else "
+        f"({why}). {rescore_again(file.parent)}"
+    )
 
 
 def protocol_of(run: RunRecord, task: str) -> dict[str, str]:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mistral_eval.errors import OutputError
-from mistral_eval.record.run_record import RUN_FILE, read_record
+from mistral_eval.record.run_folder import RUN_FILE
+from mistral_eval.record.run_record import read_record
 from mistral_eval.record.run_scores import RunScores, run_labels, scores_of
 from mistral_eval.record.sample_files import expected_of, halves_of, read_rows, sample_files
 from mistral_eval.suite.registry import BY_ID

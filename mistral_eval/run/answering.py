@@ -30,7 +30,7 @@ from mistral_eval.errors import (
     UnansweredError,
 )
 from mistral_eval.record.replies import OtherRuns, RepliesLog
-from mistral_eval.record.run_record import RUN_FILE
+from mistral_eval.record.run_folder import RUN_FILE
 from mistral_eval.run.shared import Encodings
 from mistral_eval.run.stopping import Stopper
 from mistral_eval.run.watching import AnswerWatch

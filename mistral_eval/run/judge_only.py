@@ -6,10 +6,8 @@ from pathlib import Path
 
 from mistral_eval.console import Talk
 from mistral_eval.errors import UsageError
-from mistral_eval.record.fastchat import JUDGMENTS_FILE
-from mistral_eval.record.judgments import FOLDER
 from mistral_eval.record.remote import Copy, local_folder
-from mistral_eval.record.run_folder import make_folder
+from mistral_eval.record.run_folder import JUDGMENTS_FILE, JUDGMENTS_FOLDER, make_folder
 from mistral_eval.report.table.rated_runs import rating_notes
 from mistral_eval.run.judge_engine import check_judge
 from mistral_eval.run.judges import judging
@@ -52,7 +50,7 @@ def judge_file(file: Path, settings: RunSettings, talk: Talk) -> Path:
     turns = rated_turns(benchmark, docs, replies)
     with (
         copy.keeping(folder) if copy else nullcontext(),
-        stoppable(folder / FOLDER, talk.say) as stopper,
+        stoppable(folder / JUDGMENTS_FOLDER, talk.say) as stopper,
         stopper.deferred(),
         judging(folder, named, talk, stop=stopper.is_wanted, reuses=True) as at_work,
     ):

@@ -16,8 +16,8 @@ from mistral_eval.engines.cluster.pools import check_workers, has_workers
 from mistral_eval.engines.interface import Capabilities, Engine, Request, engine_class
 from mistral_eval.errors import SandboxError, UsageError
 from mistral_eval.record.remote import local_folder
-from mistral_eval.record.run_folder import write_json
-from mistral_eval.record.run_record import RUN_FILE, read_run
+from mistral_eval.record.run_folder import CHOICES_FILE, RUN_FILE, write_json
+from mistral_eval.record.run_record import read_run
 from mistral_eval.run.judge_endpoint import judge_endpoint
 from mistral_eval.run.judge_engine import check_judge
 from mistral_eval.run.questions import LoadedBenchmark
@@ -29,8 +29,6 @@ from mistral_eval.suite.benchmark import Benchmark
 from mistral_eval.suite.chats import Guardrail
 from mistral_eval.suite.conversations import Conversation
 from mistral_eval.suite.registry import BENCHMARKS, BY_ID, suite_of
-
-CHOICES_FILE = "engine.json"
 
 
 def run_folder(settings: RunSettings, source: Source) -> Path:

@@ -12,8 +12,9 @@ from mistral_eval.answers.mt_bench.pair_verdicts import Winner, read_winner
 from mistral_eval.console import Talk
 from mistral_eval.errors import UsageError
 from mistral_eval.record.fastchat import PairJudgment, read_pair_judgments, write_lines
-from mistral_eval.record.judgments import FOLDER, Judgments
+from mistral_eval.record.judgments import Judgments
 from mistral_eval.record.remote import Copy
+from mistral_eval.record.run_folder import JUDGMENTS_FOLDER
 from mistral_eval.report.table.pair_tables import PAIR_FILES, pair_notes
 from mistral_eval.run.asking_judge import JudgeQueue, chosen
 from mistral_eval.run.judge_only import judged_benchmark, judging_folder
@@ -71,7 +72,7 @@ def compare_answers(path: Path, other: Path, settings: RunSettings, talk: Talk) 
     copy = Copy.around(folder, talk.say)
     with (
         copy.keeping(folder) if copy else nullcontext(),
-        stoppable(folder / FOLDER, talk.say) as stopper,
+        stoppable(folder / JUDGMENTS_FOLDER, talk.say) as stopper,
         stopper.deferred(),
         opened_judge(settings, folder, talk) as judge,
         Judgments.writing(folder, judge.name, reuses=True) as kept,

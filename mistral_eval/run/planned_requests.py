@@ -10,7 +10,8 @@ from mistral_eval.engines.keys import request_key
 from mistral_eval.errors import OutputError
 from mistral_eval.native.requests import GenerateRequest, ScoreRequest
 from mistral_eval.record.remote import local_folder
-from mistral_eval.record.run_record import RUN_FILE, read_record
+from mistral_eval.record.run_folder import RUN_FILE
+from mistral_eval.record.run_record import read_record
 from mistral_eval.run.questions import Asking, LoadedBenchmark, load_benchmarks
 from mistral_eval.settings import RunSettings
 from mistral_eval.suite.conversations import Conversation

@@ -18,7 +18,7 @@ from mistral_eval.native.runner import pass_bytes
 from mistral_eval.native.shards import cut_for_workers, makespan
 from mistral_eval.native.work import Place, Work, count_work, decoding_steps
 from mistral_eval.record.remote import Copy
-from mistral_eval.record.run_record import RUN_FILE
+from mistral_eval.record.run_folder import RUN_FILE
 from mistral_eval.run.absent import lacking
 from mistral_eval.run.opening import check_iterations
 from mistral_eval.run.planned_requests import Requests, planned_requests, reply_tokens_of

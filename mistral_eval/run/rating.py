@@ -9,8 +9,9 @@ from mistral_eval.answers.judge_prompt import JudgePrompt
 from mistral_eval.answers.mt_bench.means import UNREAD_SCORE
 from mistral_eval.answers.mt_bench.ratings import read_fastchat_rating, read_rating
 from mistral_eval.errors import EngineError
-from mistral_eval.record.fastchat import JUDGMENTS_FILE, SingleJudgment, write_lines
+from mistral_eval.record.fastchat import SingleJudgment, write_lines
 from mistral_eval.record.judgments import Judgments
+from mistral_eval.record.run_folder import JUDGMENTS_FILE
 from mistral_eval.record.run_record import RatingRow, RatingsRecord
 from mistral_eval.run.asking_judge import chosen
 from mistral_eval.run.judges import Judging

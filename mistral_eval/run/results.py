@@ -16,6 +16,7 @@ from mistral_eval.engines.interface import EngineIdentity
 from mistral_eval.engines.lm_eval_model import FEWSHOT_SEED
 from mistral_eval.model.load.training_step import step_of
 from mistral_eval.record.run_folder import (
+    RUN_FILE,
     TABLE_FILE,
     sample_row,
     stock_row,
@@ -25,7 +26,7 @@ from mistral_eval.record.run_folder import (
     write_lines,
     write_rows,
 )
-from mistral_eval.record.run_record import RUN_FILE, RUN_FORMAT, RunRecord, read_record
+from mistral_eval.record.run_record import RUN_FORMAT, RunRecord, read_record
 from mistral_eval.run.absent import lacking
 from mistral_eval.run.answering import Answers
 from mistral_eval.run.judging import Judged

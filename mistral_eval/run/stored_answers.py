@@ -12,7 +12,8 @@ from mistral_eval.console import Talk, counted
 from mistral_eval.data import make_source
 from mistral_eval.errors import DataError
 from mistral_eval.record.fastchat import answers_of, read_answers
-from mistral_eval.record.run_record import RUN_FILE, read_record
+from mistral_eval.record.run_folder import RUN_FILE
+from mistral_eval.record.run_record import read_record
 from mistral_eval.record.run_scores import one_line, scores_of
 from mistral_eval.record.sample_files import read_rows, sample_files
 from mistral_eval.run.questions import Asking, load_benchmarks

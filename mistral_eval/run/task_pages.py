@@ -8,6 +8,7 @@ from rich.text import Text
 
 from mistral_eval.data.task_file import tasks_folder
 from mistral_eval.errors import UsageError, nearest
+from mistral_eval.settings import STOCK_PREFIX
 from mistral_eval.suite.registry import BENCHMARKS, BY_ID, SUITES
 
 RULE = "-" * 27  # before and after a prompt, so that its last line break is visible
@@ -56,6 +57,11 @@ def task_page(name: str) -> str:
     Raises:
         UsageError: there is no benchmark of this name; the error lists the nearest names.
     """
+    if name.startswith(STOCK_PREFIX):
+        raise UsageError(
+            f"{name} is a stock task, whose protocol is lm-eval's own, and `tasks` shows our "
+            f"benchmarks. `lm-eval ls tasks` lists stock tasks."
+        )
     if name not in BY_ID:
         raise UsageError(f"Unknown task {name!r}. {nearest(name, BY_ID)}")
     from mistral_eval.data import make_source

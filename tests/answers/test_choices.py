@@ -41,8 +41,10 @@ def test_the_first_maximum_is_chosen(logprobs, texts, normalise, expected):
         (
             "unconditional",
             [-1.0, -7.0],
-            "choice 1 is the most likely of 2 relative to its likelihood without the question"
-            + " (-3.000, 1.000); the gold is choice 1",
+            (
+                "choice 1 is the most likely of 2 relative to its likelihood without the question "
+                "(-3.000, 1.000); the gold is choice 1"
+            ),
         ),
     ],
 )

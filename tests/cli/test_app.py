@@ -351,6 +351,43 @@ def test_a_full_disk_behind_the_output_is_one_sentence(command):
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("closed", [">&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_a_stream_that_the_caller_has_closed_costs_no_run_its_exit_code(closed, tmp_path):
+    """Nor does what a library prints go into the run's files, one of which took its number."""
+    noisy = (
+        "import os; from mistral_eval.cli import app; from mistral_eval.run import run\n"
+        "write = run.write_run\n"
+        "def noisy(*given): os.write(1, b'noise'); write(*given); os.write(1, b'noise')\n"
+        "run.write_run = noisy; app.main()"
+    )
+    command = ["run", "-t", "nq", "-m", "tiny", "--data", "sample", "-L", "1", "-o", str(tmp_path)]
+    for code, arguments in ((PROGRAM, ["table"]), (noisy, command)):
+        done = subprocess.run(
+            ["sh", "-c", f'"$@" {closed}', "sh", sys.executable, "-c", code, *arguments],
+            capture_output=True,
+            check=False,
+            text=True,
+            timeout=300,
+        )
+        assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert [file for file in tmp_path.rglob("*.*") if b"noise" in file.read_bytes()] == []
+    (run,) = tmp_path.rglob("run.json")
+    assert json.loads(run.read_text())["status"] == "finished"
+
+
+@pytest.mark.parametrize("columns", ["0", "", "00"])
+def test_a_terminal_without_a_size_hides_no_table(columns):
+    """Some terminals and containers set COLUMNS to 0."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, "table"],
+        capture_output=True,
+        check=True,
+        text=True,
+        env={**os.environ, "COLUMNS": columns, "LINES": columns},
+    )
+    assert "Mistral" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("load", "threads", "policy", "spins"),
     [

@@ -17,6 +17,13 @@ from tests.checkpoints import save_raw, save_sharded
 SMALL = ("--tasks", "winogrande", "--data", "sample")
 
 
+# an unset variable of a script, which as a path would be the current folder
+EMPTY_OPTIONS = (
+    *("--adapter", "--revision", "--base-url", "--data", "--device", "--chat-template"),
+    *("--system-prompt", "--judge-url", "--judge-model", "--name"),
+)
+
+
 @pytest.fixture
 def run(cli, tmp_path):
     """`mistral-eval run` into a folder of the test's own."""
@@ -60,6 +67,13 @@ def raw_model(tmp_path):
             1,
             "from the 'XLA' backend). Give cpu, or",
         ),
+        ((*SMALL, "--seed", str(2**63)), 2, f"--seed: expected less than {2**63}, found {2**63}"),
+        ((*SMALL, "--seed", str(-(2**63) - 1)), 2, f"--seed: expected -{2**63} or more"),
+        ((*SMALL, "--limit", "9" * 13), 2, "of 12 digits at most"),
+        *(
+            ((*SMALL, option, ""), 2, f"{option}: expected text, found ''")
+            for option in EMPTY_OPTIONS
+        ),
         (("--tasks", "piqa", "--data", "/nowhere/at/all"), 1, "/nowhere/at/all does not exist"),
         (("--seed", "1"), 2, "Missing option '--tasks'"),
         ((*SMALL, "--sead", "1"), 2, "No such option: --sead"),
@@ -70,6 +84,21 @@ def test_wrong_usage_is_one_sentence(run, arguments, code, sentence):
     assert (found, out) == (code, "")
     assert sentence in err
     assert "Traceback" not in err
+
+
+def test_an_empty_folder_for_runs_is_not_the_current_one(cli, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = cli("run", *SMALL, "-m", "tiny", "-o", "")
+    assert code == 2
+    assert "--output-path: expected a folder or a URL" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("seed", [2**63 - 1, -(2**63)])
+@pytest.mark.parametrize("engine", ["native", "hf"])
+def test_every_seed_that_is_taken_serves_every_engine(run, seed, engine):
+    options = ("-t", "gsm8k,piqa", "-m", "tiny", "--data", "sample", "-L", "1")
+    assert run(*options, "--engine", engine, "--seed", str(seed))[0] == 0
 
 
 def test_a_tiny_model_has_no_revision(run):

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from mistral_eval.record.run_record import RUN_FILE
+from mistral_eval.record.run_folder import RUN_FILE, is_of_run
 
 
 def test_a_worse_run_fails_the_gate_with_exit_code_3(cli, sample_runs):
@@ -124,6 +124,42 @@ def test_unfinished_runs_are_left_out_of_a_report_and_named(cli, sample_runs, tm
     assert f"The run in {begun} has not finished." in " ".join(err.split())
 
 
+RECORD = (
+    *("run.json", "results_x.json", "samples_nq_x.jsonl", "engine.json", "replies.lock"),
+    *("replies/any.jsonl", "parts/part1of2-attempt1.json", "judgments/replies/any.jsonl"),
+    *("model_judgment.jsonl", "model_judgment.pair.jsonl"),
+)
+
+
+@pytest.mark.parametrize("name", RECORD)
+def test_what_is_written_replaces_nothing_of_a_run(cli, sample_runs, tmp_path, name):
+    run = shutil.copytree(sample_runs["random"], tmp_path / "run")
+    file = run / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    link = tmp_path / "link"
+    link.symlink_to(file)
+    before = {one: one.read_bytes() for one in run.rglob("*") if one.is_file()}
+    for output in (file, link):
+        for command in (("table", run, "--format", "md"), ("report", run)):
+            code, out, err = cli(*command, "-o", output)
+            assert (code, out) == (2, "")
+            assert f"{output} belongs to the record of the run" in err
+    assert before == {one: one.read_bytes() for one in run.rglob("*") if one.is_file()}
+
+
+def test_every_file_of_a_run_but_its_table_belongs_to_its_record(sample_runs):
+    for run in sample_runs.values():
+        files = [file for file in run.rglob("*") if file.is_file()]
+        assert [file.name for file in files if not is_of_run(file)] == ["table.md"]
+
+
+def test_a_table_and_a_report_may_lie_beside_the_run_s_record(cli, sample_runs, tmp_path):
+    run = shutil.copytree(sample_runs["random"], tmp_path / "run")
+    for name in ("table.md", "mine.json", "mine.json"):
+        assert cli("table", run, "--format", "json", "-o", run / name)[0] == 0
+    assert cli("report", run, "-o", run / "report.html")[0] == 0
+
+
 def test_rich_does_not_go_into_a_file(cli, sample_runs, tmp_path):
     code, _, err = cli("table", sample_runs["random"], "-o", tmp_path / "table.txt")
     assert code == 2
@@ -220,3 +256,19 @@ def test_compare_shows_how_far_replies_are_apart(cli, sample_runs):
     section = out.partition("Replies of")[2]
     assert re.search(r"WinoG +\| +\d+ \| 0.0e\+00 \| 0.0e\+00 \| +0 \| +0 ", section), section
     assert "Replies of" not in cli("compare", *runs, "--format", "md")[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("samples", "-t", ""), "--tasks should name something, and is ''"),
+        (("samples", "--id", " , "), "--id should name something, and is ' , '"),
+        (("samples", "--search", ""), "--search should be a text, and is empty"),
+        (("table", "--baselines", ""), "--baselines should name something, and is ''"),
+    ],
+)
+def test_an_empty_choice_is_not_everything(cli, sample_runs, arguments, sentence):
+    command, *options = arguments
+    code, out, err = cli(command, sample_runs["random"], *options)
+    assert (code, out) == (2, "")
+    assert sentence in err

@@ -1,7 +1,9 @@
 """A GGUF file gives the logits of transformers on its dequantised weights."""
 
 import math
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from mistral_eval.model.attention import SequencesAttend
 from mistral_eval.model.config import ModelConfig
 from mistral_eval.model.load.checkpoint import load_checkpoint
 from mistral_eval.model.load.config_gguf import from_gguf
-from mistral_eval.model.load.gguf_file import read_gguf
+from mistral_eval.model.load.gguf_file import find_gguf, is_gguf, read_gguf
 from mistral_eval.model.load.weights import choose_dtype
 from mistral_eval.model.tokenizers.tokenizer import load_tokenizer
 from mistral_eval.model.transformer import Transformer
@@ -259,6 +261,23 @@ def test_any_part_of_a_split_file_stands_for_the_whole(tmp_path):
         found = load_checkpoint(part)
         assert found.files == tuple(parts)
         assert found.fingerprint == whole.fingerprint
+
+
+@pytest.mark.parametrize("name", ["model.GGUF", "model", "4ac1e35bd0d0", "model.Q4_1"])
+def test_a_file_is_known_by_its_first_bytes_where_its_name_does_not_say(name, tmp_path):
+    """The hub's cache names files by their digest, for one."""
+    usual = save_gguf(tmp_path / "usual.gguf", CONFIG)
+    renamed = shutil.copy(usual, tmp_path / name)
+    assert load_checkpoint(Path(renamed)).fingerprint == load_checkpoint(usual).fingerprint
+    (tmp_path / "other").write_bytes(b"GGU, another format")
+    assert not is_gguf(tmp_path / "other")
+    assert not is_gguf(tmp_path / "nowhere")
+
+
+def test_a_folder_finds_its_gguf_model_whatever_the_case_of_its_ending(tmp_path):
+    file = save_gguf(tmp_path / "a.gguf", CONFIG)
+    upper = file.rename(tmp_path / "A.GGUF")
+    assert find_gguf(tmp_path) == upper
 
 
 def test_a_folder_stands_for_its_only_gguf_model(tmp_path):

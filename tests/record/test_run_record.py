@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from mistral_eval.errors import OutputError
-from mistral_eval.record.run_record import RUN_FILE, read_record, read_run
+from mistral_eval.record.run_folder import RUN_FILE
+from mistral_eval.record.run_record import read_record, read_run
 
 STORED = Path(__file__).parents[2] / "results" / "ci" / "tiny"
 

@@ -1,12 +1,14 @@
 """Reading a finished run's questions back, and refusing what is not one."""
 
 import json
+import re
 import shutil
 
 import pytest
 
 from mistral_eval.errors import OutputError
-from mistral_eval.record.run_record import RUN_FILE, read_record
+from mistral_eval.record.run_folder import RUN_FILE
+from mistral_eval.record.run_record import read_record
 from mistral_eval.record.run_scores import load_scores
 from mistral_eval.record.sample_files import load_samples, read_rows, sample_files
 
@@ -86,7 +88,7 @@ def test_bytes_that_are_no_text_are_named_with_their_line(copied):
 def test_a_row_without_a_field_is_named_with_its_line(copied, field):
     file = next(copied.glob("samples_nq_*.jsonl"))
     file.write_text(file.read_text().replace(f'"{field}"', '"other"'))
-    with pytest.raises(OutputError, match=f"line 1: .* found something else .'{field}'."):
+    with pytest.raises(OutputError, match=f"line 1: .* found something else .{field}: expected"):
         list(read_rows(file))
 
 
@@ -97,6 +99,55 @@ def test_a_damaged_line_is_named_with_its_number(copied, line):
     file.write_text(f"{good}\n{line}\n")
     with pytest.raises(OutputError, match="line 2: expected a question with its verdict"):
         list(read_rows(file))
+
+
+def _in(*path):
+    """Return how to put a value at a path of a row."""
+
+    def put(row, value):
+        *folders, last = path
+        for step in folders:
+            row = row[step]
+        row[last] = value
+
+    return put
+
+
+@pytest.mark.parametrize(
+    ("put", "value", "why"),
+    [
+        (_in("resps", 1), "x", r"resps\[1\]: expected a list, found 'x'"),
+        (_in("resps"), {}, "resps: expected a list, found a mapping"),
+        (_in("resps", 0), [], r"resps\[0\]: expected a list that is not empty, found a list"),
+        (_in("resps", 0, 0), ["x", "True"], r"resps\[0\]\[0\]: expected a text or a log-l"),
+        (_in("resps", 0, 0), ["-1.5"], r"resps\[0\]\[0\]: expected a text or a log-l"),
+        (_in("resps"), [[["-1.5", "True"]]], "expected replies to 4 requests, found 1 reply"),
+        (_in("resps", 0), ["a text"], "expected log-likelihoods of choices, and texts otherwise"),
+        (_in("arguments"), "x", "arguments: expected a mapping, found 'x'"),
+        (_in("arguments"), {}, "arguments: expected"),
+        (_in("arguments", "gen_args_0"), {"arg_0": "a"}, "arg_1: expected a value, found no"),
+        (_in("doc"), 7, "doc: expected a mapping, found 7"),
+        (_in("doc_id"), "x", "doc_id: expected a whole number, found 'x'"),
+        (_in("verdict", "outcome"), "maybe", "verdict.outcome: expected"),
+        (_in("verdict", "samples"), [1], r"verdict.samples\[0\]: expected a mapping, found 1"),
+        (
+            _in("verdict", "samples"),
+            [{"outcome": "wrong", "answer": None, "reason": ""}] * 3,
+            "expected replies to 4 requests, found 4 replies and 3 verdicts on them",
+        ),
+    ],
+)
+def test_a_row_of_another_shape_is_named_with_the_place(copied, cli, put, value, why):
+    file = next(copied.glob("samples_mmlu_*.jsonl"))
+    first, *others = file.read_text().splitlines()
+    row = json.loads(first)
+    put(row, value)
+    file.write_text("\n".join([json.dumps(row), *others]) + "\n")
+    for command in (("samples", copied), ("report", copied, "-o", copied / "report.html")):
+        code, _, err = cli(*command)
+        assert code == 1
+        assert re.search(f"line 1: .*{why}", err), err
+        assert f"rescore {copied}" in err
 
 
 def test_a_run_without_its_results_file_s_name_is_refused(copied):

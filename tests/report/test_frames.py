@@ -9,7 +9,7 @@ import pytest
 
 import mistral_eval
 from mistral_eval.errors import OutputError
-from mistral_eval.record.run_record import RUN_FILE
+from mistral_eval.record.run_folder import RUN_FILE
 from mistral_eval.record.run_scores import load_scores
 
 

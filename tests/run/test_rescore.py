@@ -15,8 +15,7 @@ from mistral_eval.console import Talk
 from mistral_eval.engines import hf, native
 from mistral_eval.errors import OutputError, RepliesError, SandboxError
 from mistral_eval.model.transformer import Transformer
-from mistral_eval.record.run_folder import REPLIES_FOLDER
-from mistral_eval.record.run_record import RUN_FILE
+from mistral_eval.record.run_folder import REPLIES_FOLDER, RUN_FILE
 from mistral_eval.run.run import rescore, run_suite
 from mistral_eval.settings import RunSettings
 
@@ -188,4 +187,14 @@ def test_a_run_that_does_not_say_which_engine_answered_is_refused(finish):
     del run["identity"]
     (folder / RUN_FILE).write_text(json.dumps(run), encoding="utf-8")
     with pytest.raises(OutputError, match=r"should hold the engine's identity"):
+        again(folder)
+
+
+@pytest.mark.parametrize("value", [None, "many"])
+def test_a_run_that_does_not_say_how_long_a_context_is_is_refused(finish, value):
+    folder = finish("winogrande", model="tiny", limit=1)
+    run = run_json(folder)
+    run["model"]["max_length"] = value
+    (folder / RUN_FILE).write_text(json.dumps(run), encoding="utf-8")
+    with pytest.raises(OutputError, match=r"should hold model.max_length, the context in tokens"):
         again(folder)

@@ -20,8 +20,9 @@ from mistral_eval.errors import LockedError
 from mistral_eval.model.tiny import tiny_tokenizer_file
 from mistral_eval.model.tokenizers.tokenizer import ANY_VOCAB, load_tokenizer
 from mistral_eval.record.replies import Replies
+from mistral_eval.record.run_folder import RUN_FILE
 from mistral_eval.record.run_locks import take_locks
-from mistral_eval.record.run_record import RUN_FILE, read_record
+from mistral_eval.record.run_record import read_record
 from mistral_eval.run import run as running
 from mistral_eval.run.run import run_suite
 from mistral_eval.run.several_models import run_models
@@ -148,6 +149,17 @@ def test_rows_are_in_order_of_step_and_a_checkpoint_that_fails_is_one(cli, broke
     assert code == 1
     assert out.count("(failed)") == 1
     assert err.count("This run is finished") == 3
+
+
+@pytest.mark.parametrize("place", ["", "none/report.html"])
+def test_a_report_that_cannot_be_written_is_said_before_any_checkpoint_runs(
+    cli, training, tmp_path, place
+):
+    options = ("-t", "nq", "--data", "sample", "-L", 1, "-o", tmp_path / "out")
+    code, out, err = cli("sweep", *training, *options, "--report", tmp_path / place)
+    assert (code, out) == (2, "")
+    assert "should be a file to write, and is " in err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_model_that_is_nowhere_is_said_before_the_others_run(cli, training, tmp_path):

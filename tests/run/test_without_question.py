@@ -9,7 +9,8 @@ import mistral_eval
 from mistral_eval.console import Talk
 from mistral_eval.data import make_source
 from mistral_eval.record.comparison import compare_against
-from mistral_eval.record.run_record import RUN_FILE, read_record
+from mistral_eval.record.run_folder import RUN_FILE
+from mistral_eval.record.run_record import read_record
 from mistral_eval.record.sample_files import halves_of, load_samples, read_rows, sample_files
 from mistral_eval.report.html.bundle import bundle
 from mistral_eval.report.sample_pages import Wanted, as_text, chosen

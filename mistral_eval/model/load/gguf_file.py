@@ -76,7 +76,7 @@ def find_gguf(path: Path) -> Path | None:
         CheckpointError: the folder holds several models in GGUF format and no other weights.
     """
     if path.is_file():
-        return path if path.suffix == SUFFIX else None
+        return path if is_gguf(path) else None
     models = gguf_models(path)
     if len(models) > 1:
         names = ", ".join(file.name for file in models)
@@ -85,6 +85,17 @@ def find_gguf(path: Path) -> Path | None:
             "give the path of one of these files."
         )
     return models[0] if models else None
+
+
+def is_gguf(file: Path) -> bool:
+    """Return whether a file is one in GGUF format, by its name's ending or its first bytes."""
+    if file.suffix.lower() == SUFFIX:
+        return True
+    try:
+        with file.open("rb") as content:
+            return content.read(len(_MAGIC)) == _MAGIC
+    except OSError:
+        return False
 
 
 def gguf_models(folder: Path) -> list[Path]:
@@ -96,7 +107,9 @@ def gguf_models(folder: Path) -> list[Path]:
     if not folder.is_dir() or any((folder / name).is_file() for name in others):
         return []
     found = [
-        file for file in sorted(folder.glob(f"*{SUFFIX}")) if not file.name.startswith(_PROJECTOR)
+        file
+        for file in sorted(folder.iterdir())
+        if file.suffix.lower() == SUFFIX and not file.name.startswith(_PROJECTOR)
     ]
     models = {
         file if (split := _SPLIT.fullmatch(file.name)) is None else split["stem"]: file
@@ -298,7 +311,7 @@ class _Header:
 
     def _cut_off(self, why: str) -> CheckpointError:
         return CheckpointError(
-            f"{self.file} is cut off: it has {self._size} bytes, and {why}: "
+            f"{self.file} is cut off or damaged: it has {self._size} bytes, and {why}: "
             "copy or download it again."
         )
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from mistral_eval.errors import TokenizerError
 from mistral_eval.lfs import pointer_sentence
-from mistral_eval.model.load.gguf_file import SUFFIX, find_gguf
+from mistral_eval.model.load.gguf_file import find_gguf, is_gguf
 from mistral_eval.model.tokenizers.special import (
     ADD_BOS,
     CONFIG,
@@ -165,7 +165,7 @@ def _choose(path: Path) -> "Kind":
     file = _first_file(path)
     converted = path / "tokenizer.json"
     is_alone = path.is_file() or file == converted or not converted.is_file()
-    if is_alone or file.suffix == SUFFIX:
+    if is_alone or is_gguf(file):
         return _open(file)
     # each kind is imported when it is used: their libraries take long to load
     from mistral_eval.model.tokenizers.agreement import agreed
@@ -212,7 +212,7 @@ def _open(file: Path) -> "Kind":
     from mistral_eval.model.tokenizers.tokenizer_sentencepiece import SentencePieceTokenizer
     from mistral_eval.model.tokenizers.tokenizer_tekken import TekkenTokenizer
 
-    if file.suffix == SUFFIX:
+    if is_gguf(file):
         return gguf_tokenizer(file)
     if file.name.startswith("tekken") and file.suffix == ".json":
         return TekkenTokenizer.from_file(file)

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from mistral_eval.record.fastchat import JUDGMENTS_FILE, read_single_judgments
+from mistral_eval.record.fastchat import read_single_judgments
+from mistral_eval.record.run_folder import JUDGMENTS_FILE
 from mistral_eval.record.run_record import RatingsRecord, RunRecord
 
 Told: TypeAlias = tuple[int, float | None, str]

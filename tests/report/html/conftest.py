@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mistral_eval.record.run_record import RUN_FILE
+from mistral_eval.record.run_folder import RUN_FILE
 from mistral_eval.record.sample_files import read_rows
 from mistral_eval.report.html import write_report
 
