@@ -65,7 +65,10 @@ Models = Annotated[
 ]
 Names = Annotated[
     list[str] | None,
-    typer.Option("--name", help="The run's name in tables, once per -m; default: the model's"),
+    typer.Option(
+        "--name",
+        help="The run's name in tables, once per -m; default: the one it has, at first the model's",
+    ),
 ]
 BatchSize = Annotated[
     str | None,

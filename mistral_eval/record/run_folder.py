@@ -5,6 +5,7 @@ follow lm-eval's schema (`lm_eval/result_schema.py`), so that tools which read l
 ours; what lm-eval has no key for is under the extra key `mistral_eval`.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -90,15 +91,25 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
         raise  # the reader of a pipe wants no more, which ends a command quietly
     except OSError as error:
         replies = path.parent / REPLIES_FOLDER
-        safe = f"The replies are safe in {replies}: make room, then run the same command again."
-        other = "Name a file that can be written."
+        advice = "Name a file that can be written."
+        if replies.exists():
+            advice = f"The replies are safe in {replies}. {remedy(error)}"
         raise OutputError(
-            f"{path} could not be written ({error.strerror or error}). "
-            f"{safe if replies.exists() else other}"
+            f"{path} could not be written ({error.strerror or error}). {advice}"
         ) from error
     finally:  # also where a signal ends the run
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
+
+
+def remedy(error: OSError) -> str:
+    """Return what to do about a run's file that cannot be written, as a sentence."""
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return (
+            "Make the run's folder writable, or copy it to where you may write, then run the same "
+            "command on that."
+        )
+    return "Make room or check the disk, then run the same command again."
 
 
 def _write_to(file: TextIO, lines: Iterable[str]) -> None:

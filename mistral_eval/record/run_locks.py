@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mistral_eval.errors import LockedError, RepliesError
-from mistral_eval.record.run_folder import LOCK_FILE, PARTS_FOLDER, REPLIES_FOLDER
+from mistral_eval.record.run_folder import LOCK_FILE, PARTS_FOLDER, REPLIES_FOLDER, remedy
 
 
 @contextlib.contextmanager
@@ -18,8 +18,7 @@ def plain_errors(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise RepliesError(
             f"The replies log {folder} cannot be read or written ({error.strerror or error}). "
-            "Replies written before are safe in it. Make room or check the disk, then run the same "
-            "command again."
+            f"Replies written before are safe in it. {remedy(error)}"
         ) from error
 
 

@@ -1,5 +1,6 @@
 """Where text is written: a file whole or not at all, and no link or device is replaced by one."""
 
+import errno
 import os
 import stat
 
@@ -80,6 +81,28 @@ def test_what_cannot_be_written_is_one_sentence_and_leaves_nothing(tmp_path, mak
             write(path, [])
 
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.ENOSPC, "Make room or check the disk, then run the same command again."),
+        (errno.EIO, "Make room or check the disk"),
+        (errno.EROFS, "Make the run's folder writable, or copy it"),
+        (errno.EACCES, "Make the run's folder writable, or copy it"),
+    ],
+)
+def test_the_advice_is_for_what_went_wrong(number, advice, monkeypatch, tmp_path):
+    def fail(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    (tmp_path / "replies").mkdir()
+    monkeypatch.setattr("tempfile.mkstemp", fail)
+    with pytest.raises(OutputError) as raised:
+        write_lines(tmp_path / "run.json", [])
+
+    said = f"({os.strerror(number)}). The replies are safe in {tmp_path}/replies. {advice}"
+    assert said in str(raised.value)
 
 
 @pytest.mark.parametrize("write", [write_lines, write_answers])
