@@ -142,8 +142,8 @@ def is_of_run(path: Path) -> bool:
     A table or report of the user's own may lie there.
     """
     place = Path(os.path.realpath(path))
-    for folder in place.parents[:2]:  # logs lie one folder deeper
-        if has_begun(folder) or (folder / RUN_FILE).is_file():
+    for folder in place.parents[:3]:  # replies lie a folder deeper, judgments two
+        if any((folder / name).is_file() for name in (RUN_FILE, LOCK_FILE)):
             name = place.relative_to(folder).as_posix()
             return any(fnmatch(name, kept) for kept in _KEPT)
     return False

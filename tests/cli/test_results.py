@@ -160,6 +160,13 @@ def test_a_table_and_a_report_may_lie_beside_the_run_s_record(cli, sample_runs, 
     assert cli("report", run, "-o", run / "report.html")[0] == 0
 
 
+def test_a_folder_of_the_users_is_not_taken_for_a_run(cli, tmp_path):
+    for name in ("replies", "parts"):
+        (tmp_path / name).mkdir()
+    for name in ("results_of_may.json", "replies/table.json"):
+        assert cli("table", "--format", "json", "-o", tmp_path / name)[0] == 0
+
+
 def test_rich_does_not_go_into_a_file(cli, sample_runs, tmp_path):
     code, _, err = cli("table", sample_runs["random"], "-o", tmp_path / "table.txt")
     assert code == 2
