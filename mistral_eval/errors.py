@@ -140,7 +140,6 @@ EXPECTED = {
     "path_type": "text",
     "string_too_short": "text",
     "string_type": "text",
-    "too_short": "a list that is not empty",
     "tuple_type": "a list",
 }
 """What a value should have been, by pydantic's name of the error."""
@@ -179,13 +178,14 @@ def complaint(error: "ValidationError") -> tuple[str, str]:
         phrase = "expected a value, found no such field."
     elif kind in ("extra_forbidden", "unexpected_keyword_argument"):
         phrase = "unknown field. Leave it out, or correct its name."
-    elif kind == "literal_error":
+    elif kind in ("literal_error", "enum"):
         choices = re.findall(r"'([^']*)'", context["expected"]) or [context["expected"]]
         phrase = f"unknown value {found!r}. {nearest(str(found), choices)}"
     elif kind == "greater_than_equal":
         phrase = f"expected {context['ge']} or more, found {found!r}."
-    elif kind == "less_than":
-        phrase = f"expected less than {context['lt']}, found {found!r}."
+    elif kind == "too_short":
+        what = "mapping" if isinstance(found, dict) else "list"
+        phrase = f"expected a {what} that is not empty, found an empty one."
     else:
         phrase = f"expected {EXPECTED.get(kind, first['msg'])}, found {as_found(found)}."
     return "".join(steps).removeprefix("."), phrase

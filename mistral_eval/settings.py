@@ -160,7 +160,7 @@ def _as_text(value: object) -> object:
 def parse_value(text: str) -> bool | int | float | str | None:
     """Read the value of a model argument by lm-eval's rules (`lm_eval.utils.handle_arg_string`).
 
-    Text in quotes stays text. `true`, `false` and `none` in any case are values, and so is every
+    str in quotes stays text. `true`, `false` and `none` in any case are values, and so is every
     number. Anything else is text.
     """
     text = text.strip()
@@ -203,9 +203,9 @@ def _folder_or_url(place: object) -> object:
     """Return a folder as a path, and a URL, which a path would spoil, as text.
 
     Raises:
-        ValueError: it is nothing, or a URL that lacks a slash: both would become a folder here.
+        ValueError: it is a URL that lacks a slash, and would become a folder here.
     """
-    if NEARLY_URL.match(str(place)) or place == "":
+    if NEARLY_URL.match(str(place)):
         raise ValueError(f"expected a folder or a URL like s3://BUCKET/FOLDER, found {place!r}")
     return Path(place) if isinstance(place, str) and not is_url(place) else place
 
@@ -228,8 +228,6 @@ def _limit_as_json(limit: int | Fraction) -> int | str:
 
 Limit = int | Fraction
 Count = Annotated[int, Field(strict=True, ge=0)]
-Seed = Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)]  # what torch takes
-Text = Annotated[str, Field(min_length=1)]  # an empty path would be the current folder
 Pairs = Annotated[Mapping[str, str], BeforeValidator(parse_pairs)]
 
 
@@ -288,32 +286,32 @@ class RunSettings(BaseModel):
     tasks: tuple[str, ...]
     left_out: tuple[str, ...] = ()
     model: Annotated[str, BeforeValidator(_absolute)] = DEFAULT_MODEL
-    adapter: Annotated[Text, BeforeValidator(_absolute)] | None = None
-    revision: Text | None = None
+    adapter: Annotated[str, BeforeValidator(_absolute)] | None = None
+    revision: str | None = None
     name: Annotated[str, Field(min_length=1, max_length=80)] | None = None
     engine: Annotated[str, BeforeValidator(_known_engine)] = "auto"
-    base_url: Text | None = None
-    data: Text = "hub"
+    base_url: str | None = None
+    data: str = "hub"
     limit: Annotated[
         Limit | None,
         BeforeValidator(parse_limit),
         PlainSerializer(_limit_as_json, when_used="unless-none"),
     ] = None
-    device: Text = "auto"
+    device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     batch_tokens: Annotated[int, Field(strict=True, ge=1)] | None = None
     stream_layers: StrictBool | None = None
     workers: Annotated[str, BeforeValidator(_workers)] | None = None
-    seed: Seed = 0
+    seed: Annotated[int, Field(strict=True)] = 0
     model_args: Pairs = Field(default_factory=dict)
     num_fewshot: Count | None = None
     apply_chat_template: StrictBool = False
-    chat_template: Annotated[Text, BeforeValidator(_template)] = AUTO
+    chat_template: Annotated[str, BeforeValidator(_template)] = AUTO
     system_instruction: str | None = None
-    system_prompt: Annotated[Text, BeforeValidator(_prompt)] | None = None
+    system_prompt: Annotated[str, BeforeValidator(_prompt)] | None = None
     fewshot_as_multiturn: StrictBool | None = None
-    judge_url: Text | None = None
-    judge_model: Text | None = None
+    judge_url: str | None = None
+    judge_model: Annotated[str, Field(min_length=1)] | None = None
     judge_engine: Literal["native", "hf", "vllm"] | None = None
     refusal_judge: Literal["cues", "llm"] = "cues"
     iteration: Count = 0

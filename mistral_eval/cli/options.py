@@ -28,6 +28,9 @@ def fetching(*patterns: str) -> Callable[[str], Path]:
     return parse
 
 
+# Of other options an empty value is a variable that a script has not set: as a path it would be the
+# current folder.
+MAY_BE_EMPTY = ("tasks", "model_args", "data_revision", "system_instruction")
 RESULTS = ("*/run.json", "*/*.json", "*/samples_*.jsonl")  # what commands that show runs read
 Run = Annotated[
     Path,
@@ -357,7 +360,12 @@ def settings_of(options: Mapping[str, Any], **chosen: object) -> "RunSettings":
     from mistral_eval.settings import RunSettings
     from mistral_eval.suite.registry import check_shots, only_in_suites, parse_tasks
 
-    meant = in_our_words({**options, **chosen})
+    given = {**options, **chosen}
+    for name, value in given.items():
+        if value == "" and name not in MAY_BE_EMPTY:
+            option = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{option}: expected a value, found ''. Give one, or leave it out.")
+    meant = in_our_words(given)
     known = {name: value for name, value in meant.items() if name in RunSettings.model_fields}
     settings = RunSettings(**{**known, "tasks": parse_tasks(options["tasks"])})
     check_shots(settings)

@@ -30,6 +30,8 @@ from mistral_eval.suite.chats import Guardrail
 from mistral_eval.suite.conversations import Conversation
 from mistral_eval.suite.registry import BENCHMARKS, BY_ID, suite_of
 
+SEEDS = 2**63  # torch's seeds are numbers of 64 bits
+
 
 def run_folder(settings: RunSettings, source: Source) -> Path:
     """Return the run's folder: the latest attempt, or with --fresh a new one."""
@@ -101,12 +103,16 @@ def check_engine(settings: RunSettings) -> None:
     """Check that engine and device support the run, before any data or model is loaded.
 
     Raises:
-        UsageError: the engine lacks a capability that the run needs, or --revision is given for
-            what is not on the hub.
+        UsageError: the engine lacks a capability that the run needs, --revision is given for
+            what is not on the hub, or torch takes no such seed.
         CheckpointError: the model or adapter is neither on the disk nor a name on the hub.
         EngineError: torch does not know the device, or this machine does not have it, or not the
             engine's package.
     """
+    if not -SEEDS <= settings.seed < SEEDS:
+        raise UsageError(
+            f"--seed: expected a number from {-SEEDS} to {SEEDS - 1}, found {settings.seed}."
+        )
     name = "native" if settings.engine == "auto" else settings.engine
     engine = engine_class(name)
     can = engine.can

@@ -28,17 +28,19 @@ class GuestProcess:
             role: 'program' or 'checker'.
             hash_seed: The value of PYTHONHASHSEED inside.
         """
+        output = _open_sink()
+        ended, writer = os.pipe()
+        os.close(writer)
         self.control, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  closed in `close`
         self._received = b""
         self._jobs = 0
         start = start_command(setup, role, self._theirs.fileno(), hash_seed)
         self._container = start.container
-        output = _open_sink()
         try:
             self._process = subprocess.Popen(  # noqa: S603  our own command
                 start.command,
-                stdin=subprocess.DEVNULL,
+                stdin=ended,
                 stdout=output,
                 stderr=self._errors,
                 env=start.environment,
@@ -50,6 +52,7 @@ class GuestProcess:
             raise SandboxError(f"the sandbox did not start: {error}") from error
         finally:
             os.close(output)
+            os.close(ended)
 
     def wait_until_ready(self) -> tuple[str, ...]:
         """Wait for the first line; return the layers that the process cannot enforce.

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 from .codec import Codec, FrameError, NotPlainError, Pipe
 from .confine import Confinement
-from .control import connect, end_with, open_streams, silence
+from .control import connect, end_input, end_with, open_sink, silence
 
 _UNTRUSTED = ("source", "setup", "names")  # the part of a job that is sent to the program's process
 _LONGEST_DETAIL = 1000  # characters
@@ -51,7 +51,8 @@ def main() -> None:
     settings = json.loads(sys.argv[1])
     os.environ.clear()
     sys.path[:] = [folder for folder in sys.path if folder != settings["path"]]
-    control, streams = connect(settings["control"]), open_streams()
+    control, sink = connect(settings["control"]), open_sink()
+    end_input()
     confinement = Confinement(settings, checker=True)
     confinement.begin()
     confinement.prepare()
@@ -62,7 +63,7 @@ def main() -> None:
     signal.signal(signal.SIGXCPU, _out_of_time)
     gc.freeze()
     _send(control, {"missing": confinement.missing})
-    silence(streams)  # errors up to here go to the host
+    silence(sink)  # errors up to here go to the host
     while True:
         data, descriptors, _, _ = socket.recv_fds(control, 4096, 3)
         if not data:

@@ -45,31 +45,36 @@ def end_with(control: socket.socket) -> None:
     fcntl.fcntl(control, fcntl.F_SETFL, flags | os.O_ASYNC)
 
 
-def open_streams() -> tuple[int, int]:
-    """Return descriptors for a program's standard streams: one at its end, one that discards.
+def open_sink() -> int:
+    """Return a descriptor of a device that discards what is written to it.
 
-    The first is a pipe that nobody writes to, the second /dev/null, or, where the sandbox has no
-    device of that name, standard output, which the host opened on one. A regular file at /dev/null
-    would show a program what another has printed.
+    That is /dev/null; where it is missing, or is a file in which a program would find what another
+    has printed, it is standard output, for which the host chose such a device.
     """
-    ended, writer = os.pipe()
-    os.close(writer)
     with suppress(OSError):
-        discarded = os.open(os.devnull, os.O_WRONLY)
-        if stat.S_ISCHR(os.fstat(discarded).st_mode):
-            return ended, discarded
-        os.close(discarded)
-    return ended, os.dup(1)
+        found = os.open(os.devnull, os.O_WRONLY)
+        if stat.S_ISCHR(os.fstat(found).st_mode):
+            return found
+        os.close(found)
+    return os.dup(1)
 
 
-def silence(streams: tuple[int, int]) -> None:
-    """Redirect the standard streams, which lead to the host, to those of `open_streams`."""
-    ended, discarded = streams
-    os.dup2(ended, 0)
-    os.dup2(discarded, 1)
-    os.dup2(discarded, 2)
-    os.close(ended)
-    os.close(discarded)
+def silence(sink: int) -> None:
+    """Redirect standard output and error, which lead to the host, to what discards them."""
+    os.dup2(sink, 1)
+    os.dup2(sink, 2)
+    os.close(sink)
+
+
+def end_input() -> None:
+    """Make standard input a new pipe that nobody writes to.
+
+    Each program needs one of its own: what one writes into its pipe, the next would read.
+    """
+    reader, writer = os.pipe()
+    os.close(writer)
+    os.dup2(reader, 0)
+    os.close(reader)
 
 
 def lift(descriptor: int) -> int:

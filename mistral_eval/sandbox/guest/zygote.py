@@ -17,7 +17,7 @@ from typing import Any
 from . import program
 from .codec import Codec, Pipe
 from .confine import Confinement
-from .control import HIGH, connect, lift, open_streams, silence
+from .control import HIGH, connect, end_input, lift, open_sink, silence
 from .worlds import make_world
 
 _UNCONFINED = 99  # exit code of a fork that could not be confined and ran nothing
@@ -47,7 +47,7 @@ class _Zygote:
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self._open_files: int = settings["limits"]["open_files"]
-        self._streams = open_streams()
+        self._sink = open_sink()
         self._control = socket.socket(fileno=lift(connect(settings["control"]).detach()))
         self._confinement = Confinement(settings, checker=False)
         self._world = make_world(settings, self._confinement)
@@ -59,7 +59,7 @@ class _Zygote:
         self._world.enter()
         self._world.leave()
         self._send({"missing": self._confinement.missing})
-        silence(self._streams)  # errors up to here go to the host; those of programs go nowhere
+        silence(self._sink)  # errors up to here go to the host; those of programs go nowhere
         while True:
             data, pipes, _, _ = socket.recv_fds(self._control, 4096, 2)
             if not data:
@@ -88,6 +88,7 @@ class _Zygote:
         try:
             os.setsid()  # a signal to its process group must not reach the zygote
             os.closerange(HIGH, self._open_files)
+            end_input()
             self._confinement.lock(cpu_seconds)
             self._confinement.release()
         except BaseException:  # noqa: BLE001  nothing may run unconfined
