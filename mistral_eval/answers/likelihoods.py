@@ -60,7 +60,7 @@ def pick_choice(
     chosen = scores.index(max(scores))
     outcome = Outcome.CORRECT if chosen == gold else Outcome.WRONG
     best = f"choice {chosen} is the most likely of {len(choices)}"
-    if normalise != "none":  # what decided stands nowhere else
+    if normalise != "none":  # these values are recorded nowhere else
         values = ", ".join(f"{score:.3f}" for score in scores)
         best += f" {_MEASURES[normalise]} ({values})"
     reason = f"{best}; the gold is choice {gold}"

@@ -277,7 +277,7 @@ def _tasks_of(parts: int | None, nodes: int | None, *, ray: bool) -> int:
     """Return the number of parts, or of Ray's nodes.
 
     Raises:
-        UsageError: neither is given, or the one that is not meant, or it is no number of tasks.
+        UsageError: neither is given, or the one that is not meant, or it is below 1.
     """
     from mistral_eval.jobs.commands import check_count
 

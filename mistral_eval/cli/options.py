@@ -30,7 +30,7 @@ def fetching(*patterns: str) -> Callable[[str], Path]:
 
 # Of other options an empty value is a variable that a script has not set: as a path it would be the
 # current folder.
-MAY_BE_EMPTY = ("tasks", "model_args", "data_revision", "system_instruction")
+MAY_BE_EMPTY = ("tasks", "model", "model_args", "data_revision", "system_instruction")
 RESULTS = ("*/run.json", "*/*.json", "*/samples_*.jsonl")  # what commands that show runs read
 Run = Annotated[
     Path,
@@ -70,7 +70,7 @@ Names = Annotated[
     list[str] | None,
     typer.Option(
         "--name",
-        help="The run's name in tables, once per -m; default: the one it has, at first the model's",
+        help="The run's name in tables, once per -m; default: the model's, or the one it has",
     ),
 ]
 BatchSize = Annotated[

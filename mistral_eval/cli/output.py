@@ -2,6 +2,7 @@
 
 import codecs
 import json
+import os
 import sys
 import unicodedata
 from collections.abc import Sequence
@@ -81,8 +82,9 @@ def check_output(path: Path) -> None:
     """
     from mistral_eval.record.run_folder import is_of_run
 
-    if path.is_dir() or not path.parent.is_dir():
-        what = "is a folder" if path.is_dir() else "is in a folder that does not exist"
+    is_folder = os.path.isdir(path)  # noqa: PTH112  False also where it cannot be looked at
+    if is_folder or not os.path.isdir(path.parent):  # noqa: PTH112
+        what = "is a folder" if is_folder else "is in a folder that does not exist"
         raise UsageError(f"{path} should be a file to write, and {what}. Name a file.")
     if is_of_run(path):
         raise UsageError(

@@ -40,6 +40,7 @@ def sweep(checkpoints: Checkpoints, *, report: Report = None, **options: Any) ->
     --adapter, --judge-only, --judge-pairwise and --iterations.
     """
     from mistral_eval.console import Talk
+    from mistral_eval.record.run_folder import make_folder
     from mistral_eval.report.html import write_report
     from mistral_eval.run.sweep import checkpoints_of, run_sweep
 
@@ -50,6 +51,7 @@ def sweep(checkpoints: Checkpoints, *, report: Report = None, **options: Any) ->
             "the merge, with `mistral-eval report`."
         )
     if report is not None:
+        make_folder(report.parent)
         check_output(report)
     outcomes = run_sweep(each, Talk(quiet=options["quiet"]))
     try:

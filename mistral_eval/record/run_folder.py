@@ -9,6 +9,7 @@ import errno
 import hashlib
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -28,15 +29,13 @@ CHOICES_FILE = "engine.json"
 JUDGMENTS_FOLDER = "judgments"
 JUDGMENTS_FILE = "model_judgment.jsonl"
 """A run's ratings in FastChat's form."""
+PAIR_FILES = "model_judgment_pair-*.jsonl"
+"""Comparisons with other models, one for each of these and each judge."""
+JUDGE_FILES = "judge-*.json"
+"""Of each local judge its name, and the identity behind it."""
 _KEPT = (
-    *(
-        RUN_FILE,
-        CHOICES_FILE,
-        LOCK_FILE,
-        "model_judgment*.jsonl",
-        "results_*.json",
-        "samples_*.jsonl",
-    ),
+    *(RUN_FILE, CHOICES_FILE, LOCK_FILE, JUDGMENTS_FILE, PAIR_FILES, JUDGE_FILES),
+    *("results_*.json", "samples_*.jsonl"),
     *(f"{folder}/*" for folder in (REPLIES_FOLDER, PARTS_FOLDER, JUDGMENTS_FOLDER)),
 )
 
@@ -74,9 +73,12 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
     """
     temporary: str | None = None
     try:
-        if path.exists() and not path.is_file():  # /dev/null must not become a file
-            with path.open("w", encoding="utf-8", errors="backslashreplace") as device:
-                _write_to(device, lines)
+        descriptor = _descriptor(path)
+        if descriptor is None and path.exists() and not path.is_file():
+            descriptor = os.open(path, os.O_WRONLY)  # /dev/null must not become a file
+        if descriptor is not None:
+            with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as opened:
+                _write_to(opened, lines)
             return
         target = Path(os.path.realpath(path))
         handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
@@ -92,7 +94,7 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
     except OSError as error:
         replies = path.parent / REPLIES_FOLDER
         advice = "Name a file that can be written."
-        if replies.exists():
+        if os.path.exists(replies):  # noqa: PTH110  False also where it cannot be looked at
             advice = f"The replies are safe in {replies}. {remedy(error)}"
         raise OutputError(
             f"{path} could not be written ({error.strerror or error}). {advice}"
@@ -102,12 +104,27 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
             Path(temporary).unlink(missing_ok=True)
 
 
+def _descriptor(path: Path) -> int | None:
+    """Return a copy of the open descriptor of this process that `path` is, as /dev/stdout is one.
+
+    Opened by its path, a file that the shell redirects to would be written from its start.
+    """
+    for _ in range(40):  # as many links as Linux follows
+        if os.path.realpath(path.parent) in ("/dev/fd", f"/proc/{os.getpid()}/fd"):
+            sys.stdout.flush()
+            return os.dup(int(path.name)) if path.name.isdecimal() else None
+        if not path.is_symlink():
+            return None
+        path = path.parent / path.readlink()
+    return None
+
+
 def remedy(error: OSError) -> str:
     """Return what to do about a run's file that cannot be written, as a sentence."""
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         return (
-            "Make the run's folder writable, or copy it to where you may write, then run the same "
-            "command on that."
+            "Make the run's folder writable and run the same command again, or copy the folder of "
+            "runs to where you may write and give that."
         )
     return "Make room or check the disk, then run the same command again."
 
@@ -143,7 +160,7 @@ def is_of_run(path: Path) -> bool:
     """
     place = Path(os.path.realpath(path))
     for folder in place.parents[:3]:  # replies lie a folder deeper, judgments two
-        if any((folder / name).is_file() for name in (RUN_FILE, LOCK_FILE)):
+        if any(os.path.isfile(folder / name) for name in (RUN_FILE, LOCK_FILE)):  # noqa: PTH113
             name = place.relative_to(folder).as_posix()
             return any(fnmatch(name, kept) for kept in _KEPT)
     return False

@@ -78,14 +78,21 @@ def _reply(found: object) -> object:
         if isinstance(found, list) and len(found) == 2:
             float(found[0])
             return found
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         pass
     raise ValueError(f"expected a text or a log-likelihood, found {as_found(found)}")
 
 
+def _continuation(found: object) -> object:
+    """Check that a request has a choice's text, or how its reply is generated."""
+    if isinstance(found, str | dict):
+        return found
+    raise ValueError(f"expected a text or a mapping, found {as_found(found)}")
+
+
 class _Request(BaseModel):
     arg_0: str
-    arg_1: str | dict[str, Any]
+    arg_1: Annotated[object, AfterValidator(_continuation)]
 
 
 class _Sample(BaseModel):

@@ -1,13 +1,15 @@
 """A judge behind an OpenAI-compatible chat endpoint."""
 
+import asyncio
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from mistral_eval.answers.judge_prompt import JUDGE_TEMPERATURE, JudgePrompt
 from mistral_eval.console import Talk
 from mistral_eval.engines.endpoint import Endpoint, base_url, key_from_environment
-from mistral_eval.engines.http_client import ServerError
+from mistral_eval.engines.http_client import Client, ServerError
 from mistral_eval.engines.http_thread import call, post_all
 from mistral_eval.engines.interface import Stop
 from mistral_eval.errors import EngineError
@@ -16,7 +18,7 @@ from mistral_eval.record.judgments import Judgment
 IN_FLIGHT: Final = 8
 PATIENCE: Final = 10.0
 """Seconds to wait for a sign of life before answers are computed."""
-_WANTS_KEY: Final = (401, 403)
+_REFUSES_KEY: Final = (401, 403)
 KEYS: Final = ("MISTRAL_EVAL_JUDGE_API_KEY", "OPENAI_API_KEY")
 
 
@@ -36,17 +38,30 @@ def judge_endpoint(url: str) -> Endpoint:
     )
 
 
-def say_absent(url: str, talk: Talk) -> None:
-    """Say so if a judge's server does not answer yet, or wants another key.
+def say_absent(url: str, talk: Talk, asked: set[str]) -> None:
+    """Say so if a judge's server cannot be asked yet: nothing answers, or it refuses the key.
 
-    It is asked for its models, which costs nothing, and may still come while answers are computed.
+    It is asked for its models, which costs nothing. A server that is still loading, or does not
+    list its models, is there.
+
+    Args:
+        url: The URL of `--judge-url`.
+        talk: Receives the message.
+        asked: The URLs that were looked at for other runs; filled.
     """
-    endpoint = replace(judge_endpoint(url), timeout=PATIENCE)
+    if url in asked:
+        return
+    asked.add(url)
+
+    async def models(client: Client) -> None:
+        with suppress(TimeoutError):  # a server that asks to wait
+            await asyncio.wait_for(client.get("/models", retries=0), PATIENCE)
+
     try:
-        call(endpoint, lambda client: client.get("/models", retries=0))
+        call(replace(judge_endpoint(url), timeout=PATIENCE / 2), models)
     except ServerError as error:
-        if error.status in (None, *_WANTS_KEY):  # with another status it is there
-            talk.say(f"The judge does not answer yet; answers are computed all the same. {error}")
+        if error.status in (None, *_REFUSES_KEY):
+            talk.say(f"The judge cannot be asked yet; answers are computed meanwhile. {error}")
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,10 @@ from mistral_eval.engines.interface import (
 from mistral_eval.errors import CheckpointError, EngineError, UnansweredError, UsageError
 from mistral_eval.model.chat.messages import Messages
 from mistral_eval.record.judgments import Judgment
-from mistral_eval.record.run_folder import write_json
+from mistral_eval.record.run_folder import JUDGE_FILES, write_json
 from mistral_eval.run.stamps import stamp_of
 from mistral_eval.settings import RunSettings
 
-JUDGE_FILES: Final = "judge-*.json"
-"""In the folder of judgments, for each local judge: its name, and the identity behind it."""
 TOO_LONG: Final = "the prompt does not fit into the judge's context"
 
 

@@ -14,8 +14,8 @@ from mistral_eval.errors import UsageError
 from mistral_eval.record.fastchat import PairJudgment, read_pair_judgments, write_lines
 from mistral_eval.record.judgments import Judgments
 from mistral_eval.record.remote import Copy
-from mistral_eval.record.run_folder import JUDGMENTS_FOLDER
-from mistral_eval.report.table.pair_tables import PAIR_FILES, pair_notes
+from mistral_eval.record.run_folder import JUDGMENTS_FOLDER, PAIR_FILES
+from mistral_eval.report.table.pair_tables import pair_notes
 from mistral_eval.run.asking_judge import JudgeQueue, chosen
 from mistral_eval.run.judge_only import judged_benchmark, judging_folder
 from mistral_eval.run.judges import opened_judge

@@ -10,9 +10,7 @@ from mistral_eval.data import Source, make_source
 from mistral_eval.engines.interface import Engine, EngineIdentity, Reply, engine_class
 from mistral_eval.engines.lm_eval_model import MistralLM
 from mistral_eval.engines.stock_tasks import empty_prompts, load_stock, run_stock, stock_lines
-from mistral_eval.errors import (
-    OutputError,
-)
+from mistral_eval.errors import OutputError
 from mistral_eval.record.remote import Copy
 from mistral_eval.record.replies import OtherRuns, RepliesLog, check_replies
 from mistral_eval.record.run_folder import RUN_FILE, make_folder
@@ -84,7 +82,7 @@ def run_suite(settings: RunSettings, talk: Talk, shared: Shared | None = None) -
     else:
         check_engine(settings)
         if settings.judge_url and not settings.part:
-            say_absent(settings.judge_url, talk)
+            say_absent(settings.judge_url, talk, shared.judges if shared else set())
     make_folder(folder)
     with copy.keeping(folder) if copy else nullcontext():
         complete(folder, settings, talk, isolation, earlier=earlier, shared=shared)

@@ -80,20 +80,22 @@ def run_models(
 
 def _say_refused(each: Sequence[RunSettings], talk: Talk) -> None:
     """Say which models cannot be run before hours go into the others."""
-    found = {settings.model: _refusal(settings) for settings in each}
-    if all(found.values()):
+    first_runs = [settings for settings in each if not settings.iteration]
+    found = [(settings.model, _refusal(settings)) for settings in first_runs]
+    if all(error for _, error in found):
         return  # the first one's error ends the command
-    for model, error in found.items():
+    for model, error in found:
         if error is not None:
             talk.say(f"{model} will have no scores: {error}")
 
 
 def _refusal(settings: RunSettings) -> MistralEvalError | None:
     """Return what keeps a run from beginning; None for nothing, and for a finished run."""
-    if settings.no_compute or is_finished(run_folder(settings, make_source(settings.data))):
-        return None
     try:
-        check_engine(settings)
+        if not settings.no_compute and not is_finished(
+            run_folder(settings, make_source(settings.data))
+        ):
+            check_engine(settings)
     except MODEL_ERRORS as error:
         return error
     return None

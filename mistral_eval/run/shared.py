@@ -54,4 +54,6 @@ class Shared:
     """What the runs of several models share; each adds what it is the first to need."""
 
     questions: list[LoadedBenchmark] = field(default_factory=list)
+    judges: set[str] = field(default_factory=set)
+    """URLs of judges that were looked for."""
     encodings: Encodings = field(default_factory=Encodings)

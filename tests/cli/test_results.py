@@ -127,7 +127,7 @@ def test_unfinished_runs_are_left_out_of_a_report_and_named(cli, sample_runs, tm
 RECORD = (
     *("run.json", "results_x.json", "samples_nq_x.jsonl", "engine.json", "replies.lock"),
     *("replies/any.jsonl", "parts/part1of2-attempt1.json", "judgments/replies/any.jsonl"),
-    *("model_judgment.jsonl", "model_judgment.pair.jsonl"),
+    *("model_judgment.jsonl", "model_judgment_pair-1.jsonl", "judge-1.json"),
 )
 
 

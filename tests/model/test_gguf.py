@@ -280,6 +280,17 @@ def test_a_folder_finds_its_gguf_model_whatever_the_case_of_its_ending(tmp_path)
     assert find_gguf(tmp_path) == upper
 
 
+def test_parts_whose_ending_is_in_upper_case_are_one_model(tmp_path):
+    whole = load_checkpoint(save_gguf(tmp_path / "whole.gguf", CONFIG)).fingerprint
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    save_gguf(folder / "m.gguf", CONFIG, tensors_per_part=8)
+    parts = [file.rename(file.with_suffix(".GGUF")) for file in sorted(folder.iterdir())]
+    assert len(parts) == 3
+    for place in (folder, *parts):
+        assert load_checkpoint(place).fingerprint == whole
+
+
 def test_a_folder_stands_for_its_only_gguf_model(tmp_path):
     first = save_gguf(tmp_path / "split.gguf", CONFIG, tensors_per_part=8)
     (tmp_path / "config.json").write_text("{}")

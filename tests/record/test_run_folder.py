@@ -3,6 +3,8 @@
 import errno
 import os
 import stat
+import subprocess
+import sys
 
 import pytest
 
@@ -39,13 +41,36 @@ def test_what_is_no_regular_file_is_written_to_and_stays(pipe, tmp_path, write, 
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_device_stays_a_device(cli, pipe):
-    """The command line's own way there; as root, /dev/null would be gone otherwise."""
+def test_the_command_line_writes_to_a_named_pipe(cli, pipe):
+    """As root, /dev/null would be gone otherwise."""
     path, reader = pipe
 
     assert cli("table", "--format", "md", "-o", path)[0] == 0
     assert b"Mistral 7B" in os.read(reader, 100_000)
     assert stat.S_ISFIFO(path.stat().st_mode)
+
+
+@pytest.mark.parametrize("place", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "link"])
+@pytest.mark.parametrize("redirection", [">>", ">"])
+def test_what_the_shell_redirects_stays_its_file(tmp_path, place, redirection):
+    """What was there, and what comes later, is not lost."""
+    file, link = tmp_path / "file", tmp_path / "link"
+    file.write_text("before\n")
+    link.symlink_to("/dev/stdout")
+    place = link if place == "link" else place
+    code = (
+        "from pathlib import Path; from mistral_eval.record.run_folder import write_lines; "
+        f"write_lines(Path({str(place)!r}), ['text'])"
+    )
+    command = 'echo first; "$@"; echo last'
+    subprocess.run(
+        ["sh", "-c", f"{{ {command}; }} {redirection} {file}", "sh", sys.executable, "-c", code],
+        check=True,
+    )
+    before = ["before"] if redirection == ">>" else []
+
+    assert file.read_text().split() == [*before, "first", "text", "last"]
+    assert sorted(tmp_path.iterdir()) == [file, link]
 
 
 def test_the_file_behind_a_link_is_replaced_and_the_link_stays(tmp_path):
@@ -88,8 +113,8 @@ def test_what_cannot_be_written_is_one_sentence_and_leaves_nothing(tmp_path, mak
     [
         (errno.ENOSPC, "Make room or check the disk, then run the same command again."),
         (errno.EIO, "Make room or check the disk"),
-        (errno.EROFS, "Make the run's folder writable, or copy it"),
-        (errno.EACCES, "Make the run's folder writable, or copy it"),
+        (errno.EROFS, "Make the run's folder writable and run"),
+        (errno.EACCES, "Make the run's folder writable and run"),
     ],
 )
 def test_the_advice_is_for_what_went_wrong(number, advice, monkeypatch, tmp_path):

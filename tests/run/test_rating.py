@@ -18,6 +18,7 @@ from mistral_eval.record.judgments import Judgments
 from mistral_eval.record.run_record import read_run
 from mistral_eval.report.table import render_figure
 from mistral_eval.report.table.view import MISSING
+from mistral_eval.run import judge_endpoint
 from mistral_eval.run.asking_judge import ATTEMPTS, HOPELESS, JudgeQueue
 from mistral_eval.run.judge_endpoint import KEYS, EndpointJudge, say_absent
 from mistral_eval.run.rating import RatedTurn, is_rated, read_judgments
@@ -216,22 +217,21 @@ def test_a_server_that_gives_no_name_leaves_the_name_that_was_asked_for(tmp_path
     assert "rated from 1 to 10 by judge-1, read" in cell_of(folder)["notes"][0]
 
 
-def _free_port() -> int:
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        return other.getsockname()[1]
-
-
 def test_a_judge_that_nobody_answers_for_is_said_before_the_answers(tmp_path, capsys):
     """And the answers are computed: the same command asks a judge that has come meanwhile."""
-    url = f"http://127.0.0.1:{_free_port()}/v1"
-    say_absent(url, Talk())
-    absent = " ".join(capsys.readouterr().err.split())
-    assert absent.startswith("The judge does not answer yet; answers are computed all the same. ")
-    assert f"Nothing answers at {url}" in absent
-    rated = {"judge_url": url, "judge_model": "judge-1", "limit": 1}
-    with pytest.raises(EngineError, match="Nothing answers"):
-        run_suite(settings_in(tmp_path, **rated), Talk())
+    with socket.socket() as silent:  # it does not listen, and keeps the port
+        silent.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/v1"
+        asked: set[str] = set()
+        say_absent(url, Talk(), asked)
+        absent = " ".join(capsys.readouterr().err.split())
+        assert absent.startswith("The judge cannot be asked yet; answers are computed meanwhile. ")
+        assert f"Nothing answers at {url}" in absent
+        say_absent(url, Talk(), asked)
+        assert capsys.readouterr().err == ""
+        rated = {"judge_url": url, "judge_model": "judge-1", "limit": 1}
+        with pytest.raises(EngineError, match="Nothing answers"):
+            run_suite(settings_in(tmp_path, **rated), Talk())
     lines = capsys.readouterr().err.splitlines()
     assert [line.split()[0] for line in lines[:2]] == ["The", "MT-Bench"]
 
@@ -242,6 +242,8 @@ class Models(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         status, content = self.server.answer
         self.send_response(status)
+        if status == 503:
+            self.send_header("Retry-After", "30")
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
@@ -255,6 +257,7 @@ class Models(BaseHTTPRequestHandler):
     [
         (200, b'{"data": []}', ""),
         (404, b"none of ours", ""),
+        (200, b"<html>", "The judge cannot be asked yet"),
         (501, b"", ""),
         (503, b"loading", ""),
         (401, b"no", "wants an API key (HTTP 401)"),
@@ -262,13 +265,15 @@ class Models(BaseHTTPRequestHandler):
     ],
 )
 def test_a_judge_that_answers_at_all_is_there(capsys, monkeypatch, status, content, said_of_it):
+    """One that is loading, and asks to wait, is not waited for."""
+    monkeypatch.setattr(judge_endpoint, "PATIENCE", 2.0)
     for key in KEYS:
         monkeypatch.delenv(key, raising=False)
     with ThreadingHTTPServer(("127.0.0.1", 0), Models) as server:
         server.answer = (status, content)
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
-        say_absent(f"http://127.0.0.1:{server.server_address[1]}", Talk())
+        say_absent(f"http://127.0.0.1:{server.server_address[1]}", Talk(), set())
         server.shutdown()
         thread.join()
     said_now = " ".join(capsys.readouterr().err.split())

@@ -35,7 +35,9 @@ _MAGIC: Final = b"GGUF"
 _POINTER: Final = b"version https://git-lfs"
 _VERSIONS: Final = (2, 3)
 _ALIGNMENT: Final = 32  # where general.alignment is absent
-_SPLIT: Final = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
+_SPLIT: Final = re.compile(
+    r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE
+)
 _PROJECTOR: Final = "mmproj"  # the vision part of a model, in a file of its own
 _PLAIN: Final = {
     GGMLQuantizationType.F32: torch.float32,
@@ -128,7 +130,9 @@ def part_files(file: Path) -> tuple[Path, ...]:
     if split is None:
         return (file,)
     stem, count = split["stem"], int(split["count"])
-    parts = [file.with_name(f"{stem}-{n:05d}-of-{count:05d}.gguf") for n in range(1, count + 1)]
+    parts = [
+        file.with_name(f"{stem}-{n:05d}-of-{count:05d}{file.suffix}") for n in range(1, count + 1)
+    ]
     missing = [part.name for part in parts if not part.is_file()]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""

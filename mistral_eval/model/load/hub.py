@@ -183,8 +183,8 @@ def files_to_fetch(
         weights = bins
     elif reader == "native" and "params.json" in top and {RAW_SAFETENSORS, RAW_PICKLE} & set(top):
         weights = {RAW_SAFETENSORS if RAW_SAFETENSORS in top else RAW_PICKLE}
-    elif any(name.endswith(SUFFIX) for name in top):
-        shown = ", ".join(sorted(name for name in top if name.endswith(SUFFIX))[:4])
+    elif any(name.lower().endswith(SUFFIX) for name in top):
+        shown = ", ".join(sorted(name for name in top if name.lower().endswith(SUFFIX))[:4])
         raise CheckpointError(
             f"{ref} should hold safetensors or consolidated weights and holds GGUF files "
             f"({shown}): download one with `hf download {ref} FILE --local-dir .` and give "

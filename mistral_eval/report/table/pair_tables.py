@@ -7,11 +7,10 @@ from typing import Final
 
 from mistral_eval.answers.mt_bench.pair_verdicts import Orders, Pair, PairScore, score_pairs
 from mistral_eval.record.fastchat import PairJudgment, holds_pairs, read_pair_judgments
+from mistral_eval.record.run_folder import PAIR_FILES
 from mistral_eval.record.run_scores import one_line
 from mistral_eval.report.table.view import MISSING, Section, points
 
-PAIR_FILES: Final = "model_judgment_pair-*.jsonl"
-"""The files of comparisons in a run's folder, one for each other model and judge."""
 BOTH_ORDERS: Final = (
     "Each pair is judged in both orders. A win counts if both name it; if they contradict each "
     "other, or one is a tie, the pair is a tie, as in FastChat. The share counts a tie as half a "
