@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, Self, TypeAlias
 
 from mistral_eval.answers.verdict import cut
-from mistral_eval.errors import EngineError, UsageError
+from mistral_eval.errors import EngineError, OutputError, UsageError
 from mistral_eval.model.chat.messages import Messages
 from mistral_eval.native import requests
 from mistral_eval.settings import RunSettings
@@ -244,6 +244,21 @@ class EngineIdentity:
         name = f"{self.engine}/{self.version}" if self.version else self.engine
         parts = (name, self.weights, self.tokenizer, self.dtype, self.device, self.arguments)
         return " ".join(part for part in parts if part)
+
+    @property
+    def context_len(self) -> int:
+        """The model's context in tokens.
+
+        Raises:
+            OutputError: the identity was read from a run.json that lacks it.
+        """
+        found = self.info.get("max_length")
+        if not isinstance(found, int):
+            raise OutputError(
+                "The run's run.json should hold model.max_length, the context in tokens, and does "
+                "not. Delete it and run the command again, which keeps the replies."
+            )
+        return found
 
     def as_json(self) -> dict[str, Any]:
         """Return the fingerprint's fields as plain JSON."""

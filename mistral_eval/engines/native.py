@@ -125,7 +125,7 @@ class NativeEngine(NativeEncoder, Engine):
         rows = identity.info.get("embedding_rows", ANY_VOCAB)  # none in runs of 0.2
         tokenizer = load_tokenizer(base, expected_vocab=rows, args=args)
         chat = ChatIds(tokenizer, settings.chat_template, base, args.file or base)
-        return NativeEncoder(tokenizer, identity.info["max_length"], settings.seed, identity, chat)
+        return NativeEncoder(tokenizer, identity.context_len, settings.seed, identity, chat)
 
     @classmethod
     def plan_inputs(cls, settings: RunSettings, say: Say) -> PlanInputs:

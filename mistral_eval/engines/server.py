@@ -171,7 +171,7 @@ class ServerEngine(ServerEncoder, Engine):
         """Return an encoder with the tokenizer that encoded for the server."""
         args, _ = split_tokenizer_args(settings.model_args)
         local = read_local(settings, args)
-        about = (identity.info["max_length"], settings.seed, identity, local.chat)
+        about = (identity.context_len, settings.seed, identity, local.chat)
         heals = bool(identity.info["server"]["traits"].get("among"))  # unknown to earlier runs
         return ServerEncoder(local.tokenizer, *about, heals=heals)
 

@@ -126,7 +126,7 @@ class EngineJudge:
         return open_by_name(self._settings, no_gold, self._say)
 
     def _request(self, engine: Engine, place: int, prompt: JudgePrompt) -> Request:
-        most = min(prompt.max_tokens, int(engine.identity.info["max_length"]) // 2)
+        most = min(prompt.max_tokens, engine.identity.context_len // 2)
         settings = GenerationSettings(max_tokens=most, temperature=JUDGE_TEMPERATURE)
         context = Messages.of(prompt.messages)
         return Request("judge", place, 0, 0, "generate", context, settings=settings)

@@ -39,7 +39,7 @@ from mistral_eval.run.stopping import stoppable
 from mistral_eval.run.verifying import is_verified, judgement, verify
 from mistral_eval.run.watching import AnswerWatch
 from mistral_eval.sandbox import Isolation
-from mistral_eval.settings import MODEL_FREE, RunSettings
+from mistral_eval.settings import RunSettings
 from mistral_eval.suite.registry import check_shots
 
 
@@ -108,11 +108,6 @@ def rescore(folder: Path, talk: Talk, *, unsafe_code: bool, sandbox: str = "auto
         raise OutputError(
             f"{folder / RUN_FILE} should hold the engine's identity, which names the logged "
             "replies, but does not. Repeat the run's command with --fresh."
-        )
-    if run["engine"] not in MODEL_FREE and not isinstance(run["model"].get("max_length"), int):
-        raise OutputError(
-            f"{folder / RUN_FILE} should hold model.max_length, the context in tokens, but does "
-            "not. Delete it and run the command again, which keeps the replies."
         )
     settings = settings_of(run, unsafe_code=unsafe_code, sandbox=sandbox)
     info = {key: value for key, value in run["model"].items() if key != "fingerprint"}

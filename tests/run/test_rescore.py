@@ -196,5 +196,5 @@ def test_a_run_that_does_not_say_how_long_a_context_is_is_refused(finish, value)
     run = run_json(folder)
     run["model"]["max_length"] = value
     (folder / RUN_FILE).write_text(json.dumps(run), encoding="utf-8")
-    with pytest.raises(OutputError, match=r"should hold model.max_length, the context in tokens"):
+    with pytest.raises(OutputError, match=r"should hold model\.max_length, the context in tokens"):
         again(folder)
