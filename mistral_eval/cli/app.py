@@ -98,7 +98,7 @@ def main() -> None:
     """Run the command line; an expected error is one sentence and its exit code."""
     _open_streams()
     write_nearest()
-    _forget_no_columns()
+    _unset_zero_size()
     _set_waiting()
     _set_quiet(sys.argv[1:])
     try:
@@ -145,8 +145,8 @@ def _open_streams() -> None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115
 
 
-def _forget_no_columns() -> None:
-    """Unset a COLUMNS of 0, as terminals without a size have it: rich would print nothing."""
+def _unset_zero_size() -> None:
+    """Unset COLUMNS and LINES where they are 0 or empty: with 0 columns rich prints nothing."""
     for name in ("COLUMNS", "LINES"):
         if os.environ.get(name, "").strip("0 ") == "":
             os.environ.pop(name, None)

@@ -70,7 +70,7 @@ Names = Annotated[
     list[str] | None,
     typer.Option(
         "--name",
-        help="The run's name in tables, once per -m; default: the model's, or the one it has",
+        help="The run's name in tables, once per -m; default: its earlier name, or the model's",
     ),
 ]
 BatchSize = Annotated[

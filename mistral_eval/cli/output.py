@@ -75,10 +75,10 @@ def finished(runs: Sequence[Path], what: str) -> list[Path]:
 
 
 def check_output(path: Path) -> None:
-    """Check that what is written to a file of the user's replaces nothing that a run needs.
+    """Check that a file can be written where the user asks, and replaces nothing of a run's record.
 
     Raises:
-        UsageError: It is a folder or lies in none, or is a file of a run's record.
+        UsageError: The path is a folder, its folder does not exist, or a run's record needs it.
     """
     from mistral_eval.record.run_folder import is_of_run
 

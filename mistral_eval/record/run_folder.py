@@ -154,9 +154,9 @@ def make_folder(path: Path) -> None:
 
 
 def is_of_run(path: Path) -> bool:
-    """Return whether a path is, or would be, a file that a run keeps in its folder.
+    """Return whether a path names a file of a run's record, whether or not that file exists.
 
-    A table or report of the user's own may lie there.
+    Other files in a run's folder, e.g. a report that a user wrote there, are none.
     """
     place = Path(os.path.realpath(path))
     for folder in place.parents[:3]:  # replies lie a folder deeper, judgments two

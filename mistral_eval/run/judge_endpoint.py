@@ -41,8 +41,8 @@ def judge_endpoint(url: str) -> Endpoint:
 def say_absent(url: str, talk: Talk, asked: set[str]) -> None:
     """Say so if a judge's server cannot be asked yet: nothing answers, or it refuses the key.
 
-    It is asked for its models, which costs nothing. A server that is still loading, or does not
-    list its models, is there.
+    It is asked for its models, which costs nothing. Any other reply, e.g. that it is still loading
+    or does not list its models, shows that it is there.
 
     Args:
         url: The URL of `--judge-url`.

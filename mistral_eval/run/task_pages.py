@@ -55,12 +55,13 @@ def task_page(name: str) -> str:
     """Return a benchmark's protocol, then its first prompt from the sample.
 
     Raises:
-        UsageError: there is no benchmark of this name; the error lists the nearest names.
+        UsageError: there is no benchmark of this name (the error lists the nearest names), or it
+            is a stock task.
     """
     if name.startswith(STOCK_PREFIX):
         raise UsageError(
             f"{name} is a stock task, whose protocol is lm-eval's own, and `tasks` shows our "
-            f"benchmarks. `lm-eval ls tasks` lists stock tasks."
+            "benchmarks. `lm-eval ls tasks` lists stock tasks."
         )
     if name not in BY_ID:
         raise UsageError(f"Unknown task {name!r}. {nearest(name, BY_ID)}")

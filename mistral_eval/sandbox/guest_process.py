@@ -31,13 +31,13 @@ class GuestProcess:
         output = _open_sink()
         ended, writer = os.pipe()
         os.close(writer)
-        self.control, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  closed in `close`
-        self._received = b""
-        self._jobs = 0
-        start = start_command(setup, role, self._theirs.fileno(), hash_seed)
-        self._container = start.container
         try:
+            self.control, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+            self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  closed in `close`
+            self._received = b""
+            self._jobs = 0
+            start = start_command(setup, role, self._theirs.fileno(), hash_seed)
+            self._container = start.container
             self._process = subprocess.Popen(  # noqa: S603  our own command
                 start.command,
                 stdin=ended,

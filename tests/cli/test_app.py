@@ -161,6 +161,13 @@ def test_an_unknown_task_page_offers_the_nearest(cli, given, meant):
     assert f"Did you mean {meant}?" in err
 
 
+def test_a_stock_task_has_no_page_and_lm_eval_lists_it(cli):
+    code, out, err = cli("tasks", "lm_eval:sciq")
+    assert (code, out) == (2, "")
+    assert "lm_eval:sciq is a stock task" in err
+    assert "`lm-eval ls tasks`" in err
+
+
 def test_tasks_path_is_the_folder_of_the_yaml_files(cli):
     code, out, _ = cli("tasks", "--path")
     assert code == 0

@@ -214,6 +214,8 @@ def test_without_a_file_the_script_is_printed(cli):
         (("--parts", "2", "-t", "lm_eval:arc_easy"), "divides our own benchmarks"),
         (("--parts", "2", "--nodes", "2"), "--parts and --nodes are the same"),
         (("--ray", "--parts", "2"), "Give --nodes instead"),
+        (("--parts", "0"), "--parts should be 1 or more, and is 0"),
+        (("--nodes", "0"), "--nodes should be 1 or more, and is 0"),
         ((), "Expected the number of tasks"),
     ],
 )

@@ -1,6 +1,7 @@
 """What `run_programs` promises besides isolation: verdicts, reasons, order, and an early no."""
 
 import dataclasses
+import gc
 import json
 import os
 import re
@@ -477,6 +478,19 @@ def test_what_programs_print_is_shown_to_no_other_where_null_is_a_file(kind, int
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == ["passed", "passed", "timeout"]
     assert file.stat().st_size == 0
+
+
+def test_a_guest_that_does_not_start_leaves_no_file_open(monkeypatch, interpreter):
+    def fail(*_):
+        raise SandboxError("no runtime")
+
+    monkeypatch.setattr(guest_process, "start_command", fail)
+    before = os.listdir("/proc/self/fd")  # noqa: PTH208
+    for _ in range(20):
+        with pytest.raises(SandboxError, match="no runtime"):
+            try_kind("none", interpreter)
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) < len(before) + 5  # noqa: PTH208
 
 
 def test_without_a_device_that_discards_nothing_starts(monkeypatch, tmp_path, interpreter):
